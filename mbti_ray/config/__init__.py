@@ -1,0 +1,22 @@
+"""The typed configuration: schema, presets, dotted overrides."""
+
+from mbti_ray.config.load import (
+    PRESETS,
+    dump_config,
+    load_run,
+    load_study,
+    overridden,
+    read_config,
+)
+from mbti_ray.config.schema import RunConfig, StudyConfig
+
+__all__ = [
+    "PRESETS",
+    "RunConfig",
+    "StudyConfig",
+    "dump_config",
+    "load_run",
+    "load_study",
+    "overridden",
+    "read_config",
+]

@@ -1,0 +1,325 @@
+"""From presets, YAML files and `key=value` arguments to a resolved config, or to every mistake.
+
+Precedence: schema default < preset < file < command line; nothing else, no environment. A file
+names the preset that it starts from as `preset: NAME`, or starts from the schema's defaults.
+Imports nothing heavy, so that `--help` and mistakes are answered at once.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from mbti_ray.config.schema import Choices, FloatRange, Range, RunConfig, StudyConfig
+from mbti_ray.errors import ConfigError, nearest
+
+_PRESET_FOLDER = Path(__file__).parent / "presets"
+PRESETS: tuple[str, ...] = tuple(sorted(p.stem for p in _PRESET_FOLDER.glob("*.yaml")))
+COMMAND_LINE = "command line"
+# Not part of what is learned, or fixed once for a study because its texts are tokenised once.
+NOT_SEARCHABLE = (
+    "name",
+    "storage",
+    "scaling.",
+    "failure.",
+    "serve.",
+    "study.",
+    "search",
+    "data.",
+    "model.encoder",
+    "model.max_tokens",
+    "fit.monitor",
+    "fit.checkpoint_steps",
+)
+
+Tree = dict[str, Any]
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def load_run(base: str | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of one run.
+
+    Args:
+        base: A preset's name, or a YAML file; None is the preset `quick`.
+        overrides: Arguments of the form `optim.lr=3e-5`.
+
+    Raises:
+        ConfigError: With one line for each mistake found, all at once.
+    """
+    return _load(RunConfig, base or "quick", overrides)
+
+
+def load_study(base: str | None, overrides: Sequence[str] = ()) -> StudyConfig:
+    """The config of a study: as `load_run`, with the sections `study` and `search`."""
+    config = _load(StudyConfig, base or "tune_configs/quick.yaml", overrides)
+    _check_search(config, where=base or COMMAND_LINE)
+    return config
+
+
+def overridden(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """A run config with the given dotted addresses replaced, checked again.
+
+    A study's config loses its `study` and `search` sections: the result is one run.
+    """
+    tree = config.model_dump(mode="json", exclude={"study", "search"})
+    for address, value in values.items():
+        _put(tree, address, value)
+    return _validated(RunConfig, tree, dict.fromkeys(values, "override"), "config")
+
+
+def read_config(path: Path) -> RunConfig:
+    """The run config that a run wrote to `path` (config.yaml)."""
+    return _load(RunConfig, str(path), ())
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved config as YAML, enough to repeat the run."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted address of a config class, in the order of the schema."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += addresses(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def _load(kind: type[Config], base: str, overrides: Sequence[str]) -> Config:
+    tree, origin = _read_base(base)
+    origins: dict[str, str] = {}
+    mistakes: list[str] = []
+    for argument in overrides:
+        address, equals, text = argument.partition("=")
+        if not equals or not address:
+            mistakes.append(
+                f'{COMMAND_LINE}: "{argument}" is neither a preset, a file nor key=value; '
+                f"presets: {', '.join(PRESETS)}{nearest(argument, PRESETS)}"
+            )
+            continue
+        origins[address] = COMMAND_LINE
+        try:
+            _put(tree, address, _parse_value(text))
+        except (ConfigError, yaml.YAMLError) as error:
+            mistakes.append(f'{COMMAND_LINE}: "{argument}": {_one_line(error)}')
+    return _validated(kind, tree, origins, origin, mistakes)
+
+
+def _read_base(base: str) -> tuple[Tree, str]:
+    if base in PRESETS:
+        return _read_yaml(_PRESET_FOLDER / f"{base}.yaml"), f"preset {base}"
+    path = Path(base)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            f'{COMMAND_LINE}: "{base}" is neither a preset nor a .yaml file; '
+            f"presets: {', '.join(PRESETS)}{nearest(base, PRESETS)}"
+        )
+    tree = _read_yaml(path)
+    preset = tree.pop("preset", None)
+    if preset is None:
+        return tree, base
+    if preset not in PRESETS:
+        raise ConfigError(
+            f'{base}: preset "{preset}" does not exist; allowed: {", ".join(PRESETS)}'
+            f"{nearest(str(preset), PRESETS)}"
+        )
+    return _merged(_read_yaml(_PRESET_FOLDER / f"{preset}.yaml"), tree), base
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; presets: {', '.join(PRESETS)}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds a {type(tree).__name__}; a mapping of settings is needed")
+    return tree
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _parse_value(text: str) -> Any:
+    """Lists and mappings as YAML, `null` as None, any other text as it is (the schema casts)."""
+    if text == "null":
+        return None
+    return yaml.safe_load(text) if text[:1] in ("[", "{") else text
+
+
+def _merged(below: Tree, above: Tree) -> Tree:
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        both = isinstance(value, dict) and isinstance(under, dict)
+        result[key] = _merged(under, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _put(tree: Tree, address: str, value: Any) -> None:
+    *sections, leaf = address.split(".")
+    if sections and sections[0] == "search":
+        sections, leaf = ["search"], address.removeprefix("search.")
+    for section in sections:
+        below = tree.setdefault(section, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f'"{section}" is a value, it has no key below it')
+        tree = below
+    tree[leaf] = value
+
+
+def _validated(
+    kind: type[Config],
+    tree: Tree,
+    origins: Mapping[str, str],
+    default_origin: str,
+    mistakes: Iterable[str] = (),
+) -> Config:
+    lines = list(mistakes)
+    config = None
+    try:
+        config = kind.model_validate(tree)
+    except ValidationError as error:
+        known = addresses(kind)
+        # A value that fits no member of a union gives one error a member: say it once.
+        seen: set[str] = set()
+        for detail in error.errors(include_url=False):
+            address = _address_of(detail, known)
+            if address not in seen:
+                seen.add(address)
+                where = origins.get(address, default_origin)
+                lines.append(f"{where}: {_explain(detail, address, kind, known)}")
+    if lines or config is None:
+        raise ConfigError("\n".join(lines))
+    return config
+
+
+def _address_of(detail: ErrorDetails, known: Sequence[str]) -> str:
+    parts = [str(part) for part in detail["loc"]]
+    for length in range(len(parts), 0, -1):
+        address = ".".join(parts[:length])
+        if address in known:
+            if address == "search" and len(parts) > length:
+                return f"search.{parts[length]}"
+            return address
+    return ".".join(parts)
+
+
+def _explain(detail: ErrorDetails, address: str, kind: type[RunConfig], known: list[str]) -> str:
+    if detail["type"] == "extra_forbidden" and address not in known:
+        section, _, leaf = address.rpartition(".")
+        siblings = [k.removeprefix(f"{section}.") for k in known if k.startswith(f"{section}.")]
+        if not section:
+            siblings = sorted({k.split(".")[0] for k in known})
+        hint = nearest(address, known) or nearest(leaf, [k.rpartition(".")[2] for k in known])
+        return f'unknown key "{address}"; allowed here: {", ".join(siblings)}{hint}'
+    if not address:
+        return detail["msg"].removeprefix("Value error, ")
+    given = detail["input"]
+    allowed = _allowed(kind, address)
+    reason = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if allowed:
+        reason = f"allowed: {allowed}"
+    return f"{address}={given!r} is not allowed; {reason}{_nearest_literal(given, kind, address)}"
+
+
+def _annotation(kind: type[BaseModel], address: str) -> tuple[Any, Sequence[Any]]:
+    """The annotation of a leaf and the constraints declared beside it."""
+    *sections, leaf = address.split(".")
+    model: Any = kind
+    for section in sections:
+        field = model.model_fields.get(section)
+        model = field.annotation if field else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return None, ()
+    field = model.model_fields.get(leaf)
+    return (field.annotation, field.metadata) if field else (None, ())
+
+
+def _allowed(kind: type[BaseModel], address: str) -> str:
+    if address.startswith("search."):
+        return "{low, high, log}, {int_low, int_high} or {choices: [...]}"
+    return _describe(*_annotation(kind, address))
+
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true, false"}
+_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pattern": "matching"}
+
+
+def _describe(annotation: Any, constraints: Sequence[Any]) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *more = get_args(annotation)
+        return _describe(inner, [*constraints, *more])
+    if origin is Literal:
+        return ", ".join(str(value) for value in get_args(annotation))
+    if origin in (Union, UnionType):
+        return ", ".join(_describe(member, constraints) for member in get_args(annotation))
+    if origin is tuple:
+        return f"{len(get_args(annotation))} numbers"
+    if annotation is NoneType:
+        return "null"
+    bounds = [
+        f"{word} {getattr(c, name)}"
+        for constraint in constraints
+        for c in (constraint, *getattr(constraint, "metadata", ()))
+        for name, word in _BOUNDS.items()
+        if getattr(c, name, None) is not None
+    ]
+    return " ".join([_TYPE_NAMES.get(annotation, ""), " and ".join(bounds)]).strip()
+
+
+def _nearest_literal(given: Any, kind: type[BaseModel], address: str) -> str:
+    annotation, _ = _annotation(kind, address)
+    values: list[str] = []
+    queue = [annotation]
+    while queue:
+        item = queue.pop()
+        if get_origin(item) is Literal:
+            values += [str(value) for value in get_args(item)]
+        else:
+            queue += get_args(item)
+    return nearest(str(given), values)
+
+
+def _check_search(config: StudyConfig, *, where: str) -> None:
+    """Every searched address exists, may be searched, and every end of its range is valid."""
+    known = addresses(RunConfig)
+    searchable = [a for a in known if not a.startswith(NOT_SEARCHABLE)]
+    mistakes: list[str] = []
+    if not config.search:
+        mistakes.append(f"{where}: search is empty; name at least one of: {', '.join(searchable)}")
+    for address, values in config.search.items():
+        if address not in known:
+            mistakes.append(f'{where}: search: unknown key "{address}"{nearest(address, known)}')
+        elif address not in searchable:
+            mistakes.append(
+                f'{where}: search: "{address}" cannot be searched; allowed: {", ".join(searchable)}'
+            )
+        else:
+            for value in _ends(values):
+                try:
+                    overridden(config, {address: value})
+                except ConfigError as error:
+                    mistakes.append(f"{where}: search: {str(error).partition(': ')[2]}")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def _ends(values: Range) -> tuple[Any, ...]:
+    if isinstance(values, Choices):
+        return values.choices
+    if isinstance(values, FloatRange):
+        return values.low, values.high
+    return values.int_low, values.int_high

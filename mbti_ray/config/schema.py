@@ -1,0 +1,242 @@
+"""Every setting of a run, typed: the one list of what may be configured and what it may be.
+
+The defaults are the seed's figures. Knows nothing of files, presets or the command line (see
+`load`) and imports nothing heavy.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+# YAML reads `precision: 32` and `name: 2026` as numbers.
+Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)]
+Precision = Annotated[
+    Literal["32", "16-mixed", "bf16-mixed", "auto"],
+    BeforeValidator(lambda v: str(v) if isinstance(v, int) else v),
+]
+
+# Scores that a run can watch; all but the loss are better when higher.
+Monitor = Literal["loss", "acc_ei", "acc_sn", "acc_tf", "acc_jp", "acc_mean", "acc_total"]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and no key that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    """What is read, what one row is, and how rows are kept apart."""
+
+    source: str = Field(
+        "builtin",
+        description="builtin, a .csv/.jsonl/.parquet file, a saved dataset folder, or a hub name",
+    )
+    unit: Literal["user", "post"] = Field(
+        "user", description="one row is all posts of a user, or one post"
+    )
+    split_by: Literal["auto", "author", "user", "post"] = Field(
+        "auto", description="what must not stand on both sides; auto: author if there is one"
+    )
+    mask: bool = Field(True, description="hide type words and URLs from the model")
+    val_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="validation share")
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="test share")
+    max_bad_share: Share = Field(0.01, description="refuse a file with more bad rows than this")
+    max_windows: Count = Field(32, description="windows read of one user at the most")
+
+
+class ModelConfig(Section):
+    """The encoder and what stands on it."""
+
+    encoder: str = Field(
+        "distilbert-base-uncased", description="a hub name, a folder, minilm, or tiny"
+    )
+    pooling: Literal["cls", "mean"] = Field("cls", description="how tokens become one vector")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="before the heads")
+    trainable: Literal["all", "heads", "gradual"] = Field(
+        "all", description="gradual: heads in epoch 1, the last layer too in 2, all from 3"
+    )
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = Field(
+        512, description="tokens a window holds, special tokens included"
+    )
+
+
+PosWeights = tuple[Positive, Positive, Positive, Positive]
+
+
+class LossConfig(Section):
+    """Binary cross-entropy over four heads, plain or focal, weighted or not."""
+
+    kind: Literal["bce", "focal"] = Field("bce", description="bce, or focal (Lin et al. 2017)")
+    pos_weight: Literal["none", "balanced"] | Annotated[float, Field(ge=0, le=1)] | PosWeights = (
+        Field(
+            "none",
+            description="none; balanced (negatives/positives of the training split); a number p "
+            "from 0 to 1 (balanced to the power p); or four numbers in the order E, N, T, J",
+        )
+    )
+    gamma: NotNegative = Field(2.0, description="focal loss only")
+
+
+class OptimConfig(Section):
+    """AdamW with linear warm-up and decay."""
+
+    lr: Positive = Field(2e-5, description="peak learning rate of the encoder")
+    head_lr: Positive | None = Field(None, description="of the heads; null: the same as lr")
+    weight_decay: NotNegative = Field(0.01, description="not applied to biases and norms")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="optimiser steps")
+    clip_norm: Positive | None = Field(1.0, description="gradient norm limit; null: none")
+
+
+class FitConfig(Section):
+    """How long and in what portions."""
+
+    epochs: Count = 10
+    batch_size: Count = Field(16, description="windows that a worker holds at once")
+    accumulate: Count = Field(
+        4, description="an optimiser step is batch_size x accumulate windows over all workers"
+    )
+    precision: Precision = Field(
+        "16-mixed", description="auto: bf16 or fp16 as the GPU has it, 32 on a CPU"
+    )
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        5, description="epochs without a better score before a run stops; null: never"
+    )
+    monitor: Monitor = Field("acc_mean", description="the validation score that decides")
+    checkpoint_steps: Count | None = Field(
+        None, description="also save every so many optimiser steps; null: each epoch only"
+    )
+
+    @property
+    def step_size(self) -> int:
+        """Windows in one optimiser step, whatever the number of workers."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def monitor_mode(self) -> Literal["min", "max"]:
+        return "min" if self.monitor == "loss" else "max"
+
+
+class ScalingConfig(Section):
+    """Where it runs; no part of what is learned, so never part of a search."""
+
+    workers: Count = 1
+    use_gpu: bool | Literal["auto"] = Field("auto", description="auto: when the cluster has one")
+    cpus: Count | None = Field(
+        None, description="CPUs (and threads) of a worker; null: all there are, or 1 for a trial"
+    )
+
+
+class FailureConfig(Section):
+    """What a run survives."""
+
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        3, description="times a run restarts from its last checkpoint when a worker is lost"
+    )
+
+
+class ServeConfig(Section):
+    """The HTTP service."""
+
+    runtime: Literal["torch"] = Field("torch", description="what computes the logits")
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    replicas: Count = 1
+    cpus: Count = Field(1, description="CPUs (and threads) of a replica")
+    max_ongoing: Count = Field(64, description="requests that a replica works on at once")
+    max_queued: Count = Field(128, description="requests that wait; one more is answered 429")
+    batch_size: Count = Field(32, description="texts that one forward pass may join")
+    batch_wait_s: NotNegative = Field(0.002, description="how long a text waits for company")
+    deadline_s: Positive = Field(30.0, description="a slower answer is a 504")
+    max_body_bytes: Count = Field(1_000_000, description="a larger body is a 413")
+    max_texts: Count = Field(256, description="texts or posts a request; more is a 413")
+
+
+class RunConfig(Section):
+    """One run, wholly resolved."""
+
+    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = Field(
+        None, description="run folder under storage; null: preset and time"
+    )
+    storage: str = Field("./runs", description="folder that holds the runs")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    fit: FitConfig = FitConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    failure: FailureConfig = FailureConfig()
+    serve: ServeConfig = ServeConfig()
+
+    @model_validator(mode="after")
+    def _something_left_to_train_on(self) -> "RunConfig":
+        if self.data.val_share + self.data.test_share >= 0.8:
+            raise ValueError("data.val_share + data.test_share leave less than 0.2 to train on")
+        return self
+
+
+class FloatRange(Section):
+    """A number between two bounds, on a linear or logarithmic scale."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "FloatRange":
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range starts above 0, got {self.low}")
+        return self
+
+
+class IntRange(Section):
+    """A whole number between two bounds, both included."""
+
+    int_low: int
+    int_high: int
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "IntRange":
+        if not self.int_low < self.int_high:
+            raise ValueError(f"int_low must be below int_high, got {self.int_low}, {self.int_high}")
+        return self
+
+
+class Choices(Section):
+    """One of several values."""
+
+    choices: Annotated[tuple[str | float | int | bool | None, ...], Field(min_length=2)]
+
+
+Range = FloatRange | IntRange | Choices
+
+
+class StudyOptions(Section):
+    """How a study searches."""
+
+    trials: Count = 20
+    objective: Monitor | None = Field(None, description="null: fit.monitor")
+    scheduler: Literal["asha", "none"] = "asha"
+    grace_epochs: Count = Field(1, description="epochs before a trial can be stopped")
+    reduction: Annotated[int, Field(ge=2)] = Field(3, description="1 in so many goes on at a rung")
+    startup_trials: Count = Field(5, description="random trials before TPE takes over")
+    max_concurrent: Count | None = Field(None, description="null: what the cluster holds")
+
+
+class StudyConfig(RunConfig):
+    """A run to start from, and what of it is searched."""
+
+    study: StudyOptions = StudyOptions()
+    search: dict[str, Range] = Field(default_factory=dict)
+
+    @property
+    def objective(self) -> Monitor:
+        return self.study.objective or self.fit.monitor

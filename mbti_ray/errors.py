@@ -1,0 +1,45 @@
+"""The exceptions that a user can cause, and that every command prints as one line.
+
+    MbtiRayError
+    ├── ConfigError     a key, a value, a preset, a study file
+    ├── DataError       a file, a row, a split
+    ├── BundleError     a servable folder that is damaged or does not reproduce itself
+    ├── RunError        a run or study folder: it exists already, there is none, training diverged
+    └── ClusterError    resources that are not there, an extra that is not installed on a node
+
+A message says where, what was given, what is allowed and the nearest fix. Anything else that is
+raised is a fault of this program and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MbtiRayError(Exception):
+    """Base of all errors that the user's input can cause; commands exit with 2."""
+
+
+class ConfigError(MbtiRayError):
+    """The configuration names something that does not exist or cannot be."""
+
+
+class DataError(MbtiRayError):
+    """The data cannot be read, or cannot be used as it is."""
+
+
+class BundleError(MbtiRayError):
+    """A bundle is incomplete, damaged, or does not reproduce its own golden logits."""
+
+
+class RunError(MbtiRayError):
+    """A run folder is in the way or missing, or the training itself cannot go on."""
+
+
+class ClusterError(MbtiRayError):
+    """The cluster or machine does not have what the configuration asks for."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """``; did you mean "x"?`` for the closest allowed name, or an empty string."""
+    close = get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""
