@@ -148,8 +148,9 @@ class ServeConfig(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     replicas: Count = 1
     cpus: Count = Field(1, description="CPUs (and threads) of a replica")
-    max_ongoing: Count = Field(64, description="requests that a replica works on at once")
-    max_queued: Count = Field(128, description="requests that wait; one more is answered 429")
+    max_queued: Count = Field(
+        128, description="predictions that a replica holds at once; one more is answered 429"
+    )
     batch_size: Count = Field(32, description="texts that one forward pass may join")
     batch_wait_s: NotNegative = Field(0.002, description="how long a text waits for company")
     deadline_s: Positive = Field(30.0, description="a slower answer is a 504")
@@ -175,9 +176,11 @@ class RunConfig(Section):
     serve: ServeConfig = ServeConfig()
 
     @model_validator(mode="after")
-    def _something_left_to_train_on(self) -> "RunConfig":
+    def _split_is_possible(self) -> "RunConfig":
         if self.data.val_share + self.data.test_share >= 0.8:
             raise ValueError("data.val_share + data.test_share leave less than 0.2 to train on")
+        if self.data.split_by == "post" and self.data.unit == "user":
+            raise ValueError("data.split_by=post would tear users apart; it needs data.unit=post")
         return self
 
 

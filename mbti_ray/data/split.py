@@ -1,0 +1,117 @@
+"""Which rows are trained on, validated on and tested on.
+
+Owns that no group (an author, a user) stands on two sides. Must not know what a text says or how
+it is tokenised; the same rows and seed give the same splits on every machine, in any row order.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbti_ray.errors import DataError
+from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
+
+SPLITS = ("train", "val", "test")
+
+_POLES = [pole for dimension in DIMENSIONS for pole in dimension.letters]
+# What is kept in proportion: all rows, each type, each pole; indices into one flat list.
+_FEATURES = ("all", *TYPES, *_POLES)
+_FEATURES_OF_TYPE = {t: [_FEATURES.index(f) for f in ("all", t, *t)] for t in TYPES}
+
+
+def assign_splits(
+    groups: Sequence[str],
+    types: Sequence[str],
+    *,
+    val_share: float,
+    test_share: float,
+    seed: int,
+) -> NDArray[np.int8]:
+    """One entry a row, an index into `SPLITS`; rows of one group always land together.
+
+    Groups are taken by size, then by a hash of seed and name, and each goes where it brings the
+    counts of all rows, of each type and of each pole closest to the shares asked for: where the
+    sum of (have - want)^2 / want grows least. With few large groups the shares are near, not
+    exact.
+
+    Args:
+        groups: Key of each row: rows with equal keys stay together.
+        types: Type of each row.
+        val_share: Part of the rows for validation, 0 to 1.
+        test_share: Part of the rows for testing, 0 to 1.
+        seed: Another seed gives another split.
+
+    Raises:
+        DataError: There are fewer than three groups, or too few for a split to get any.
+    """
+    content = _contents(groups, types)
+    if len(content) < len(SPLITS):
+        raise DataError(
+            f"{len(content)} groups of rows cannot be split into {', '.join(SPLITS)}; "
+            "needed: 3 or more (another data.split_by, or more data)"
+        )
+    shares = (1 - val_share - test_share, val_share, test_share)
+    split_of = _place(content, shares, seed)
+    for split, (name, share) in enumerate(zip(SPLITS, shares, strict=True)):
+        if split not in split_of.values():
+            raise DataError(
+                f"{len(content)} groups of rows leave {name} empty at a share of {share:g}; "
+                "raise data.val_share and data.test_share, or use more data"
+            )
+    return np.fromiter((split_of[g] for g in groups), dtype=np.int8, count=len(groups))
+
+
+def _contents(groups: Sequence[str], types: Sequence[str]) -> dict[str, Counter[str]]:
+    """How many rows of each type a group has."""
+    content: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for group, mbti_type in zip(groups, types, strict=True):
+        content[group][mbti_type] += 1
+    for mbti_type in set(types) - set(TYPES):
+        labels_of(mbti_type)
+        raise DataError(f'type "{mbti_type}" is not written in upper case')
+    return content
+
+
+def _place(content: dict[str, Counter[str]], shares: Sequence[float], seed: int) -> dict[str, int]:
+    """The split of each group."""
+    sizes = {group: sum(counts.values()) for group, counts in content.items()}
+    totals: Counter[int] = Counter()
+    features_of: dict[str, dict[int, int]] = {}
+    for group, counts in content.items():
+        features_of[group] = _features(tuple(sorted(counts.items())))
+        totals.update(features_of[group])
+    # have - want, by split and feature. A group is never split, so being off by less than the
+    # largest one is no fault: `scale` keeps rare types from pushing all large groups into train.
+    largest = max(sizes.values())
+    off = [[-share * totals[f] for f in range(len(_FEATURES))] for share in shares]
+    scale = [[max(-missing, largest) for missing in row] for row in off]
+    split_of: dict[str, int] = {}
+    for group in sorted(content, key=lambda g: (-sizes[g], _shuffle_key(seed, g))):
+        features = features_of[group]
+        costs = [
+            sum(n * (2 * off_s[f] + n) / scale_s[f] for f, n in features.items())
+            for off_s, scale_s in zip(off, scale, strict=True)
+        ]
+        split = costs.index(min(costs))
+        split_of[group] = split
+        for f, n in features.items():
+            off[split][f] += n
+    return split_of
+
+
+@lru_cache(maxsize=4096)
+def _features(counts: tuple[tuple[str, int], ...]) -> dict[int, int]:
+    """Rows by feature index, in the order of the features so that sums round alike anywhere."""
+    features: Counter[int] = Counter()
+    for mbti_type, rows in counts:
+        for f in _FEATURES_OF_TYPE[mbti_type]:
+            features[f] += rows
+    return dict(sorted(features.items()))
+
+
+def _shuffle_key(seed: int, group: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{group}".encode()).digest()

@@ -1,0 +1,144 @@
+"""Windows: token-bounded chunks of a row's posts, the examples that the encoder reads.
+
+One function packs posts into windows; training, evaluation and serving all call it. A `Windows`
+holds the windows of one split as Arrow tables, so that Ray's object store hands them to every
+worker without a copy. Knows nothing of files, splits or tokenizers.
+
+Shapes: N windows, R rows (a row is a user or a post, as `data.unit` says).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mbti_ray.typology import DIMENSIONS
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The windows of one row, and whether something of it did not fit."""
+
+    windows: list[Ids]
+    truncated: bool
+
+
+def pack_posts(
+    posts: Sequence[Ids], *, cls_id: int, sep_id: int, max_tokens: int, max_windows: int
+) -> Packed:
+    """Pack posts in order into windows `[CLS] post [SEP] post [SEP] ...` of at most `max_tokens`.
+
+    A post goes whole into the window at hand where it fits; one that is longer than a window is
+    cut. What is left after `max_windows` windows is dropped, and said in `truncated`. A row always
+    has at least one window.
+    """
+    room = max_tokens - 1
+    windows: list[Ids] = []
+    current: Ids = []
+    for post in posts:
+        rest = post
+        while rest:
+            if current and len(current) + len(rest) + 1 > room:
+                windows.append([cls_id, *current])
+                current = []
+            piece, rest = rest[: room - 1], rest[room - 1 :]
+            current += [*piece, sep_id]
+    if current or not windows:
+        windows.append([cls_id, *(current or [sep_id])])
+    return Packed(windows[:max_windows], truncated=len(windows) > max_windows)
+
+
+class Windows:
+    """The windows of one split.
+
+    Attributes:
+        table: Arrow table of N windows: `input_ids` list<int32>, `row` int32 (ascending).
+        rows: Arrow table of R rows: `e`, `n`, `t`, `j` uint8 labels, `number` int64 (the place in
+            the file), `post` int32 (the place among the posts of that line, -1 for whole users).
+    """
+
+    def __init__(self, table: pa.Table, rows: pa.Table) -> None:
+        self.table = table.combine_chunks()
+        self.rows = rows.combine_chunks()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def row_count(self) -> int:
+        return int(self.rows.num_rows)
+
+    def __reduce__(self) -> tuple[type["Windows"], tuple[pa.Table, pa.Table]]:
+        # The cached numpy views would travel as copies.
+        return Windows, (self.table, self.rows)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Start of each window in `ids`, and the end of the last: [N + 1]."""
+        if not len(self):
+            return np.zeros(1, np.int64)
+        return self._column("input_ids").offsets.to_numpy().astype(np.int64)
+
+    @cached_property
+    def ids(self) -> NDArray[np.int32]:
+        """All token ids, window after window: [total tokens]."""
+        if not len(self):
+            return np.zeros(0, np.int32)
+        array: NDArray[np.int32] = self._column("input_ids").values.to_numpy()
+        return array
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each window: [N]."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def row(self) -> NDArray[np.int32]:
+        """The row that each window belongs to: [N]."""
+        return np.asarray(self.table.column("row"), dtype=np.int32)
+
+    @cached_property
+    def labels(self) -> NDArray[np.uint8]:
+        """0/1 labels of each row in the order E, N, T, J: [R, 4]."""
+        columns = [np.asarray(self.rows.column(d.positive.lower())) for d in DIMENSIONS]
+        return np.stack(columns, axis=1).astype(np.uint8)
+
+    def _column(self, name: str) -> pa.ListArray:
+        return self.table.column(name).chunk(0)
+
+
+def build_windows(
+    packed: Sequence[Packed],
+    labels: Sequence[Sequence[int]],
+    numbers: Sequence[int],
+    posts: Sequence[int],
+) -> Windows:
+    """`Windows` of R rows from the packed posts, labels and places of each."""
+    flat = [window for row in packed for window in row.windows]
+    lengths = np.fromiter((len(w) for w in flat), np.int64, len(flat))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    values = np.fromiter((i for w in flat for i in w), np.int32, int(offsets[-1]))
+    row = np.repeat(
+        np.arange(len(packed), dtype=np.int32),
+        np.fromiter((len(p.windows) for p in packed), np.int64, len(packed)),
+    )
+    table = pa.table(
+        {
+            "input_ids": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values)),
+            "row": row,
+        }
+    )
+    matrix = np.asarray(labels, dtype=np.uint8).reshape(len(packed), len(DIMENSIONS))
+    rows = pa.table(
+        {
+            **{d.positive.lower(): matrix[:, k] for k, d in enumerate(DIMENSIONS)},
+            "number": np.asarray(numbers, dtype=np.int64),
+            "post": np.asarray(posts, dtype=np.int32),
+        }
+    )
+    return Windows(table, rows)

@@ -1,0 +1,1 @@
+"""The one training loop, precision, optimiser and checkpoint: torch, no Ray, no cluster paths."""

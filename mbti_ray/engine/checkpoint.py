@@ -1,0 +1,122 @@
+"""The resumable state of a run: written whole, read without pickle.
+
+A checkpoint folder holds
+    model.safetensors   the weights now
+    best.safetensors    the weights of the best evaluation, when those are others
+    optimizer.pt        AdamW moments and the loss scale, readable with `weights_only`
+    progress.json       the position, the best score, what early stopping has counted
+
+There is no random state in it: every step's randomness is a function of the seed, the step and
+the rank (see `step`), so a run continues bit for bit from its position alone.
+"""
+
+import json
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mbti_ray.errors import RunError
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        epoch: Epochs finished.
+        step: Optimiser steps finished in all.
+        epoch_step: Optimiser steps finished in the current epoch.
+        skipped: Optimiser steps that loss scaling left out.
+        loss_sum: Sum of the training loss over the windows of the current epoch.
+        windows: Windows seen in the current epoch.
+        seconds: Time spent in optimiser steps, over all epochs and restarts.
+        best: Best value of the monitored score, with its epoch; None before the first evaluation.
+        stale: Evaluations since the best one.
+        stopped: Early stopping has decided.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    epoch_step: int = 0
+    skipped: int = 0
+    loss_sum: float = 0.0
+    windows: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_epoch: int = 0
+    best_scores: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
+    stopped: bool = False
+
+
+@dataclass
+class Checkpoint:
+    """Everything that a run goes on from; `best` is None when the weights now are the best."""
+
+    model: State
+    best: State | None
+    optimizer: dict[str, object]
+    progress: Progress
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint into an empty folder; progress.json last, as the mark of a whole one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_state(checkpoint.model, folder / "model.safetensors")
+    if checkpoint.best is not None:
+        _save_state(checkpoint.best, folder / "best.safetensors")
+    torch.save(checkpoint.optimizer, folder / "optimizer.pt")
+    (folder / "progress.json").write_text(json.dumps(asdict(checkpoint.progress)), "utf-8")
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        RunError: A file of it is missing or damaged.
+    """
+    best = folder / "best.safetensors"
+    try:
+        return Checkpoint(
+            model=load_file(folder / "model.safetensors"),
+            best=load_file(best) if best.exists() else None,
+            optimizer=torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"),
+            progress=Progress(**json.loads((folder / "progress.json").read_text("utf-8"))),
+        )
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError) as error:
+        raise _damaged(folder, error) from None
+    except pickle.UnpicklingError as error:
+        raise _damaged(folder, error) from None
+
+
+def load_best(folder: Path) -> tuple[State, Progress]:
+    """The best weights that a checkpoint knows, and its progress, without the optimiser."""
+    checkpoint = load_checkpoint(folder)
+    return checkpoint.best or checkpoint.model, checkpoint.progress
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint with the most steps under `folder`, if there is one."""
+    marks = list(folder.glob("*/progress.json"))
+    if not marks:
+        return None
+    return max(marks, key=lambda m: int(json.loads(m.read_text("utf-8"))["step"])).parent
+
+
+def _save_state(state: State, path: Path) -> None:
+    # Tied weights share memory, which the format refuses: each name gets its own copy.
+    save_file({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
+
+
+def _damaged(folder: Path, error: Exception) -> RunError:
+    return RunError(
+        f"{folder}: checkpoint is damaged ({' '.join(str(error).split())[:120]}); "
+        "delete the folder to go on from the one before it, or start again with --fresh"
+    )

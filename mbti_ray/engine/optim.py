@@ -1,0 +1,45 @@
+"""The optimiser and its learning rate.
+
+AdamW (Loshchilov and Hutter 2019), fused, no decay on biases and norms; the heads may have a rate
+of their own. The rate is a function of the step, so nothing of it needs saving.
+"""
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from mbti_ray.config.schema import OptimConfig
+from mbti_ray.model.classifier import MBTIModel
+
+
+def build_optimizer(model: MBTIModel, config: OptimConfig) -> Optimizer:
+    """AdamW over all parameters, also those that only a later epoch trains."""
+    groups = []
+    parts: tuple[tuple[nn.Module, float], ...] = (
+        (model.encoder, config.lr),
+        (model.heads, config.head_lr or config.lr),
+    )
+    for part, rate in parts:
+        decayed = [p for p in part.parameters() if p.ndim > 1]
+        plain = [p for p in part.parameters() if p.ndim <= 1]
+        groups += [
+            {"params": decayed, "peak_lr": rate, "weight_decay": config.weight_decay},
+            {"params": plain, "peak_lr": rate, "weight_decay": 0.0},
+        ]
+    return AdamW(groups, lr=config.lr, fused=True)
+
+
+def warmup_decay(step: int, *, warmup: int, total: int) -> float:
+    """The share of the peak rate at a step (from 0): linear up over `warmup`, linear down to 0.
+
+    Source: the seed's "Learning Rate Scheduler". The first step already moves, and the last one
+    still does.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def set_rate(optimizer: Optimizer, share: float) -> None:
+    """Give every group its peak rate times `share`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * share

@@ -1,0 +1,91 @@
+"""The seam between the training loop and where it runs.
+
+The loop asks its worker for everything that depends on how many there are: the wrapped model, sums
+over ranks, and where reports go. `Worker` itself is one process, alone or a member of a torch
+process group; `on_ray` derives the ones that live inside TorchTrainer and inside a Tune trial.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mbti_ray.engine.checkpoint import newest_checkpoint
+
+Line = Mapping[str, Any]
+
+
+class Worker:
+    """One rank of a run.
+
+    Attributes:
+        rank: This process, from 0; rank 0 writes.
+        world_size: Number of ranks.
+        device: Where the model and the batches go.
+        folder: Run folder that rank 0 writes to; None keeps nothing.
+    """
+
+    def __init__(self, *, device: str | torch.device = "cpu", folder: Path | None = None) -> None:
+        joined = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if joined else 0
+        self.world_size = dist.get_world_size() if joined else 1
+        self.device = torch.device(device)
+        self.folder = folder
+        self.lines: list[Line] = []
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model as it is to be called in training: wrapped where there are several ranks.
+
+        Called again whenever other parameters are trained, because the wrapper counts them once.
+        """
+        if self.world_size == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+    def reduce(self, counts: Tensor) -> Tensor:
+        """The sum over all ranks, the same on each; every rank calls it equally often."""
+        if self.world_size == 1:
+            return counts
+        # Double precision goes through the device that the process group speaks on.
+        summed = counts.to(self.device)
+        dist.all_reduce(summed)
+        return summed.to(counts.device)
+
+    def report(self, line: Line | None, checkpoint: Path | None) -> None:
+        """Take an evaluation's line, a checkpoint folder, or both; a barrier over the ranks.
+
+        The folder is the worker's to move away; only rank 0 passes one.
+        """
+        if line is not None and self.rank == 0:
+            self.lines.append(line)
+            if self.folder is not None:
+                append_line(self.folder / "metrics.jsonl", line)
+        if checkpoint is not None and self.folder is not None:
+            store = self.folder / "checkpoints"
+            store.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(checkpoint, store / checkpoint.name, dirs_exist_ok=True)
+        if self.world_size > 1:
+            dist.barrier()
+
+    def latest_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, or None for a fresh start."""
+        if self.folder is None:
+            return None
+        return newest_checkpoint(self.folder / "checkpoints")
+
+    def progress(self, done: int, total: int, note: str) -> None:
+        """Told after every optimiser step by rank 0; shows nothing here."""
+
+
+def append_line(path: Path, line: Line) -> None:
+    """Add one JSON line to a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,72 @@
+"""The classifier: encoder, pooling, dropout, four heads. Logits out; the sigmoid is at the edge.
+
+Source: the seed's "Model Components". The four heads are one linear map whose rows are the heads
+in the order E, N, T, J: the same parameters, one matrix product.
+
+Legend: B windows, T tokens, H hidden size, 4 dimensions.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mbti_ray.config.schema import ModelConfig
+from mbti_ray.model.encoder import build_encoder, encoder_config, layers_of, load_encoder
+from mbti_ray.typology import DIMENSIONS
+
+Stage = Literal["heads", "last_layer", "all"]
+
+
+class MBTIModel(nn.Module):
+    """An encoder with four binary heads."""
+
+    def __init__(self, encoder: nn.Module, *, pooling: str, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.Linear(encoder.config.hidden_size, len(DIMENSIONS))  # type: ignore[union-attr, arg-type]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits [B, 4] in the order E, N, T, J of ids int64 [B, T] and a mask bool [B, T]."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        logits: Tensor = self.heads(self.dropout(self._pool(states, attention_mask)))
+        return logits
+
+    def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return states[:, 0]
+        weight = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weight).sum(1) / weight.sum(1)
+
+
+def build_model(
+    config: ModelConfig, *, vocabulary: int, seed: int, pretrained: bool = True
+) -> MBTIModel:
+    """The model of a run at step 0; the same seed gives the same weights on every rank.
+
+    Args:
+        vocabulary: Tokens that the tokenizer knows; only the tiny encoder takes its size from it.
+        pretrained: False builds the shape only, for counting or for loading weights into it.
+    """
+    shape = encoder_config(config.encoder, vocabulary=vocabulary, max_tokens=config.max_tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = load_encoder(config.encoder, shape) if pretrained else build_encoder(shape)
+        return MBTIModel(encoder, pooling=config.pooling, dropout=config.dropout)
+
+
+def stage_of(trainable: str, epoch: int) -> Stage:
+    """What is trained in an epoch (counted from 0); source: the seed's fine-tuning strategies."""
+    if trainable == "gradual":
+        return ("heads", "last_layer", "all")[min(epoch, 2)]
+    return "heads" if trainable == "heads" else "all"
+
+
+def set_trainable(model: MBTIModel, stage: Stage) -> None:
+    """Freeze everything below the stage. Frozen parameters get no gradient and do not decay."""
+    model.encoder.requires_grad_(stage == "all")
+    if stage == "last_layer":
+        layers_of(model.encoder)[-1].requires_grad_(True)
+    model.heads.requires_grad_(True)

@@ -1,0 +1,102 @@
+"""The text encoder: a pretrained one from a folder or the hub, or a tiny one built on the spot.
+
+Knows nothing of heads or labels.
+"""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, DistilBertConfig, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from mbti_ray.data.pretrained import TINY, hub_problem, locate_encoder
+from mbti_ray.errors import ConfigError
+
+# Its load report lists the pooler that is left out on purpose.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrainedConfig:
+    """The transformers configuration of `model.encoder`.
+
+    Raises:
+        ConfigError: It cannot be loaded, or has fewer positions than `model.max_tokens`.
+    """
+    if encoder == TINY:
+        return DistilBertConfig(
+            vocab_size=vocabulary,
+            max_position_embeddings=max_tokens,
+            dim=64,
+            hidden_dim=128,
+            n_layers=2,
+            n_heads=4,
+            # Its only dropout is the one before the heads, which the config names.
+            dropout=0.0,
+            attention_dropout=0.0,
+            # The usual 0.02 is for hundreds of dimensions; this small, it learns slowly at first.
+            initializer_range=0.1,
+        )
+    try:
+        config = AutoConfig.from_pretrained(locate_encoder(encoder))
+    except (OSError, ValueError) as error:
+        raise hub_problem(encoder, error) from None
+    positions = getattr(config, "max_position_embeddings", max_tokens)
+    if positions < max_tokens:
+        raise ConfigError(
+            f"model.max_tokens={max_tokens}: {encoder} has {positions} positions; "
+            f"allowed: at most {positions}"
+        )
+    return config
+
+
+def build_encoder(config: PreTrainedConfig) -> nn.Module:
+    """An encoder with the given shape and fresh weights."""
+    return _without_pooler(AutoModel.from_config(config, attn_implementation="sdpa"))
+
+
+def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
+    """An encoder with its pretrained weights; fresh ones for `tiny`."""
+    if encoder == TINY:
+        return build_encoder(config)
+    model = build_encoder(config)
+    model.load_state_dict(_pretrained_state(encoder))
+    return model
+
+
+# A trial actor trains many models from the same start; reading it once a process is enough.
+@lru_cache(maxsize=1)
+def _pretrained_state(encoder: str) -> dict[str, torch.Tensor]:
+    try:
+        model = AutoModel.from_pretrained(locate_encoder(encoder), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise hub_problem(encoder, error) from None
+    state: dict[str, torch.Tensor] = _without_pooler(model).state_dict()
+    return state
+
+
+def _without_pooler(model: nn.Module) -> nn.Module:
+    # BERT's pooler sits beside the path to our heads: parameters that never get a gradient.
+    if getattr(model, "pooler", None) is not None:
+        model.register_module("pooler", None)
+    return model
+
+
+def read_encoder_config(folder: Path) -> PreTrainedConfig:
+    """The transformers configuration that a bundle's folder holds."""
+    return AutoConfig.for_model(**json.loads((folder / "config.json").read_text("utf-8")))
+
+
+def layers_of(encoder: nn.Module) -> nn.ModuleList:
+    """The stack of transformer layers: the longest list of modules of one class."""
+    stacks = [
+        m
+        for m in encoder.modules()
+        if isinstance(m, nn.ModuleList) and len({type(layer) for layer in m}) == 1
+    ]
+    if not stacks:
+        raise ConfigError("model.trainable=gradual: this encoder has no stack of layers")
+    return max(stacks, key=len)

@@ -1,0 +1,229 @@
+"""The HTTP interface as a FastAPI application around anything that predicts.
+
+Owns the routes, the limits and the status codes. Knows nothing of Ray, torch or bundles: a test
+hands it a model of its own.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from mbti_ray import __version__
+from mbti_ray.config.schema import ServeConfig
+from mbti_ray.on_ray.wire import (
+    Answer,
+    ErrorBody,
+    ErrorCode,
+    Question,
+    TextsRequest,
+    UserRequest,
+    WireError,
+    parse_question,
+    read_body,
+)
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1
+# What lies outside this file's origin cannot be loaded even if a page asked for it.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_EXAMPLES = {
+    "one text": {"inputs": "I'd rather stay in with a good book."},
+    "several texts": {"inputs": ["Party tonight, everyone is invited!", "Lists keep me sane."]},
+    "one user, read whole": {"posts": ["First post.", "Second post.", "Third post."]},
+}
+
+
+class Prediction(Protocol):
+    """What a model says of one input."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+class Model(Protocol):
+    """What the routes need of a model."""
+
+    @property
+    def bundle_id(self) -> str: ...
+
+    @property
+    def info(self) -> dict[str, Any]: ...
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    async def predict(
+        self, users: Sequence[Sequence[str]], *, whole: bool
+    ) -> Sequence[Prediction]: ...
+
+
+class Door:
+    """Counts the requests inside and turns away the ones that do not fit."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One place inside.
+
+        Raises:
+            WireError: QUEUE_FULL.
+        """
+        if not self._free:
+            raise WireError(ErrorCode.QUEUE_FULL, f"busy; try again in {RETRY_AFTER_S} s")
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+def build_api(model: Model, config: ServeConfig) -> FastAPI:
+    """The FastAPI application that answers with `model` within the limits of `config`."""
+    # FastAPI's own documentation page loads scripts from elsewhere: /docs is a page of ours.
+    api = FastAPI(
+        title="mbti_ray",
+        version=__version__,
+        description="Four binary dimensions (E/I, S/N, T/F, J/P) read from text.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _add_error_handlers(api)
+    _add_pages(api)
+    _add_state(api, model)
+    _add_predict(api, model, config)
+    return api
+
+
+def _add_error_handlers(api: FastAPI) -> None:
+    async def on_wire_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, WireError)
+        return _error_response(error)
+
+    async def on_http_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        known = {code.status: code for code in ErrorCode}
+        code = known.get(error.status_code, ErrorCode.INVALID)
+        return _error_response(WireError(code), error.headers)
+
+    api.add_exception_handler(WireError, on_wire_error)
+    api.add_exception_handler(HTTPException, on_http_error)
+
+
+def _error_response(error: WireError, headers: Any = None) -> Response:
+    headers = dict(headers or {})
+    if error.code in (ErrorCode.QUEUE_FULL, ErrorCode.NOT_READY):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return JSONResponse(error.as_dict(), error.code.status, headers)
+
+
+def _add_pages(api: FastAPI) -> None:
+    def page(name: str) -> Callable[[], Awaitable[Response]]:
+        html = (files("mbti_ray.on_ray") / name).read_text(encoding="utf-8")
+
+        async def show() -> Response:
+            return HTMLResponse(html, headers=_PAGE_HEADERS)
+
+        return show
+
+    api.add_api_route("/", page("page.html"), include_in_schema=False)
+    api.add_api_route("/docs", page("docs.html"), include_in_schema=False)
+
+
+def _add_state(api: FastAPI, model: Model) -> None:
+    async def health() -> dict[str, str]:
+        """The process is alive and its event loop answers."""
+        return {"status": "alive"}
+
+    async def ready() -> dict[str, str]:
+        """The model is loaded and warm, and it reproduced its golden texts."""
+        if not model.is_ready:
+            raise WireError(ErrorCode.NOT_READY)
+        return {"status": "ready"}
+
+    async def info() -> dict[str, Any]:
+        """Model, data, scores and versions of the bundle that is served."""
+        return {"bundle_id": model.bundle_id, **model.info}
+
+    api.add_api_route("/health", health)
+    api.add_api_route("/ready", ready, responses=_documented(ErrorCode.NOT_READY))
+    api.add_api_route("/info", info)
+
+
+def _add_predict(api: FastAPI, model: Model, config: ServeConfig) -> None:
+    door = Door(config.max_queued)
+
+    async def predict(request: Request) -> Response:
+        """A type and four probabilities for each text, or for one user's posts read whole.
+
+        The header X-Bundle-Id names the bundle that answered.
+        """
+        if not model.is_ready:
+            raise WireError(ErrorCode.NOT_READY)
+        with door.place():
+            answers, single = await _answer(request.stream(), model, config)
+        body = answers[0] if single else answers
+        return JSONResponse(body, headers={"X-Bundle-Id": model.bundle_id})
+
+    content = {
+        "schema": {"oneOf": [m.model_json_schema() for m in (TextsRequest, UserRequest)]},
+        "examples": {name: {"value": value} for name, value in _EXAMPLES.items()},
+    }
+    api.add_api_route(
+        "/predict",
+        predict,
+        methods=["POST"],
+        responses={
+            200: {"model": Answer | list[Answer], "description": "a list is answered by a list"},
+            **_documented(*ErrorCode),
+        },
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": content}}},
+    )
+
+
+async def _answer(
+    chunks: AsyncIterator[bytes], model: Model, config: ServeConfig
+) -> tuple[list[dict[str, Any]], bool]:
+    """Reads, checks and answers a request within the deadline; also whether it asked one thing."""
+    try:
+        async with asyncio.timeout(config.deadline_s):
+            body = await read_body(chunks, max_bytes=config.max_body_bytes)
+            question = parse_question(body, max_texts=config.max_texts)
+            predictions = await _predict(model, question)
+    except TimeoutError:
+        message = f"no answer within {config.deadline_s:g} s"
+        raise WireError(ErrorCode.TOO_SLOW, message) from None
+    except ClientDisconnect:
+        raise WireError(ErrorCode.NOT_JSON, "the body was cut off") from None
+    return [prediction.as_dict() for prediction in predictions], question.single
+
+
+async def _predict(model: Model, question: Question) -> Sequence[Prediction]:
+    try:
+        return await model.predict(question.users, whole=question.whole)
+    except Exception as error:
+        # The message of an exception may hold the user's text: only where it happened is logged.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("prediction failed with %s\n%s", type(error).__name__, frames)
+        raise WireError(ErrorCode.INTERNAL) from None
+
+
+def _documented(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
+    return {c.status: {"model": ErrorBody, "description": c.meaning} for c in codes}
