@@ -53,8 +53,17 @@ class RunFolder:
         """Of a study: the folder of the best run, with the same files."""
         return RunFolder(self.path / "best")
 
-    def write_config(self, config: RunConfig) -> None:
+    @property
+    def failure(self) -> Path:
+        """The sentence with which a run gave up; a restarted worker finds it and does not try."""
+        return self.path / "failure.txt"
+
+    def begin(self, config: RunConfig, existing: Existing) -> None:
+        """Make the folder ready to be written to: nothing is touched before this."""
+        if existing == "fresh" and self.path.exists():
+            shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        self.failure.unlink(missing_ok=True)
         self.config.write_text(dump_config(config), "utf-8")
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
@@ -80,8 +89,8 @@ def cache_folder(storage: str) -> Path:
     return storage_folder(storage) / _CACHE
 
 
-def open_run(config: RunConfig, *, default_name: str, existing: Existing) -> RunFolder:
-    """The folder of a new run, or of an old one to go on with.
+def choose_run(config: RunConfig, *, default_name: str, existing: Existing) -> RunFolder:
+    """The folder of a new run, or of an old one to go on with; nothing is written yet.
 
     Without `name`, a new run is called after `default_name` and the time; with `existing=resume`
     it is then the newest run of that name that there is.
@@ -111,10 +120,8 @@ def open_run(config: RunConfig, *, default_name: str, existing: Existing) -> Run
             f"{folder.path}: exists already; --resume goes on with it, --fresh deletes it first, "
             "name=... takes another"
         )
-    if exists and existing == "fresh":
-        if not folder.config.exists():
-            raise RunError(f"{folder.path}: holds no config.yaml, so it is no run; not deleted")
-        shutil.rmtree(folder.path)
+    if exists and existing == "fresh" and not folder.config.exists():
+        raise RunError(f"{folder.path}: holds no config.yaml, so it is no run; not deleted")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from mbti_ray.config.load import (
     PRESETS,
+    config_of,
     dump_config,
     load_run,
     load_study,
@@ -14,6 +15,7 @@ __all__ = [
     "PRESETS",
     "RunConfig",
     "StudyConfig",
+    "config_of",
     "dump_config",
     "load_run",
     "load_study",

@@ -72,8 +72,14 @@ def overridden(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The run config that a run wrote to `path` (config.yaml)."""
-    return _load(RunConfig, str(path), ())
+    """The run config that a run or study wrote to `path` (config.yaml)."""
+    tree = {k: v for k, v in _read_yaml(path).items() if k not in ("study", "search")}
+    return config_of(tree, where=str(path))
+
+
+def config_of(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig:
+    """A run config from its plain nested form, as it travels between processes."""
+    return _validated(RunConfig, dict(tree), {}, where)
 
 
 def dump_config(config: RunConfig) -> str:

@@ -100,7 +100,7 @@ class Windows:
     @cached_property
     def row(self) -> NDArray[np.int32]:
         """The row that each window belongs to: [N]."""
-        return np.asarray(self.table.column("row"), dtype=np.int32)
+        return np.array(self.table.column("row"), dtype=np.int32)
 
     @cached_property
     def labels(self) -> NDArray[np.uint8]:

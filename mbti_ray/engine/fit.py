@@ -85,6 +85,7 @@ class _Fit:
             len(self.train_windows) / config.fit.step_size
         )
         self._restore()
+        worker.rewind(self.progress.step)
 
     def _build_stepper(self) -> Stepper:
         labels = torch.from_numpy(self.train_windows.labels).float()

@@ -80,8 +80,28 @@ class Worker:
             return None
         return newest_checkpoint(self.folder / "checkpoints")
 
+    def rewind(self, step: int) -> None:
+        """Forget what was reported after `step`, which the run is about to do again."""
+        if self.folder is not None and self.rank == 0:
+            drop_lines_after(self.folder / "metrics.jsonl", step)
+
     def progress(self, done: int, total: int, note: str) -> None:
         """Told after every optimiser step by rank 0; shows nothing here."""
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Keep the lines of metrics.jsonl up to a step; a line torn by a crash goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text("utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if line["step"] <= step:
+            kept.append(text + "\n")
+    path.write_text("".join(kept), "utf-8")
 
 
 def append_line(path: Path, line: Line) -> None:

@@ -1,0 +1,91 @@
+"""What a run is about to do, said before it takes anything: sizes, memory, windows, steps."""
+
+import math
+
+import torch
+
+from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.prepare import Dataset
+from mbti_ray.model.classifier import MBTIModel, build_model, set_trainable, stage_of
+from mbti_ray.typology import DIMENSIONS
+
+# float32 weight, gradient and AdamW's two moments.
+_TRAINED_BYTES, _FROZEN_BYTES = 16, 4
+
+Table = list[tuple[str, str]]
+
+
+def summarize(config: RunConfig, data: Dataset) -> Table:
+    """Pairs of a heading and a sentence; no weights are loaded for it."""
+    with torch.device("meta"):
+        model = build_model(
+            config.model, vocabulary=len(data.tokenizer), seed=config.seed, pretrained=False
+        )
+    return [
+        ("model", _parameters(config, model)),
+        ("memory", _memory(config, model)),
+        ("data", _data(config, data)),
+        ("windows", _windows(data)),
+        ("labels", _labels(data)),
+        ("steps", _steps(config, data)),
+    ]
+
+
+def _parameters(config: RunConfig, model: MBTIModel) -> str:
+    encoder = sum(p.numel() for p in model.encoder.parameters())
+    weights, biases = model.heads.weight.numel(), model.heads.bias.numel()
+    return (
+        f"{config.model.encoder}: encoder {encoder:,} parameters, heads {weights:,} + {biases}, "
+        f"{config.model.pooling} pooling, trainable: {config.model.trainable}"
+    )
+
+
+def _memory(config: RunConfig, model: MBTIModel) -> str:
+    # The most that any epoch trains.
+    set_trainable(model, stage_of(config.model.trainable, config.fit.epochs - 1))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters()) - trained
+    held = trained * _TRAINED_BYTES + frozen * _FROZEN_BYTES
+    return f"{held / 2**20:,.0f} MiB a worker for weights, gradients and AdamW, before activations"
+
+
+def _data(config: RunConfig, data: Dataset) -> str:
+    rows = {name: windows.row_count for name, windows in data.splits.items()}
+    counts = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+    parts = [f"{data.facts.source}: {config.data.unit}s {counts}, split by {data.facts.split_by}"]
+    parts.append("type words and URLs masked" if data.facts.mask_version else "NOT masked")
+    if data.facts.bad:
+        parts.append(f"{len(data.facts.bad)} bad rows left out")
+    if data.facts.repaired:
+        parts.append(f"{data.facts.repaired} rows with repaired encoding")
+    if data.facts.truncated:
+        parts.append(f"{data.facts.truncated} {config.data.unit}s longer than the limit, cut")
+    return "; ".join(parts)
+
+
+def _windows(data: Dataset) -> str:
+    train = data.splits["train"].lengths
+    return (
+        f"{len(train):,} to train on, {train.mean():.0f} tokens on average, "
+        f"{int(train.max())} at most, {int(train.sum()):,} in all"
+    )
+
+
+def _labels(data: Dataset) -> str:
+    share = data.splits["train"].labels.mean(0)
+    return ", ".join(f"{d.positive} {s:.1%}" for d, s in zip(DIMENSIONS, share, strict=True))
+
+
+def _steps(config: RunConfig, data: Dataset) -> str:
+    fit = config.fit
+    steps = math.ceil(len(data.splits["train"]) / fit.step_size)
+    text = (
+        f"{steps} an epoch of {fit.step_size} windows, at most {fit.epochs} epochs, "
+        f"precision {fit.precision}, {config.scaling.workers} worker(s)"
+    )
+    if config.optim.warmup_steps > steps * fit.epochs / 2:
+        text += (
+            f"; optim.warmup_steps={config.optim.warmup_steps} takes more than half of the "
+            f"{steps * fit.epochs} steps"
+        )
+    return text

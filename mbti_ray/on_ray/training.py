@@ -1,0 +1,157 @@
+"""One run through TorchTrainer: the loop of `engine` in one or several Ray workers."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.experimental import tqdm_ray
+from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from mbti_ray.bundle import write_bundle
+from mbti_ray.config import RunConfig, config_of
+from mbti_ray.data.prepare import Dataset
+from mbti_ray.engine.fit import Outcome, run
+from mbti_ray.engine.worker import Line, Worker, append_line
+from mbti_ray.errors import MbtiRayError, RunError
+from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.predictor import golden_logits
+from mbti_ray.runs import RunFolder
+
+_KEPT_CHECKPOINTS = 2
+
+
+class TrainWorker(Worker):
+    """A rank inside TorchTrainer; Ray has made the process group already."""
+
+    def __init__(self, folder: Path, *, show_progress: bool) -> None:
+        super().__init__(device=get_device(), folder=folder)
+        self._bar: Any = None
+        self._show_progress = show_progress and self.rank == 0
+
+    def report(self, line: Line | None, checkpoint: Path | None) -> None:
+        if line is not None and self.rank == 0 and self.folder is not None:
+            append_line(self.folder / "metrics.jsonl", line)
+        ray.train.report(
+            flat(line or {}),
+            checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None,
+        )
+
+    def latest_checkpoint(self) -> Path | None:
+        checkpoint = ray.train.get_checkpoint()
+        return Path(checkpoint.path) if checkpoint else None
+
+    def progress(self, done: int, total: int, note: str) -> None:
+        if not self._show_progress:
+            return
+        if self._bar is None:
+            self._bar = tqdm_ray.tqdm(total=total, desc="training")
+        self._bar.set_description(note)
+        self._bar.update(done - self._bar._x)
+        if done == total:
+            self._bar.close()
+
+
+def train(
+    config: RunConfig,
+    data: Dataset,
+    folder: RunFolder,
+    resources: Resources,
+    *,
+    show_progress: bool = False,
+    callbacks: list[Any] | None = None,
+) -> None:
+    """Train one run to its end; scores.json and bundle/ are in its folder afterwards.
+
+    Goes on from the folder's last checkpoint where there is one, and restarts up to
+    `failure.max_failures` times when a worker is lost.
+
+    Args:
+        callbacks: Ray Train callbacks, such as the one that reports to a surrounding trial.
+
+    Raises:
+        RunError: The run gave up for a reason that the user can mend.
+    """
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config={
+            "config": config.model_dump(mode="json", exclude={"study", "search"}),
+            "data": ray.put(data),
+            "folder": str(folder.path),
+            "threads": resources.cpus,
+            "show_progress": show_progress,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=config.scaling.workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker=resources.as_dict(),
+        ),
+        run_config=RayRunConfig(
+            name=folder.checkpoints.name,
+            storage_path=str(folder.path),
+            failure_config=FailureConfig(max_failures=config.failure.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
+            callbacks=callbacks,
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception:
+        if folder.failure.exists():
+            raise RunError(folder.failure.read_text("utf-8").strip()) from None
+        raise
+
+
+def _loop(settings: dict[str, Any]) -> None:
+    folder = RunFolder(Path(settings["folder"]))
+    torch.set_num_threads(settings["threads"])
+    with giving_up_once(folder):
+        config = config_of(settings["config"])
+        worker = TrainWorker(folder.path, show_progress=settings["show_progress"])
+        data: Dataset = ray.get(settings["data"])
+        outcome = run(config, data, worker)
+        if worker.rank == 0:
+            finish_run(config, data, outcome, folder)
+
+
+def finish_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
+    """Write what a finished run leaves: the bundle, then scores.json as the mark of the end."""
+    scores = {"best_epoch": outcome.progress.best_epoch, "val": outcome.val, "test": outcome.test}
+    write_bundle(
+        folder.bundle,
+        config=config,
+        model=outcome.model,
+        tokenizer=data.tokenizer,
+        facts=data.facts,
+        scores=scores,
+        golden_logits=golden_logits,
+    )
+    folder.write_scores(scores)
+
+
+@contextmanager
+def giving_up_once(folder: RunFolder) -> Iterator[None]:
+    """Leave the reason behind when a run cannot go on, and do not try again when Ray restarts it.
+
+    Restarts are for lost workers. What the user has to mend would only fail in the same way.
+    """
+    if folder.failure.exists():
+        raise RunError(folder.failure.read_text("utf-8").strip())
+    try:
+        yield
+    except MbtiRayError as error:
+        folder.failure.write_text(str(error) + "\n", "utf-8")
+        raise
+
+
+def flat(line: Line) -> dict[str, Any]:
+    """A report's line as Ray wants it: the validation scores beside the rest, no nesting."""
+    rest = {k: v for k, v in line.items() if k != "val"}
+    scores: dict[str, Any] = dict(line.get("val", {}))
+    return json.loads(json.dumps({**scores, **rest}))  # type: ignore[no-any-return]

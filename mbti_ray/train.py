@@ -1,0 +1,62 @@
+"""`python -m mbti_ray.train`: one run through TorchTrainer, from a config to a bundle."""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from mbti_ray.cli import (
+    Result,
+    add_existing,
+    build_parser,
+    console,
+    default_name,
+    is_watched,
+    print_pairs,
+    print_scores,
+    run_command,
+    split_base,
+)
+from mbti_ray.config import PRESETS, load_run
+from mbti_ray.config.resume import resumed
+from mbti_ray.runs import cache_folder, choose_run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    parser = build_parser(
+        "train",
+        "Train one run. Without arguments: the preset quick on the built-in corpus.",
+        items=f"a preset ({', '.join(PRESETS)}) or FILE.yaml, then key=value, such as optim.lr=3e-5",
+    )
+    add_existing(parser)
+    return run_command(parser, _train, argv)
+
+
+def _train(options: argparse.Namespace) -> Result:
+    base, overrides = split_base(options.items)
+    config = load_run(base, overrides)
+    folder = choose_run(config, default_name=default_name(base), existing=options.existing)
+    if options.existing == "resume":
+        config = resumed(folder.config, overrides)
+
+    from mbti_ray.data.prepare import prepare_dataset
+    from mbti_ray.engine.summary import summarize
+
+    data = prepare_dataset(config, cache_folder(config.storage))
+    print_pairs([("run", str(folder.path)), *summarize(config, data)])
+
+    from mbti_ray.on_ray.cluster import connected, run_resources
+    from mbti_ray.on_ray.training import train
+
+    with connected():
+        resources = run_resources(config)
+        folder.begin(config, options.existing)
+        train(config, data, folder, resources, show_progress=is_watched())
+    scores = json.loads(folder.scores.read_text("utf-8"))
+    print_scores({split: scores[split] for split in ("val", "test")})
+    console.print(f"bundle: {folder.bundle}")
+    return {"run": str(folder.path), "bundle": str(folder.bundle), "scores": scores}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
