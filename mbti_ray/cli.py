@@ -7,14 +7,20 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from mbti_ray.errors import MbtiRayError
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 Result = Mapping[str, Any]
 Command = Callable[[argparse.Namespace], Result]
@@ -116,4 +122,73 @@ def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     losses = [cell for s in scores.values() for cell in (f"{s['loss']:.3f}", "")]
     table.add_row("loss", *losses)
     table.add_row("rows", *[c for s in scores.values() for c in (f"{s['rows']:.0f}", "")])
+    console.print(table)
+
+
+@contextmanager
+def progress_bar(heading: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+    """A bar on standard error that is told (steps done since the last time, a note).
+
+    Where nobody watches it shows nothing.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not is_watched()) as bar:
+        task = bar.add_task(heading, total=total, note="")
+        yield lambda done, note: bar.update(task, advance=done, note=note)
+
+
+@contextmanager
+def trial_progress(total: int, objective: str) -> Iterator[Callable[["FrozenTrial"], None]]:
+    """A bar that is told each trial that has ended."""
+    with progress_bar("trials", total) as advance:
+        yield lambda trial: advance(1, _trial_note(trial, objective))
+
+
+def _trial_note(trial: "FrozenTrial", objective: str) -> str:
+    best = _best_of(trial, objective)
+    return f"{trial.number} {trial.state.name} {objective} {best}"
+
+
+def _best_of(trial: "FrozenTrial", objective: str) -> str:
+    values = trial.intermediate_values.values()
+    if not values:
+        return "-"
+    return f"{min(values) if objective == 'loss' else max(values):.4f}"
+
+
+def print_trials(trials: Sequence["FrozenTrial"], objective: str) -> None:
+    """One line a trial: what was tried, what came of it."""
+    table = Table(box=None, pad_edge=False)
+    addresses = list(dict.fromkeys(a for trial in trials for a in trial.params))
+    for heading in ("trial", "state", objective, "epochs", "seconds", *addresses):
+        table.add_column(heading, justify="left" if heading == "state" else "right")
+    for trial in trials:
+        attributes = trial.user_attrs
+        values = [trial.params.get(a) for a in addresses]
+        table.add_row(
+            str(trial.number),
+            trial.state.name,
+            _best_of(trial, objective),
+            str(attributes.get("epochs", 0)),
+            f"{attributes.get('seconds', 0.0):.1f}",
+            *(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values),
+        )
+    console.print(table)
+
+
+def print_predictions(texts: Sequence[str], answers: Sequence[Mapping[str, Any]]) -> None:
+    """One line a text: its type, the probabilities of E, N, T and J, and how it begins."""
+    table = Table(box=None, pad_edge=False)
+    poles = list(answers[0]["probabilities"])
+    for heading in ("type", *poles, "text"):
+        table.add_column(heading, no_wrap=True, overflow="ellipsis")
+    for text, answer in zip(texts, answers, strict=True):
+        probabilities = [f"{p:.2f}" for p in answer["probabilities"].values()]
+        table.add_row(answer["type"], *probabilities, Text(" ".join(text.split())))
     console.print(table)

@@ -71,7 +71,8 @@ class Predictor:
         self._tokenizer = bundle.tokenizer
         self._device = torch.device(device)
         self._temperature = torch.tensor(self._manifest.temperature)
-        self._thresholds = torch.tensor(self._manifest.thresholds)
+        self.thresholds = torch.tensor(self._manifest.thresholds)
+        self.unit = self._manifest.unit
         self.max_tokens: int = bundle.model_config.max_tokens
         if self._manifest.mask_version not in (0, MASK_VERSION):
             raise BundleError(
@@ -122,20 +123,32 @@ class Predictor:
                 which a longer text overruns (`truncated`).
         """
         logits = self.logits(users, whole=whole)
-        probabilities = torch.sigmoid(logits.values.cpu() / self._temperature)
-        poles = (probabilities > self._thresholds).tolist()
+        probabilities = torch.sigmoid(self.calibrated(logits.values))
+        types = self.types(probabilities)
         return [
-            Prediction(type_of(poles[i]), tuple(p), logits.truncated[i], logits.windows[i])
+            Prediction(types[i], tuple(p), logits.truncated[i], logits.windows[i])
             for i, p in enumerate(probabilities.tolist())
         ]
 
-    @torch.inference_mode()
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Logits [R, 4] divided by the bundle's temperatures, on the CPU."""
+        return logits.cpu() / self._temperature
+
+    def types(self, probabilities: Tensor) -> list[str]:
+        """The type of each row of calibrated probabilities [R, 4]."""
+        return [type_of(poles) for poles in (probabilities > self.thresholds).tolist()]
+
     def logits(self, users: Sequence[Sequence[str]], *, whole: bool) -> Logits:
-        """Row logits [R, 4] before calibration, float32, on the device."""
-        if not users:
-            return Logits(torch.empty(0, 4), [], [])
+        """Row logits [R, 4] of raw texts before calibration, float32, on the device."""
         mask = self._manifest.mask_version > 0
         texts = [[read_text(post, mask=mask) for post in posts] for posts in users]
+        return self.row_logits(texts, whole=whole)
+
+    @torch.inference_mode()
+    def row_logits(self, texts: Sequence[Sequence[str]], *, whole: bool) -> Logits:
+        """As `logits`, of texts that are cleaned and masked already."""
+        if not texts:
+            return Logits(torch.empty(0, 4), [], [])
         packed = pack_texts(
             self._tokenizer,
             texts,

@@ -138,6 +138,15 @@ def newest_bundle(storage: Path) -> Path:
     raise RunError(f"{storage}: holds no bundle; make one with `python -m mbti_ray.tune`")
 
 
+def chosen_bundle(place: str | None, storage: str) -> Path:
+    """The bundle that a command was given, or the newest under the storage folder.
+
+    Raises:
+        RunError: There is none.
+    """
+    return find_bundle(place) if place else newest_bundle(storage_folder(storage))
+
+
 def find_bundle(place: str | Path) -> Path:
     """The bundle at a path: the folder itself, or that of the run or study folder given.
 

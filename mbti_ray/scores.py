@@ -70,6 +70,9 @@ class Counts:
     def none(cls) -> "Counts":
         return cls(torch.zeros(len(_HEAD) + len(TYPES), dtype=torch.float64))
 
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.vector + other.vector)
+
     def scores(self) -> Scores:
         """acc_ei, acc_sn, acc_tf, acc_jp, acc_mean, acc_total, loss, and each one's majority.
 

@@ -17,7 +17,7 @@ from mbti_ray.cli import (
     split_base,
 )
 from mbti_ray.config import PRESETS, load_run
-from mbti_ray.config.resume import resumed
+from mbti_ray.config.resume import resumed_run
 from mbti_ray.runs import cache_folder, choose_run
 
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(
         "train",
         "Train one run. Without arguments: the preset quick on the built-in corpus.",
-        items=f"a preset ({', '.join(PRESETS)}) or FILE.yaml, then key=value, such as optim.lr=3e-5",
+        items=f"a preset ({', '.join(PRESETS)}) or FILE.yaml, then key=value (optim.lr=3e-5)",
     )
     add_existing(parser)
     return run_command(parser, _train, argv)
@@ -37,7 +37,7 @@ def _train(options: argparse.Namespace) -> Result:
     config = load_run(base, overrides)
     folder = choose_run(config, default_name=default_name(base), existing=options.existing)
     if options.existing == "resume":
-        config = resumed(folder.config, overrides)
+        config = resumed_run(folder.config, overrides)
 
     from mbti_ray.data.prepare import prepare_dataset
     from mbti_ray.engine.summary import summarize

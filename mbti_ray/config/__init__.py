@@ -4,10 +4,12 @@ from mbti_ray.config.load import (
     PRESETS,
     config_of,
     dump_config,
+    load_overrides,
     load_run,
     load_study,
     overridden,
     read_config,
+    value_at,
 )
 from mbti_ray.config.schema import RunConfig, StudyConfig
 
@@ -17,8 +19,10 @@ __all__ = [
     "StudyConfig",
     "config_of",
     "dump_config",
+    "load_overrides",
     "load_run",
     "load_study",
     "overridden",
     "read_config",
+    "value_at",
 ]

@@ -87,6 +87,36 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def load_overrides(
+    config: RunConfig, overrides: Sequence[str], *, allowed: Sequence[str]
+) -> RunConfig:
+    """A run config with those `key=value` arguments applied that a command allows.
+
+    Raises:
+        ConfigError: An address is not allowed, or a value is wrong.
+    """
+    for argument in overrides:
+        address = argument.partition("=")[0]
+        if address not in allowed:
+            raise ConfigError(
+                f'{COMMAND_LINE}: "{address}" has no meaning here; allowed: {", ".join(allowed)}'
+                f"{nearest(address, allowed)}"
+            )
+    tree: Tree = config.model_dump(mode="json")
+    origins: dict[str, str] = {}
+    mistakes: list[str] = []
+    _apply(tree, overrides, origins, mistakes)
+    return _validated(RunConfig, tree, origins, "bundle", mistakes)
+
+
+def value_at(config: RunConfig, address: str) -> Any:
+    """The value at a dotted address."""
+    value: Any = config
+    for part in address.split("."):
+        value = getattr(value, part)
+    return value
+
+
 def addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Every dotted address of a config class, in the order of the schema."""
     found: list[str] = []
@@ -102,6 +132,13 @@ def _load(kind: type[Config], base: str, overrides: Sequence[str]) -> Config:
     tree, origin = _read_base(base)
     origins: dict[str, str] = {}
     mistakes: list[str] = []
+    _apply(tree, overrides, origins, mistakes)
+    return _validated(kind, tree, origins, origin, mistakes)
+
+
+def _apply(
+    tree: Tree, overrides: Sequence[str], origins: dict[str, str], mistakes: list[str]
+) -> None:
     for argument in overrides:
         address, equals, text = argument.partition("=")
         if not equals or not address:
@@ -115,7 +152,6 @@ def _load(kind: type[Config], base: str, overrides: Sequence[str]) -> Config:
             _put(tree, address, _parse_value(text))
         except (ConfigError, yaml.YAMLError) as error:
             mistakes.append(f'{COMMAND_LINE}: "{argument}": {_one_line(error)}')
-    return _validated(kind, tree, origins, origin, mistakes)
 
 
 def _read_base(base: str) -> tuple[Tree, str]:

@@ -1,38 +1,61 @@
-"""What may change when a run goes on: where it runs, not what it learns."""
+"""What may change when a run or study goes on: where it runs and how long, not what it learns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbti_ray.config.load import addresses, load_run, read_config
-from mbti_ray.config.schema import RunConfig
+from mbti_ray.config.load import load_run, load_study
+from mbti_ray.config.schema import RunConfig, StudyConfig
 from mbti_ray.errors import RunError
 
-_MAY_CHANGE = ("name", "storage", "scaling.", "failure.", "serve.")
+_MAY_CHANGE = (
+    "name",
+    "storage",
+    "scaling.",
+    "failure.",
+    "serve.",
+    "study.trials",
+    "study.max_concurrent",
+)
 
 
-def resumed(saved: Path, overrides: Sequence[str]) -> RunConfig:
+def resumed_run(saved: Path, overrides: Sequence[str]) -> RunConfig:
     """The saved config of a run with the command line's changes, if they may be made.
 
     Raises:
         RunError: An override would make it another run; the message shows every difference.
     """
-    before, after = read_config(saved), load_run(str(saved), overrides)
+    before, after = load_run(str(saved)), load_run(str(saved), overrides)
+    _refuse_changes(saved, before, after)
+    return after
+
+
+def resumed_study(saved: Path, overrides: Sequence[str]) -> StudyConfig:
+    """As `resumed_run`, for a study; it may be given more trials."""
+    before, after = load_study(str(saved)), load_study(str(saved), overrides)
+    _refuse_changes(saved, before, after)
+    return after
+
+
+def _refuse_changes(saved: Path, before: RunConfig, after: RunConfig) -> None:
+    old, new = _leaves(before.model_dump()), _leaves(after.model_dump())
     changes = [
-        f"{address}: {_value(before, address)!r} -> {_value(after, address)!r}"
-        for address in addresses(RunConfig)
-        if _value(before, address) != _value(after, address) and not address.startswith(_MAY_CHANGE)
+        f"{address}: {old.get(address)!r} -> {new.get(address)!r}"
+        for address in {**old, **new}
+        if old.get(address) != new.get(address) and not address.startswith(_MAY_CHANGE)
     ]
     if changes:
         raise RunError(
             f"{saved.parent}: --resume goes on with the config it began with; different here: "
             f"{'; '.join(changes)}; leave it out, or take another name"
         )
-    return after
 
 
-def _value(config: RunConfig, address: str) -> Any:
-    value: Any = config
-    for part in address.split("."):
-        value = getattr(value, part)
-    return value
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves

@@ -5,7 +5,7 @@ it is tokenised; the same rows and seed give the same splits on every machine, i
 """
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -55,7 +55,7 @@ def assign_splits(
             "needed: 3 or more (another data.split_by, or more data)"
         )
     shares = (1 - val_share - test_share, val_share, test_share)
-    split_of = _place(content, shares, seed)
+    split_of = _place(content, types, shares, seed)
     for split, (name, share) in enumerate(zip(SPLITS, shares, strict=True)):
         if split not in split_of.values():
             raise DataError(
@@ -65,52 +65,55 @@ def assign_splits(
     return np.fromiter((split_of[g] for g in groups), dtype=np.int8, count=len(groups))
 
 
-def _contents(groups: Sequence[str], types: Sequence[str]) -> dict[str, Counter[str]]:
+def _contents(groups: Sequence[str], types: Sequence[str]) -> dict[str, dict[str, int]]:
     """How many rows of each type a group has."""
-    content: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    content: dict[str, dict[str, int]] = {}
     for group, mbti_type in zip(groups, types, strict=True):
-        content[group][mbti_type] += 1
+        counts = content.setdefault(group, {})
+        counts[mbti_type] = counts.get(mbti_type, 0) + 1
     for mbti_type in set(types) - set(TYPES):
         labels_of(mbti_type)
         raise DataError(f'type "{mbti_type}" is not written in upper case')
     return content
 
 
-def _place(content: dict[str, Counter[str]], shares: Sequence[float], seed: int) -> dict[str, int]:
+def _place(
+    content: dict[str, dict[str, int]], types: Sequence[str], shares: Sequence[float], seed: int
+) -> dict[str, int]:
     """The split of each group."""
     sizes = {group: sum(counts.values()) for group, counts in content.items()}
-    totals: Counter[int] = Counter()
-    features_of: dict[str, dict[int, int]] = {}
-    for group, counts in content.items():
-        features_of[group] = _features(tuple(sorted(counts.items())))
-        totals.update(features_of[group])
+    totals = dict(_features(_signature(Counter(types))))
     # have - want, by split and feature. A group is never split, so being off by less than the
     # largest one is no fault: `scale` keeps rare types from pushing all large groups into train.
     largest = max(sizes.values())
-    off = [[-share * totals[f] for f in range(len(_FEATURES))] for share in shares]
+    off = [[-share * totals.get(f, 0) for f in range(len(_FEATURES))] for share in shares]
     scale = [[max(-missing, largest) for missing in row] for row in off]
     split_of: dict[str, int] = {}
     for group in sorted(content, key=lambda g: (-sizes[g], _shuffle_key(seed, g))):
-        features = features_of[group]
+        features = _features(_signature(content[group]))
         costs = [
-            sum(n * (2 * off_s[f] + n) / scale_s[f] for f, n in features.items())
+            sum(n * (2 * off_s[f] + n) / scale_s[f] for f, n in features)
             for off_s, scale_s in zip(off, scale, strict=True)
         ]
         split = costs.index(min(costs))
         split_of[group] = split
-        for f, n in features.items():
+        for f, n in features:
             off[split][f] += n
     return split_of
 
 
+def _signature(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple(counts.items()) if len(counts) == 1 else tuple(sorted(counts.items()))
+
+
 @lru_cache(maxsize=4096)
-def _features(counts: tuple[tuple[str, int], ...]) -> dict[int, int]:
-    """Rows by feature index, in the order of the features so that sums round alike anywhere."""
+def _features(signature: tuple[tuple[str, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Feature index and rows, in the order of the features so that sums round alike anywhere."""
     features: Counter[int] = Counter()
-    for mbti_type, rows in counts:
+    for mbti_type, rows in signature:
         for f in _FEATURES_OF_TYPE[mbti_type]:
             features[f] += rows
-    return dict(sorted(features.items()))
+    return tuple(sorted(features.items()))
 
 
 def _shuffle_key(seed: int, group: str) -> bytes:

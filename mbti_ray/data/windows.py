@@ -82,7 +82,8 @@ class Windows:
         """Start of each window in `ids`, and the end of the last: [N + 1]."""
         if not len(self):
             return np.zeros(1, np.int64)
-        return self._column("input_ids").offsets.to_numpy().astype(np.int64)
+        array: NDArray[np.int64] = self._column("input_ids").offsets.to_numpy()
+        return array
 
     @cached_property
     def ids(self) -> NDArray[np.int32]:

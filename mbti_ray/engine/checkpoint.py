@@ -104,7 +104,7 @@ def load_best(folder: Path) -> tuple[State, Progress]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint with the most steps under `folder`, if there is one."""
-    marks = list(folder.glob("*/progress.json"))
+    marks = list(folder.rglob("progress.json"))
     if not marks:
         return None
     return max(marks, key=lambda m: int(json.loads(m.read_text("utf-8"))["step"])).parent

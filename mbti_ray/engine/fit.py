@@ -7,6 +7,7 @@ there are, is the worker's business.
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Outcome:
     Attributes:
         model: With the weights of the best evaluation, in evaluation mode, on the device.
         val: Scores of that evaluation.
-        test: Scores of the test split under those weights.
+        test: Scores of the test split under those weights; empty where it was left alone.
     """
 
     model: MBTIModel
@@ -53,17 +54,34 @@ class Outcome:
     test: Scores
 
 
-def run(config: RunConfig, data: Dataset, worker: Worker) -> Outcome:
+def run(config: RunConfig, data: Dataset, worker: Worker, *, score_test: bool = True) -> Outcome:
     """Train, stop when it is time, and score the best weights on the test split.
 
     Goes on from the worker's latest checkpoint where there is one.
+
+    Args:
+        score_test: False leaves the test split alone, as a trial has to.
 
     Raises:
         RunError: The loss is no longer a number, or a checkpoint is damaged.
     """
     fit = _Fit(config, data, worker)
+    fit.restore(worker.latest_checkpoint())
+    worker.rewind(fit.progress.step)
     fit.train()
-    return fit.outcome()
+    return fit.outcome(score_test=score_test)
+
+
+def rescore(config: RunConfig, data: Dataset, worker: Worker, checkpoint: Path) -> Outcome:
+    """The outcome of a run that has ended, or was stopped, from its last checkpoint."""
+    fit = _Fit(config, data, worker)
+    fit.restore(checkpoint)
+    return fit.outcome(score_test=True)
+
+
+def is_finished(line: Mapping[str, Any]) -> bool:
+    """Whether a reported line is a run's last: it came to the end of its own plan."""
+    return bool(line.get("finished"))
 
 
 class _Fit:
@@ -84,8 +102,6 @@ class _Fit:
         self.total_steps = config.fit.epochs * math.ceil(
             len(self.train_windows) / config.fit.step_size
         )
-        self._restore()
-        worker.rewind(self.progress.step)
 
     def _build_stepper(self) -> Stepper:
         labels = torch.from_numpy(self.train_windows.labels).float()
@@ -106,10 +122,11 @@ class _Fit:
             self._train_epoch()
             self._finish_epoch()
 
-    def outcome(self) -> Outcome:
+    def outcome(self, *, score_test: bool) -> Outcome:
         if self.best is not None:
             self.model.load_state_dict(self.best)
-        return Outcome(self.model, self.progress, self.progress.best_scores, self._score("test"))
+        test = self._score("test") if score_test else {}
+        return Outcome(self.model.eval(), self.progress, self.progress.best_scores, test)
 
     def _train_epoch(self) -> None:
         config, progress = self.config, self.progress
@@ -245,8 +262,7 @@ class _Fit:
         )
         save_checkpoint(folder, checkpoint)
 
-    def _restore(self) -> None:
-        folder = self.worker.latest_checkpoint()
+    def restore(self, folder: Path | None) -> None:
         if folder is None:
             return
         checkpoint = load_checkpoint(folder)

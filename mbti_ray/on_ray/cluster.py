@@ -39,7 +39,7 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(logging_level=logging.WARNING, log_to_driver=True)
+    ray.init(logging_level=logging.ERROR, log_to_driver=True)
     try:
         yield
     finally:
@@ -97,8 +97,8 @@ def _check_fits(workers: int, each: Resources, config: RunConfig) -> None:
         have = _total(name)
         if need > have:
             raise ClusterError(
-                f"scaling.workers={workers} with {need // workers} {name} each needs {need} {name}s, "
-                f"the cluster has {have:g}; lower scaling.workers"
+                f"scaling.workers={workers} with {need // workers} {name} each needs {need}, "
+                f"the cluster has {have:g} {name}; lower scaling.workers"
                 + (" or scaling.cpus" if config.scaling.cpus and name == "CPU" else "")
                 + (" or set scaling.use_gpu=false" if name == "GPU" else "")
             )

@@ -22,8 +22,10 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import BackpressureConfig, HTTPOptions
 
+from mbti_ray.bundle import read_manifest
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
+from mbti_ray.on_ray.cluster import connected
 from mbti_ray.on_ray.http import RETRY_AFTER_S, build_api
 from mbti_ray.predictor import Prediction, Predictor
 
@@ -31,6 +33,8 @@ APP_NAME = "mbti"
 # Pages and probes are answered although as many predictions wait as may.
 _SPARE_REQUESTS = 64
 _READY_TIMEOUT_S = 60.0
+# HAProxy opens these too, on all interfaces; Ray lets them be moved but not bound to one.
+_HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 Item = tuple[bool, tuple[str, ...]]
 
@@ -116,16 +120,12 @@ def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
 
 
 def start_service(bundle: Path, config: ServeConfig) -> str:
-    """Starts Ray where there is none, then the service; its address, once it is ready.
+    """Starts the service in the Ray that is connected; its address, once it is ready.
 
     Raises:
         BundleError: The bundle cannot be served.
-        ClusterError: The port is taken, there are too few CPUs, or it did not become ready.
+        ClusterError: There are too few CPUs, or it did not become ready.
     """
-    if not ray.is_initialized():
-        if not os.environ.get("RAY_ADDRESS"):
-            _check_port(config)
-        ray.init(log_to_driver=False)
     _check_cpus(config)
     serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
     try:
@@ -138,7 +138,7 @@ def start_service(bundle: Path, config: ServeConfig) -> str:
     return url
 
 
-def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], None]) -> None:
+def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], None]) -> str:
     """Serves until SIGINT or SIGTERM, then ends every process that it started.
 
     Args:
@@ -146,20 +146,26 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
         config: Where and how.
         on_ready: Called with the address when the service answers.
 
+    Returns:
+        The address that was served at.
+
     Raises:
-        BundleError, ClusterError: See `start_service`.
+        BundleError, ClusterError: See `start_service`; also, a port is taken.
     """
+    read_manifest(bundle)
+    _check_ports(config)
     stop = threading.Event()
-    try:
-        url = start_service(bundle, config)
-        # After ray.init, which installs a handler of its own that skips the clean-up below.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
-        on_ready(url)
-        stop.wait()
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+    with connected():
+        try:
+            url = start_service(bundle, config)
+            # Not earlier: ray.init installs handlers of its own, which skip the clean-up.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
+            on_ready(url)
+            stop.wait()
+        finally:
+            serve.shutdown()
+    return url
 
 
 def _load_warm(bundle: Path) -> Predictor:
@@ -168,17 +174,24 @@ def _load_warm(bundle: Path) -> Predictor:
     return predictor
 
 
-def _check_port(config: ServeConfig) -> None:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((config.host, config.port))
-        except OSError as error:
-            raise ClusterError(
-                f"serve.host={config.host} serve.port={config.port}: {error.strerror}; "
-                "choose another with serve.port=..."
-            ) from None
+def _check_ports(config: ServeConfig) -> None:
+    """Ray itself would retry for minutes to bind a port that is taken."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    wanted = [(config.host, config.port, f"serve.port={config.port}; choose another")]
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        for name, default in _HAPROXY_PORTS.items():
+            port = int(os.environ.get(name, default))
+            wanted.append(("", port, f"set {name} to a port that is free"))
+    for host, port, remedy in wanted:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                where = f"{host or 'port'}:{port}"
+                raise ClusterError(f"{where}: {error.strerror}; {remedy}") from None
 
 
 def _check_cpus(config: ServeConfig) -> None:

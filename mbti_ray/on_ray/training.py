@@ -10,7 +10,7 @@ import ray
 import ray.train
 import torch
 from ray.experimental import tqdm_ray
-from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
@@ -98,6 +98,7 @@ def train(
             failure_config=FailureConfig(max_failures=config.failure.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
             callbacks=callbacks,
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:

@@ -1,0 +1,268 @@
+"""The HTTP interface without Ray: what is answered to what, and which limits hold."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mbti_ray.config.schema import ServeConfig
+from mbti_ray.on_ray.http import build_api
+from mbti_ray.on_ray.wire import ErrorCode, Question, WireError, parse_question, read_body
+
+pytestmark = pytest.mark.unit
+
+
+@dataclass(frozen=True)
+class Letters:
+    """A prediction that shows what the model was given."""
+
+    posts: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "type": "INTJ",
+            "probabilities": {"E": 0.1, "N": 0.9, "T": 0.9, "J": 0.9},
+            "truncated": len(self.posts[0]) > 100,
+        }
+
+
+@dataclass
+class Echo:
+    """A model that waits for `gate` and remembers what it was asked."""
+
+    bundle_id: str = "abc123"
+    info: dict[str, Any] = field(default_factory=lambda: {"model": "echo"})
+    is_ready: bool = True
+    gate: asyncio.Event | None = None
+    asked: list[tuple[Sequence[Sequence[str]], bool]] = field(default_factory=list)
+
+    async def predict(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Letters]:
+        self.asked.append((users, whole))
+        if self.gate:
+            await self.gate.wait()
+        if "boom" in users[0]:
+            raise RuntimeError(users[0])
+        return [Letters(tuple(posts)) for posts in users]
+
+
+def client_of(model: Echo, **limits: Any) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(build_api(model, ServeConfig(**limits)))
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+def ask(body: Any, model: Echo | None = None, **limits: Any) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    async def post() -> httpx.Response:
+        async with client_of(model or Echo(), **limits) as client:
+            return await client.post("/predict", content=content)
+
+    return asyncio.run(post())
+
+
+def get(path: str, model: Echo | None = None, method: str = "GET") -> httpx.Response:
+    async def fetch() -> httpx.Response:
+        async with client_of(model or Echo()) as client:
+            return await client.request(method, path)
+
+    return asyncio.run(fetch())
+
+
+def assert_is_error(response: httpx.Response, code: ErrorCode) -> str:
+    assert response.status_code == code.status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"code", "message"}
+    assert error["code"] == code.name.lower()
+    return str(error["message"])
+
+
+def test_a_text_is_answered_by_an_object_and_the_bundle_id() -> None:
+    response = ask({"inputs": "hello"})
+    assert response.status_code == 200
+    assert response.json() == {
+        "type": "INTJ",
+        "probabilities": {"E": 0.1, "N": 0.9, "T": 0.9, "J": 0.9},
+        "truncated": False,
+    }
+    assert response.headers["x-bundle-id"] == "abc123"
+
+
+def test_a_list_is_answered_by_a_list_even_of_one() -> None:
+    assert len(ask({"inputs": ["a", "b", "c"]}).json()) == 3
+    assert isinstance(ask({"inputs": ["a"]}).json(), list)
+
+
+def test_texts_are_separate_inputs_and_posts_are_one_user_read_whole() -> None:
+    model = Echo()
+    ask({"inputs": ["a", "b"]}, model)
+    answer = ask({"posts": ["a", "b"]}, model)
+    assert model.asked == [((("a",), ("b",)), False), ((("a", "b"),), True)]
+    assert isinstance(answer.json(), dict)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"text", b"\xff\xfe", b'{"inputs": "\xff"}', b"[" * 100_000, b"9" * 5000],
+    ids=["empty", "open", "word", "utf-16", "latin-1", "deep", "huge number"],
+)
+def test_a_body_that_is_not_json_is_400(body: bytes) -> None:
+    assert_is_error(ask(body), ErrorCode.NOT_JSON)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ([], "the body is not an object"),
+        ("text", "the body is not an object"),
+        ({}, "give exactly one"),
+        ({"input": "a"}, 'did you mean "inputs"?'),
+        ({"inputs": "a", "posts": ["a"]}, "give exactly one"),
+        ({"inputs": ""}, "inputs: is empty"),
+        ({"inputs": " \n\t"}, "inputs: is empty"),
+        ({"inputs": []}, "inputs: is an empty list"),
+        ({"inputs": ["a", " "]}, "inputs[1]: is empty"),
+        ({"inputs": ["a", 1]}, "inputs[1]: is not a text"),
+        ({"inputs": None}, "inputs: is not a text"),
+        ({"inputs": {"text": "a"}}, "inputs: is not a text"),
+        ({"posts": "a"}, "posts: is not a list of texts"),
+        ({"posts": []}, "posts: is an empty list"),
+        ({"posts": ["a", None]}, "posts[1]: is not a text"),
+        ({"inputs": "a", "extra": 1}, "extra: is not known here"),
+        ({"inputs": "\ud800"}, "inputs: holds half of a surrogate pair"),
+    ],
+)
+def test_a_wrong_shape_is_422_and_says_where(body: Any, message: str) -> None:
+    assert message in assert_is_error(ask(body), ErrorCode.INVALID)
+
+
+def test_too_many_texts_or_bytes_are_413() -> None:
+    too_many = assert_is_error(ask({"posts": ["a"] * 4}, max_texts=3), ErrorCode.TOO_LARGE)
+    assert too_many == "4 texts in one request; allowed: 3"
+    assert ask({"inputs": ["a"] * 3}, max_texts=3).status_code == 200
+    assert_is_error(ask({"inputs": "a" * 100}, max_body_bytes=100), ErrorCode.TOO_LARGE)
+
+
+def test_an_endless_body_is_read_no_further_than_the_limit() -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1000
+            yield b"a" * 1000
+
+    with pytest.raises(WireError, match="more than 5000 bytes"):
+        asyncio.run(read_body(endless(), max_bytes=5000))
+    assert sent == 6000
+
+
+def test_one_request_more_than_fits_is_429_at_once_and_others_are_answered() -> None:
+    async def crowd() -> tuple[list[httpx.Response], httpx.Response, httpx.Response]:
+        model = Echo(gate=asyncio.Event())
+        async with client_of(model, max_queued=2) as client:
+            inside = [
+                asyncio.create_task(client.post("/predict", json={"inputs": "a"})) for _ in range(2)
+            ]
+            while len(model.asked) < 2:
+                await asyncio.sleep(0)
+            turned_away = await client.post("/predict", json={"inputs": "a"})
+            health = await client.get("/health")
+            assert model.gate is not None
+            model.gate.set()
+            answered = await asyncio.gather(*inside)
+            again = await client.post("/predict", json={"inputs": "a"})
+            return [*answered, again], turned_away, health
+
+    answered, turned_away, health = asyncio.run(crowd())
+    assert [r.status_code for r in answered] == [200, 200, 200]
+    assert_is_error(turned_away, ErrorCode.QUEUE_FULL)
+    assert turned_away.headers["retry-after"] == "1"
+    assert health.status_code == 200
+
+
+def test_an_answer_after_the_deadline_is_504() -> None:
+    response = ask({"inputs": "a"}, Echo(gate=asyncio.Event()), deadline_s=0.01)
+    assert_is_error(response, ErrorCode.TOO_SLOW)
+
+
+def test_a_model_that_is_not_ready_is_503_but_the_process_is_alive() -> None:
+    model = Echo(is_ready=False)
+    assert_is_error(ask({"inputs": "a"}, model), ErrorCode.NOT_READY)
+    assert_is_error(get("/ready", model), ErrorCode.NOT_READY)
+    assert get("/health", model).status_code == 200
+    assert get("/ready").json() == {"status": "ready"}
+
+
+def test_a_fault_of_the_model_is_logged_without_the_text(caplog: pytest.LogCaptureFixture) -> None:
+    message = assert_is_error(ask({"inputs": "boom"}), ErrorCode.INTERNAL)
+    assert "RuntimeError" in caplog.text
+    assert "boom" not in caplog.text.replace('if "boom" in users', "") + message
+
+
+def test_unknown_paths_and_methods_are_errors_of_the_same_shape() -> None:
+    assert_is_error(get("/nothing"), ErrorCode.NOT_FOUND)
+    assert_is_error(get("/predict/"), ErrorCode.NOT_FOUND)
+    wrong = get("/predict")
+    assert_is_error(wrong, ErrorCode.METHOD_NOT_ALLOWED)
+    assert wrong.headers["allow"] == "POST"
+
+
+def test_info_is_what_the_bundle_says() -> None:
+    assert get("/info").json() == {"bundle_id": "abc123", "model": "echo"}
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_ask_nothing_of_other_hosts(path: str) -> None:
+    response = get(path)
+    assert response.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "://" not in response.text
+    assert "src=" not in response.text.replace('name="', "")
+
+
+def test_every_example_and_error_in_the_documentation_is_true() -> None:
+    described = get("/openapi.json").json()["paths"]["/predict"]["post"]
+    examples = described["requestBody"]["content"]["application/json"]["examples"]
+    assert len(examples) == 3
+    for example in examples.values():
+        assert ask(example["value"]).status_code == 200
+    assert {int(s) for s in described["responses"]} == {200, *(c.status for c in ErrorCode)}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def outcome(body: bytes) -> Question | ErrorCode:
+    try:
+        return parse_question(body, max_texts=3)
+    except WireError as error:
+        return error.code
+
+
+@given(st.binary() | JSON.map(json.dumps).map(str.encode))
+def test_any_body_is_a_question_or_an_error_of_the_table(body: bytes) -> None:
+    found = outcome(body)
+    assert isinstance(found, Question) or found in (
+        ErrorCode.NOT_JSON,
+        ErrorCode.INVALID,
+        ErrorCode.TOO_LARGE,
+    )
+
+
+@given(st.sampled_from(["inputs", "posts"]), JSON)
+def test_a_question_of_any_value_holds_only_readable_texts(key: str, value: Any) -> None:
+    found = outcome(json.dumps({key: value}).encode())
+    if isinstance(found, Question):
+        assert found.whole is (key == "posts")
+        assert all(post.strip() for posts in found.users for post in posts)
+    else:
+        assert found in (ErrorCode.INVALID, ErrorCode.TOO_LARGE)
