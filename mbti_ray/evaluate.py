@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(
         "evaluate",
         "Score a bundle on labelled rows, beside always giving the commonest answer.",
-        items="BUNDLE (a bundle, run or study folder; the newest without it), then data.source=FILE",
+        items="BUNDLE (a bundle, run or study folder; default: the newest), data.source=FILE",
     )
     parser.add_argument(
         "--split",

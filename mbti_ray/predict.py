@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(
         "predict",
         "Predict the type of texts, or of every row of a file.",
-        items='BUNDLE (a folder; the newest without it), "text" ..., storage=... scaling.workers=...',
+        items='BUNDLE (a folder; the newest without it), "text" ..., key=value (storage=FOLDER)',
     )
     parser.add_argument(
         "--input", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet with posts or text"

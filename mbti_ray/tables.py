@@ -1,4 +1,4 @@
-"""Writing result tables: the format is the file's ending, and a file appears whole or not at all."""
+"""Writing result tables: the file's ending is the format; a file appears whole or not at all."""
 
 import json
 from collections.abc import Callable, Iterable

@@ -101,7 +101,8 @@ class Windows:
     @cached_property
     def row(self) -> NDArray[np.int32]:
         """The row that each window belongs to: [N]."""
-        return np.array(self.table.column("row"), dtype=np.int32)
+        # A copy: torch takes no read-only array, and Arrow memory is.
+        return self.table.column("row").to_numpy().astype(np.int32, copy=True)
 
     @cached_property
     def labels(self) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Predictions for a file: Ray Data streams its rows through a pool of actors that hold the model."""
+"""Predictions for a file: Ray Data streams its rows through actors that hold the model."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
