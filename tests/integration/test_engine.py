@@ -1,0 +1,257 @@
+"""The training loop on a tiny encoder, without Ray."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from mbti_ray.config import RunConfig, config_of
+from mbti_ray.data.batches import plan_epoch, share_of
+from mbti_ray.data.prepare import Dataset, prepare_dataset, read_dataset
+from mbti_ray.data.windows import Windows
+from mbti_ray.engine.checkpoint import load_checkpoint
+from mbti_ray.engine.evaluate import evaluate
+from mbti_ray.engine.fit import Outcome, run
+from mbti_ray.engine.optim import build_optimizer
+from mbti_ray.engine.precision import resolve_precision
+from mbti_ray.engine.step import Stepper
+from mbti_ray.engine.worker import Worker
+from mbti_ray.errors import RunError
+from mbti_ray.model.classifier import build_model
+from mbti_ray.model.loss import build_loss
+from mbti_ray.typology import DIMENSIONS
+
+pytestmark = pytest.mark.integration
+
+Build = Callable[..., RunConfig]
+State = dict[str, torch.Tensor]
+
+# float32 sums in another order: what the same arithmetic may differ by after two epochs.
+_ORDER_OF_SUMS = 2e-5
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def data(quick: Build, cache: Path) -> Dataset:
+    return prepare_dataset(quick(), cache)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    # The number of threads decides the order of sums; two processes use one each.
+    torch.set_num_threads(1)
+
+
+def weights(outcome: Outcome) -> State:
+    return {k: v.clone() for k, v in outcome.model.state_dict().items()}
+
+
+def gap(a: State, b: State) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+def timeless(lines: list[Any]) -> list[Any]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def test_a_tiny_encoder_learns_32_texts_by_heart(quick: Build, data: Dataset) -> None:
+    few = data.splits["train"]
+    small = Windows(few.table.slice(0, int(np.searchsorted(few.row, 32))), few.rows.slice(0, 32))
+    assert small.row_count == 32
+    memorised = Dataset({**data.splits, "train": small}, data.tokenizer, data.facts, data.key)
+    config = quick("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
+    worker = Worker()
+    run(config, memorised, worker)
+    assert worker.lines[-1]["train_loss"] < 0.05
+
+
+def test_four_batches_of_8_give_the_weights_of_one_of_32(quick: Build, data: Dataset) -> None:
+    one = run(quick("model.dropout=0", "fit.batch_size=32"), data, Worker())
+    four = run(quick("model.dropout=0", "fit.batch_size=8", "fit.accumulate=4"), data, Worker())
+    assert one.progress.step == four.progress.step
+    assert gap(weights(one), weights(four)) < _ORDER_OF_SUMS
+    other = run(quick("model.dropout=0", "optim.lr=2e-3"), data, Worker())
+    assert gap(weights(one), weights(other)) > 100 * _ORDER_OF_SUMS
+
+
+def test_two_workers_give_the_weights_and_scores_of_one(
+    quick: Build, data: Dataset, cache: Path, tmp_path: Path
+) -> None:
+    config = quick("model.dropout=0")
+    # Rows that do not divide by two, so that a padded evaluation would count one twice.
+    assert data.splits["test"].row_count % 2 == 1
+    alone = run(config, data, Worker())
+    arguments = (config.model_dump(mode="json"), str(cache / data.key), str(tmp_path))
+    mp.spawn(_run_rank, args=arguments, nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert gap(ranks[0]["weights"], ranks[1]["weights"]) == 0.0
+    assert gap(weights(alone), ranks[0]["weights"]) < _ORDER_OF_SUMS
+    for rank in ranks:
+        assert rank["test"]["rows"] == data.splits["test"].row_count
+        assert rank["test"] == pytest.approx(alone.test, abs=1e-4)
+        assert rank["val"] == pytest.approx(alone.val, abs=1e-4)
+
+
+def _run_rank(rank: int, tree: dict[str, Any], dataset: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    outcome = run(config_of(tree), read_dataset(Path(dataset)), Worker())
+    torch.save(
+        {"weights": weights(outcome), "val": outcome.val, "test": outcome.test},
+        Path(folder) / f"rank{rank}.pt",
+    )
+    torch.distributed.destroy_process_group()
+
+
+def test_a_run_continued_in_the_middle_of_an_epoch_is_the_uninterrupted_run_bit_for_bit(
+    quick: Build, data: Dataset, tmp_path: Path
+) -> None:
+    config = quick("fit.checkpoint_steps=3", "fit.epochs=3")
+    whole = Worker(folder=tmp_path / "whole")
+    uninterrupted = run(config, data, whole)
+    cut = tmp_path / "whole" / "checkpoints" / "step-0000012"
+    assert load_checkpoint(cut).progress.epoch_step > 0
+    again = tmp_path / "again"
+    (again / "checkpoints").mkdir(parents=True)
+    cut.rename(again / "checkpoints" / cut.name)
+    # What a killed run had reported beyond its checkpoint is reported again, once.
+    (again / "metrics.jsonl").write_text('{"epoch": 2, "step": 16}\n{"epoch": 3, "st', "utf-8")
+    continued = run(config, data, Worker(folder=again))
+    assert gap(weights(uninterrupted), weights(continued)) == 0.0
+    assert continued.test == uninterrupted.test
+    lines = [json.loads(x) for x in (again / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert timeless(lines) == timeless(whole.lines)[1:]
+
+
+def test_a_finished_run_continued_only_scores_again(
+    quick: Build, data: Dataset, tmp_path: Path
+) -> None:
+    first = run(quick(), data, Worker(folder=tmp_path))
+    second = run(quick(), data, Worker(folder=tmp_path))
+    assert gap(weights(first), weights(second)) == 0.0
+    assert (first.val, first.test) == (second.val, second.test)
+    assert len((tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()) == 2
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(
+    quick: Build, data: Dataset
+) -> None:
+    first, same = run(quick(), data, Worker()), run(quick(), data, Worker())
+    assert gap(weights(first), weights(same)) == 0.0
+    assert gap(weights(first), weights(run(quick("seed=1"), data, Worker()))) > 0.0
+
+
+def test_loss_scaling_skips_a_step_with_an_inf_and_recovers(quick: Build, data: Dataset) -> None:
+    config = quick("fit.precision=16-mixed")
+    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+    device = torch.device("cpu")
+    stepper = Stepper(
+        build_optimizer(model, config.optim),
+        build_loss(config.loss, None),
+        resolve_precision("16-mixed", device),
+        device,
+        clip_norm=1.0,
+        pad_id=data.tokenizer.pad_token_id,
+    )
+    # Far above what float16 holds: the first gradients must overflow.
+    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    windows = data.splits["train"]
+    step = plan_epoch(windows.lengths, 16, seed=0, epoch=0)[0]
+    share = share_of(step, rank=0, world_size=1, batch_size=16)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    stepper.step(model, windows, share, 1)
+    assert stepper.skipped
+    assert gap(before, model.state_dict()) == 0.0
+    assert stepper.scaler.get_scale() == 2.0**29
+    for _ in range(40):
+        stepper.step(model, windows, share, 1)
+        if not stepper.skipped:
+            break
+    assert not stepper.skipped
+    after = model.state_dict()
+    assert gap(before, after) > 0.0
+    assert all(bool(torch.isfinite(v).all()) for v in after.values())
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+def test_mixed_precision_learns_what_float32_learns(
+    quick: Build, data: Dataset, precision: str
+) -> None:
+    exact = run(quick("model.dropout=0"), data, Worker())
+    mixed = run(quick("model.dropout=0", f"fit.precision={precision}"), data, Worker())
+    assert mixed.val["loss"] == pytest.approx(exact.val["loss"], abs=0.02)
+
+
+def test_gradual_trains_the_heads_then_the_last_layer_then_everything(
+    quick: Build, data: Dataset
+) -> None:
+    start = build_model(quick().model, vocabulary=len(data.tokenizer), seed=0).state_dict()
+    moved = []
+    for epochs in (1, 2, 3):
+        worker = Worker()
+        config = quick("model.trainable=gradual", f"fit.epochs={epochs}", "optim.lr=5e-4")
+        end = weights(run(config, data, worker))
+        assert worker.lines[-1]["best_epoch"] == epochs, "the kept weights must be the last ones"
+        moved.append({k.split(".layer.")[-1][:2] for k in end if not torch.equal(end[k], start[k])})
+    heads, last, everything = moved
+    assert heads == {"he"}
+    assert last == {"he", "1."}
+    assert {"0.", "1.", "en", "he"} <= everything
+
+
+def test_a_run_stops_when_nothing_gets_better_for_as_long_as_patience_says(
+    quick: Build, data: Dataset
+) -> None:
+    # A rate at which no prediction can change.
+    config = quick("optim.lr=1e-12", "fit.patience=2", "fit.epochs=9", "fit.monitor=acc_mean")
+    outcome = run(config, data, Worker())
+    assert outcome.progress.epoch == 3
+    assert outcome.progress.best_epoch == 1
+    assert outcome.progress.stopped
+
+
+def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: Dataset) -> None:
+    config = quick("fit.epochs=12", "fit.monitor=loss", "fit.patience=null", "optim.lr=0.01")
+    worker = Worker()
+    outcome = run(config, data, worker)
+    losses = [line["val"]["loss"] for line in worker.lines]
+    assert outcome.val["loss"] == min(losses)
+    assert min(losses) < losses[-1], "the run must have got worse for this to show anything"
+    precision = resolve_precision("32", worker.device)
+    again = evaluate(
+        outcome.model,
+        data.splits["val"],
+        worker,
+        precision,
+        batch_tokens=config.fit.batch_size * config.model.max_tokens,
+        pad_id=data.tokenizer.pad_token_id,
+    )
+    assert again == outcome.val
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_what_to_change(
+    quick: Build, data: Dataset
+) -> None:
+    with pytest.raises(RunError, match=r"diverged.*near step.*optim\.lr \(now 1e\+30\)"):
+        run(quick("optim.lr=1e30", "optim.warmup_steps=0"), data, Worker())
+
+
+def test_scores_stand_beside_the_majority_of_the_same_rows(quick: Build, data: Dataset) -> None:
+    outcome = run(quick("fit.epochs=1"), data, Worker())
+    labels = data.splits["test"].labels
+    for k, dimension in enumerate(DIMENSIONS):
+        share = labels[:, k].mean()
+        assert outcome.test[f"majority_{dimension.key}"] == pytest.approx(max(share, 1 - share))
+    assert outcome.test["rows"] == len(labels)
