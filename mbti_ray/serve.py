@@ -9,13 +9,14 @@ from mbti_ray.cli import Result, build_parser, console, run_command, split_base
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ConfigError
-from mbti_ray.runs import find_bundle, newest_bundle, storage_folder
+from mbti_ray.runs import chosen_bundle
 
 # Ray reads these when it is imported. On two cores HAProxy with the throughput settings answered
 # 528 requests a second where Ray's own proxy answered 97.
 _FAST_PATH = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
     # Ray gives load balancers of other makers 30 s to notice that a replica goes; there are none.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
@@ -46,8 +47,7 @@ def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Path, ServeCon
         if not item.startswith(("serve.", "storage=")):
             raise ConfigError(f'"{item}" does not change a service; allowed: serve.*, storage')
     config = load_run(None, overrides)
-    found = find_bundle(place) if place else newest_bundle(storage_folder(config.storage))
-    return found, config.serve
+    return chosen_bundle(place, config.storage), config.serve
 
 
 def _serve(options: argparse.Namespace) -> Result:

@@ -53,18 +53,23 @@ def run_resources(config: RunConfig) -> Resources:
         ClusterError: The cluster does not hold `scaling.workers` of them.
     """
     workers = config.scaling.workers
-    total = _total("CPU")
     gpus = _gpus_per_worker(config)
-    cpus = config.scaling.cpus or max(1, int(total) // workers)
-    _check_fits(workers, Resources(cpus, gpus), config)
-    return Resources(cpus, gpus)
+    cpus = config.scaling.cpus
+    if cpus is None:
+        most = max(int(node.get("CPU", 0)) for node in _nodes())
+        # A worker lives on one machine: the most CPUs with which all of them find a place.
+        fitting = (c for c in range(most, 0, -1) if _places(Resources(c, gpus)) >= workers)
+        cpus = next(fitting, 1)
+    return _checked(config, Resources(cpus, gpus))
 
 
 def trial_resources(config: RunConfig) -> Resources:
-    """What each worker of a trial takes: by default one CPU, so that trials run side by side."""
-    resources = Resources(config.scaling.cpus or 1, _gpus_per_worker(config))
-    _check_fits(config.scaling.workers, resources, config)
-    return resources
+    """What each worker of a trial takes: by default one CPU, so that trials run side by side.
+
+    Raises:
+        ClusterError: The cluster does not hold `scaling.workers` of them.
+    """
+    return _checked(config, Resources(config.scaling.cpus or 1, _gpus_per_worker(config)))
 
 
 def trials_at_once(config: RunConfig, resources: Resources, limit: int | None) -> int:
@@ -73,32 +78,40 @@ def trials_at_once(config: RunConfig, resources: Resources, limit: int | None) -
     Tune is never told more than this: with more, trials that have their driver but not their
     workers would wait for each other for ever.
     """
-    workers = config.scaling.workers
-    fits = int(_total("CPU") // (workers * resources.cpus))
-    if resources.gpus:
-        fits = min(fits, int(_total("GPU") // (workers * resources.gpus)))
+    fits = _places(resources) // config.scaling.workers
     return max(1, min(fits, limit or fits))
 
 
-def _total(resource: str) -> float:
-    return float(ray.cluster_resources().get(resource, 0.0))
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _places(each: Resources) -> int:
+    """How many such workers the machines of the cluster hold together."""
+    return sum(
+        min(int(node.get(name, 0) // need) for name, need in each.as_dict().items())
+        for node in _nodes()
+    )
 
 
 def _gpus_per_worker(config: RunConfig) -> int:
     wanted = config.scaling.use_gpu
     if wanted == "auto":
         # All workers of a run are alike: one GPU each, or none.
-        return int(_total("GPU") >= config.scaling.workers)
+        return int(_places(Resources(1, 1)) >= config.scaling.workers)
     return int(wanted)
 
 
-def _check_fits(workers: int, each: Resources, config: RunConfig) -> None:
-    for name, need in (("CPU", workers * each.cpus), ("GPU", workers * each.gpus)):
-        have = _total(name)
-        if need > have:
-            raise ClusterError(
-                f"scaling.workers={workers} with {need // workers} {name} each needs {need}, "
-                f"the cluster has {have:g} {name}; lower scaling.workers"
-                + (" or scaling.cpus" if config.scaling.cpus and name == "CPU" else "")
-                + (" or set scaling.use_gpu=false" if name == "GPU" else "")
-            )
+def _checked(config: RunConfig, each: Resources) -> Resources:
+    workers, places = config.scaling.workers, _places(each)
+    if places < workers:
+        takes = " and ".join(f"{n:g} {name}" for name, n in each.as_dict().items())
+        machines = "; ".join(
+            f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in _nodes()
+        )
+        raise ClusterError(
+            f"scaling.workers={workers}: a worker takes {takes}, and the cluster ({machines}) has "
+            f"room for {places}; lower scaling.workers"
+            + (", or set scaling.use_gpu=false" if each.gpus else "")
+        )
+    return each

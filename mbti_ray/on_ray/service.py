@@ -4,6 +4,7 @@ Owns processes, threads, queues and ports. The routes are in `http`, the shapes 
 """
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -154,6 +155,7 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
     """
     read_manifest(bundle)
     _check_ports(config)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stop = threading.Event()
     with connected():
         try:

@@ -1,0 +1,115 @@
+"""Runs through TorchTrainer on a real local Ray."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mbti_ray.config import RunConfig
+from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.predictor import Predictor
+from mbti_ray.train import main as train
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+Build = Callable[..., RunConfig]
+
+
+def lines_of(folder: Path) -> list[dict[str, object]]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(x) for x in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def test_two_workers_train_one_run_to_a_bundle_that_serves(
+    small_file: Path, tmp_path: Path, quick: Build, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["model.dropout=0", "fit.epochs=1", "fit.monitor=loss"]
+    place = [f"storage={tmp_path}", f"data.source={small_file}", "name=two", "--json"]
+    assert train(["quick", "scaling.workers=2", *arguments, *place]) == 0
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    folder = tmp_path / "two"
+    assert {p.name for p in folder.iterdir()} >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "scores.json",
+        "checkpoints",
+        "bundle",
+    }
+    assert json.loads((folder / "scores.json").read_text("utf-8")) == answer["scores"]
+    # The same run without Ray and with one worker: every row counted once, the same gradients.
+    config = quick(*arguments)
+    data = prepare_dataset(config, tmp_path / "cache-of-one")
+    alone = run(config, data, Worker())
+    assert answer["scores"]["test"] == pytest.approx(alone.test, abs=1e-4)
+    assert answer["scores"]["test"]["rows"] == data.splits["test"].row_count
+    assert Predictor.load(folder / "bundle").info["scores"]["test"] == answer["scores"]["test"]
+    # The name exists now.
+    assert train(["quick", *place]) == 2
+    assert "--resume goes on with it" in capfd.readouterr().err
+    assert train(["--resume", "optim.lr=1", *place[0:1], "name=two"]) == 2
+    assert "optim.lr: 0.003 -> 1.0" in capfd.readouterr().err
+
+
+def test_a_run_whose_worker_is_killed_ends_as_the_uninterrupted_one(
+    small_file: Path, tmp_path: Path, quick: Build, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ray.util.state import list_actors
+
+    folder = tmp_path / "killed"
+    settings = ["fit.epochs=40", "fit.patience=null", "fit.checkpoint_steps=5", "scaling.cpus=1"]
+    killed: list[int] = []
+
+    def kill_the_worker_in_the_middle() -> None:
+        while len(lines_of(folder)) < 3:
+            time.sleep(0.05)
+        actors = list_actors(filters=[("state", "=", "ALIVE")])
+        (pid,) = [a.pid for a in actors if a.class_name == "RayTrainWorker"]
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+
+    killer = threading.Thread(target=kill_the_worker_in_the_middle, daemon=True)
+    killer.start()
+    place = [f"storage={tmp_path}", f"data.source={small_file}", "name=killed"]
+    assert train(["quick", "fit.monitor=loss", *settings, *place]) == 0
+    killer.join(timeout=1)
+    assert len(killed) == 1
+    capfd.readouterr()
+
+    torch.set_num_threads(1)
+    config = quick(*settings)
+    data = prepare_dataset(config, tmp_path / "cache")
+    alone = Worker()
+    expected = run(config, data, alone).model.state_dict()
+    got = load_file(folder / "bundle" / "model.safetensors")
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], expected[name]) for name in got)
+    assert [line["val"] for line in lines_of(folder)] == [line["val"] for line in alone.lines]
+
+
+def test_more_workers_than_cpus_are_refused_in_one_line_with_nothing_written(
+    small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = [f"storage={tmp_path}", f"data.source={small_file}", "name=many"]
+    assert train(["quick", "scaling.workers=64", *place]) == 2
+    error = capfd.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert "scaling.workers=64" in error[0]
+    assert not (tmp_path / "many").exists()
+
+
+def test_a_run_that_diverges_is_not_tried_again_and_says_what_to_change(
+    small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = [f"storage={tmp_path}", f"data.source={small_file}", "name=wild"]
+    assert train(["quick", "optim.lr=1e30", "optim.warmup_steps=0", *place]) == 2
+    assert "optim.lr (now 1e+30)" in capfd.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "wild" / "bundle").exists()

@@ -1,0 +1,183 @@
+"""Steps, shares of ranks and tensors: every window once, whatever the number of ranks."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mbti_ray.data.batches import batches_by_length, collate, plan_epoch, share_of
+from mbti_ray.data.windows import Packed, build_windows
+from mbti_ray.typology import labels_of
+
+pytestmark = pytest.mark.unit
+
+
+def lengths_of(count, *, seed=0):
+    """Window lengths as posts have them: many short ones, few long ones, a limit of 128."""
+    random = np.random.default_rng(seed)
+    return np.clip(random.lognormal(3.2, 0.7, count).astype(np.int64), 3, 128)
+
+
+@given(
+    count=st.integers(1, 700),
+    step_size=st.integers(1, 64),
+    seed=st.integers(0, 2**31 - 1),
+    epoch=st.integers(0, 50),
+)
+def test_an_epoch_covers_every_window_exactly_once(count, step_size, seed, epoch):
+    steps = plan_epoch(lengths_of(count), step_size, seed=seed, epoch=epoch)
+    assert sorted(np.concatenate(steps).tolist()) == list(range(count))
+
+
+@given(count=st.integers(1, 7000), step_size=st.integers(1, 64))
+@settings(max_examples=40)
+def test_every_step_is_full_except_one_for_the_remainder(count, step_size):
+    steps = plan_epoch(lengths_of(count), step_size, seed=3, epoch=1)
+    sizes = Counter(len(step) for step in steps)
+    full, rest = divmod(count, step_size)
+    expected = Counter({step_size: full}) + Counter({rest: 1} if rest else {})
+    assert sizes == expected
+
+
+def test_a_step_is_sorted_longest_first():
+    lengths = lengths_of(500)
+    for step in plan_epoch(lengths, 16, seed=0, epoch=0):
+        assert np.all(np.diff(lengths[step]) <= 0)
+
+
+def as_lists(steps):
+    return [step.tolist() for step in steps]
+
+
+def test_a_plan_is_a_function_of_seed_and_epoch():
+    lengths = lengths_of(300)
+    plans = {
+        (seed, epoch): as_lists(plan_epoch(lengths, 8, seed=seed, epoch=epoch))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    for (seed, epoch), plan in plans.items():
+        assert as_lists(plan_epoch(lengths, 8, seed=seed, epoch=epoch)) == plan
+    assert len({str(plan) for plan in plans.values()}) == 4
+
+
+def test_an_epoch_changes_which_windows_meet_in_a_step():
+    lengths = lengths_of(3000)
+    first, second = (
+        {frozenset(step) for step in as_lists(plan_epoch(lengths, 8, seed=0, epoch=epoch))}
+        for epoch in (0, 1)
+    )
+    assert len(first & second) <= 0.05 * len(first)
+
+
+@given(
+    size=st.integers(1, 70),
+    world_size=st.integers(1, 90),
+    batch_size=st.integers(1, 20),
+)
+def test_over_all_ranks_every_window_of_a_step_counts_exactly_once(size, world_size, batch_size):
+    step = np.random.default_rng(size).permutation(1000)[:size]
+    shares = [
+        share_of(step, rank=rank, world_size=world_size, batch_size=batch_size)
+        for rank in range(world_size)
+    ]
+    counted = Counter()
+    for share in shares:
+        assert share.step_windows == size
+        assert share.weight in (0.0, 1.0)
+        # A rank without a batch would leave the others waiting in the gradient exchange.
+        assert len(share.batches) >= 1
+        assert all(1 <= len(batch) <= batch_size for batch in share.batches)
+        if share.weight == 1.0:
+            counted.update(i for batch in share.batches for i in batch.tolist())
+        else:
+            assert sum(len(batch) for batch in share.batches) == 1
+    assert counted == Counter(step.tolist())
+
+
+@given(size=st.integers(1, 70), world_size=st.integers(1, 70))
+def test_no_rank_computes_more_than_one_window_more_than_another(size, world_size):
+    shares = [
+        share_of(np.arange(size), rank=rank, world_size=world_size, batch_size=100)
+        for rank in range(world_size)
+    ]
+    sizes = [sum(map(len, s.batches)) if s.weight else 0 for s in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.fixture(scope="module")
+def windows():
+    """Three rows with windows of 3, 5, 2 and 4 tokens; the second row has two windows."""
+    packed = [
+        Packed([[1, 10, 2]], truncated=False),
+        Packed([[1, 20, 21, 22, 2], [1, 2]], truncated=False),
+        Packed([[1, 30, 31, 2]], truncated=False),
+    ]
+    labels = [labels_of(t) for t in ("INTJ", "ESFP", "ENTP")]
+    return build_windows(packed, labels, [2, 3, 4], [-1, -1, -1])
+
+
+def test_collate_pads_to_the_longest_window_and_masks_the_padding(windows):
+    batch = collate(windows, np.array([1, 0, 2]), pad_id=9)
+    assert batch.input_ids.tolist() == [[1, 20, 21, 22, 2], [1, 10, 2, 9, 9], [1, 2, 9, 9, 9]]
+    assert batch.attention_mask.tolist() == [
+        [True] * 5,
+        [True] * 3 + [False] * 2,
+        [True] * 2 + [False] * 3,
+    ]
+    assert batch.labels.tolist() == [[1, 0, 0, 0], [0, 1, 1, 1], [1, 0, 0, 0]]
+    assert batch.weight.tolist() == [1, 1, 1]
+
+
+def test_collate_gives_the_types_that_the_model_takes(windows):
+    batch = collate(windows, np.array([3]), weight=0.0)
+    assert batch.input_ids.dtype == torch.int64
+    assert batch.attention_mask.dtype == torch.bool
+    assert batch.labels.dtype == torch.float32
+    assert batch.weight.dtype == torch.float32
+    assert batch.input_ids.shape == batch.attention_mask.shape == (1, 4)
+    assert batch.labels.shape == (1, 4)
+    assert batch.weight.tolist() == [0]
+
+
+def test_a_batch_moves_whole(windows):
+    batch = collate(windows, np.array([0, 1])).to(torch.device("meta"))
+    assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
+
+
+@given(
+    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=80),
+    max_tokens=st.integers(1, 600),
+    every=st.integers(1, 3),
+)
+def test_batches_by_length_cover_all_members_within_the_token_budget(lengths, max_tokens, every):
+    lengths = np.array(lengths)
+    members = np.arange(0, len(lengths), every)
+    batches = list(batches_by_length(lengths, members, max_tokens))
+    assert sorted(np.concatenate(batches).tolist()) == members.tolist()
+    for batch in batches:
+        padded = len(batch) * lengths[batch].max()
+        assert padded <= max_tokens or len(batch) == 1
+
+
+def test_batches_by_length_of_no_members_are_none():
+    assert list(batches_by_length(np.array([3, 4]), np.arange(0), 100)) == []
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "world_size"), [(32, 1, 1), (16, 4, 1), (16, 4, 4), (8, 4, 2)]
+)
+def test_less_than_five_percent_of_what_is_trained_on_is_padding(
+    batch_size, accumulate, world_size
+):
+    lengths = lengths_of(20_000, seed=7)
+    padded = 0
+    for step in plan_epoch(lengths, batch_size * accumulate, seed=0, epoch=0):
+        for rank in range(world_size):
+            share = share_of(step, rank=rank, world_size=world_size, batch_size=batch_size)
+            padded += sum(len(b) * int(lengths[b].max()) for b in share.batches)
+    assert padded >= lengths.sum()
+    assert 1 - lengths.sum() / padded < 0.05

@@ -1,0 +1,143 @@
+"""Packing posts into windows, and windows as they travel."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mbti_ray.data.windows import Windows, build_windows, pack_posts
+from mbti_ray.typology import labels_of
+
+pytestmark = pytest.mark.unit
+
+CLS, SEP = 1, 2
+FIRST_WORD = 10
+
+
+@st.composite
+def post_lists(draw):
+    """Posts whose tokens are all different, so that order and loss show."""
+    lengths = draw(st.lists(st.integers(0, 30), max_size=12))
+    tokens = iter(range(FIRST_WORD, FIRST_WORD + sum(lengths)))
+    return [[next(tokens) for _ in range(length)] for length in lengths]
+
+
+def pack(posts, *, max_tokens=12, max_windows=1000):
+    return pack_posts(posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=max_windows)
+
+
+def words_in(windows):
+    return [token for window in windows for token in window if token >= FIRST_WORD]
+
+
+def words_of(posts):
+    return [token for post in posts for token in post]
+
+
+@given(posts=post_lists(), max_tokens=st.integers(8, 24), max_windows=st.integers(1, 6))
+def test_no_window_is_longer_than_allowed_and_there_is_at_least_one(posts, max_tokens, max_windows):
+    packed = pack(posts, max_tokens=max_tokens, max_windows=max_windows)
+    assert 1 <= len(packed.windows) <= max_windows
+    assert all(len(window) <= max_tokens for window in packed.windows)
+
+
+@given(posts=post_lists(), max_tokens=st.integers(8, 24))
+def test_every_window_starts_with_cls_and_ends_with_sep(posts, max_tokens):
+    for window in pack(posts, max_tokens=max_tokens).windows:
+        assert window[0] == CLS
+        assert window[-1] == SEP
+        assert window.count(CLS) == 1
+
+
+@given(posts=post_lists(), max_tokens=st.integers(8, 24))
+def test_no_token_is_lost_or_moved_where_there_are_windows_enough(posts, max_tokens):
+    packed = pack(posts, max_tokens=max_tokens)
+    assert words_in(packed.windows) == words_of(posts)
+    assert not packed.truncated
+
+
+@given(posts=post_lists(), max_tokens=st.integers(8, 24), max_windows=st.integers(1, 6))
+def test_truncated_is_said_exactly_when_a_token_was_dropped(posts, max_tokens, max_windows):
+    packed = pack(posts, max_tokens=max_tokens, max_windows=max_windows)
+    words, kept = words_of(posts), words_in(packed.windows)
+    assert kept == words[: len(kept)]
+    assert packed.truncated == (len(kept) < len(words))
+
+
+@given(posts=post_lists(), max_tokens=st.integers(8, 24))
+def test_a_post_that_fits_a_window_is_never_cut(posts, max_tokens):
+    windows = pack(posts, max_tokens=max_tokens).windows
+    for post in posts:
+        if post and len(post) <= max_tokens - 2:
+            assert sum(1 for w in windows if set(post) & set(w)) == 1
+
+
+def test_posts_share_a_window_until_it_is_full():
+    packed = pack([[10, 11], [12], [13, 14, 15, 16]], max_tokens=8)
+    assert packed.windows == [[CLS, 10, 11, SEP, 12, SEP], [CLS, 13, 14, 15, 16, SEP]]
+
+
+def test_a_long_post_is_cut_into_full_windows():
+    packed = pack([list(range(10, 25))], max_tokens=8)
+    assert [len(window) for window in packed.windows] == [8, 8, 5]
+
+
+@pytest.mark.parametrize("posts", [[], [[]], [[], []]])
+def test_a_row_without_tokens_still_has_one_window(posts):
+    packed = pack(posts)
+    assert packed.windows == [[CLS, SEP]]
+    assert not packed.truncated
+
+
+def some_windows(rows):
+    """`Windows` of rows of posts; row k has type ENTJ, ISFP, ENTJ, ..., line k + 2, post k."""
+    packed = [pack(posts) for posts in rows]
+    labels = [labels_of(("ENTJ", "ISFP")[k % 2]) for k in range(len(rows))]
+    return build_windows(
+        packed, labels, [k + 2 for k in range(len(rows))], [k for k in range(len(rows))]
+    )
+
+
+def test_windows_hold_ids_rows_and_labels_as_they_were_packed():
+    rows = [[list(range(10, 30))], [[40]], []]
+    windows = some_windows(rows)
+    flat = [window for posts in rows for window in pack(posts).windows]
+    assert len(windows) == len(flat) == 4
+    assert windows.row_count == 3
+    assert windows.lengths.tolist() == [len(w) for w in flat]
+    assert windows.ids.tolist() == [token for w in flat for token in w]
+    assert windows.row.tolist() == [0, 0, 1, 2]
+    assert windows.labels.tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
+    assert windows.rows.column("number").to_pylist() == [2, 3, 4]
+    assert windows.rows.column("post").to_pylist() == [0, 1, 2]
+
+
+@given(rows=st.lists(post_lists(), max_size=6), looked_at=st.booleans())
+@settings(max_examples=40)
+def test_windows_survive_pickling_unchanged(rows, looked_at):
+    windows = some_windows(rows)
+    if looked_at:
+        # Cached views must neither travel nor disturb.
+        assert len(windows.ids) == windows.offsets[-1]
+        assert len(windows.row) == len(windows)
+    buffers = []
+    data = pickle.dumps(windows, protocol=5, buffer_callback=buffers.append)
+    there = pickle.loads(data, buffers=buffers)
+    assert isinstance(there, Windows)
+    assert there.table.equals(windows.table)
+    assert there.rows.equals(windows.rows)
+    for name in ("offsets", "ids", "lengths", "row", "labels"):
+        ours, theirs = getattr(windows, name), getattr(there, name)
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
+
+
+def test_token_ids_travel_out_of_band():
+    windows = some_windows([[list(range(10, 4000))]])
+    assert len(windows.ids) > 4000
+    buffers = []
+    data = pickle.dumps(windows, protocol=5, buffer_callback=buffers.append)
+    assert len(data) < windows.ids.nbytes / 2
+    assert sum(len(buffer.raw()) for buffer in buffers) >= windows.ids.nbytes
