@@ -31,11 +31,13 @@ class Labelled:
     """Rows to score.
 
     Attributes:
+        source: What they were read from, as `read_source` takes it.
         split: all, or the part of the data that the rows are.
         description: What was read, for people.
     """
 
     examples: list[Example]
+    source: str
     split: str
     description: str
 
@@ -88,7 +90,7 @@ def read_labelled(bundle: Path, overrides: Sequence[str], *, split: str = "auto"
     description = f"{source.name}: {len(examples):,} {config.data.unit}s, {split} of {what}"
     if source.bad:
         description += f"; {len(source.bad)} bad rows left out"
-    return Labelled(examples, split, description)
+    return Labelled(examples, config.data.source, split, description)
 
 
 def evaluate_bundle(

@@ -102,7 +102,8 @@ class Windows:
     def row(self) -> NDArray[np.int32]:
         """The row that each window belongs to: [N]."""
         # A copy: torch takes no read-only array, and Arrow memory is.
-        return self.table.column("row").to_numpy().astype(np.int32, copy=True)
+        column: NDArray[np.int32] = self.table.column("row").to_numpy()
+        return column.copy()
 
     @cached_property
     def labels(self) -> NDArray[np.uint8]:

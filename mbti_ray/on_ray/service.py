@@ -157,10 +157,12 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stop = threading.Event()
+    # While Ray starts, SIGTERM would end this process at once and leave the others.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with connected():
         try:
             url = start_service(bundle, config)
-            # Not earlier: ray.init installs handlers of its own, which skip the clean-up.
+            # Again after ray.init, which installs a handler of its own.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
             on_ready(url)

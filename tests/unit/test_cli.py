@@ -1,0 +1,204 @@
+"""Bad input of every verb: exit code 2, one line, no traceback, no Ray, nothing written."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbti_ray.__main__ import VERBS, main
+
+pytestmark = pytest.mark.unit
+
+STUDY = str(Path(__file__).parents[2] / "tune_configs" / "quick.yaml")
+UNKNOWN_TYPES = "type,posts\n" + "XXXX,some words\n" * 8 + "INTJ,other words\n" * 2
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, with a few files of bad input beside it."""
+    inputs = tmp_path / "inputs"
+    here = tmp_path / "here"
+    here.mkdir()
+    (inputs / "bundle").mkdir(parents=True)
+    # Enough to be found; it is read only after the other arguments were.
+    (inputs / "bundle" / "bundle.json").write_text("{}")
+    (inputs / "file").write_text("")
+    (inputs / "empty.csv").write_text("")
+    (inputs / "header.csv").write_text("type,posts\n")
+    (inputs / "unknown.csv").write_text(UNKNOWN_TYPES)
+    (inputs / "noposts.csv").write_text("type,words\nINTJ,some\n")
+    (inputs / "good.csv").write_text("text\nsome words\n")
+    (inputs / "list.yaml").write_text("- 1\n")
+    (inputs / "study.yaml").write_text(
+        "preset: quick\nsearch: {scaling.workers: {choices: [1, 2]}}"
+    )
+    monkeypatch.chdir(here)
+    return inputs
+
+
+def refusal(argv, place, capsys):
+    """The one line with which a command is refused, having done nothing."""
+    before = files_in(place.parent)
+    environment = dict(os.environ)
+    assert main([argument.format(d=place, study=STUDY) for argument in argv]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.endswith("\n")
+    assert said.err.count("\n") == 1, said.err
+    assert "Traceback" not in said.err
+    assert files_in(place.parent) == before
+    assert dict(os.environ) == environment
+    ray = sys.modules.get("ray")
+    assert ray is None or not ray.is_initialized()
+    return said.err.strip()
+
+
+def files_in(folder):
+    return sorted(folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["train", "optim.lrr=1"], 'command line: unknown key "optim.lrr"; allowed here: lr, '),
+        (["train", "optim.lr=-1"], "command line: optim.lr='-1' is not allowed; allowed: "),
+        (["train", "qick"], 'command line: "qick" is neither a preset nor a .yaml file; presets: '),
+        (["train", "{d}/none.yaml"], "none.yaml: no such file; presets: default, minilm, quick"),
+        (["train", "{d}/list.yaml"], "list.yaml: holds a list; a mapping of settings is needed"),
+        (["train", "quick", "words"], 'command line: "words" is neither a preset, a file nor key='),
+        (["train", "data.source={d}/none.csv"], "none.csv: no such file; allowed: builtin, a "),
+        (["train", "data.source={d}/empty.csv"], "empty.csv: has no rows"),
+        (["train", "data.source={d}/header.csv"], "header.csv: has no rows"),
+        (["train", "data.source={d}/noposts.csv"], 'noposts.csv: no column "posts"; needed: type'),
+        (["train", "data.source={d}/unknown.csv"], "8 of 10 rows are bad (data.max_bad_share"),
+        (["train", "data.source={d}/unknown.csv"], 'type "XXXX" has no letter of E/I in place 1'),
+        (["train", "storage={d}/file"], "is a file; allowed: a folder"),
+        (["train", "storage=s3://bucket/runs"], "URLs are not supported yet; allowed: a folder"),
+        (["train", "name=a/b"], "command line: name='a/b' is not allowed; allowed: a text"),
+        (["train", "name=cache"], "name=cache: is the folder of tokenised data"),
+        (["train", "--resume"], "no run called quick-... to resume"),
+        (["train", "--resume", "name=mine"], "mine: no run to resume"),
+        (["train", "--fresh", "name=bundle", "storage={d}"], "so it is no run; not deleted"),
+        (["train", "model.encoder=./none"], "model.encoder=./none: no such folder"),
+        (["tune", "{study}", "optim.lrr=1"], 'command line: unknown key "optim.lrr"'),
+        (["tune", "{study}", "study.trials=0"], "study.trials='0' is not allowed; allowed: a whol"),
+        (["tune", "{study}", "data.source={d}/empty.csv"], "empty.csv: has no rows"),
+        (["tune", "{study}", "data.source={d}/unknown.csv"], "8 of 10 rows are bad"),
+        (["tune", "{study}", "--resume"], "no run called quick-... to resume"),
+        (["tune", "{d}/study.yaml"], 'search: "scaling.workers" cannot be searched; allowed: '),
+        (["tune", "{d}/none.yaml"], "none.yaml: no such file"),
+        (["tune", "quick"], "search is empty; name at least one of: "),
+        (["evaluate"], "holds no bundle; make one with `python -m mbti_ray.tune`"),
+        (["evaluate", "{d}/none"], "none: no such folder"),
+        (
+            ["evaluate", "{d}"],
+            "inputs: is no bundle and no run that has one (no bundle.json in it)",
+        ),
+        (["evaluate", "{d}/bundle", "optim.lrr=1"], 'command line: unknown key "optim.lrr"'),
+        (["evaluate", "{d}/bundle"], "bundle.json: format None; this version reads 1"),
+        (["predict"], 'command line: nothing to predict; give "text" ..., or --input FILE'),
+        (["predict", "some words"], "holds no bundle; make one with `python -m mbti_ray.tune`"),
+        (["predict", "{d}/none/x", "some words"], "none/x: no such folder"),
+        (["predict", "{d}/bundle", "some words"], "bundle.json: format None; this version reads 1"),
+        (["predict", "--input", "{d}/good.csv"], "command line: --input and --output go together"),
+        (["predict", "--output", "x.csv", "words"], "command line: --input and --output go toget"),
+        (
+            ["predict", "{d}/bundle", "words", "--input", "{d}/good.csv", "--output", "x.csv"],
+            'command line: both --input and a text ("words"); give one',
+        ),
+        (
+            ["predict", "{d}/bundle", "--input", "{d}/good.csv", "--output", "x.cvs"],
+            'ending ".cvs" is not known; allowed: .csv, .jsonl, .parquet; did you mean ".csv"?',
+        ),
+        (
+            ["predict", "{d}/bundle", "--input", "{d}/good.csv", "--output", "none/x.csv"],
+            "--output none/x.csv: folder none does not exist",
+        ),
+        (
+            ["predict", "{d}/bundle", "--input", "{d}/none.csv", "--output", "x.csv"],
+            "none.csv: no such file",
+        ),
+        (
+            ["predict", "{d}/bundle", "--input", "{d}/empty.csv", "--output", "x.csv"],
+            "empty.csv: has no rows",
+        ),
+        (["predict", "storag=x", "some words"], 'unknown key "storag"'),
+        (["serve"], "holds no bundle; make one with `python -m mbti_ray.tune`"),
+        (["serve", "{d}/none"], "none: no such folder"),
+        (["serve", "optim.lr=1"], '"optim.lr=1" does not change a service; allowed: serve.*, st'),
+        (["serve", "serve.prt=1"], 'unknown key "serve.prt"; allowed here: runtime, host, port'),
+        (["serve", "serve.port=0"], "serve.port='0' is not allowed; allowed: a whole number at l"),
+        (["nonsense"], '"nonsense" is no verb; allowed: train, tune, evaluate, predict, serve'),
+        (["trian"], 'did you mean "train"?'),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_does_nothing(argv, says, place, capsys):
+    line = refusal(argv, place, capsys)
+    assert says in line
+
+
+def test_a_run_that_exists_is_left_as_it_is(place, capsys):
+    folder = place / "mine"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("{}\n")
+    (folder / "metrics.jsonl").write_text("{}\n")
+    line = refusal(["train", "storage={d}", "name=mine"], place, capsys)
+    assert line.startswith(f"{folder}: exists already; ")
+    assert (folder / "metrics.jsonl").read_text() == "{}\n"
+
+
+def test_all_mistakes_are_printed_at_once(place, capsys):
+    assert main(["train", "optim.lrr=1", "optim.lr=-1", "zzz=1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("command line: ") for line in lines)
+
+
+def test_json_is_not_printed_for_bad_input(place, capsys):
+    assert main(["train", "--json", "optim.lrr=1"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", "--nonsense"],
+        ["train", "--resume", "--fresh"],
+        ["evaluate", "--split", "half"],
+        ["predict", "--input"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_option_exits_with_2(argv, place, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage: python -m mbti_ray." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_is_there(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"usage: python -m mbti_ray.{verb} ")
+    assert "--json" in said.out
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"]])
+def test_help_of_the_whole_lists_every_verb(argv, capsys):
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: mbti-ray VERB")
+    assert {line.split()[0] for line in lines[2:]} == set(VERBS)
+
+
+def test_the_version_is_the_packages(capsys):
+    import mbti_ray
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == mbti_ray.__version__
