@@ -13,9 +13,8 @@ import torch
 
 from mbti_ray.bundle import read_manifest
 from mbti_ray.config import config_of, load_overrides
-from mbti_ray.data.prepare import Example, examples_of, resolve_split_by
+from mbti_ray.data.prepare import Example, examples_of, resolve_split_by, split_examples
 from mbti_ray.data.sources import read_source
-from mbti_ray.data.split import SPLITS, assign_splits
 from mbti_ray.errors import DataError
 from mbti_ray.predictor import Predictor
 from mbti_ray.scores import Counts, Scores
@@ -77,15 +76,7 @@ def read_labelled(bundle: Path, overrides: Sequence[str], *, split: str = "auto"
                 f"{source.fingerprint}, not {manifest.data['fingerprint']}), so it has no "
                 f'"{split}" split; allowed: --split all'
             )
-        assigned = assign_splits(
-            [e.group for e in examples],
-            [e.mbti_type for e in examples],
-            val_share=config.data.val_share,
-            test_share=config.data.test_share,
-            seed=config.seed,
-        )
-        wanted = SPLITS.index(split)
-        examples = [e for e, part in zip(examples, assigned, strict=True) if part == wanted]
+        examples = split_examples(config, examples)[split]
     what = "what it was trained on" if own else "other data than it was trained on"
     description = f"{source.name}: {len(examples):,} {config.data.unit}s, {split} of {what}"
     if source.bad:

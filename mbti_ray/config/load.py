@@ -7,13 +7,12 @@ Imports nothing heavy, so that `--help` and mistakes are answered at once.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
+from mbti_ray.config.explain import address_of, addresses, explain
 from mbti_ray.config.schema import Choices, FloatRange, Range, RunConfig, StudyConfig
 from mbti_ray.errors import ConfigError, nearest
 
@@ -115,17 +114,6 @@ def value_at(config: RunConfig, address: str) -> Any:
     for part in address.split("."):
         value = getattr(value, part)
     return value
-
-
-def addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted address of a config class, in the order of the schema."""
-    found: list[str] = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += addresses(field.annotation, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found
 
 
 def _load(kind: type[Config], base: str, overrides: Sequence[str]) -> Config:
@@ -237,102 +225,14 @@ def _validated(
         # A value that fits no member of a union gives one error a member: say it once.
         seen: set[str] = set()
         for detail in error.errors(include_url=False):
-            address = _address_of(detail, known)
+            address = address_of(detail, known)
             if address not in seen:
                 seen.add(address)
                 where = origins.get(address, default_origin)
-                lines.append(f"{where}: {_explain(detail, address, kind, known)}")
+                lines.append(f"{where}: {explain(detail, address, kind, known)}")
     if lines or config is None:
         raise ConfigError("\n".join(lines))
     return config
-
-
-def _address_of(detail: ErrorDetails, known: Sequence[str]) -> str:
-    parts = [str(part) for part in detail["loc"]]
-    for length in range(len(parts), 0, -1):
-        address = ".".join(parts[:length])
-        if address in known:
-            if address == "search" and len(parts) > length:
-                return f"search.{parts[length]}"
-            return address
-    return ".".join(parts)
-
-
-def _explain(detail: ErrorDetails, address: str, kind: type[RunConfig], known: list[str]) -> str:
-    if detail["type"] == "extra_forbidden" and address not in known:
-        section, _, leaf = address.rpartition(".")
-        siblings = [k.removeprefix(f"{section}.") for k in known if k.startswith(f"{section}.")]
-        if not section:
-            siblings = sorted({k.split(".")[0] for k in known})
-        hint = nearest(address, known) or nearest(leaf, [k.rpartition(".")[2] for k in known])
-        return f'unknown key "{address}"; allowed here: {", ".join(siblings)}{hint}'
-    if not address:
-        return detail["msg"].removeprefix("Value error, ")
-    given = detail["input"]
-    allowed = _allowed(kind, address)
-    reason = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if allowed:
-        reason = f"allowed: {allowed}"
-    return f"{address}={given!r} is not allowed; {reason}{_nearest_literal(given, kind, address)}"
-
-
-def _annotation(kind: type[BaseModel], address: str) -> tuple[Any, Sequence[Any]]:
-    """The annotation of a leaf and the constraints declared beside it."""
-    *sections, leaf = address.split(".")
-    model: Any = kind
-    for section in sections:
-        field = model.model_fields.get(section)
-        model = field.annotation if field else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return None, ()
-    field = model.model_fields.get(leaf)
-    return (field.annotation, field.metadata) if field else (None, ())
-
-
-def _allowed(kind: type[BaseModel], address: str) -> str:
-    if address.startswith("search."):
-        return "{low, high, log}, {int_low, int_high} or {choices: [...]}"
-    return _describe(*_annotation(kind, address))
-
-
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true, false"}
-_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pattern": "matching"}
-
-
-def _describe(annotation: Any, constraints: Sequence[Any]) -> str:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        inner, *more = get_args(annotation)
-        return _describe(inner, [*constraints, *more])
-    if origin is Literal:
-        return ", ".join(str(value) for value in get_args(annotation))
-    if origin in (Union, UnionType):
-        return ", ".join(_describe(member, constraints) for member in get_args(annotation))
-    if origin is tuple:
-        return f"{len(get_args(annotation))} numbers"
-    if annotation is NoneType:
-        return "null"
-    bounds = [
-        f"{word} {getattr(c, name)}"
-        for constraint in constraints
-        for c in (constraint, *getattr(constraint, "metadata", ()))
-        for name, word in _BOUNDS.items()
-        if getattr(c, name, None) is not None
-    ]
-    return " ".join([_TYPE_NAMES.get(annotation, ""), " and ".join(bounds)]).strip()
-
-
-def _nearest_literal(given: Any, kind: type[BaseModel], address: str) -> str:
-    annotation, _ = _annotation(kind, address)
-    values: list[str] = []
-    queue = [annotation]
-    while queue:
-        item = queue.pop()
-        if get_origin(item) is Literal:
-            values += [str(value) for value in get_args(item)]
-        else:
-            queue += get_args(item)
-    return nearest(str(given), values)
 
 
 def _check_search(config: StudyConfig, *, where: str) -> None:

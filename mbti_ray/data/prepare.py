@@ -123,6 +123,25 @@ def examples_of(config: RunConfig, rows: Sequence[Row], split_by: str) -> list[E
     return examples
 
 
+def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, list[Example]]:
+    """The examples by split (train, val, test), each in the order of the file.
+
+    Raises:
+        DataError: There are too few groups to split.
+    """
+    assigned = assign_splits(
+        [e.group for e in examples],
+        [e.mbti_type for e in examples],
+        val_share=config.data.val_share,
+        test_share=config.data.test_share,
+        seed=config.seed,
+    )
+    return {
+        name: [e for e, split in zip(examples, assigned, strict=True) if split == place]
+        for place, name in enumerate(SPLITS)
+    }
+
+
 def pack_texts(
     tokenizer: Tokenizer, rows: Sequence[Sequence[str]], *, max_tokens: int, max_windows: int
 ) -> list[Packed]:
@@ -144,17 +163,7 @@ def _build(
     config: RunConfig, source: Source, split_by: str, pretrained: Tokenizer | None, folder: Path
 ) -> None:
     examples = examples_of(config, source.rows, split_by)
-    assigned = assign_splits(
-        [e.group for e in examples],
-        [e.mbti_type for e in examples],
-        val_share=config.data.val_share,
-        test_share=config.data.test_share,
-        seed=config.seed,
-    )
-    members = {
-        name: [e for e, split in zip(examples, assigned, strict=True) if split == place]
-        for place, name in enumerate(SPLITS)
-    }
+    members = split_examples(config, examples)
     training_texts = (text for e in members["train"] for text in e.texts)
     tokenizer = pretrained or build_tokenizer(config.model.encoder, training_texts)
     packed = {

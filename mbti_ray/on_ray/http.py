@@ -107,8 +107,8 @@ def build_api(model: Model, config: ServeConfig) -> FastAPI:
     )
     _add_error_handlers(api)
     _add_pages(api)
-    _add_state(api, model)
     _add_predict(api, model, config)
+    _add_state(api, model)
     return api
 
 
