@@ -25,7 +25,7 @@ from mbti_ray.data.windows import Packed, Windows, build_windows, pack_posts
 from mbti_ray.typology import labels_of
 
 # Raised when what a cache folder holds, or how it is made, changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ Knows nothing of windows, labels or splits.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +18,9 @@ from mbti_ray.data.pretrained import TINY, hub_problem, locate_encoder
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
-_TINY_VOCABULARY = 2000
+_TINY_WORDS = 2000
+# Enough to know the common words; the rest of a large file would only take time.
+_TINY_TEXTS = 20_000
 _UNBOUNDED = 10**9
 
 
@@ -27,7 +31,7 @@ def build_tokenizer(encoder: str, training_texts: Iterable[str]) -> Tokenizer:
         ConfigError: The encoder's tokenizer cannot be loaded.
     """
     if encoder == TINY:
-        return _train_wordpiece(training_texts)
+        return _build_wordpiece(training_texts)
     return load_tokenizer(locate_encoder(encoder), name=encoder)
 
 
@@ -56,19 +60,30 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
-def _train_wordpiece(texts: Iterable[str]) -> Tokenizer:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+def _build_wordpiece(texts: Iterable[str]) -> Tokenizer:
+    """A WordPiece tokenizer of the commonest words and of all characters, for the rest.
 
+    The vocabulary is counted here, because the trainer of the `tokenizers` library breaks ties by
+    the order of a hash table: another vocabulary, and so another model, at every run.
+    """
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text in islice(texts, _TINY_TEXTS):
+        split = splitter.pre_tokenize_str(normalizer.normalize_str(text))
+        words.update(word for word, _ in split)
+    characters = sorted({c for word in words for c in word})
+    common = sorted(words, key=lambda word: (-words[word], word))[:_TINY_WORDS]
     special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    backend = Backend(models.WordPiece(unk_token=special["unk"]))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces = [*special.values(), *characters, *(f"##{c}" for c in characters), *common]
+    vocabulary = {piece: place for place, piece in enumerate(dict.fromkeys(pieces))}
+    backend = Backend(models.WordPiece(vocabulary, unk_token=special["unk"]))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = splitter
     backend.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=_TINY_VOCABULARY, special_tokens=list(special.values()), show_progress=False
-    )
-    backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=_UNBOUNDED,

@@ -8,6 +8,7 @@ process group; `on_ray` derives the ones that live inside TorchTrainer and insid
 import json
 import shutil
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 from mbti_ray.engine.checkpoint import newest_checkpoint
 
 Line = Mapping[str, Any]
+
+# Our buffers are constants (position ids): nothing to send. torch 2.13 renamed the option.
+_NO_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel.__init__).parameters
+    else "broadcast_buffers": False
+}
 
 
 class Worker:
@@ -47,7 +55,7 @@ class Worker:
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(model, device_ids=devices, **_NO_BUFFERS)
 
     def reduce(self, counts: Tensor) -> Tensor:
         """The sum over all ranks, the same on each; every rank calls it equally often."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from mbti_ray.predictor import Prediction, Predictor
 APP_NAME = "mbti"
 # Pages and probes are answered although as many predictions wait as may.
 _SPARE_REQUESTS = 64
+# A burst stands in Ray's queue for some milliseconds before a replica can turn it away.
+_BURST_REQUESTS = 1000
 _READY_TIMEOUT_S = 60.0
 # HAProxy opens these too, on all interfaces; Ray lets them be moved but not bound to one.
 _HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
@@ -110,9 +112,10 @@ def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
         name=APP_NAME,
         num_replicas=config.replicas,
         ray_actor_options={"num_cpus": config.cpus},
-        # The replica turns requests away itself, in JSON and at once; Ray's own limits lie behind.
+        # The replica turns requests away itself, at once and in JSON. Ray's own limit lies behind
+        # it, for a flood; its 429 is plain text.
         max_ongoing_requests=config.max_queued + _SPARE_REQUESTS,
-        max_queued_requests=config.max_queued,
+        max_queued_requests=_BURST_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
         # A damaged bundle is as damaged at the second try.
         max_constructor_retry_count=1,
@@ -156,20 +159,24 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
     read_manifest(bundle)
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    stop = threading.Event()
-    # While Ray starts, SIGTERM would end this process at once and leave the others.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_on(signal.default_int_handler)
     with connected():
+        # Again, because ray.init installs a handler that ends this process before the others.
+        _end_on(signal.default_int_handler)
         try:
             url = start_service(bundle, config)
-            # Again after ray.init, which installs a handler of its own.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stop.set())
             on_ready(url)
-            stop.wait()
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
         finally:
+            _end_on(signal.SIG_IGN)
             serve.shutdown()
     return url
+
+
+def _end_on(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def _load_warm(bundle: Path) -> Predictor:

@@ -1,6 +1,7 @@
 """One run through TorchTrainer: the loop of `engine` in one or several Ray workers."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,16 +104,19 @@ def train(
     )
     try:
         trainer.fit()
-    except Exception:
+    finally:
         if folder.failure.exists():
             raise RunError(folder.failure.read_text("utf-8").strip()) from None
-        raise
 
 
 def _loop(settings: dict[str, Any]) -> None:
     folder = RunFolder(Path(settings["folder"]))
+    if folder.failure.exists():
+        # Restarts are for lost workers; what the user has to mend would only fail again.
+        return
     torch.set_num_threads(settings["threads"])
-    with giving_up_once(folder):
+    quiet_ray()
+    with leaving_the_reason(folder):
         config = config_of(settings["config"])
         worker = TrainWorker(folder.path, show_progress=settings["show_progress"])
         data: Dataset = ray.get(settings["data"])
@@ -137,18 +141,18 @@ def finish_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFo
 
 
 @contextmanager
-def giving_up_once(folder: RunFolder) -> Iterator[None]:
-    """Leave the reason behind when a run cannot go on, and do not try again when Ray restarts it.
-
-    Restarts are for lost workers. What the user has to mend would only fail in the same way.
-    """
-    if folder.failure.exists():
-        raise RunError(folder.failure.read_text("utf-8").strip())
+def leaving_the_reason(folder: RunFolder) -> Iterator[None]:
+    """Leave the sentence behind when a run cannot go on, for the driver and for a restart."""
     try:
         yield
     except MbtiRayError as error:
         folder.failure.write_text(str(error) + "\n", "utf-8")
         raise
+
+
+def quiet_ray() -> None:
+    """Keep Ray from printing every report and every checkpoint of this process."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
 
 
 def flat(line: Line) -> dict[str, Any]:

@@ -5,7 +5,6 @@ imports, the dataset and the encoder's weights; a trial of several workers build
 Both run the one loop of `engine`.
 """
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,7 @@ from mbti_ray.on_ray.searcher import (
     open_study,
     trial_folder_name,
 )
-from mbti_ray.on_ray.training import finish_run, flat, train
+from mbti_ray.on_ray.training import finish_run, flat, quiet_ray, train
 from mbti_ray.runs import RunFolder
 
 _TRIALS = "trials"
@@ -159,8 +158,7 @@ def _trainable(
 
 def _trial(values: dict[str, Any], *, base: dict[str, Any], data: Any, threads: int) -> None:
     torch.set_num_threads(threads)
-    # Tune's actors would print a line for every checkpoint.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    quiet_ray()
     try:
         config = overridden(config_of(base), values)
         worker = TrialWorker(device="cuda" if torch.cuda.is_available() else "cpu")

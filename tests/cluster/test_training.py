@@ -62,16 +62,18 @@ def test_two_workers_train_one_run_to_a_bundle_that_serves(
 def test_a_run_whose_worker_is_killed_ends_as_the_uninterrupted_one(
     small_file: Path, tmp_path: Path, quick: Build, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    import ray
     from ray.util.state import list_actors
 
     folder = tmp_path / "killed"
-    settings = ["fit.epochs=40", "fit.patience=null", "fit.checkpoint_steps=5", "scaling.cpus=1"]
+    settings = ["fit.epochs=20", "fit.patience=null", "fit.checkpoint_steps=5", "scaling.cpus=1"]
     killed: list[int] = []
 
     def kill_the_worker_in_the_middle() -> None:
         while len(lines_of(folder)) < 3:
             time.sleep(0.05)
-        actors = list_actors(filters=[("state", "=", "ALIVE")])
+        address = ray.get_runtime_context().gcs_address
+        actors = list_actors(address, filters=[("state", "=", "ALIVE")])
         (pid,) = [a.pid for a in actors if a.class_name == "RayTrainWorker"]
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)

@@ -255,3 +255,11 @@ def test_scores_stand_beside_the_majority_of_the_same_rows(quick: Build, data: D
         share = labels[:, k].mean()
         assert outcome.test[f"majority_{dimension.key}"] == pytest.approx(max(share, 1 - share))
     assert outcome.test["rows"] == len(labels)
+
+
+def test_the_tokenizer_of_the_tiny_encoder_is_the_same_at_every_run(
+    quick: Build, tmp_path: Path
+) -> None:
+    texts = [prepare_dataset(quick(), tmp_path / name) for name in ("one", "other")]
+    one, other = (d.tokenizer.backend_tokenizer.to_str() for d in texts)
+    assert one == other

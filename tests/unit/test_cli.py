@@ -40,7 +40,7 @@ def place(tmp_path, monkeypatch):
 def refusal(argv, place, capsys):
     """The one line with which a command is refused, having done nothing."""
     before = files_in(place.parent)
-    environment = dict(os.environ)
+    environment = ray_variables()
     assert main([argument.format(d=place, study=STUDY) for argument in argv]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -48,10 +48,14 @@ def refusal(argv, place, capsys):
     assert said.err.count("\n") == 1, said.err
     assert "Traceback" not in said.err
     assert files_in(place.parent) == before
-    assert dict(os.environ) == environment
+    assert ray_variables() == environment
     ray = sys.modules.get("ray")
     assert ray is None or not ray.is_initialized()
     return said.err.strip()
+
+
+def ray_variables():
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
 
 
 def files_in(folder):
@@ -92,8 +96,8 @@ def files_in(folder):
         (["evaluate"], "holds no bundle; make one with `python -m mbti_ray.tune`"),
         (["evaluate", "{d}/none"], "none: no such folder"),
         (
-            ["evaluate", "{d}"],
-            "inputs: is no bundle and no run that has one (no bundle.json in it)",
+            ["evaluate", "{d}/../here"],
+            "here: is no bundle and no run that has one (no bundle.json in it)",
         ),
         (["evaluate", "{d}/bundle", "optim.lrr=1"], 'command line: unknown key "optim.lrr"'),
         (["evaluate", "{d}/bundle"], "bundle.json: format None; this version reads 1"),

@@ -1,5 +1,7 @@
 """The optimiser's groups and the course of its rate."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -16,8 +18,8 @@ def course(*, warmup, total):
 
 def test_the_rate_rises_linearly_to_its_peak_and_falls_linearly_to_nothing():
     rates = course(warmup=4, total=14)
-    rises = [b - a for a, b in zip(rates[:5], rates[1:5], strict=False)]
-    falls = [a - b for a, b in zip(rates[4:], rates[5:], strict=False)]
+    rises = [b - a for a, b in pairwise(rates[:5])]
+    falls = [a - b for a, b in pairwise(rates[4:])]
     assert rises == pytest.approx([0.2] * 4)
     assert falls == pytest.approx([0.1] * 9)
     assert max(rates) == rates[4] == 1.0

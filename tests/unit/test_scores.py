@@ -1,6 +1,7 @@
 """Counts that add up, and scores that agree with counting by hand."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_counts_are_the_same_however_the_rows_are_split(count, cuts, seed):
     logits, labels = some_rows(count, seed=seed)
     ends = sorted({0, count, *(min(c, count) for c in cuts)})
     summed = Counts.none()
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in pairwise(ends):
         summed = summed + Counts.of(logits[start:end], labels[start:end])
     whole = Counts.of(logits, labels)
     torch.testing.assert_close(summed.vector, whole.vector, rtol=1e-12, atol=1e-12)

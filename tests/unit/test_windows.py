@@ -79,6 +79,13 @@ def test_posts_share_a_window_until_it_is_full():
     assert packed.windows == [[CLS, 10, 11, SEP, 12, SEP], [CLS, 13, 14, 15, 16, SEP]]
 
 
+def test_a_window_is_filled_to_the_last_token():
+    assert pack([[10, 11, 12], [13, 14]], max_tokens=8).windows == [
+        [CLS, 10, 11, 12, SEP, 13, 14, SEP]
+    ]
+    assert len(pack([[10, 11, 12], [13, 14, 15]], max_tokens=8).windows) == 2
+
+
 def test_a_long_post_is_cut_into_full_windows():
     packed = pack([list(range(10, 25))], max_tokens=8)
     assert [len(window) for window in packed.windows] == [8, 8, 5]

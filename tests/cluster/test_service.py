@@ -1,0 +1,215 @@
+"""The HTTP service on a real Ray: through Ray's own proxy here, through HAProxy as a command."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mbti_ray.bundle import write_bundle
+from mbti_ray.config import RunConfig
+from mbti_ray.config.schema import ServeConfig
+from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.errors import BundleError
+from mbti_ray.predictor import Predictor, golden_logits
+
+pytestmark = [
+    pytest.mark.cluster,
+    # Raised when ray.serve 2.60 is imported with pydantic 2.14.
+    pytest.mark.filterwarnings("ignore:Using extra keyword arguments:DeprecationWarning"),
+]
+
+LONG = "a long evening with many words " * 60
+
+
+@pytest.fixture(scope="module")
+def bundle(quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = quick("fit.epochs=1")
+    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
+    outcome = run(config, data, Worker())
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    write_bundle(
+        folder,
+        config=config,
+        model=outcome.model,
+        tokenizer=data.tokenizer,
+        facts=data.facts,
+        scores={"val": outcome.val},
+        golden_logits=golden_logits,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def damaged(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose weights no longer give its golden logits."""
+    folder = tmp_path_factory.mktemp("damaged") / "bundle"
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "bundle.json").read_text("utf-8"))
+    manifest["golden"][0]["logits"][0] += 1
+    (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Path, damaged: Path, ray_cluster: None) -> Iterator[httpx.Client]:
+    """A client of a running service, in whose place a damaged bundle was refused before."""
+    from ray import serve
+
+    from mbti_ray.on_ray.service import start_service
+
+    config = ServeConfig(port=free_port(), max_queued=4, max_body_bytes=200_000)
+    with pytest.raises(BundleError, match="does not reproduce its golden logits"):
+        start_service(damaged, config)
+    url = start_service(bundle, config)
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as made:
+        yield made
+    serve.shutdown()
+
+
+def error_code(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["code"]
+
+
+def test_answers_are_the_predictors_whatever_shared_their_batch(
+    client: httpx.Client, bundle: Path
+) -> None:
+    texts = [f"a quiet evening with book number {n} " * (1 + 5 * n) for n in range(20)]
+    posts = [text[:200] for text in texts[:5]]
+    with ThreadPoolExecutor(3) as pool:
+        several = pool.submit(client.post, "/predict", json={"inputs": texts})
+        user = pool.submit(client.post, "/predict", json={"posts": posts})
+        one = pool.submit(client.post, "/predict", json={"inputs": texts[3]})
+    predictor = Predictor.load(bundle)
+    expected = predictor.predict([[text] for text in texts], whole=False)
+    answers = [*several.result().json(), user.result().json(), one.result().json()]
+    expected += [*predictor.predict([posts], whole=True), expected[3]]
+    for answer, prediction in zip(answers, expected, strict=True):
+        assert answer["type"] == prediction.mbti_type
+        assert answer["truncated"] == prediction.truncated
+        given = [answer["probabilities"][pole] for pole in "ENTJ"]
+        assert given == pytest.approx(prediction.probabilities, abs=1e-5)
+    assert one.result().headers["x-bundle-id"] == predictor.bundle_id
+    assert client.get("/info").json()["bundle_id"] == predictor.bundle_id
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"{", (400, "not_json")),
+        (b'{"inputs": " "}', (422, "invalid")),
+        (json.dumps({"inputs": ["a"] * 257}).encode(), (413, "too_large")),
+        (b"a" * 5_000_000, (413, "too_large")),
+    ],
+    ids=["not json", "empty", "many texts", "many bytes"],
+)
+def test_what_is_malformed_is_answered_by_the_table(
+    client: httpx.Client, content: bytes, expected: tuple[int, str]
+) -> None:
+    assert error_code(client.post("/predict", content=content)) == expected
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/health", "/ready", "/info"])
+def test_pages_and_probes_are_there(client: httpx.Client, path: str) -> None:
+    assert client.get(path).status_code == 200
+
+
+def test_unknown_paths_and_methods_have_the_shape_of_errors(client: httpx.Client) -> None:
+    assert error_code(client.get("/nothing")) == (404, "not_found")
+    assert error_code(client.get("/predict")) == (405, "method_not_allowed")
+
+
+def test_a_crowd_is_answered_or_told_to_come_back_while_probes_answer(
+    client: httpx.Client,
+) -> None:
+    body = {"inputs": [LONG] * 100}
+    with ThreadPoolExecutor(24) as pool:
+        crowd = [pool.submit(client.post, "/predict", json=body) for _ in range(24)]
+        probe = client.get("/health")
+    assert probe.status_code == 200
+    responses = [future.result() for future in crowd]
+    counts = Counter(response.status_code for response in responses)
+    assert set(counts) == {200, 429}
+    for response in responses:
+        if response.status_code == 429:
+            assert error_code(response) == (429, "queue_full")
+            assert response.headers["retry-after"] == "1"
+    assert client.post("/predict", json={"inputs": "a"}).status_code == 200
+
+
+def test_no_text_of_a_user_is_in_a_log(client: httpx.Client) -> None:
+    from ray._private.worker import _global_node
+
+    secret = "xylophonequarrel"
+    client.post("/predict", json={"inputs": secret})
+    client.post("/predict", json={"inputs": [secret, 1], secret: secret})
+    client.post("/predict", content=f'{{"{secret}'.encode())
+    logs = list(Path(_global_node.get_logs_dir_path()).rglob("*.*"))
+    assert any("replica" in path.name for path in logs)
+    found = [p for p in logs if p.is_file() and secret.encode() in p.read_bytes()]
+    assert found == []
+
+
+def test_the_command_serves_through_haproxy_until_sigterm_and_leaves_nothing(
+    bundle: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    for name in ("METRICS", "STATS"):
+        environment[f"RAY_SERVE_HAPROXY_{name}_PORT"] = str(free_port())
+    command = [sys.executable, "-m", "mbti_ray.serve", str(bundle), f"serve.port={port}"]
+    path = tmp_path / "log"
+    with (
+        path.open("w", encoding="utf-8") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+    ):
+        _wait_until_said("is ready", path, process)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            assert client.post("/predict", json={"inputs": "a"}).status_code == 200
+            big = client.post("/predict", content=b"a" * 5_000_000)
+            assert error_code(big) == (413, "too_large")
+        assert _listens("haproxy", port)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0, path.read_text("utf-8")
+    assert not _listens("haproxy", port)
+
+
+def _wait_until_said(words: str, path: Path, process: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + 120
+    while words not in path.read_text("utf-8"):
+        if time.monotonic() > end or process.poll() is not None:
+            process.kill()
+            pytest.fail(path.read_text("utf-8"))
+        time.sleep(0.1)
+
+
+def _listens(program: str, port: int) -> bool:
+    """Whether a process of that name was started with a configuration that binds the port."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if words[0].endswith(program) and "-f" in words:
+            config = Path(words[words.index("-f") + 1])
+            if config.is_file() and f"127.0.0.1:{port}\n" in config.read_text("utf-8"):
+                return True
+    return False

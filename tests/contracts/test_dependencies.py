@@ -1,0 +1,83 @@
+"""What the package imports is declared, and what is declared is pinned to what was tested."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+pytestmark = pytest.mark.contracts
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
+EXTRAS = [Requirement(r) for rs in PROJECT["optional-dependencies"].values() for r in rs]
+CONSTRAINTS = [
+    line
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+def imported_by(folder: Path) -> dict[str, set[str]]:
+    """Third-party top-level modules with the files that import them."""
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for name in names:
+                found.setdefault(name.partition(".")[0], set()).add(path.name)
+    own = {"mbti_ray", *sys.stdlib_module_names}
+    return {name: files for name, files in found.items() if name not in own}
+
+
+@pytest.mark.xfail(strict=True, reason="numpy, fastapi, starlette, pydantic_core are undeclared")
+def test_every_third_party_import_of_the_package_is_a_declared_dependency():
+    declared = {canonicalize_name(r.name) for r in REQUIRED}
+    made_by = packages_distributions()
+    undeclared = {
+        name: sorted(files)
+        for name, files in imported_by(ROOT / "mbti_ray").items()
+        if not declared & {canonicalize_name(d) for d in made_by.get(name, [name])}
+    }
+    assert undeclared == {}
+
+
+def test_the_imports_of_the_package_are_found():
+    assert {"torch", "ray", "yaml", "rich"} <= set(imported_by(ROOT / "mbti_ray"))
+
+
+def test_every_constraint_is_a_name_and_an_exact_version():
+    for line in CONSTRAINTS:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line), line
+
+
+def pins() -> dict[str, Version]:
+    pairs = [line.split("==") for line in CONSTRAINTS]
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+def test_no_constraint_is_there_twice():
+    assert len(pins()) == len(CONSTRAINTS)
+
+
+@pytest.mark.parametrize("requirement", [*REQUIRED, *EXTRAS], ids=str)
+def test_a_declared_dependency_is_pinned_to_a_version_that_it_allows(requirement):
+    pinned = pins()
+    name = canonicalize_name(requirement.name)
+    assert name in pinned
+    assert requirement.specifier.contains(pinned[name])
+
+
+def test_torch_is_the_version_that_everything_was_measured_with():
+    assert "torch==2.13.0" in CONSTRAINTS

