@@ -44,8 +44,10 @@ def _evaluate(options: argparse.Namespace) -> Result:
     bundle = chosen_bundle(place, load_run(None, overrides).storage)
 
     from mbti_ray.labelled import evaluate_bundle, read_labelled
-    from mbti_ray.tables import write_table
+    from mbti_ray.tables import check_ending, write_table
 
+    if options.output is not None:
+        check_ending(options.output)
     labelled = read_labelled(bundle, overrides, split=options.split)
     with progress_bar("rows", len(labelled.examples)) as advance:
         evaluation = evaluate_bundle(bundle, labelled, advance)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mbti_ray.cli import Result, build_parser, console, print_predictions, progress_bar, run_command
-from mbti_ray.config import load_run
+from mbti_ray.config import RunConfig, load_overrides
 from mbti_ray.errors import ConfigError
 from mbti_ray.runs import chosen_bundle
 
+_ALLOWED = ("storage", "scaling.cpus", "scaling.use_gpu")
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> Result:
     overrides = [item for item in options.items if _OVERRIDE.match(item)]
     rest = [item for item in options.items if item not in overrides]
-    config = load_run(None, overrides)
+    config = load_overrides(RunConfig(), overrides, allowed=_ALLOWED)
     place = rest.pop(0) if rest and _looks_like_a_path(rest[0]) else None
     if (options.input is None) != (options.output is None):
         raise ConfigError("command line: --input and --output go together")

@@ -37,7 +37,7 @@ def _train(options: argparse.Namespace) -> Result:
     config = load_run(base, overrides)
     folder = choose_run(config, default_name=default_name(base), existing=options.existing)
     if options.existing == "resume":
-        config = resumed_run(folder.config, overrides)
+        config = resumed_run(folder.config, base, overrides)
 
     from mbti_ray.data.prepare import prepare_dataset
     from mbti_ray.engine.summary import summarize

@@ -40,9 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _tune(options: argparse.Namespace) -> Result:
     base, overrides = split_base(options.items)
     config = load_study(base, overrides)
-    folder = choose_run(config, default_name=default_name(base), existing=options.existing)
+    folder = choose_run(
+        config, default_name=f"study-{default_name(base)}", existing=options.existing
+    )
     if options.existing == "resume":
-        config = resumed_study(folder.config, overrides)
+        config = resumed_study(folder.config, base, overrides)
 
     from mbti_ray.data.prepare import prepare_dataset
     from mbti_ray.engine.summary import summarize

@@ -3,14 +3,15 @@
 Turns pydantic's errors into our sentences by reading the schema; knows no files and no values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ValidationError
 
 from mbti_ray.errors import nearest
+
+ErrorDetail = Mapping[str, Any]
 
 
 def addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -24,7 +25,32 @@ def addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
     return found
 
 
-def address_of(detail: ErrorDetails, known: Sequence[str]) -> str:
+def explain_all(
+    error: ValidationError, kind: type[BaseModel], *, given: Iterable[str] = ()
+) -> list[tuple[str, str]]:
+    """The address of each mistake and what to say of it, one for each address.
+
+    Args:
+        given: Addresses from the command line; an unknown section is called by the whole of them.
+    """
+    known = addresses(kind)
+    mistakes: dict[str, ErrorDetail] = {}
+    details: list[ErrorDetail] = [*error.errors(include_url=False)]
+    for detail in details:
+        address = _address_of(detail, known)
+        # A value that fits no member of a union gives one error a member; the one that a member's
+        # own check raised says most.
+        if address not in mistakes or detail["type"] == "value_error":
+            mistakes[address] = detail
+    named = []
+    for address, mistake in mistakes.items():
+        whole = next((g for g in given if g.startswith(f"{address}.")), address)
+        called = whole if mistake["type"] == "extra_forbidden" else address
+        named.append((called, _explain(mistake, called, kind, known)))
+    return named
+
+
+def _address_of(detail: ErrorDetail, known: Sequence[str]) -> str:
     parts = [str(part) for part in detail["loc"]]
     for length in range(len(parts), 0, -1):
         address = ".".join(parts[:length])
@@ -35,22 +61,27 @@ def address_of(detail: ErrorDetails, known: Sequence[str]) -> str:
     return ".".join(parts)
 
 
-def explain(detail: ErrorDetails, address: str, kind: type[BaseModel], known: list[str]) -> str:
+def _explain(detail: ErrorDetail, address: str, kind: type[BaseModel], known: list[str]) -> str:
     if detail["type"] == "extra_forbidden" and address not in known:
-        section, _, leaf = address.rpartition(".")
-        siblings = [k.removeprefix(f"{section}.") for k in known if k.startswith(f"{section}.")]
-        if not section:
-            siblings = sorted({k.split(".")[0] for k in known})
-        hint = nearest(address, known) or nearest(leaf, [k.rpartition(".")[2] for k in known])
-        return f'unknown key "{address}"; allowed here: {", ".join(siblings)}{hint}'
+        return _unknown(address, known)
+    reason = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     if not address:
-        return detail["msg"].removeprefix("Value error, ")
-    given = detail["input"]
+        return reason
     allowed = _allowed(kind, address)
-    reason = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if allowed:
+    if allowed and detail["type"] != "value_error":
         reason = f"allowed: {allowed}"
-    return f"{address}={given!r} is not allowed; {reason}{_nearest_literal(given, kind, address)}"
+    value = detail["input"]
+    return f"{address}={value!r} is not allowed; {reason}{_nearest_literal(value, kind, address)}"
+
+
+def _unknown(address: str, known: list[str]) -> str:
+    section, _, leaf = address.rpartition(".")
+    siblings = [k.removeprefix(f"{section}.") for k in known if k.startswith(f"{section}.")]
+    if not siblings or not section:
+        siblings = sorted({k.split(".")[0] for k in known})
+    same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]
+    hint = f'; did you mean "{same_leaf[0]}"?' if same_leaf else nearest(address, known)
+    return f'unknown key "{address}"; allowed here: {", ".join(siblings)}{hint}'
 
 
 def _annotation(kind: type[BaseModel], address: str) -> tuple[Any, Sequence[Any]]:

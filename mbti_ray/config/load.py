@@ -5,6 +5,7 @@ names the preset that it starts from as `preset: NAME`, or starts from the schem
 Imports nothing heavy, so that `--help` and mistakes are answered at once.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from mbti_ray.config.explain import address_of, addresses, explain
+from mbti_ray.config.explain import addresses, explain_all
 from mbti_ray.config.schema import Choices, FloatRange, Range, RunConfig, StudyConfig
 from mbti_ray.errors import ConfigError, nearest
 
@@ -54,8 +55,9 @@ def load_run(base: str | None, overrides: Sequence[str] = ()) -> RunConfig:
 
 def load_study(base: str | None, overrides: Sequence[str] = ()) -> StudyConfig:
     """The config of a study: as `load_run`, with the sections `study` and `search`."""
-    config = _load(StudyConfig, base or "tune_configs/quick.yaml", overrides)
-    _check_search(config, where=base or COMMAND_LINE)
+    base = base or _quick_study()
+    config = _load(StudyConfig, base, overrides)
+    _check_search(config, where=base)
     return config
 
 
@@ -142,6 +144,23 @@ def _apply(
             mistakes.append(f'{COMMAND_LINE}: "{argument}": {_one_line(error)}')
 
 
+def _quick_study() -> str:
+    """tune_configs/quick.yaml: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "tune_configs" / "quick.yaml"
+    return str(inside if inside.exists() else package.parent / "tune_configs" / "quick.yaml")
+
+
+def _origin(address: str, sentence: str, origins: Mapping[str, str]) -> str | None:
+    """Where the value came from that a mistake is about, if it was not the preset or file."""
+    for given, origin in origins.items():
+        related = f"{address}.".startswith(f"{given}.") or given.startswith(f"{address}.")
+        # A mistake between several values has no address; its sentence names them.
+        if (address and related) or (not address and given in sentence):
+            return origin
+    return None
+
+
 def _read_base(base: str) -> tuple[Tree, str]:
     if base in PRESETS:
         return _read_yaml(_PRESET_FOLDER / f"{base}.yaml"), f"preset {base}"
@@ -206,7 +225,10 @@ def _put(tree: Tree, address: str, value: Any) -> None:
         if not isinstance(below, dict):
             raise ConfigError(f'"{section}" is a value, it has no key below it')
         tree = below
-    tree[leaf] = value
+    under = tree.get(leaf)
+    # A section takes what is given; a searched range is given whole.
+    both = isinstance(value, dict) and isinstance(under, dict) and not address.startswith("search")
+    tree[leaf] = _merged(under, value) if both else value  # type: ignore[arg-type]
 
 
 def _validated(
@@ -221,15 +243,9 @@ def _validated(
     try:
         config = kind.model_validate(tree)
     except ValidationError as error:
-        known = addresses(kind)
-        # A value that fits no member of a union gives one error a member: say it once.
-        seen: set[str] = set()
-        for detail in error.errors(include_url=False):
-            address = address_of(detail, known)
-            if address not in seen:
-                seen.add(address)
-                where = origins.get(address, default_origin)
-                lines.append(f"{where}: {explain(detail, address, kind, known)}")
+        mistakes_found = explain_all(error, kind, given=origins)
+        for address, sentence in mistakes_found:
+            lines.append(f"{_origin(address, sentence, origins) or default_origin}: {sentence}")
     if lines or config is None:
         raise ConfigError("\n".join(lines))
     return config
@@ -250,13 +266,29 @@ def _check_search(config: StudyConfig, *, where: str) -> None:
                 f'{where}: search: "{address}" cannot be searched; allowed: {", ".join(searchable)}'
             )
         else:
-            for value in _ends(values):
-                try:
-                    overridden(config, {address: value})
-                except ConfigError as error:
-                    mistakes.append(f"{where}: search: {str(error).partition(': ')[2]}")
+            mistakes += [
+                f"{where}: search: {said}" for said in _impossible(config, address, values)
+            ]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
+
+
+def _impossible(config: RunConfig, address: str, values: Range) -> list[str]:
+    """What is wrong with the values that a range can suggest."""
+    said = []
+    for value in _ends(values):
+        try:
+            overridden(config, {address: value})
+        except ConfigError as error:
+            said.append(str(error).partition(": ")[2])
+    # Between two whole ends lie numbers that are not whole.
+    if not said and isinstance(values, FloatRange):
+        between = values.low + (values.high - values.low) / math.e
+        try:
+            overridden(config, {address: between})
+        except ConfigError:
+            said.append(f"{address} takes whole numbers; write {{int_low: ..., int_high: ...}}")
+    return said
 
 
 def _ends(values: Range) -> tuple[Any, ...]:

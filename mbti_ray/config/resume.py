@@ -19,20 +19,24 @@ _MAY_CHANGE = (
 )
 
 
-def resumed_run(saved: Path, overrides: Sequence[str]) -> RunConfig:
+def resumed_run(saved: Path, base: str | None, overrides: Sequence[str]) -> RunConfig:
     """The saved config of a run with the command line's changes, if they may be made.
 
+    Args:
+        base: The preset or file on the command line, which must be what the run began with; None
+            takes the saved config.
+
     Raises:
-        RunError: An override would make it another run; the message shows every difference.
+        RunError: It would become another run; the message shows every difference.
     """
-    before, after = load_run(str(saved)), load_run(str(saved), overrides)
+    before, after = load_run(str(saved)), load_run(base or str(saved), overrides)
     _refuse_changes(saved, before, after)
     return after
 
 
-def resumed_study(saved: Path, overrides: Sequence[str]) -> StudyConfig:
+def resumed_study(saved: Path, base: str | None, overrides: Sequence[str]) -> StudyConfig:
     """As `resumed_run`, for a study; it may be given more trials."""
-    before, after = load_study(str(saved)), load_study(str(saved), overrides)
+    before, after = load_study(str(saved)), load_study(base or str(saved), overrides)
     _refuse_changes(saved, before, after)
     return after
 

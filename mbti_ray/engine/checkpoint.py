@@ -24,6 +24,10 @@ from mbti_ray.errors import RunError
 
 State = dict[str, Tensor]
 
+# Ending of a folder that is still being written.
+UNFINISHED = ".part"
+_FILES = ("model.safetensors", "optimizer.pt", "progress.json")
+
 
 @dataclass
 class Progress:
@@ -67,7 +71,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint into an empty folder; progress.json last, as the mark of a whole one."""
+    """Write a checkpoint into an empty folder; progress.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     _save_state(checkpoint.model, folder / "model.safetensors")
     if checkpoint.best is not None:
@@ -104,10 +108,19 @@ def load_best(folder: Path) -> tuple[State, Progress]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint with the most steps under `folder`, if there is one."""
-    marks = list(folder.rglob("progress.json"))
-    if not marks:
+    steps = {mark.parent: _step_of(mark.parent) for mark in folder.rglob("progress.json")}
+    whole = {place: step for place, step in steps.items() if step is not None}
+    return max(whole, key=lambda place: whole[place], default=None)
+
+
+def _step_of(folder: Path) -> int | None:
+    """The step of a checkpoint, or None where a crash has left only part of one."""
+    if folder.name.endswith(UNFINISHED) or not all((folder / f).is_file() for f in _FILES):
         return None
-    return max(marks, key=lambda m: int(json.loads(m.read_text("utf-8"))["step"])).parent
+    try:
+        return int(json.loads((folder / "progress.json").read_text("utf-8"))["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _save_state(state: State, path: Path) -> None:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mbti_ray.engine.checkpoint import newest_checkpoint
+from mbti_ray.engine.checkpoint import UNFINISHED, newest_checkpoint
 
 Line = Mapping[str, Any]
 
@@ -78,7 +78,11 @@ class Worker:
         if checkpoint is not None and self.folder is not None:
             store = self.folder / "checkpoints"
             store.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(checkpoint, store / checkpoint.name, dirs_exist_ok=True)
+            aside = store / (checkpoint.name + UNFINISHED)
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(checkpoint, aside)
+            shutil.rmtree(store / checkpoint.name, ignore_errors=True)
+            aside.rename(store / checkpoint.name)
         if self.world_size > 1:
             dist.barrier()
 

@@ -41,7 +41,6 @@ def imported_by(folder: Path) -> dict[str, set[str]]:
     return {name: files for name, files in found.items() if name not in own}
 
 
-@pytest.mark.xfail(strict=True, reason="numpy, fastapi, starlette, pydantic_core are undeclared")
 def test_every_third_party_import_of_the_package_is_a_declared_dependency():
     declared = {canonicalize_name(r.name) for r in REQUIRED}
     made_by = packages_distributions()
