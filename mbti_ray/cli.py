@@ -177,9 +177,14 @@ def print_trials(trials: Sequence["FrozenTrial"], objective: str) -> None:
             _best_of(trial, objective),
             str(attributes.get("epochs", 0)),
             f"{attributes.get('seconds', 0.0):.1f}",
-            *(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values),
+            *(short(value) for value in values),
         )
     console.print(table)
+
+
+def short(value: object) -> str:
+    """A value as a table shows it."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def print_predictions(texts: Sequence[str], answers: Sequence[Mapping[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from mbti_ray.cli import (
     print_scores,
     print_trials,
     run_command,
+    short,
     split_base,
     trial_progress,
 )
@@ -78,7 +79,8 @@ def _conclude(
     scores = json.loads(best.scores.read_text("utf-8"))
     trials = study.get_trials(deepcopy=False)
     print_trials(trials, config.objective)
-    print_pairs([("best", ", ".join(f"{a}={value_at(run, a):.4g}" for a in config.search))])
+    found = {address: value_at(run, address) for address in config.search}
+    print_pairs([("best", ", ".join(f"{a}={short(value)}" for a, value in found.items()))])
     print_scores({split: scores[split] for split in ("val", "test")})
     console.print(f"bundle: {best.bundle}")
     states = [trial.state.name for trial in trials]
@@ -86,7 +88,7 @@ def _conclude(
         "study": str(best.path.parent),
         "bundle": str(best.bundle),
         "trials": {state: states.count(state) for state in sorted(set(states))},
-        "best": {address: value_at(run, address) for address in config.search},
+        "best": found,
         "scores": scores,
     }
 

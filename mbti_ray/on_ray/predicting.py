@@ -61,12 +61,14 @@ def predict_rows(
     A bundle of users gives a line for each user, a bundle of posts one for each post.
     """
     resources = trial_resources(config)
-    actors = trials_at_once(config, resources, None)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     table = _table(source, unit=read_manifest(bundle).unit)
-    results = ray.data.from_arrow(table).map_batches(
+    # A block is what Ray Data hands to one actor at a time.
+    blocks = [table.slice(at, _ROWS_AT_ONCE) for at in range(0, len(table), _ROWS_AT_ONCE)]
+    actors = trials_at_once(config, resources, len(blocks))
+    results = ray.data.from_arrow(blocks).map_batches(
         _Actor,
         fn_constructor_args=(bundle, resources.cpus, "cuda" if resources.gpus else "cpu"),
         batch_size=_ROWS_AT_ONCE,

@@ -59,11 +59,13 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._study = study
         self._space = {address: distribution(r) for address, r in config.search.items()}
         self._open: dict[str, optuna.Trial] = {}
+        self._values: dict[str, dict[int, float]] = {}
         self.numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         trial = self._study.ask(self._space)
         self._open[trial_id] = trial
+        self._values[trial_id] = {}
         self.numbers[trial_id] = trial.number
         trial.set_user_attr("folder", trial_folder_name(trial.number))
         return dict(trial.params)
@@ -73,6 +75,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         value = result.get(self.metric)
         if trial is None or value is None or FAILED in result or not math.isfinite(value):
             return
+        # A restarted trial repeats what it had reported after its last checkpoint.
+        if result["epoch"] in self._values[trial_id]:
+            return
+        self._values[trial_id][result["epoch"]] = value
         trial.report(value, step=result["epoch"])
         trial.set_user_attr("epochs", result["epoch"])
         trial.set_user_attr("seconds", result["seconds"])
@@ -81,12 +87,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         if result is not None:
-            # Tune tells the searcher of a stopped trial's last result here only.
+            # A stopped trial's last result comes here only, that of a finished one a second time.
             self.on_trial_result(trial_id, result)
         trial = self._open.pop(trial_id, None)
         if trial is None:
             return
-        reported = trial.storage.get_trial(trial._trial_id).intermediate_values
+        reported = self._values[trial_id]
         if error or result is None or FAILED in result or not reported:
             reason = (result or {}).get(FAILED, "the trial's process was lost")
             trial.set_user_attr("reason", reason)

@@ -40,8 +40,10 @@ from mbti_ray.on_ray.training import finish_run, flat, quiet_ray, train
 from mbti_ray.runs import RunFolder
 
 _TRIALS = "trials"
-# The function that builds a TorchTrainer only waits for it.
-_DRIVER_CPUS = 0.01
+# What the function takes that builds a TorchTrainer and waits for it. A share of a CPU, however
+# small, would leave the last worker of a cluster that is just large enough without a whole one, for
+# ever; nothing at all is not a request that Tune makes.
+_DRIVER = {"memory": 1}
 
 OnTrial = Callable[[optuna.trial.FrozenTrial], None]
 
@@ -153,7 +155,7 @@ def _trainable(
     several = partial(
         _trial_of_several, base=base, data=reference, study=folder.path, resources=resources
     )
-    return tune.with_resources(several, {"CPU": _DRIVER_CPUS})  # type: ignore[no-any-return]
+    return tune.with_resources(several, _DRIVER)  # type: ignore[no-any-return]
 
 
 def _trial(values: dict[str, Any], *, base: dict[str, Any], data: Any, threads: int) -> None:
