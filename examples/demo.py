@@ -16,8 +16,10 @@ import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "tune_configs" / "quick.yaml"
+# The built-in corpus is synthetic and small: a model trained on it knows the words of that corpus.
 QUESTION = (
-    "Crowds drain me. I would rather sit with a book and work out how the system fits together."
+    "Nothing beats silence and books. I think about theories and patterns, trust logic and "
+    "evidence, and keep lists of my plans and deadlines."
 )
 _READY_S = 120
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Result = Mapping[str, Any]
 Command = Callable[[argparse.Namespace], Result]
 
+_SHOWN_BAD_ROWS = 10
+
 # Width is fixed where nobody looks, so that logs of two runs can be compared line by line.
 console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
 
@@ -97,6 +99,14 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     for heading, text in pairs:
         table.add_row(f"[bold]{heading}[/bold]", text)
     console.print(table)
+
+
+def print_bad_rows(source: str, rows: Sequence[Mapping[str, Any]], kept_in: Path) -> None:
+    """The rows that were left out of the data, the first of them by name."""
+    for row in rows[:_SHOWN_BAD_ROWS]:
+        console.print(f"{source}:{row['number']}: left out: {row['reason']}", markup=False)
+    if len(rows) > _SHOWN_BAD_ROWS:
+        console.print(f"... and {len(rows) - _SHOWN_BAD_ROWS} more, all in {kept_in}")
 
 
 def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:

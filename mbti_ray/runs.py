@@ -1,6 +1,7 @@
 """Run folders: where they are, what their files are called, and who may write into one.
 
     <storage>/<name>/  config.yaml  metrics.jsonl  scores.json  checkpoints/  bundle/
+                       bad_rows.jsonl, where rows of the data were left out
     a study also has   optuna.db  trials.parquet  best/ (config.yaml, scores.json, bundle/)
     <storage>/cache/   tokenised datasets, by key
 
@@ -9,7 +10,7 @@ Knows names and paths; reads and writes no model.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -65,6 +66,15 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.failure.unlink(missing_ok=True)
         self.config.write_text(dump_config(config), "utf-8")
+
+    def write_bad_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what was left out of the data, a JSON line each; no file where that is nothing."""
+        if rows:
+            self.bad_rows.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+    @property
+    def bad_rows(self) -> Path:
+        return self.path / "bad_rows.jsonl"
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         self.scores.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")

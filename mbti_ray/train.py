@@ -11,8 +11,10 @@ from mbti_ray.cli import (
     console,
     default_name,
     is_watched,
+    print_bad_rows,
     print_pairs,
     print_scores,
+    progress_bar,
     run_command,
     split_base,
 )
@@ -42,7 +44,10 @@ def _train(options: argparse.Namespace) -> Result:
     from mbti_ray.data.prepare import prepare_dataset
     from mbti_ray.engine.summary import summarize
 
-    data = prepare_dataset(config, cache_folder(config.storage))
+    with progress_bar("tokenising", None) as advance:
+        data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
+    bad_rows = data.facts.as_dict()["bad"]
+    print_bad_rows(config.data.source, bad_rows, folder.bad_rows)
     print_pairs([("run", str(folder.path)), *summarize(config, data)])
 
     from mbti_ray.on_ray.cluster import connected, run_resources
@@ -51,6 +56,7 @@ def _train(options: argparse.Namespace) -> Result:
     with connected():
         resources = run_resources(config)
         folder.begin(config, options.existing)
+        folder.write_bad_rows(bad_rows)
         train(config, data, folder, resources, show_progress=is_watched())
     scores = json.loads(folder.scores.read_text("utf-8"))
     print_scores({split: scores[split] for split in ("val", "test")})

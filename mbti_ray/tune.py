@@ -11,9 +11,11 @@ from mbti_ray.cli import (
     build_parser,
     console,
     default_name,
+    print_bad_rows,
     print_pairs,
     print_scores,
     print_trials,
+    progress_bar,
     run_command,
     short,
     split_base,
@@ -50,7 +52,10 @@ def _tune(options: argparse.Namespace) -> Result:
     from mbti_ray.data.prepare import prepare_dataset
     from mbti_ray.engine.summary import summarize
 
-    data = prepare_dataset(config, cache_folder(config.storage))
+    with progress_bar("tokenising", None) as advance:
+        data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
+    bad_rows = data.facts.as_dict()["bad"]
+    print_bad_rows(config.data.source, bad_rows, folder.bad_rows)
 
     from mbti_ray.on_ray.cluster import connected, trial_resources, trials_at_once
     from mbti_ray.on_ray.tuning import finish_study, search
@@ -67,6 +72,7 @@ def _tune(options: argparse.Namespace) -> Result:
             [("study", str(folder.path)), ("search", search_line), *summarize(config, data)]
         )
         folder.begin(config, options.existing)
+        folder.write_bad_rows(bad_rows)
         with trial_progress(config.study.trials, config.objective) as on_trial:
             study = search(config, data, folder, resources, at_once=at_once, on_trial=on_trial)
         best = finish_study(config, data, study, folder, resources)

