@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -135,22 +142,36 @@ def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     console.print(table)
 
 
-@contextmanager
-def progress_bar(heading: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-    """A bar on standard error that is told (steps done since the last time, a note).
-
-    Where nobody watches it shows nothing.
-    """
-    columns = (
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not is_watched()) as bar:
+
+
+@contextmanager
+def progress_bar(heading: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+    """A bar on standard error that is told (steps done since the last time, a note).
+
+    Where nobody watches it shows nothing.
+    """
+    with Progress(*_columns(), console=Console(stderr=True), disable=not is_watched()) as bar:
         task = bar.add_task(heading, total=total, note="")
         yield lambda done, note: bar.update(task, advance=done, note=note)
+
+
+@contextmanager
+def run_progress() -> Iterator[Callable[[int, int, str], None] | None]:
+    """A bar that is told (steps done since the last time, steps in all, a note), if watched."""
+    if not is_watched():
+        yield None
+        return
+    with Progress(*_columns(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("training", total=None, note="starting workers")
+        yield lambda done, total, note: bar.update(task, advance=done, total=total, note=note)
 
 
 @contextmanager
@@ -177,7 +198,9 @@ def print_trials(trials: Sequence["FrozenTrial"], objective: str) -> None:
     table = Table(box=None, pad_edge=False)
     addresses = list(dict.fromkeys(a for trial in trials for a in trial.params))
     for heading in ("trial", "state", objective, "epochs", "seconds", *addresses):
-        table.add_column(heading, justify="left" if heading == "state" else "right")
+        table.add_column(
+            heading, justify="left" if heading == "state" else "right", overflow="fold"
+        )
     for trial in trials:
         attributes = trial.user_attrs
         values = [trial.params.get(a) for a in addresses]

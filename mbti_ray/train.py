@@ -10,12 +10,12 @@ from mbti_ray.cli import (
     build_parser,
     console,
     default_name,
-    is_watched,
     print_bad_rows,
     print_pairs,
     print_scores,
     progress_bar,
     run_command,
+    run_progress,
     split_base,
 )
 from mbti_ray.config import PRESETS, load_run
@@ -57,7 +57,8 @@ def _train(options: argparse.Namespace) -> Result:
         resources = run_resources(config)
         folder.begin(config, options.existing)
         folder.write_bad_rows(bad_rows)
-        train(config, data, folder, resources, show_progress=is_watched())
+        with run_progress() as show:
+            train(config, data, folder, resources, show=show)
     scores = json.loads(folder.scores.read_text("utf-8"))
     print_scores({split: scores[split] for split in ("val", "test")})
     console.print(f"bundle: {folder.bundle}")

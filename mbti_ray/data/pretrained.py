@@ -47,7 +47,7 @@ def _minilm_folder() -> str:
 
 def hub_problem(name: str, error: Exception) -> ConfigError:
     """What to tell a user whose encoder could not be loaded."""
-    reason = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split()).split(". ")[0][:200]
     return ConfigError(
         f"model.encoder={name}: cannot be loaded ({reason}); allowed: a folder with config.json, "
         "a hub name that this machine can reach or has cached, minilm, tiny"

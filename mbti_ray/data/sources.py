@@ -247,8 +247,9 @@ def _check_bad_share(source: str, bad: list[BadRow], total: int, allowed: float)
 
 def _nearest_source(source: str, path: Path) -> str:
     folder = path.parent
-    there = [str(folder / p.name) for p in folder.iterdir()] if folder.is_dir() else []
-    return nearest(source, [*there, BUILTIN])
+    # Names only: a long common folder would make every file in it look near.
+    there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return nearest(path.name, [*there, BUILTIN])
 
 
 def _quoted(names: Any) -> str:

@@ -3,7 +3,6 @@
 Knows nothing of windows, labels or splits.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -13,9 +12,6 @@ from typing import TypeAlias
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mbti_ray.data.pretrained import TINY, hub_problem, locate_encoder
-
-# Workers are forked after the tokenizer was used; its threads would not survive that.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 _TINY_WORDS = 2000

@@ -10,7 +10,6 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.experimental import tqdm_ray
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
@@ -22,6 +21,7 @@ from mbti_ray.engine.fit import Outcome, run
 from mbti_ray.engine.worker import Line, Worker, append_line
 from mbti_ray.errors import MbtiRayError, RunError
 from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.on_ray.progress import Show, board
 from mbti_ray.predictor import golden_logits
 from mbti_ray.runs import RunFolder
 
@@ -31,10 +31,9 @@ _KEPT_CHECKPOINTS = 2
 class TrainWorker(Worker):
     """A rank inside TorchTrainer; Ray has made the process group already."""
 
-    def __init__(self, folder: Path, *, show_progress: bool) -> None:
+    def __init__(self, folder: Path, *, board: Any) -> None:
         super().__init__(device=get_device(), folder=folder)
-        self._bar: Any = None
-        self._show_progress = show_progress and self.rank == 0
+        self._board = board
 
     def report(self, line: Line | None, checkpoint: Path | None) -> None:
         if line is not None and self.rank == 0 and self.folder is not None:
@@ -49,14 +48,8 @@ class TrainWorker(Worker):
         return Path(checkpoint.path) if checkpoint else None
 
     def progress(self, done: int, total: int, note: str) -> None:
-        if not self._show_progress:
-            return
-        if self._bar is None:
-            self._bar = tqdm_ray.tqdm(total=total, desc="training")
-        self._bar.set_description(note)
-        self._bar.update(done - self._bar._x)
-        if done == total:
-            self._bar.close()
+        if self._board is not None:
+            self._board.write.remote(done, total, note)
 
 
 def train(
@@ -65,7 +58,7 @@ def train(
     folder: RunFolder,
     resources: Resources,
     *,
-    show_progress: bool = False,
+    show: Show | None = None,
     callbacks: list[Any] | None = None,
 ) -> None:
     """Train one run to its end; scores.json and bundle/ are in its folder afterwards.
@@ -74,19 +67,37 @@ def train(
     `failure.max_failures` times when a worker is lost.
 
     Args:
+        show: Told how far the run is, now and then.
         callbacks: Ray Train callbacks, such as the one that reports to a surrounding trial.
 
     Raises:
         RunError: The run gave up for a reason that the user can mend.
     """
-    trainer = TorchTrainer(
+    with board(show) as handle:
+        trainer = _trainer(config, data, folder, resources, handle, callbacks)
+        try:
+            trainer.fit()
+        finally:
+            if folder.failure.exists():
+                raise RunError(folder.failure.read_text("utf-8").strip()) from None
+
+
+def _trainer(
+    config: RunConfig,
+    data: Dataset,
+    folder: RunFolder,
+    resources: Resources,
+    handle: Any,
+    callbacks: list[Any] | None,
+) -> TorchTrainer:
+    return TorchTrainer(
         _loop,
         train_loop_config={
             "config": config.model_dump(mode="json", exclude={"study", "search"}),
             "data": ray.put(data),
             "folder": str(folder.path),
             "threads": resources.cpus,
-            "show_progress": show_progress,
+            "board": handle,
         },
         scaling_config=ScalingConfig(
             num_workers=config.scaling.workers,
@@ -102,11 +113,6 @@ def train(
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    try:
-        trainer.fit()
-    finally:
-        if folder.failure.exists():
-            raise RunError(folder.failure.read_text("utf-8").strip()) from None
 
 
 def _loop(settings: dict[str, Any]) -> None:
@@ -118,7 +124,7 @@ def _loop(settings: dict[str, Any]) -> None:
     quiet_ray()
     with leaving_the_reason(folder):
         config = config_of(settings["config"])
-        worker = TrainWorker(folder.path, show_progress=settings["show_progress"])
+        worker = TrainWorker(folder.path, board=settings["board"])
         data: Dataset = ray.get(settings["data"])
         outcome = run(config, data, worker)
         if worker.rank == 0:
@@ -152,7 +158,9 @@ def leaving_the_reason(folder: RunFolder) -> Iterator[None]:
 
 def quiet_ray() -> None:
     """Keep Ray from printing every report and every checkpoint of this process."""
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # One of its loggers is named after a file, so only the root's level reaches it.
+    for name in (None, "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def flat(line: Line) -> dict[str, Any]:

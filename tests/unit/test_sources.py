@@ -218,7 +218,7 @@ def test_a_file_that_is_not_there_is_refused_with_the_nearest_name(write):
     there = write("tweets.csv", "type,posts\nINTJ,a\n")
     missing = there.replace("tweets", "tweet")
     assert refusal(missing).startswith(": no such file; allowed: builtin, ")
-    assert refusal(missing).endswith(f'; did you mean "{there}"?')
+    assert refusal(missing).endswith('; did you mean "tweets.csv"?')
     assert refusal("builtn").endswith('; did you mean "builtin"?')
     assert refusal("csv").startswith(": no such file; ")
     assert refusal("").startswith(": no such file; ")
