@@ -92,7 +92,7 @@ def evaluate_bundle(
     Args:
         advance: Told the number of rows done since the last time, and a note.
     """
-    predictor = Predictor.load(bundle)
+    predictor = Predictor.load(bundle, device="cuda" if torch.cuda.is_available() else "cpu")
     whole = predictor.unit == "user"
     counts, tables = Counts.none(), []
     for start in range(0, len(labelled.examples), _ROWS_AT_ONCE):

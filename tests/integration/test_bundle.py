@@ -235,3 +235,14 @@ def test_minilm_carries_pretrained_weights() -> None:
         for a, b in zip(first.encoder.parameters(), second.encoder.parameters(), strict=True)
     )
     assert not torch.equal(first.heads.weight, second.heads.weight)
+
+
+def test_distilbert_with_four_heads_has_the_seeds_parameters(quick: Build, tmp_path: Path) -> None:
+    from transformers import DistilBertConfig
+
+    DistilBertConfig().save_pretrained(tmp_path)
+    config = quick(f"model.encoder={tmp_path}", "model.max_tokens=512").model
+    with torch.device("meta"):
+        model = build_model(config, vocabulary=0, seed=0, pretrained=False)
+    assert round(sum(p.numel() for p in model.encoder.parameters()) / 1e6) == 66
+    assert (model.heads.weight.numel(), model.heads.bias.numel()) == (3072, 4)

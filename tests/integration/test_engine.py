@@ -31,8 +31,9 @@ pytestmark = pytest.mark.integration
 Build = Callable[..., RunConfig]
 State = dict[str, torch.Tensor]
 
-# float32 sums in another order: what the same arithmetic may differ by after two epochs.
-_ORDER_OF_SUMS = 2e-5
+# float32 sums in another order: 2e-5 was seen after two epochs of AdamW. The classic fault, a mean of
+# batch means where batches differ in size, was tried: off by 1.4e-2.
+_ORDER_OF_SUMS = 2e-4
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +82,7 @@ def test_four_batches_of_8_give_the_weights_of_one_of_32(quick: Build, data: Dat
     assert one.progress.step == four.progress.step
     assert gap(weights(one), weights(four)) < _ORDER_OF_SUMS
     other = run(quick("model.dropout=0", "optim.lr=2e-3"), data, Worker())
-    assert gap(weights(one), weights(other)) > 100 * _ORDER_OF_SUMS
+    assert gap(weights(one), weights(other)) > 20 * _ORDER_OF_SUMS
 
 
 def test_two_workers_give_the_weights_and_scores_of_one(
