@@ -22,7 +22,7 @@ test: setup lint types
 
 # Faults and soaks that take longer than a change should wait for.
 test-long: setup
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long tests/long
 
 lint: setup
 	$(BIN)/ruff check .

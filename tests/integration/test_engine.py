@@ -31,8 +31,8 @@ pytestmark = pytest.mark.integration
 Build = Callable[..., RunConfig]
 State = dict[str, torch.Tensor]
 
-# float32 sums in another order: 2e-5 was seen after two epochs of AdamW. The classic fault, a mean of
-# batch means where batches differ in size, was tried: off by 1.4e-2.
+# float32 sums in another order: 2e-5 was seen after two epochs of AdamW. The classic fault, a mean
+# of batch means where batches differ in size, was tried: off by 1.4e-2.
 _ORDER_OF_SUMS = 2e-4
 
 
