@@ -13,6 +13,7 @@ VERBS = {
     "evaluate": "score a bundle on labelled rows",
     "predict": "predict texts or a file",
     "serve": "start the HTTP service",
+    "audit": "say what is in a data file",
 }
 
 

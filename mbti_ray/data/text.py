@@ -25,9 +25,9 @@ _ANY_TYPE = "[IiEe][NnSs][TtFf][JjPp]"
 # ASCII, so a type next to Chinese or Cyrillic text is a word of its own. All alternatives hang on
 # the start of a run of letters: a long run without a type costs one pass.
 _TYPE = re.compile(
-    rf"(?<![A-Za-z])(?:{_ANY_TYPE}[A-Za-z]*"
-    rf"|[A-Za-z]*?(?:{_ANY_TYPE}[sS]?(?![A-Za-z])"
-    r"|(?<![A-Z])[IE][NS][TF][JP](?![A-Z])[A-Za-z]*))"
+    rf"(?<![A-Za-z])(?:({_ANY_TYPE})[A-Za-z]*"
+    rf"|[A-Za-z]*?(?:({_ANY_TYPE})[sS]?(?![A-Za-z])"
+    r"|(?<![A-Z])([IE][NS][TF][JP])(?![A-Z])[A-Za-z]*))"
 )
 _MAY_HOLD_TYPE = re.compile(_ANY_TYPE)
 
@@ -79,6 +79,17 @@ def mask_text(text: str) -> str:
     if _MAY_HOLD_TYPE.search(text):
         text = _TYPE.sub(TYPE_WORD, text)
     return text
+
+
+def type_mentions(text: str) -> list[str]:
+    """The types, in capitals and in order, of the words that `mask_text` hides as naming a type.
+
+    A word counts once, for the type that makes it one: "teamINTJ" and "intjs" for INTJ. Read as
+    written: a type in an address counts, too.
+    """
+    if not _MAY_HOLD_TYPE.search(text):
+        return []
+    return [match[match.lastindex or 0].upper() for match in _TYPE.finditer(text)]
 
 
 def read_text(text: str, *, mask: bool) -> str:

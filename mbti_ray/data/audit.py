@@ -1,0 +1,270 @@
+"""What is in a data file: shares, lengths, repeats, and how far the texts give their label away.
+
+Only counts: prints nothing, trains nothing, and must not know how its figures are shown.
+
+A *user* is a row of the source. Types are looked for in the posts as written, with the pattern
+that masking hides; tokens, and what is compared across the split, are of the texts as the model
+reads them under the config.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.prepare import Example, examples_of, resolve_split_by, split_examples
+from mbti_ray.data.sources import Source
+from mbti_ray.data.split import SPLITS
+from mbti_ray.data.text import read_text, type_mentions
+from mbti_ray.data.tokenizer import build_tokenizer, token_ids
+from mbti_ray.errors import DataError
+from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
+
+_POSTS_AT_ONCE = 1000
+_BINS = 20
+_NOT_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
+
+Advance = Callable[[int, str], None]
+Mentions = Counter[str]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """How many lengths are from `first` to `last`, both included."""
+
+    first: int
+    last: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of each post or of each user, without special tokens.
+
+    Attributes:
+        p90: As the median and `p99` a length that occurs: the least that 90 % do not exceed.
+        longer: Share that does not fit whole into one window of `model.max_tokens`, which also
+            holds a [CLS] and a [SEP] after each post.
+        histogram: Bins of equal width; the last one reaches to the maximum.
+    """
+
+    min: int
+    median: int
+    p90: int
+    p99: int
+    max: int
+    longer: float
+    histogram: list[Bin]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Posts that say the same; what is across the split is None where the source has no split.
+
+    Attributes:
+        texts: Different texts that stand in the source more than once, compared as written.
+        posts: Posts that have one of these texts.
+        held_out: Posts of the validation and test splits.
+        across: Those of them whose text, as written, is also a post of the training split.
+        near_across: The same, compared as the model reads them, in lower case, by nothing but
+            letters and digits (by the text itself where it has none of either). Never below
+            `across`.
+    """
+
+    texts: int
+    posts: int
+    held_out: int | None
+    across: int | None
+    near_across: int | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The figures of one source under one config. Shares are from 0 to 1.
+
+    Attributes:
+        rows: Users and bad rows together.
+        authors: Different authors; 0 where the source names none.
+        bad_rows: Rows that cannot be used, by the reason.
+        majority: Share of the commonest type: the accuracy of always giving it.
+        names_a_type: Share of users with any of the sixteen types in any post.
+        names_own_type: Share of users with their own type in any post.
+        most_mentioned_rule: Accuracy, over all users, of giving each the type that the posts
+            mention most often (the first of those mentioned equally often), and the commonest type
+            of the source to those who mention none.
+        most_mentioned_rule_masked: The same after masking: `majority`, or masking leaks.
+        type_shares: Of the users, commonest first.
+        pole_shares: Share of users with each of E, N, T, J.
+        pos_weight: Negatives / positives over all rows of the model's data (users or posts, as
+            `data.unit` says) in the order E, N, T, J; None where there is no positive.
+        splits: Rows of the model's data by split, or None.
+        split_problem: Why there is no split.
+        tokens: Lengths by post and by user.
+    """
+
+    source: str
+    fingerprint: str
+    rows: int
+    users: int
+    posts: int
+    authors: int
+    bad_rows: dict[str, int]
+    majority: float
+    names_a_type: float
+    names_own_type: float
+    most_mentioned_rule: float
+    most_mentioned_rule_masked: float
+    type_shares: dict[str, float]
+    pole_shares: dict[str, float]
+    pos_weight: list[float | None]
+    splits: dict[str, int] | None
+    split_problem: str | None
+    tokens: dict[str, Lengths]
+    repeats: Repeats
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def audit(
+    config: RunConfig, source: Source, *, advance: Advance = lambda done, note: None
+) -> Audit:
+    """The figures of a source that was read with its labels and has rows.
+
+    Args:
+        advance: Told the number of posts tokenised since the last time, and a note.
+
+    Raises:
+        ConfigError: The encoder's tokenizer cannot be loaded.
+    """
+    users = source.rows
+    own = [row.mbti_type or "" for row in users]
+    # Sorted, so that of two equally common types the order of the file does not decide.
+    types = Counter(sorted(own, key=TYPES.index)).most_common()
+    commonest, count = types[0]
+    raw = [_mentions_in(row.posts) for row in users]
+    masked = [_mentions_in([read_text(p, mask=True) for p in row.posts]) for row in users]
+    examples = examples_of(config, users, resolve_split_by(config, source))
+    splits, split_problem = _split(config, examples)
+    return Audit(
+        source=source.name,
+        fingerprint=source.fingerprint,
+        rows=len(users) + len(source.bad),
+        users=len(users),
+        posts=sum(len(row.posts) for row in users),
+        authors=len({row.author for row in users} - {None}),
+        bad_rows=dict(Counter(bad.reason for bad in source.bad).most_common()),
+        majority=count / len(users),
+        names_a_type=sum(map(bool, raw)) / len(users),
+        names_own_type=sum(t in m for t, m in zip(own, raw, strict=True)) / len(users),
+        most_mentioned_rule=_rule_accuracy(raw, own, commonest),
+        most_mentioned_rule_masked=_rule_accuracy(masked, own, commonest),
+        type_shares={t: n / len(users) for t, n in types},
+        pole_shares={p: n / len(own) for p, n in _positives(own).items()},
+        pos_weight=[
+            (len(examples) - n) / n if n else None
+            for n in _positives([e.mbti_type for e in examples]).values()
+        ],
+        splits={name: len(part) for name, part in splits.items()} if splits else None,
+        split_problem=split_problem,
+        tokens=_tokens(config, examples, [len(row.posts) for row in users], advance),
+        repeats=_repeats([p for row in users for p in row.posts], examples, splits),
+    )
+
+
+def _mentions_in(posts: Sequence[str]) -> Mentions:
+    """How often each type is mentioned, in the order of first mention."""
+    return Counter(mention for post in posts for mention in type_mentions(post))
+
+
+def _rule_accuracy(mentions: Sequence[Mentions], own: Sequence[str], commonest: str) -> float:
+    # max() gives the first of several, and a Counter keeps the order of first mention.
+    given = [max(m, key=m.__getitem__, default=commonest) for m in mentions]
+    return sum(g == t for g, t in zip(given, own, strict=True)) / len(own)
+
+
+def _positives(types: Sequence[str]) -> dict[str, int]:
+    """How many of the types have each of E, N, T, J."""
+    columns = zip(*map(labels_of, types), strict=True)
+    return {pole: sum(column) for pole, column in zip(POSITIVE_POLES, columns, strict=True)}
+
+
+def _split(
+    config: RunConfig, examples: Sequence[Example]
+) -> tuple[dict[str, list[Example]] | None, str | None]:
+    """The split of the config, or why there is none: too few rows to train on have figures too."""
+    try:
+        return split_examples(config, examples), None
+    except DataError as error:
+        return None, str(error)
+
+
+def _texts_of(examples: Sequence[Example]) -> list[str]:
+    """The posts as the model reads them, in the order of the source."""
+    return [text for e in examples for text in e.texts]
+
+
+def _tokens(
+    config: RunConfig, examples: Sequence[Example], posts: Sequence[int], advance: Advance
+) -> dict[str, Lengths]:
+    """Lengths by post and by user, who have so many `posts` each in the order of the examples."""
+    texts = _texts_of(examples)
+    tokenizer = build_tokenizer(config.model.encoder, texts)
+    counts: list[int] = []
+    for start in range(0, len(texts), _POSTS_AT_ONCE):
+        part = texts[start : start + _POSTS_AT_ONCE]
+        counts += [len(ids) for ids in token_ids(tokenizer, part)]
+        advance(len(part), "posts")
+    by_post = np.array(counts, np.int64)
+    starts = np.cumsum([0, *posts[:-1]])
+    by_user = np.add.reduceat(by_post, starts)
+    separators = np.add.reduceat((by_post > 0).astype(int), starts)
+    room = config.model.max_tokens - 1
+    return {
+        "post": _lengths(by_post, longer=float(np.mean(by_post + 1 > room))),
+        "user": _lengths(by_user, longer=float(np.mean(by_user + separators > room))),
+    }
+
+
+def _lengths(counts: NDArray[np.int64], *, longer: float) -> Lengths:
+    levels = np.percentile(counts, [0, 50, 90, 99, 100], method="inverted_cdf")
+    least, median, p90, p99, most = (int(level) for level in levels)
+    # A few very long rows would otherwise leave all others in the first bin.
+    width = (p99 - least) // _BINS + 1
+    firsts = list(range(least, p99 + 1, width))
+    lasts = [first - 1 for first in firsts[1:]] + [most]
+    found = np.histogram(counts, bins=[*firsts, most + 1])[0]
+    bins = [Bin(f, la, int(n)) for f, la, n in zip(firsts, lasts, found, strict=True)]
+    return Lengths(least, median, p90, p99, most, longer, bins)
+
+
+def _repeats(
+    raw: Sequence[str],
+    examples: Sequence[Example],
+    splits: dict[str, list[Example]] | None,
+) -> Repeats:
+    repeated = [n for n in Counter(raw).values() if n > 1]
+    if splits is None:
+        return Repeats(len(repeated), sum(repeated), None, None, None)
+    trained = {(e.number, e.post) for e in splits[SPLITS[0]]}
+    in_train = [(e.number, e.post) in trained for e in examples for _ in e.texts]
+    near = [_NOT_LETTER_OR_DIGIT.sub("", t.lower()) or t for t in _texts_of(examples)]
+    return Repeats(
+        texts=len(repeated),
+        posts=sum(repeated),
+        held_out=in_train.count(False),
+        across=_across(raw, in_train),
+        near_across=_across(near, in_train),
+    )
+
+
+def _across(texts: Sequence[str], in_train: Sequence[bool]) -> int:
+    """Posts outside the training split whose text is in it."""
+    pairs = list(zip(texts, in_train, strict=True))
+    trained = {text for text, is_trained in pairs if is_trained}
+    return sum(text in trained for text, is_trained in pairs if not is_trained)
