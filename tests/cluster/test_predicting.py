@@ -2,40 +2,16 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from mbti_ray.bundle import write_bundle
-from mbti_ray.config import RunConfig
-from mbti_ray.data.prepare import prepare_dataset
 from mbti_ray.data.sources import read_source
-from mbti_ray.engine.fit import run
-from mbti_ray.engine.worker import Worker
 from mbti_ray.predict import main as predict
-from mbti_ray.predictor import Predictor, golden_logits
+from mbti_ray.predictor import Predictor
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
-
-
-@pytest.fixture(scope="module")
-def bundle(quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = quick("fit.epochs=1")
-    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
-    outcome = run(config, data, Worker())
-    folder = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(
-        folder,
-        config=config,
-        model=outcome.model,
-        tokenizer=data.tokenizer,
-        facts=data.facts,
-        scores={},
-        golden_logits=golden_logits,
-    )
-    return folder
 
 
 def test_a_file_is_predicted_in_its_order_with_its_ids(

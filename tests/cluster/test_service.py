@@ -9,21 +9,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from mbti_ray.bundle import write_bundle
-from mbti_ray.config import RunConfig
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.data.prepare import prepare_dataset
-from mbti_ray.engine.fit import run
-from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError
-from mbti_ray.predictor import Predictor, golden_logits
+from mbti_ray.predictor import Predictor
 
 pytestmark = [
     pytest.mark.cluster,
@@ -32,24 +27,6 @@ pytestmark = [
 ]
 
 LONG = "a long evening with many words " * 60
-
-
-@pytest.fixture(scope="module")
-def bundle(quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = quick("fit.epochs=1")
-    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
-    outcome = run(config, data, Worker())
-    folder = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(
-        folder,
-        config=config,
-        model=outcome.model,
-        tokenizer=data.tokenizer,
-        facts=data.facts,
-        scores={"val": outcome.val},
-        golden_logits=golden_logits,
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
