@@ -58,10 +58,11 @@ def _predict(options: argparse.Namespace) -> Result:
     source = read_source(str(options.input), labelled=False)
 
     from mbti_ray.on_ray.cluster import connected
-    from mbti_ray.on_ray.predicting import predict_rows
+    from mbti_ray.on_ray.predicting import predict_rows, rows_to_predict
 
-    with connected(), progress_bar("rows", None) as advance:
-        rows = predict_rows(bundle, source, options.output, config, advance)
+    table = rows_to_predict(bundle, source)
+    with connected(), progress_bar("rows", len(table)) as advance:
+        rows = predict_rows(bundle, table, options.output, config, advance)
     console.print(f"{rows:,} rows: {options.output}")
     for bad in source.bad:
         console.print(f"{options.input}:{bad.number}: left out: {bad.reason}")

@@ -51,26 +51,27 @@ class _Actor:
 
 def predict_rows(
     bundle: Path,
-    source: Source,
+    table: pa.Table,
     output: Path,
     config: RunConfig,
     advance: Callable[[int, str], None],
 ) -> int:
-    """Predict every row of a source, in its order, into a file; the number of rows written.
+    """Predict every row of a table, in its order, into a file; the number of rows written.
 
-    A bundle of users gives a line for each user, a bundle of posts one for each post.
+    Args:
+        table: As `rows_to_predict` makes it.
+        advance: Told the number of rows done since the last time, and a note.
     """
     resources = trial_resources(config)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    table = _table(source, unit=read_manifest(bundle).unit)
     # A block is what Ray Data hands to one actor at a time.
     blocks = [table.slice(at, _ROWS_AT_ONCE) for at in range(0, len(table), _ROWS_AT_ONCE)]
     actors = trials_at_once(config, resources, len(blocks))
     results = ray.data.from_arrow(blocks).map_batches(
         _Actor,
-        fn_constructor_args=(bundle, resources.cpus, "cuda" if resources.gpus else "cpu"),
+        fn_constructor_args=(bundle.resolve(), resources.cpus, "cuda" if resources.gpus else "cpu"),
         batch_size=_ROWS_AT_ONCE,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors),
@@ -90,7 +91,9 @@ def predict_rows(
     return done
 
 
-def _table(source: Source, *, unit: str) -> pa.Table:
+def rows_to_predict(bundle: Path, source: Source) -> pa.Table:
+    """The rows of a source as a bundle reads them: a line for each user, or for each post."""
+    unit = read_manifest(bundle).unit
     rows: list[tuple[int, int, str | None, list[str]]] = []
     for row in source.rows:
         if unit == "user":
