@@ -31,18 +31,17 @@ class Resources:
 
 
 @contextmanager
-def connected(*, show_logs: bool = True) -> Iterator[None]:
+def connected() -> Iterator[None]:
     """A Ray to work on: the one that is connected, the one RAY_ADDRESS names, or a local one.
 
     One that was started here is stopped at the end, whatever happens.
-
-    Args:
-        show_logs: Print here what workers print.
     """
     if ray.is_initialized():
         yield
         return
-    ray.init(logging_level=logging.ERROR, log_to_driver=show_logs)
+    # What workers print is in the dashboard; here it would be Ray's own remarks. What goes wrong in
+    # a worker comes as an exception, and how far it is through `progress`.
+    ray.init(logging_level=logging.ERROR, log_to_driver=False)
     try:
         yield
     finally:

@@ -160,7 +160,7 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _end_on(signal.default_int_handler)
-    with connected(show_logs=False):
+    with connected():
         # Again, because ray.init installs a handler that ends this process before the others.
         _end_on(signal.default_int_handler)
         try:
