@@ -26,6 +26,11 @@ class Resources:
     cpus: int
     gpus: int
 
+    @property
+    def device(self) -> str:
+        """What torch computes on with them; Ray shows a process GPUs that are not its own."""
+        return "cuda" if self.gpus else "cpu"
+
     def as_dict(self) -> dict[str, float]:
         return {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
 

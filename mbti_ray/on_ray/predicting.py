@@ -71,7 +71,7 @@ def predict_rows(
     actors = trials_at_once(config, resources, len(blocks))
     results = ray.data.from_arrow(blocks).map_batches(
         _Actor,
-        fn_constructor_args=(bundle.resolve(), resources.cpus, "cuda" if resources.gpus else "cpu"),
+        fn_constructor_args=(bundle.resolve(), resources.cpus, resources.device),
         batch_size=_ROWS_AT_ONCE,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors),

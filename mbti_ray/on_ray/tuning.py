@@ -131,14 +131,23 @@ def finish_study(
     # In a worker, because the driver's machine may have no GPU and little memory.
     task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(_finish_best)
     ray.get(
-        task.remote(run_config.model_dump(mode="json"), ray.put(data), checkpoint, folder.best.path)
+        task.remote(
+            run_config.model_dump(mode="json"),
+            ray.put(data),
+            checkpoint,
+            folder.best.path,
+            resources,
+        )
     )
     return run_config
 
 
-def _finish_best(tree: dict[str, Any], data: Dataset, checkpoint: Path, best: Path) -> None:
+def _finish_best(
+    tree: dict[str, Any], data: Dataset, checkpoint: Path, best: Path, resources: Resources
+) -> None:
+    torch.set_num_threads(resources.cpus)
     config, folder = config_of(tree), RunFolder(best)
-    worker = Worker(device="cuda" if torch.cuda.is_available() else "cpu")
+    worker = Worker(device=resources.device)
     folder.begin(config, "fresh")
     finish_run(config, data, rescore(config, data, worker, checkpoint), folder)
 
@@ -150,7 +159,7 @@ def _trainable(
     reference = ray.put(data)
     if config.scaling.workers == 1:
         return tune.with_resources(  # type: ignore[no-any-return]
-            partial(_trial, base=base, data=reference, threads=resources.cpus), resources.as_dict()
+            partial(_trial, base=base, data=reference, resources=resources), resources.as_dict()
         )
     several = partial(
         _trial_of_several, base=base, data=reference, study=folder.path, resources=resources
@@ -158,12 +167,14 @@ def _trainable(
     return tune.with_resources(several, _DRIVER)  # type: ignore[no-any-return]
 
 
-def _trial(values: dict[str, Any], *, base: dict[str, Any], data: Any, threads: int) -> None:
-    torch.set_num_threads(threads)
+def _trial(
+    values: dict[str, Any], *, base: dict[str, Any], data: Any, resources: Resources
+) -> None:
+    torch.set_num_threads(resources.cpus)
     quiet_ray()
     try:
         config = overridden(config_of(base), values)
-        worker = TrialWorker(device="cuda" if torch.cuda.is_available() else "cpu")
+        worker = TrialWorker(device=resources.device)
         run(config, ray.get(data), worker, score_test=False)
     except MbtiRayError as error:
         _report_failure(base, error)

@@ -102,3 +102,13 @@ def test_a_trial_of_two_workers_trains_through_torchtrainer(
     answer = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert answer["trials"] == {"COMPLETE": 1}
     assert Path(answer["bundle"], "bundle.json").is_file()
+
+
+def test_a_trial_that_a_killed_driver_left_running_is_a_failed_one(tmp_path: Path) -> None:
+    from mbti_ray.config import load_study
+    from mbti_ray.on_ray.searcher import open_study
+
+    config = load_study(None)
+    open_study(tmp_path, config, name="study").ask()
+    (trial,) = open_study(tmp_path, config, name="study").get_trials()
+    assert trial.state.name == "FAIL"

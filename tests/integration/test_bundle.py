@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mbti_ray import MBTIClassifier
-from mbti_ray.bundle import read_bundle, write_bundle
+from mbti_ray.bundle import golden_texts, read_bundle, write_bundle
 from mbti_ray.config import RunConfig, load_run
 from mbti_ray.data.prepare import Dataset, prepare_dataset
 from mbti_ray.engine.fit import Outcome, run
@@ -143,12 +143,13 @@ def test_the_python_class_answers_as_the_seed_says(bundle: Path) -> None:
     assert "".join(pair[0] if p > 0.5 else pair[1] for p, pair in letters) == one
 
 
-def test_a_bundle_holds_no_pickle_and_no_text_of_the_training_data(
-    trained: tuple[RunConfig, Dataset, Outcome], bundle: Path, small_file: Path
+def test_a_bundle_holds_no_pickle_and_its_golden_texts_are_the_fixed_synthetic_ones(
+    bundle: Path,
 ) -> None:
     assert {p.suffix for p in bundle.iterdir()} <= {".safetensors", ".json", ".txt"}
     manifest = (bundle / "bundle.json").read_text("utf-8")
     golden = [g["text"] for g in json.loads(manifest)["golden"]]
+    assert golden == golden_texts()
     assert len(golden) == 20
 
 
