@@ -8,7 +8,6 @@ from mbti_ray.config.load import (
     load_run,
     load_study,
     overridden,
-    read_config,
     value_at,
 )
 from mbti_ray.config.schema import RunConfig, StudyConfig
@@ -23,6 +22,5 @@ __all__ = [
     "load_run",
     "load_study",
     "overridden",
-    "read_config",
     "value_at",
 ]

@@ -72,12 +72,6 @@ def overridden(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     return _validated(RunConfig, tree, dict.fromkeys(values, "override"), "config")
 
 
-def read_config(path: Path) -> RunConfig:
-    """The run config that a run or study wrote to `path` (config.yaml)."""
-    tree = {k: v for k, v in _read_yaml(path).items() if k not in ("study", "search")}
-    return config_of(tree, where=str(path))
-
-
 def config_of(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig:
     """A run config from its plain nested form, as it travels between processes."""
     return _validated(RunConfig, dict(tree), {}, where)

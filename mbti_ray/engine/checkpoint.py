@@ -100,12 +100,6 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise _damaged(folder, error) from None
 
 
-def load_best(folder: Path) -> tuple[State, Progress]:
-    """The best weights that a checkpoint knows, and its progress, without the optimiser."""
-    checkpoint = load_checkpoint(folder)
-    return checkpoint.best or checkpoint.model, checkpoint.progress
-
-
 def newest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint with the most steps under `folder`, if there is one."""
     steps = {mark.parent: _step_of(mark.parent) for mark in folder.rglob("progress.json")}

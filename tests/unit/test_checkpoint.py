@@ -10,7 +10,6 @@ from torch import nn
 from mbti_ray.engine.checkpoint import (
     Checkpoint,
     Progress,
-    load_best,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
@@ -108,15 +107,6 @@ def test_tied_weights_are_saved_under_both_names(tmp_path):
     checkpoint.model = {"one": weight, "two": weight}
     save_checkpoint(tmp_path / "c", checkpoint)
     assert_same_state(load_checkpoint(tmp_path / "c").model, {"one": weight, "two": weight})
-
-
-def test_the_best_weights_are_those_now_where_none_are_kept_apart(tmp_path):
-    for best in (True, False):
-        checkpoint = some_checkpoint(best=best)
-        save_checkpoint(tmp_path / str(best), checkpoint)
-        state, progress = load_best(tmp_path / str(best))
-        assert_same_state(state, checkpoint.best if best else checkpoint.model)
-        assert progress.best == 0.75
 
 
 FILES = ("model.safetensors", "best.safetensors", "optimizer.pt", "progress.json")

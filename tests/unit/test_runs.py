@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mbti_ray.config import load_run, read_config
+from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs import (
     RunFolder,
@@ -139,7 +139,7 @@ def test_fresh_deletes_a_run_only_when_it_begins(storage):
     assert folder.metrics.exists()
     folder.begin(config, "fresh")
     assert not folder.metrics.exists()
-    assert read_config(folder.config).seed == 5
+    assert load_run(str(folder.config)).seed == 5
 
 
 @pytest.mark.parametrize("content", ["picture.jpg", None])
@@ -182,7 +182,7 @@ def test_a_begun_folder_holds_the_resolved_config(storage):
     config = config_in(storage, "name=mine", "optim.lr=0.5")
     folder = RunFolder(storage / "mine")
     folder.begin(config, "refuse")
-    assert read_config(folder.config) == config
+    assert load_run(str(folder.config)) == config
 
 
 def test_storage_has_to_be_a_folder(tmp_path):
