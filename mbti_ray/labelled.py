@@ -17,7 +17,7 @@ from mbti_ray.data.prepare import Example, examples_of, resolve_split_by, split_
 from mbti_ray.data.sources import read_source
 from mbti_ray.errors import DataError
 from mbti_ray.predictor import Predictor
-from mbti_ray.scores import Counts, Scores
+from mbti_ray.scores.counts import Counts, Scores
 from mbti_ray.typology import POSITIVE_POLES, labels_of
 
 _ROWS_AT_ONCE = 256

@@ -22,7 +22,7 @@ from mbti_ray.data.text import MASK_VERSION, read_text
 from mbti_ray.data.windows import build_windows
 from mbti_ray.errors import BundleError
 from mbti_ray.runs import find_bundle
-from mbti_ray.scores import pool_rows
+from mbti_ray.scores.counts import pool_rows
 from mbti_ray.typology import POSITIVE_POLES, type_of
 
 # Golden logits made on another processor differ in the last digits of float32, not in these.

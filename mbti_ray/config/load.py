@@ -27,6 +27,7 @@ NOT_SEARCHABLE = (
     "scaling.",
     "failure.",
     "serve.",
+    "scoring.",
     "study.",
     "search",
     "data.",

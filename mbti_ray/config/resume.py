@@ -14,6 +14,7 @@ _MAY_CHANGE = (
     "scaling.",
     "failure.",
     "serve.",
+    "scoring.",
     "study.trials",
     "study.max_concurrent",
 )

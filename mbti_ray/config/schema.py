@@ -21,7 +21,12 @@ Precision = Annotated[
 ]
 
 # Scores that a run can watch; all but the loss are better when higher.
-Monitor = Literal["loss", "acc_ei", "acc_sn", "acc_tf", "acc_jp", "acc_mean", "acc_total"]
+Monitor = Literal[
+    "loss", "acc_ei", "acc_sn", "acc_tf", "acc_jp", "acc_mean", "acc_total", "bal_mean"
+]
+
+# What may be hidden besides type words and URLs.
+MaskKind = Literal["functions", "temperaments", "axes"]
 
 
 class Section(BaseModel):
@@ -44,6 +49,11 @@ class DataConfig(Section):
         "auto", description="what must not stand on both sides; auto: author if there is one"
     )
     mask: bool = Field(True, description="hide type words and URLs from the model")
+    mask_also: tuple[MaskKind, ...] = Field(
+        (),
+        description="with mask, also hide functions (Ni-Te), temperaments (NT, SJ), axes "
+        "(introvert, sensor)",
+    )
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="validation share")
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="test share")
     max_bad_share: Share = Field(0.01, description="refuse a file with more bad rows than this")
@@ -122,6 +132,24 @@ class FitConfig(Section):
         return "min" if self.monitor == "loss" else "max"
 
 
+class ScoringConfig(Section):
+    """What is fitted on the validation split, and what stands beside the scores."""
+
+    calibrate: bool = Field(True, description="a temperature for each head (Guo et al. 2017)")
+    threshold: Literal["half", "accuracy", "balanced_accuracy", "f1"] = Field(
+        "half", description="half: 0.5; else the threshold of each head that is best for this score"
+    )
+    abstain: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="a probability nearer to its threshold than this is answered X"
+    )
+    resamples: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        1000, description="bootstrap resamples behind the 95 % intervals; 0: no intervals"
+    )
+    baselines: bool = Field(
+        True, description="also train TF-IDF and logistic regression (extra: baselines)"
+    )
+
+
 class ScalingConfig(Section):
     """Where it runs; no part of what is learned, so never part of a search."""
 
@@ -171,6 +199,7 @@ class RunConfig(Section):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     fit: FitConfig = FitConfig()
+    scoring: ScoringConfig = ScoringConfig()
     scaling: ScalingConfig = ScalingConfig()
     failure: FailureConfig = FailureConfig()
     serve: ServeConfig = ServeConfig()

@@ -32,7 +32,7 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError
 from mbti_ray.model.classifier import MBTIModel, Stage, build_model, set_trainable, stage_of
 from mbti_ray.model.loss import build_loss, positive_weights
-from mbti_ray.scores import Scores
+from mbti_ray.scores.counts import Scores
 
 # Steps between two looks at the loss: each look waits for the device.
 _LOOK_STEPS = 20

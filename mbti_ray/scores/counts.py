@@ -18,7 +18,14 @@ Scores = dict[str, float]
 
 _PLACES = torch.tensor([8, 4, 2, 1])
 # Names of the summed figures, in the order in which they stand in the vector of counts.
-_HEAD = ("rows", "loss", *(f"right_{d.key}" for d in DIMENSIONS), "right_all")
+_HEAD = (
+    "rows",
+    "loss",
+    *(f"right_{d.key}" for d in DIMENSIONS),
+    "right_all",
+    *(f"given_{d.key}" for d in DIMENSIONS),
+    *(f"hit_{d.key}" for d in DIMENSIONS),
+)
 
 
 def pool_rows(logits: Tensor, row: Tensor, tokens: Tensor, row_count: int) -> Tensor:
@@ -53,7 +60,8 @@ class Counts:
         training loss was: so runs with different weights can be compared.
         """
         labels = labels.to(logits.device)
-        right = (torch.sigmoid(logits) > thresholds) == labels.bool()
+        given = torch.sigmoid(logits) > thresholds
+        right = given == labels.bool()
         loss = binary_cross_entropy_with_logits(
             logits.double(), labels.double(), reduction="none"
         ).mean(1)
@@ -62,6 +70,8 @@ class Counts:
             loss.sum()[None],
             right.double().sum(0),
             right.all(1).double().sum()[None],
+            given.double().sum(0),
+            (given & right).double().sum(0),
             torch.bincount(type_index(labels), minlength=len(TYPES)).double(),
         ]
         return cls(torch.cat(figures))
@@ -74,9 +84,13 @@ class Counts:
         return Counts(self.vector + other.vector)
 
     def scores(self) -> Scores:
-        """acc_ei, acc_sn, acc_tf, acc_jp, acc_mean, acc_total, loss, and each one's majority.
+        """rows, loss, and for ei, sn, tf, jp and their mean, acc_total besides:
 
-        `majority_x` is what always giving the commonest answer of these very rows would score.
+        - `acc_x`: accuracy; `acc_total` has all four right.
+        - `majority_x`: what always giving the commonest answer of these very rows would score.
+        - `bal_x`: balanced accuracy, the mean of the two poles' recall (of one, where the rows
+          have one pole only).
+        - `positive_x`, `given_x`: share of rows that have, and that were given, the positive pole.
         """
         values = self.vector.tolist()
         head = dict(zip(_HEAD, values, strict=False))
@@ -87,7 +101,13 @@ class Counts:
             positive = sum(n for t, n in types.items() if d.positive in t)
             scores[f"acc_{d.key}"] = head[f"right_{d.key}"] / rows
             scores[f"majority_{d.key}"] = max(positive, rows - positive) / rows
-        for prefix in ("acc", "majority"):
+            hit, given = head[f"hit_{d.key}"], head[f"given_{d.key}"]
+            poles = (hit, positive), (rows - positive - given + hit, rows - positive)
+            recalls = [right / there for right, there in poles if there]
+            scores[f"bal_{d.key}"] = sum(recalls) / len(recalls)
+            scores[f"positive_{d.key}"] = positive / rows
+            scores[f"given_{d.key}"] = given / rows
+        for prefix in ("acc", "majority", "bal"):
             scores[f"{prefix}_mean"] = sum(scores[f"{prefix}_{d.key}"] for d in DIMENSIONS) / 4
         scores["acc_total"] = head["right_all"] / rows
         scores["majority_total"] = max(types.values()) / rows

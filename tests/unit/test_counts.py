@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.scores import Counts, pool_rows, type_index
+from mbti_ray.scores.counts import Counts, pool_rows, type_index
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of, type_of
 
 pytestmark = pytest.mark.unit

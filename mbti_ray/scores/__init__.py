@@ -1,0 +1,1 @@
+"""From logits to figures: counts, scorecard, calibration, baselines, diagnosis."""
