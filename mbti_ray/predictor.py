@@ -17,8 +17,9 @@ from torch import Tensor
 
 from mbti_ray.bundle import Bundle, read_bundle
 from mbti_ray.data.batches import batches_by_length, collate
+from mbti_ray.data.mask import MASK_VERSION
 from mbti_ray.data.prepare import pack_texts
-from mbti_ray.data.text import MASK_VERSION, read_text
+from mbti_ray.data.text import read_text
 from mbti_ray.data.windows import build_windows
 from mbti_ray.errors import BundleError
 from mbti_ray.runs import find_bundle
@@ -155,8 +156,7 @@ class Predictor:
             max_tokens=self.max_tokens,
             max_windows=self._manifest.max_windows if whole else 1,
         )
-        none = [0] * len(packed)
-        windows = build_windows(packed, [[0] * 4 for _ in packed], none, none)
+        windows = build_windows(packed)
         output = torch.empty(len(windows), 4, device=self._device)
         members = np.arange(len(windows))
         for indices in batches_by_length(windows.lengths, members, _BATCH_TOKENS):

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.mask import mentions_in, most_mentioned
 from mbti_ray.data.prepare import Example, examples_of, resolve_split_by, split_examples
 from mbti_ray.data.sources import Source
 from mbti_ray.data.split import SPLITS
-from mbti_ray.data.text import read_text, type_mentions
+from mbti_ray.data.text import read_text
 from mbti_ray.data.tokenizer import build_tokenizer, token_ids
 from mbti_ray.errors import DataError
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
@@ -147,8 +148,11 @@ def audit(
     # Sorted, so that of two equally common types the order of the file does not decide.
     types = Counter(sorted(own, key=TYPES.index)).most_common()
     commonest, count = types[0]
-    raw = [_mentions_in(row.posts) for row in users]
-    masked = [_mentions_in([read_text(p, mask=True) for p in row.posts]) for row in users]
+    raw = [mentions_in(row.posts) for row in users]
+    masked = [
+        mentions_in([read_text(p, mask=True, also=config.data.mask_also) for p in row.posts])
+        for row in users
+    ]
     examples = examples_of(config, users, resolve_split_by(config, source))
     splits, split_problem = _split(config, examples)
     return Audit(
@@ -177,14 +181,8 @@ def audit(
     )
 
 
-def _mentions_in(posts: Sequence[str]) -> Mentions:
-    """How often each type is mentioned, in the order of first mention."""
-    return Counter(mention for post in posts for mention in type_mentions(post))
-
-
 def _rule_accuracy(mentions: Sequence[Mentions], own: Sequence[str], commonest: str) -> float:
-    # max() gives the first of several, and a Counter keeps the order of first mention.
-    given = [max(m, key=m.__getitem__, default=commonest) for m in mentions]
+    given = [most_mentioned(m) or commonest for m in mentions]
     return sum(g == t for g, t in zip(given, own, strict=True)) / len(own)
 
 

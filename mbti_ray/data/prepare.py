@@ -8,24 +8,26 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.mask import MASK_VERSION, mentions_in, most_mentioned
 from mbti_ray.data.pretrained import TINY
 from mbti_ray.data.sources import BadRow, Row, Source, read_source
 from mbti_ray.data.split import SPLITS, assign_splits
-from mbti_ray.data.text import MASK_VERSION, read_text
+from mbti_ray.data.text import read_text
 from mbti_ray.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer, token_ids
 from mbti_ray.data.windows import Packed, Windows, build_windows, pack_posts
-from mbti_ray.typology import labels_of
+from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 
 # Raised when what a cache folder holds, or how it is made, changes.
-_FORMAT = 2
+_FORMAT = 3
 _ROWS_AT_ONCE = 1000
 
 Advance = Callable[[int, str], None]
@@ -33,23 +35,40 @@ Advance = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Example:
-    """One row of the model's data: a user or a post, with its texts cleaned and masked."""
+    """One row of the model's data: a user or a post, with its texts cleaned and masked.
+
+    Attributes:
+        group: Rows of one group never stand on both sides of the split.
+        person: Who wrote it: the author where the source names one, else the user.
+        mentioned: The type that the texts mention most often before masking.
+    """
 
     texts: tuple[str, ...]
     mbti_type: str
     group: str
+    person: str
+    mentioned: str | None
     number: int
     post: int
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a dataset besides its tokens; kept in the cache and in the bundle."""
+    """What is known of a dataset besides its tokens; kept in the cache and in the bundle.
+
+    Attributes:
+        rows: Rows by split.
+        person: What a person is: author or user.
+        mask_version: 0 where nothing was masked.
+    """
 
     source: str
     fingerprint: str
     split_by: str
+    person: str
+    rows: dict[str, int]
     mask_version: int
+    mask_also: list[str]
     bad: list[BadRow]
     repaired: int
     truncated: int
@@ -111,24 +130,44 @@ def resolve_split_by(config: RunConfig, source: Source) -> str:
     """What `data.split_by=auto` means for this source: author, else the unit's own grouping."""
     if config.data.split_by != "auto":
         return config.data.split_by
-    return "author" if any(row.author for row in source.rows) else "user"
+    return person_kind(source.rows)
 
 
 def examples_of(config: RunConfig, rows: Sequence[Row], split_by: str) -> list[Example]:
     """The rows of the model's data, in the order of the file."""
     examples = []
     for row in rows:
-        texts = tuple(read_text(post, mask=config.data.mask) for post in row.posts)
-        user = _digest("user", row.mbti_type or "", *row.posts)
-        group = f"author:{row.author}" if split_by == "author" and row.author else user
-        units: list[tuple[tuple[str, ...], int]] = [(texts, -1)]
-        if config.data.unit == "post":
-            units = [((text,), place) for place, text in enumerate(texts)]
-        for unit, place in units:
+        mbti_type = row.mbti_type or ""
+        user = _digest("user", mbti_type, *row.posts)
+        person = f"author:{row.author}" if row.author else user
+        group = person if split_by == "author" else user
+        for posts, place in _units(row.posts, config.data.unit):
+            texts = tuple(
+                read_text(post, mask=config.data.mask, also=config.data.mask_also) for post in posts
+            )
             # The same post twice must not stand on both sides of the split.
-            own = _digest("post", unit[0]) if split_by == "post" else group
-            examples.append(Example(unit, row.mbti_type or "", own, row.number, place))
+            own = _digest("post", texts[0]) if split_by == "post" else group
+            mentioned = most_mentioned(mentions_in(posts))
+            examples.append(Example(texts, mbti_type, own, person, mentioned, row.number, place))
     return examples
+
+
+def _units(posts: tuple[str, ...], unit: str) -> list[tuple[tuple[str, ...], int]]:
+    """The posts of each row that a user makes, and its place among the user's posts (-1: all)."""
+    if unit == "user":
+        return [(posts, -1)]
+    return [((post,), place) for place, post in enumerate(posts)]
+
+
+def person_kind(rows: Sequence[Row]) -> str:
+    """What a person of these rows is: author where any is named, else user."""
+    return "author" if any(row.author for row in rows) else "user"
+
+
+def person_numbers(examples: Sequence[Example]) -> dict[str, int]:
+    """A number for each person, in the order of their first row."""
+    persons = dict.fromkeys(example.person for example in examples)
+    return {person: number for number, person in enumerate(persons)}
 
 
 def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, list[Example]]:
@@ -176,6 +215,7 @@ def _build(
     advance: Advance,
 ) -> None:
     examples = examples_of(config, source.rows, split_by)
+    persons = person_numbers(examples)
     members = split_examples(config, examples)
     training_texts = (text for e in members["train"] for text in e.texts)
     tokenizer = pretrained or build_tokenizer(config.model.encoder, training_texts)
@@ -194,7 +234,10 @@ def _build(
         source=source.name,
         fingerprint=source.fingerprint,
         split_by=split_by,
+        person=person_kind(source.rows),
+        rows={name: len(part) for name, part in members.items()},
         mask_version=MASK_VERSION if config.data.mask else 0,
+        mask_also=list(config.data.mask_also),
         bad=source.bad,
         repaired=source.repaired,
         truncated=sum(p.truncated for part in packed.values() for p in part),
@@ -203,12 +246,7 @@ def _build(
     # Built aside and moved whole, so that a run that is killed here leaves no half cache.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as aside:
         for name, part in members.items():
-            windows = build_windows(
-                packed[name],
-                [labels_of(e.mbti_type) for e in part],
-                [e.number for e in part],
-                [e.post for e in part],
-            )
+            windows = build_windows(packed[name], _rows_table(part, persons))
             _write(windows.table, Path(aside) / f"{name}.arrow")
             _write(windows.rows, Path(aside) / f"{name}.rows.arrow")
         tokenizer.save_pretrained(Path(aside) / "tokenizer")
@@ -217,6 +255,22 @@ def _build(
             shutil.rmtree(folder)
         shutil.copytree(aside, folder.with_suffix(".new"), dirs_exist_ok=True)
         folder.with_suffix(".new").rename(folder)
+
+
+def _rows_table(part: Sequence[Example], persons: Mapping[str, int]) -> pa.Table:
+    """`Windows.rows` of the examples."""
+    labels = np.array([labels_of(e.mbti_type) for e in part], np.uint8).reshape(-1, len(DIMENSIONS))
+    place_of = {mbti_type: place for place, mbti_type in enumerate(TYPES)}
+    return pa.table(
+        {
+            **{d.positive.lower(): labels[:, k] for k, d in enumerate(DIMENSIONS)},
+            "number": np.array([e.number for e in part], np.int64),
+            "post": np.array([e.post for e in part], np.int32),
+            "person": np.array([persons[e.person] for e in part], np.int32),
+            "mentioned": np.array([place_of.get(e.mentioned or "", -1) for e in part], np.int8),
+            "text": pa.array(["\n".join(e.texts) for e in part], pa.large_string()),
+        }
+    )
 
 
 def _key(config: RunConfig, source: Source, split_by: str, tokenizer: Tokenizer | None) -> str:

@@ -59,7 +59,10 @@ class Windows:
     Attributes:
         table: Arrow table of N windows: `input_ids` list<int32>, `row` int32 (ascending).
         rows: Arrow table of R rows: `e`, `n`, `t`, `j` uint8 labels, `number` int64 (the place in
-            the file), `post` int32 (the place among the posts of that line, -1 for whole users).
+            the file), `post` int32 (the place among the posts of that line, -1 for whole users),
+            `person` int32 (rows of one person have one number, in all splits), `mentioned` int8
+            (the type that the row mentions most, before masking, as its place in `TYPES`, or -1),
+            `text` (what the model reads, a line for each post).
     """
 
     def __init__(self, table: pa.Table, rows: pa.Table) -> None:
@@ -106,6 +109,24 @@ class Windows:
         return column.copy()
 
     @cached_property
+    def persons(self) -> NDArray[np.int32]:
+        """The number of each row's person: [R]."""
+        array: NDArray[np.int32] = self.rows.column("person").to_numpy()
+        return array
+
+    @cached_property
+    def mentioned(self) -> NDArray[np.int8]:
+        """The type that each row mentions most before masking, as its place in `TYPES`: [R]."""
+        array: NDArray[np.int8] = self.rows.column("mentioned").to_numpy()
+        return array
+
+    @property
+    def texts(self) -> list[str]:
+        """What the model reads of each row, a line for each post: R strings."""
+        texts: list[str] = self.rows.column("text").to_pylist()
+        return texts
+
+    @cached_property
     def labels(self) -> NDArray[np.uint8]:
         """0/1 labels of each row in the order E, N, T, J: [R, 4]."""
         columns = [np.asarray(self.rows.column(d.positive.lower())) for d in DIMENSIONS]
@@ -115,13 +136,12 @@ class Windows:
         return self.table.column(name).chunk(0)
 
 
-def build_windows(
-    packed: Sequence[Packed],
-    labels: Sequence[Sequence[int]],
-    numbers: Sequence[int],
-    posts: Sequence[int],
-) -> Windows:
-    """`Windows` of R rows from the packed posts, labels and places of each."""
+def build_windows(packed: Sequence[Packed], rows: pa.Table | None = None) -> Windows:
+    """`Windows` of R rows from the packed posts of each.
+
+    Args:
+        rows: What else is known of the rows, as `Windows.rows`; texts to predict have no labels.
+    """
     flat = [window for row in packed for window in row.windows]
     lengths = np.fromiter((len(w) for w in flat), np.int64, len(flat))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -136,12 +156,4 @@ def build_windows(
             "row": row,
         }
     )
-    matrix = np.asarray(labels, dtype=np.uint8).reshape(len(packed), len(DIMENSIONS))
-    rows = pa.table(
-        {
-            **{d.positive.lower(): matrix[:, k] for k, d in enumerate(DIMENSIONS)},
-            "number": np.asarray(numbers, dtype=np.int64),
-            "post": np.asarray(posts, dtype=np.int32),
-        }
-    )
-    return Windows(table, rows)
+    return Windows(table, pa.table({"number": np.arange(len(packed))}) if rows is None else rows)

@@ -14,6 +14,7 @@ import json
 import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -38,19 +39,21 @@ class Progress:
         step: Optimiser steps finished in all.
         epoch_step: Optimiser steps finished in the current epoch.
         skipped: Optimiser steps that loss scaling left out.
-        loss_sum: Sum of the training loss over the windows of the current epoch.
+        sums: Of the current epoch's windows: the training loss, and how often each of E/I, S/N,
+            T/F, J/P was right.
         windows: Windows seen in the current epoch.
         seconds: Time spent in optimiser steps, over all epochs and restarts.
         best: Best value of the monitored score, with its epoch; None before the first evaluation.
         stale: Evaluations since the best one.
         stopped: Early stopping has decided.
+        history: What was reported at the end of each epoch, oldest first.
     """
 
     epoch: int = 0
     step: int = 0
     epoch_step: int = 0
     skipped: int = 0
-    loss_sum: float = 0.0
+    sums: list[float] = field(default_factory=lambda: [0.0] * 5)
     windows: int = 0
     seconds: float = 0.0
     best: float | None = None
@@ -58,6 +61,7 @@ class Progress:
     best_scores: dict[str, float] = field(default_factory=dict)
     stale: int = 0
     stopped: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass

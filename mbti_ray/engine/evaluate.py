@@ -1,8 +1,7 @@
-"""Scores of a split: every row counted once, on whichever rank.
+"""The row logits of a split: every row read once, on whichever rank, and known to all.
 
 Rows, not windows, are dealt to the ranks, so a row's windows meet on one rank and are pooled
-there; the ranks then add up their counts. No rank waits for another before that, so they need not
-have equally many rows.
+there. No rank waits for another before the exchange, so they need not have equally many rows.
 """
 
 import numpy as np
@@ -14,10 +13,11 @@ from mbti_ray.data.windows import Windows
 from mbti_ray.engine.precision import Precision
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel
-from mbti_ray.scores.counts import Counts, Scores, pool_rows
+from mbti_ray.scores.counts import pool_rows
+from mbti_ray.typology import DIMENSIONS
 
 
-def evaluate(
+def read_rows(
     model: MBTIModel,
     windows: Windows,
     worker: Worker,
@@ -25,21 +25,31 @@ def evaluate(
     *,
     batch_tokens: int,
     pad_id: int,
-) -> Scores:
-    """Scores over all rows of a split, the same on every rank.
+) -> Tensor:
+    """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank.
 
     Args:
         model: Unwrapped; it is left in evaluation mode.
         batch_tokens: Padded tokens of a forward pass at the most.
     """
+    logits = torch.zeros(windows.row_count, len(DIMENSIONS), dtype=torch.float64)
     rows = np.arange(worker.rank, windows.row_count, worker.world_size)
-    counts = Counts.none()
     if len(rows):
-        logits = row_logits(
-            model, windows, rows, worker.device, precision, batch_tokens=batch_tokens, pad_id=pad_id
+        logits[torch.from_numpy(rows)] = (
+            row_logits(
+                model,
+                windows,
+                rows,
+                worker.device,
+                precision,
+                batch_tokens=batch_tokens,
+                pad_id=pad_id,
+            )
+            .double()
+            .cpu()
         )
-        counts = Counts.of(logits.cpu(), torch.from_numpy(windows.labels[rows]))
-    return Counts(worker.reduce(counts.vector)).scores()
+    # The other ranks' rows are zero here, and a sum of numbers and zeros is exact.
+    return worker.reduce(logits)
 
 
 @torch.inference_mode()

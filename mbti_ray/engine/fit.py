@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.batches import Indices, plan_epoch, share_of
@@ -24,7 +25,7 @@ from mbti_ray.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from mbti_ray.engine.evaluate import evaluate
+from mbti_ray.engine.evaluate import read_rows
 from mbti_ray.engine.optim import build_optimizer, set_rate, warmup_decay
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
@@ -32,7 +33,8 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError
 from mbti_ray.model.classifier import MBTIModel, Stage, build_model, set_trainable, stage_of
 from mbti_ray.model.loss import build_loss, positive_weights
-from mbti_ray.scores.counts import Scores
+from mbti_ray.scores.counts import Counts, Scores
+from mbti_ray.typology import DIMENSIONS
 
 # Steps between two looks at the loss: each look waits for the device.
 _LOOK_STEPS = 20
@@ -46,16 +48,20 @@ class Outcome:
         model: With the weights of the best evaluation, in evaluation mode, on the device.
         val: Scores of that evaluation.
         test: Scores of the test split under those weights; empty where it was left alone.
+        val_logits: Row logits [R, 4] of the validation split under those weights, on the CPU.
+        test_logits: The same of the test split.
     """
 
     model: MBTIModel
     progress: Progress
     val: Scores
     test: Scores
+    val_logits: Tensor
+    test_logits: Tensor
 
 
 def run(config: RunConfig, data: Dataset, worker: Worker, *, score_test: bool = True) -> Outcome:
-    """Train, stop when it is time, and score the best weights on the test split.
+    """Train, stop when it is time, and read the test split with the best weights.
 
     Goes on from the worker's latest checkpoint where there is one.
 
@@ -125,8 +131,14 @@ class _Fit:
     def outcome(self, *, score_test: bool) -> Outcome:
         if self.best is not None:
             self.model.load_state_dict(self.best)
-        test = self._score("test") if score_test else {}
-        return Outcome(self.model.eval(), self.progress, self.progress.best_scores, test)
+        val, test = self._read("val"), torch.zeros(0, len(DIMENSIONS))
+        scores: Scores = {}
+        if score_test:
+            test = self._read("test")
+            scores = self._scores("test", test)
+        return Outcome(
+            self.model.eval(), self.progress, self.progress.best_scores, scores, val, test
+        )
 
     def _train_epoch(self) -> None:
         config, progress = self.config, self.progress
@@ -137,14 +149,14 @@ class _Fit:
             seed=config.seed,
             epoch=progress.epoch,
         )
-        started, loss_sum = time.monotonic(), torch.zeros((), device=self.worker.device)
+        started, sums = time.monotonic(), torch.zeros(5, device=self.worker.device)
         for step in steps[progress.epoch_step :]:
-            loss_sum += self._step(model, step)
+            sums += self._step(model, step)
             due = config.fit.checkpoint_steps and progress.step % config.fit.checkpoint_steps == 0
             ends = progress.epoch_step == len(steps)
             if due or ends or progress.step % _LOOK_STEPS == 0:
-                self._look(loss_sum)
-                loss_sum.zero_()
+                self._look(sums)
+                sums.zero_()
                 progress.seconds += time.monotonic() - started
                 started = time.monotonic()
             if due and not ends:
@@ -157,7 +169,7 @@ class _Fit:
             self._wrapped, self._stage = self.worker.prepare(self.model), stage
         return self._wrapped.train()
 
-    def _step(self, model: torch.nn.Module, step: Indices) -> torch.Tensor:
+    def _step(self, model: torch.nn.Module, step: Indices) -> Tensor:
         config, progress, worker = self.config, self.progress, self.worker
         share = share_of(
             step,
@@ -168,17 +180,18 @@ class _Fit:
         rate = warmup_decay(progress.step, warmup=config.optim.warmup_steps, total=self.total_steps)
         set_rate(self.stepper.optimizer, rate)
         seed_step(config.seed, progress.step, worker.rank)
-        loss = self.stepper.step(model, self.train_windows, share, worker.world_size)
+        sums = self.stepper.step(model, self.train_windows, share, worker.world_size)
         progress.skipped += self.stepper.skipped
         progress.step += 1
         progress.epoch_step += 1
         progress.windows += len(step)
-        return loss
+        return sums
 
-    def _look(self, loss_sum: torch.Tensor) -> None:
+    def _look(self, sums: Tensor) -> None:
         """Add up the loss over the ranks; all of them see the same sum and stop together."""
-        self.progress.loss_sum += float(self.worker.reduce(loss_sum.double().cpu()))
-        loss = self.progress.loss_sum / self.progress.windows
+        new = self.worker.reduce(sums.double().cpu()).tolist()
+        self.progress.sums = [a + b for a, b in zip(self.progress.sums, new, strict=True)]
+        loss = self.progress.sums[0] / self.progress.windows
         if not math.isfinite(loss):
             raise RunError(
                 f"training diverged: the loss is {loss} near step {self.progress.step} of epoch "
@@ -191,11 +204,12 @@ class _Fit:
 
     def _finish_epoch(self) -> None:
         progress = self.progress
-        scores = self._score("val")
+        scores = self._scores("val", self._read("val"))
         line = self._line(scores)
         value = scores[self.config.fit.monitor]
+        progress.history.append(line)
         progress.epoch += 1
-        progress.epoch_step, progress.loss_sum, progress.windows = 0, 0.0, 0
+        progress.epoch_step, progress.sums, progress.windows = 0, [0.0] * 5, 0
         if self._is_better(value):
             progress.best, progress.best_epoch, progress.stale = value, progress.epoch, 0
             progress.best_scores = scores
@@ -219,8 +233,11 @@ class _Fit:
         vote = torch.tensor(float(wish and self.worker.rank == 0), dtype=torch.float64)
         return bool(self.worker.reduce(vote) > 0)
 
-    def _score(self, split: str) -> Scores:
-        return evaluate(
+    def _scores(self, split: str, logits: Tensor) -> Scores:
+        return Counts.of(logits, torch.from_numpy(self.data.splits[split].labels)).scores()
+
+    def _read(self, split: str) -> Tensor:
+        return read_rows(
             self.model,
             self.data.splits[split],
             self.worker,
@@ -234,11 +251,17 @@ class _Fit:
         return {
             "epoch": progress.epoch + 1,
             "step": progress.step,
-            "train_loss": progress.loss_sum / progress.windows,
+            "train": self._train_scores(),
             "seconds": round(progress.seconds, 3),
             "skipped_steps": progress.skipped,
             "val": scores,
         }
+
+    def _train_scores(self) -> Scores:
+        """Running means over the epoch's windows, with dropout on and the weights changing."""
+        loss, *right = (value / self.progress.windows for value in self.progress.sums)
+        accuracies = {f"acc_{d.key}": r for d, r in zip(DIMENSIONS, right, strict=True)}
+        return {"loss": loss, **accuracies, "acc_mean": sum(right) / len(right)}
 
     def _report(self, line: dict[str, Any] | None) -> None:
         if self.worker.rank != 0:

@@ -18,6 +18,7 @@ from mbti_ray.data.batches import Indices, Share, collate
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.precision import Precision
 from mbti_ray.model.loss import LossFunction
+from mbti_ray.typology import DIMENSIONS
 
 
 class Stepper:
@@ -48,16 +49,20 @@ class Stepper:
         self._pad_id = pad_id
 
     def step(self, model: nn.Module, windows: Windows, share: Share, world_size: int) -> Tensor:
-        """Train on one rank's share of a step; the sum of this rank's window losses, on the device.
+        """Train on one rank's share of a step.
 
         Args:
             model: As `Worker.prepare` gave it.
+
+        Returns:
+            Sums [5] over this rank's windows, on the device: the loss, and how often E/I, S/N, T/F
+            and J/P were right (with dropout on, before the update).
         """
-        total = torch.zeros((), device=self._device)
+        total = torch.zeros(1 + len(DIMENSIONS), device=self._device)
         for place, indices in enumerate(share.batches):
             last = place == len(share.batches) - 1
-            loss = self._forward(model, windows, indices, share, last=last)
-            total += loss.detach()
+            loss, right = self._forward(model, windows, indices, share, last=last)
+            total += torch.cat([loss.detach()[None], right])
             # The wrapper averages over ranks; the step's loss is a sum over them.
             scale = world_size / share.step_windows
             with self._exchange(model, last=last):
@@ -73,12 +78,13 @@ class Stepper:
         share: Share,
         *,
         last: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         batch = collate(windows, indices, weight=share.weight, pad_id=self._pad_id)
         batch = batch.to(self._device)
         with self._exchange(model, last=last), self._precision.autocast(self._device):
             logits = model(batch.input_ids, batch.attention_mask)
-        return (self._loss(logits.float(), batch.labels) * batch.weight).sum()
+        right = ((logits.detach() > 0) == (batch.labels > 0.5)) * batch.weight[:, None]
+        return (self._loss(logits.float(), batch.labels) * batch.weight).sum(), right.sum(0)
 
     def _update(self, model: nn.Module) -> None:
         if self._clip_norm is not None:

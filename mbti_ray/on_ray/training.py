@@ -165,6 +165,7 @@ def quiet_ray() -> None:
 
 def flat(line: Line) -> dict[str, Any]:
     """A report's line as Ray wants it: the validation scores beside the rest, no nesting."""
-    rest = {k: v for k, v in line.items() if k != "val"}
+    rest = {k: v for k, v in line.items() if k not in ("train", "val")}
+    train = {f"train_{key}": value for key, value in line.get("train", {}).items()}
     scores: dict[str, Any] = dict(line.get("val", {}))
-    return json.loads(json.dumps({**scores, **rest}))  # type: ignore[no-any-return]
+    return json.loads(json.dumps({**scores, **train, **rest}))  # type: ignore[no-any-return]

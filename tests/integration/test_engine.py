@@ -15,7 +15,7 @@ from mbti_ray.data.batches import plan_epoch, share_of
 from mbti_ray.data.prepare import Dataset, prepare_dataset, read_dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.checkpoint import load_checkpoint
-from mbti_ray.engine.evaluate import evaluate
+from mbti_ray.engine.evaluate import read_rows
 from mbti_ray.engine.fit import Outcome, run
 from mbti_ray.engine.optim import build_optimizer
 from mbti_ray.engine.precision import resolve_precision
@@ -24,6 +24,7 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError
 from mbti_ray.model.classifier import build_model
 from mbti_ray.model.loss import build_loss
+from mbti_ray.scores.counts import Counts
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.integration
@@ -73,7 +74,7 @@ def test_a_tiny_encoder_learns_32_texts_by_heart(quick: Build, data: Dataset) ->
     config = quick("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
     worker = Worker()
     run(config, memorised, worker)
-    assert worker.lines[-1]["train_loss"] < 0.05
+    assert worker.lines[-1]["train"]["loss"] < 0.05
 
 
 def test_four_batches_of_8_give_the_weights_of_one_of_32(quick: Build, data: Dataset) -> None:
@@ -231,7 +232,7 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
     assert outcome.val["loss"] == min(losses)
     assert min(losses) < losses[-1], "the run must have got worse for this to show anything"
     precision = resolve_precision("32", worker.device)
-    again = evaluate(
+    logits = read_rows(
         outcome.model,
         data.splits["val"],
         worker,
@@ -239,7 +240,9 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
         batch_tokens=config.fit.batch_size * config.model.max_tokens,
         pad_id=data.tokenizer.pad_token_id,
     )
-    assert again == outcome.val
+    assert torch.equal(logits, outcome.val_logits)
+    labels = torch.from_numpy(data.splits["val"].labels)
+    assert Counts.of(logits, labels).scores() == outcome.val
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_what_to_change(

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,9 +103,9 @@ def some_windows(rows):
     """`Windows` of rows of posts; row k has type ENTJ, ISFP, ENTJ, ..., line k + 2, post k."""
     packed = [pack(posts) for posts in rows]
     labels = [labels_of(("ENTJ", "ISFP")[k % 2]) for k in range(len(rows))]
-    return build_windows(
-        packed, labels, [k + 2 for k in range(len(rows))], [k for k in range(len(rows))]
-    )
+    columns = dict(zip("entj", np.array(labels, np.uint8).reshape(-1, 4).T, strict=True))
+    table = pa.table({**columns, "number": np.arange(len(rows)) + 2, "post": np.arange(len(rows))})
+    return build_windows(packed, table)
 
 
 def test_windows_hold_ids_rows_and_labels_as_they_were_packed():

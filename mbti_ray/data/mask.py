@@ -1,0 +1,214 @@
+"""What is hidden from the model: words that name a type, addresses, and what else is asked for.
+
+People name their own type in their posts, so a model that reads it has nothing to learn. Owns the
+patterns and their version: `MASK_VERSION` goes into every bundle, so raise it with any change of
+what `mask_text` returns. Must not know labels, files or tokens.
+
+What stood there is replaced by plain words that every English WordPiece vocabulary has, so that a
+masked text needs no new token and reads as a sentence: "as an INTJ, see https://t.co/x" becomes
+"as an type, see link". They say that something stood there and nothing of what it was.
+
+Tokenizers strip accents and invisible characters, so types are looked for in the text as a
+tokenizer will see it: "ÍNTJ", "IN<zero-width joiner>TJ" and full-width letters are types, too.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mbti_ray.typology import TYPES
+
+MASK_VERSION: int = 2
+TYPE_WORD = "type"
+LINK_WORD = "link"
+
+_LINK = "link"
+_TYPE = "type"
+
+_FIRST, _LAST = "(?<![A-Za-z])", "(?![A-Za-z])"
+_ANY_CASE = "[IiEe][NnSs][TtFf][JjPp]"
+# As people write a type: INTJ, intj, Intj, and INTj (socionics). Inside joined words only these
+# count, because "IntJ" there is the seam of two words: IntJewCon, AgentJ.
+_WRITTEN = "(?:[IE][NS][TF][JP]|[ie][ns][tf][jp]|[IE][ns][tf][jp]|[IE][NS][TF][jp])"
+# Every alternative hangs on the start of a run of letters and takes it whole, so a text is read
+# once. English words hold "intj", "estp" and their like (printjob, guestpost): in the middle of a
+# run they count only as capitals among others. No English word holds one of the F types.
+_NAMES = re.compile(
+    rf"{_FIRST}(?:"
+    rf"(?P<alone>{_ANY_CASE})[sS]?{_LAST}"
+    rf"|(?P<first>{_WRITTEN})[A-Za-z]+"
+    rf"|(?P<unsure>(?![Xx]{{4}})[IiEeXx][NnSsXx][TtFfXx][JjPpXx])[sS]?{_LAST}"
+    rf"|(?P<spaced>[IiEe](?P<gap>[ ._·-]|\. )[NnSs](?P=gap)[TtFf](?P=gap)[JjPp]){_LAST}"
+    rf"|[A-Za-z]+?(?:(?P<last>{_WRITTEN})[sS]?{_LAST}"
+    r"|(?P<inside>(?<![A-Z])[IE][NS][TF][JP](?![A-Z])|(?<=[a-z])[IE][ns][tf][jp](?=[A-Z])"
+    r"|[ie][ns]f[jp]|[IE][NS]F[JP])[A-Za-z]*))"
+)
+# Most texts hold none, and this finds that out ten times faster.
+_MAY_NAME = re.compile(
+    "[IiEeXx](?:[NnSsXx][TtFfXx][JjPpXx]|[ ._·-] ?[NnSs][ ._·-] ?[TtFf][ ._·-] ?[JjPp])"
+)
+_GROUPS = tuple(_NAMES.groupindex.keys() - {"gap"})
+
+_FUNCTION = "[NSTF][ei]"
+_ALSO = {
+    # Jung's functions, as pairs ("Ni-Te", "TiNe") or named by their place ("Ni dom").
+    "functions": re.compile(
+        rf"{_FIRST}(?:{_FUNCTION}(?:\s?[-/>+]?\s?{_FUNCTION}){{1,7}}(?:[sS]?{_LAST})"
+        rf"|{_FUNCTION}(?=[ -](?i:dom|aux|tert|inf|user|grip|loop|function)[a-z]*))"
+    ),
+    # Keirsey's temperaments, and the same letters of the other axes.
+    "temperaments": re.compile(rf"{_FIRST}(?:NT|NF|SJ|SP|ST|SF|NJ|NP)(?:s|er|ers)?{_LAST}"),
+    "axes": re.compile(
+        rf"{_FIRST}(?i:(?:introver|extr[ao]ver|ambiver)(?:t|ts|ted|tedness|sion|sions)"
+        rf"|sensors?|intuitives?|intuitors?|thinkers?|feelers?|judge?rs|perceivers?){_LAST}"
+    ),
+}
+
+_TAIL = r"[^\s|<>\"]*[^\s|<>\".,;:!?)\]'’”]"
+# A bare name counts with a path (t.co/x, youtu.be/x) or with an ending that is no word: ASP.net
+# and a missing space ("ok.then/now") are no addresses.
+_ENDINGS = (
+    "com|org|net|edu|gov|info|xyz|io|ai|app|dev|co|ly|be|me|gl|to|it|fi|tt|tv|gg|fm|uk|de|fr|eu|ca"
+)
+_URL = re.compile(
+    rf"(?i:[a-z][a-z0-9+]{{1,9}}://{_TAIL}"
+    rf"|(?<![\w.@-])(?:www\.{_TAIL}"
+    rf"|(?:[a-z0-9-]+\.)+(?:{_ENDINGS})/(?:{_TAIL})?"
+    r"|(?:[a-z0-9-]+\.)+(?:com|org|edu|gov)(?![\w@-])))"
+)
+_MAY_HOLD_URL = re.compile(r"://|\.[A-Za-z]")
+_NOT_LETTER = re.compile("[^A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What is hidden of a text: characters `start` to `end` (not included), and why.
+
+    Attributes:
+        kind: type, link, functions, temperaments or axes.
+    """
+
+    start: int
+    end: int
+    kind: str
+
+
+def find_hidden(text: str, also: Sequence[str] = ()) -> list[Hidden]:
+    """What `mask_text` hides of a text, in order, not overlapping.
+
+    Args:
+        also: Of functions, temperaments and axes, which to hide besides types and addresses.
+    """
+    found = [Hidden(*m.span(), _LINK) for m in _addresses(text)]
+    folded, places = _folded(_blanked(text, found))
+    patterns = [(_TYPE, _NAMES), *((kind, _ALSO[kind]) for kind in also)]
+    for kind, pattern in patterns:
+        if pattern is _NAMES and not _MAY_NAME.search(folded):
+            continue
+        new = [Hidden(places(m.start()), places(m.end()), kind) for m in pattern.finditer(folded)]
+        if new:
+            found = sorted([*found, *new], key=lambda h: h.start)
+            # What is hidden already is nothing that another kind could find.
+            folded, places = _folded(_blanked(text, found))
+    return found
+
+
+def mask_text(text: str, also: Sequence[str] = ()) -> str:
+    """Text without addresses and without words that name one of the sixteen types.
+
+    Types count in any case, with a plural or suffix, letter by letter ("I.N.T.J."), with unknown
+    letters ("INxP"), and joined to other words where that cannot be an English word. Masking what
+    is masked changes nothing; the text grows at most to twice its length. Linear in the length.
+
+    Args:
+        also: Of functions, temperaments and axes, which to hide, too.
+    """
+    hidden = find_hidden(text, also)
+    return _replaced(text, hidden, [LINK_WORD if h.kind == _LINK else TYPE_WORD for h in hidden])
+
+
+def type_mentions(text: str) -> list[str]:
+    """The types, in capitals and in order, of the words that `mask_text` hides as naming a type.
+
+    A word counts once, for the type that makes it one: "teamINTJ" and "intjs" for INTJ. Read as
+    written: a type in an address counts, too; one with unknown letters does not.
+    """
+    found: list[str] = []
+    folded, _ = _folded(text)
+    for match in _NAMES.finditer(folded) if _MAY_NAME.search(folded) else ():
+        named = next(match[group] for group in _GROUPS if match[group])
+        named = _NOT_LETTER.sub("", named).upper()
+        if named in TYPES:
+            found.append(named)
+    return found
+
+
+def mentions_in(posts: Sequence[str]) -> Counter[str]:
+    """How often each type is mentioned, in the order of first mention."""
+    return Counter(mention for post in posts for mention in type_mentions(post))
+
+
+def most_mentioned(mentions: Counter[str]) -> str | None:
+    """The type mentioned most often; of several, the one mentioned first; None without any."""
+    # max() gives the first of several, and a Counter keeps the order of first mention.
+    return max(mentions, key=mentions.__getitem__, default=None)
+
+
+def _addresses(text: str) -> Iterator[re.Match[str]]:
+    return _URL.finditer(text) if _MAY_HOLD_URL.search(text) else iter(())
+
+
+def _blanked(text: str, hidden: Sequence[Hidden]) -> str:
+    """The text with all that is hidden made slashes, which are part of no pattern of a word."""
+    return _replaced(text, hidden, ["/" * (h.end - h.start) for h in hidden])
+
+
+def _replaced(text: str, hidden: Sequence[Hidden], words: Sequence[str]) -> str:
+    if not hidden:
+        return text
+    pieces, end = [], 0
+    for h, word in zip(hidden, words, strict=True):
+        pieces += [text[end : h.start], word]
+        end = h.end
+    return "".join(pieces) + text[end:]
+
+
+class _Fold(dict[int, int | None]):
+    """Each character as a tokenizer sees it, filled as characters are met; None: it is dropped."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = self._of(code)
+        return self[code]
+
+    @staticmethod
+    def _of(code: int) -> int | None:
+        character = chr(code)
+        if character.isspace():
+            return code
+        if unicodedata.category(character)[0] == "C" or unicodedata.category(character) == "Mn":
+            return None
+        base = [c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)]
+        return ord(base[0]) if len(base) == 1 else code
+
+
+_FOLD = _Fold()
+
+
+class _Places:
+    """From a place in the folded text to that in the text."""
+
+    def __init__(self, text: str) -> None:
+        self._kept = [i for i, c in enumerate(text) if _FOLD[ord(c)] is not None] + [len(text)]
+
+    def __call__(self, place: int) -> int:
+        return self._kept[place]
+
+
+def _folded(text: str) -> "tuple[str, _Places | type[int]]":
+    """The text as a tokenizer sees it, and the way back to places of the text itself."""
+    if text.isascii():
+        return text, int
+    folded = text.translate(_FOLD)
+    return folded, int if len(folded) == len(text) else _Places(text)
