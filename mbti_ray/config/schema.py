@@ -99,6 +99,9 @@ class OptimConfig(Section):
     lr: Positive = Field(2e-5, description="peak learning rate of the encoder")
     head_lr: Positive | None = Field(None, description="of the heads; null: the same as lr")
     weight_decay: NotNegative = Field(0.01, description="not applied to biases and norms")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="each encoder layer learns at this share of the rate of the one above it"
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="optimiser steps")
     clip_norm: Positive | None = Field(1.0, description="gradient norm limit; null: none")
 
@@ -107,7 +110,11 @@ class FitConfig(Section):
     """How long and in what portions."""
 
     epochs: Count = 10
-    batch_size: Count = Field(16, description="windows that a worker holds at once")
+    batch_size: Count = Field(
+        16,
+        description="full windows' worth of tokens that a worker holds at once; more windows, when "
+        "they are shorter",
+    )
     accumulate: Count = Field(
         4, description="an optimiser step is batch_size x accumulate windows over all workers"
     )
@@ -120,6 +127,14 @@ class FitConfig(Section):
     monitor: Monitor = Field("acc_mean", description="the validation score that decides")
     checkpoint_steps: Count | None = Field(
         None, description="also save every so many optimiser steps; null: each epoch only"
+    )
+
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations twice instead of keeping them: less memory"
+    )
+    compile: bool = Field(False, description="torch.compile the model; worth it in long runs")
+    skip_nonfinite: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps whose loss is no number that are left out before the run stops"
     )
 
     @property

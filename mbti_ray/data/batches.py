@@ -10,7 +10,7 @@ of ranks; only the last step of an epoch may be smaller.
 Legend: B windows of a batch, T tokens of its longest window.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,9 @@ from mbti_ray.data.windows import Windows
 
 Indices = NDArray[np.int64]
 
-# Steps whose windows are sorted together: wide enough for little padding, narrow enough that a
-# step's company changes from epoch to epoch.
-_POOL_STEPS = 64
+# Steps whose windows are sorted together: wide enough for little padding (1.7 % on tweets in steps
+# of 32; 64 steps gave 5.8 %), narrow enough that a step's company changes from epoch to epoch.
+_POOL_STEPS = 256
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,47 @@ class Batch:
 
     Attributes:
         input_ids: int64 [B, T].
-        attention_mask: bool [B, T], true where a token is real.
+        attention_mask: bool [B, T], true where a token is real; None where all are, which lets
+            attention take its fastest kernel.
         labels: float32 [B, 4] in the order E, N, T, J.
         weight: float32 [B]; 0 for a window that only keeps a rank company in a step.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | None
     labels: Tensor
     weight: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """The same in page-locked memory, from which a GPU fetches without waiting."""
+        return self._each(Tensor.pin_memory)
+
+    def halves(self) -> "list[Batch]":
+        """Two batches of half the windows each, padded no further than they need."""
+        cut = (len(self.weight) + 1) // 2
+        pair = [self._each(lambda t: t[:cut]), self._each(lambda t: t[cut:])]
+        return [batch._trimmed() for batch in pair]
+
+    def _trimmed(self) -> "Batch":
+        if self.attention_mask is None:
+            return self
+        longest = int(self.attention_mask.sum(1).max())
+        mask = self.attention_mask[:, :longest]
+        return Batch(
+            self.input_ids[:, :longest], None if mask.all() else mask, self.labels, self.weight
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        mask = self.attention_mask
+        return Batch(
+            change(self.input_ids),
+            None if mask is None else change(mask),
+            change(self.labels),
+            change(self.weight),
+        )
 
 
 @dataclass(frozen=True)
@@ -79,13 +108,23 @@ def plan_epoch(
     return [steps[i] for i in random.permutation(len(steps))]
 
 
-def share_of(step: Indices, *, rank: int, world_size: int, batch_size: int) -> Share:
-    """The part of a step that a rank computes; all ranks get nearly the same tokens."""
+def share_of(
+    step: Indices,
+    lengths: NDArray[np.int64],
+    *,
+    rank: int,
+    world_size: int,
+    batch_tokens: int,
+) -> Share:
+    """The part of a step that a rank computes; all ranks get nearly the same tokens.
+
+    Args:
+        batch_tokens: Padded tokens of a forward pass at the most; one window may be longer.
+    """
     mine, weight = step[rank::world_size], 1.0
     if not len(mine):
         mine, weight = step[-1:], 0.0
-    batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    return Share(batches, weight, len(step))
+    return Share([*batches_by_length(lengths, mine, batch_tokens)], weight, len(step))
 
 
 def collate(windows: Windows, indices: Indices, *, weight: float = 1.0, pad_id: int = 0) -> Batch:
@@ -99,7 +138,7 @@ def collate(windows: Windows, indices: Indices, *, weight: float = 1.0, pad_id: 
     )
     return Batch(
         input_ids=torch.from_numpy(ids),
-        attention_mask=torch.from_numpy(mask),
+        attention_mask=None if mask.all() else torch.from_numpy(mask),
         labels=torch.from_numpy(windows.labels[windows.row[indices]].astype(np.float32)),
         weight=torch.full((len(indices),), weight),
     )
@@ -110,8 +149,8 @@ def batches_by_length(
 ) -> Iterator[Indices]:
     """Cut `members` into batches of similar length with at most `max_tokens` padded tokens each.
 
-    A window longer than that has a batch of its own. For evaluation and serving, where the order
-    does not matter.
+    A window longer than that has a batch of its own. Longest first, so that what does not fit into
+    memory fails at once.
     """
     order = members[np.argsort(-lengths[members], kind="stable")]
     start = 0

@@ -140,7 +140,8 @@ def build_windows(packed: Sequence[Packed], rows: pa.Table | None = None) -> Win
     """`Windows` of R rows from the packed posts of each.
 
     Args:
-        rows: What else is known of the rows, as `Windows.rows`; texts to predict have no labels.
+        rows: What else is known of the rows, as `Windows.rows`; None for texts to predict, whose
+            labels are zeros.
     """
     flat = [window for row in packed for window in row.windows]
     lengths = np.fromiter((len(w) for w in flat), np.int64, len(flat))
@@ -156,4 +157,7 @@ def build_windows(packed: Sequence[Packed], rows: pa.Table | None = None) -> Win
             "row": row,
         }
     )
-    return Windows(table, pa.table({"number": np.arange(len(packed))}) if rows is None else rows)
+    if rows is None:
+        none = np.zeros(len(packed), np.uint8)
+        rows = pa.table({d.positive.lower(): none for d in DIMENSIONS})
+    return Windows(table, rows)

@@ -38,7 +38,8 @@ class Progress:
         epoch: Epochs finished.
         step: Optimiser steps finished in all.
         epoch_step: Optimiser steps finished in the current epoch.
-        skipped: Optimiser steps that loss scaling left out.
+        skipped: Optimiser steps left out, by loss scaling or for a loss that is no number.
+        nonfinite: Optimiser steps whose loss was no number.
         sums: Of the current epoch's windows: the training loss, and how often each of E/I, S/N,
             T/F, J/P was right.
         windows: Windows seen in the current epoch.
@@ -53,6 +54,7 @@ class Progress:
     step: int = 0
     epoch_step: int = 0
     skipped: int = 0
+    nonfinite: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0] * 5)
     windows: int = 0
     seconds: float = 0.0

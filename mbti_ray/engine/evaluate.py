@@ -1,14 +1,19 @@
-"""The row logits of a split: every row read once, on whichever rank, and known to all.
+"""Reading a split: every row once, on whichever rank, and known to all.
 
 Rows, not windows, are dealt to the ranks, so a row's windows meet on one rank and are pooled
 there. No rank waits for another before the exchange, so they need not have equally many rows.
+
+Shapes: R rows, N windows, M of them of this rank, H hidden size, 4 dimensions.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.data.batches import Indices, batches_by_length, collate
+from mbti_ray.data.batches import Batch, Indices, batches_by_length, collate
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.precision import Precision
 from mbti_ray.engine.worker import Worker
@@ -17,65 +22,85 @@ from mbti_ray.scores.counts import pool_rows
 from mbti_ray.typology import DIMENSIONS
 
 
-def read_rows(
-    model: MBTIModel,
-    windows: Windows,
-    worker: Worker,
-    precision: Precision,
-    *,
-    batch_tokens: int,
-    pad_id: int,
-) -> Tensor:
+@dataclass(frozen=True)
+class Reader:
+    """Reads windows with a model in evaluation mode, longest first.
+
+    Attributes:
+        batch_tokens: Padded tokens of a forward pass at the most.
+    """
+
+    model: MBTIModel
+    precision: Precision
+    device: torch.device
+    batch_tokens: int
+    pad_id: int
+
+    def logits(self, windows: Windows, members: Indices) -> Tensor:
+        """Logits [M, 4] of the windows, float32, on the device."""
+        return self._read(
+            windows, members, lambda b: self.model(b.input_ids, b.attention_mask), len(DIMENSIONS)
+        )
+
+    def features(self, windows: Windows, members: Indices) -> Tensor:
+        """What the encoder makes of the windows [M, H], float32, on the device."""
+        return self._read(
+            windows,
+            members,
+            lambda b: self.model.features(b.input_ids, b.attention_mask),
+            self.model.heads.in_features,
+        )
+
+    @torch.inference_mode()
+    def _read(
+        self, windows: Windows, members: Indices, of: Callable[[Batch], Tensor], width: int
+    ) -> Tensor:
+        self.model.eval()
+        place = np.full(len(windows), -1, np.int64)
+        place[members] = np.arange(len(members))
+        read = torch.empty(len(members), width, device=self.device)
+        for indices in batches_by_length(windows.lengths, members, self.batch_tokens):
+            batch = collate(windows, indices, pad_id=self.pad_id).to(self.device)
+            with self.precision.autocast(self.device):
+                output = of(batch)
+            read[torch.from_numpy(place[indices]).to(self.device)] = output.float()
+        return read
+
+
+Read = Callable[[Windows, Indices], Tensor]
+
+
+def read_rows(read: Read, windows: Windows, worker: Worker) -> Tensor:
     """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank.
 
     Args:
-        model: Unwrapped; it is left in evaluation mode.
-        batch_tokens: Padded tokens of a forward pass at the most.
+        read: Gives the logits [M, 4] of some windows, such as `Reader.logits`.
     """
     logits = torch.zeros(windows.row_count, len(DIMENSIONS), dtype=torch.float64)
     rows = np.arange(worker.rank, windows.row_count, worker.world_size)
     if len(rows):
-        logits[torch.from_numpy(rows)] = (
-            row_logits(
-                model,
-                windows,
-                rows,
-                worker.device,
-                precision,
-                batch_tokens=batch_tokens,
-                pad_id=pad_id,
-            )
-            .double()
-            .cpu()
-        )
+        pooled = _pooled(read, windows, rows, worker.device)
+        logits[torch.from_numpy(rows)] = pooled.double().cpu()
     # The other ranks' rows are zero here, and a sum of numbers and zeros is exact.
     return worker.reduce(logits)
 
 
-@torch.inference_mode()
-def row_logits(
-    model: MBTIModel,
-    windows: Windows,
-    rows: Indices,
-    device: torch.device,
-    precision: Precision,
-    *,
-    batch_tokens: int,
-    pad_id: int,
-) -> Tensor:
-    """Logits [len(rows), 4] of the given rows, float32, on the device."""
-    model.eval()
+def read_features(reader: Reader, windows: Windows, worker: Worker) -> Tensor:
+    """Features [N, H] of all windows of a split, float32 on the device, the same on every rank."""
+    features = torch.zeros(len(windows), reader.model.heads.in_features, device=worker.device)
+    members = np.arange(worker.rank, len(windows), worker.world_size)
+    if len(members):
+        features[members] = reader.features(windows, members)
+    return worker.reduce(features)
+
+
+def _pooled(read: Read, windows: Windows, rows: Indices, device: torch.device) -> Tensor:
+    """Logits [len(rows), 4] of some rows: those of their windows, pooled."""
     local = np.full(windows.row_count, -1, np.int64)
     local[rows] = np.arange(len(rows))
     members = np.flatnonzero(local[windows.row] >= 0)
-    logits = torch.empty(len(windows), 4, device=device)
-    for indices in batches_by_length(windows.lengths, members, batch_tokens):
-        batch = collate(windows, indices, pad_id=pad_id).to(device)
-        with precision.autocast(device):
-            output = model(batch.input_ids, batch.attention_mask)
-        logits[torch.from_numpy(indices).to(device)] = output.float()
     return pool_rows(
-        logits[torch.from_numpy(members).to(device)],
+        read(windows, members),
         torch.from_numpy(local[windows.row[members]]).to(device),
         torch.from_numpy(windows.lengths[members]).to(device),
         len(rows),

@@ -8,7 +8,8 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.batches import Indices, plan_epoch, share_of
+from mbti_ray.data.batches import Indices, plan_epoch
 from mbti_ray.data.prepare import Dataset
 from mbti_ray.engine.checkpoint import (
     Checkpoint,
@@ -25,19 +26,30 @@ from mbti_ray.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from mbti_ray.engine.evaluate import read_rows
+from mbti_ray.engine.feed import Portion
+from mbti_ray.engine.inputs import build_inputs
+from mbti_ray.engine.meter import Meter, told
 from mbti_ray.engine.optim import build_optimizer, set_rate, warmup_decay
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
-from mbti_ray.engine.worker import Worker
+from mbti_ray.engine.worker import Request, Worker
 from mbti_ray.errors import RunError
-from mbti_ray.model.classifier import MBTIModel, Stage, build_model, set_trainable, stage_of
+from mbti_ray.model.classifier import (
+    MBTIModel,
+    Stage,
+    build_model,
+    recompute_activations,
+    set_trainable,
+    stage_of,
+)
 from mbti_ray.model.loss import build_loss, positive_weights
 from mbti_ray.scores.counts import Counts, Scores
 from mbti_ray.typology import DIMENSIONS
 
 # Steps between two looks at the loss: each look waits for the device.
 _LOOK_STEPS = 20
+# Of a step whose loss is no number.
+_NAMED_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,25 @@ def is_finished(line: Mapping[str, Any]) -> bool:
     return bool(line.get("finished"))
 
 
+@dataclass
+class _Pending:
+    """Steps whose sums [5] are still on the device, and when the first of them began."""
+
+    steps: list[Indices] = field(default_factory=list)
+    sums: list[Tensor] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, step: Indices, sums: Tensor) -> None:
+        self.steps.append(step)
+        self.sums.append(sums)
+
+    def clear(self) -> float:
+        """Forget them; the seconds since they began."""
+        seconds = time.monotonic() - self.started
+        self.steps, self.sums, self.started = [], [], time.monotonic()
+        return seconds
+
+
 class _Fit:
     def __init__(self, config: RunConfig, data: Dataset, worker: Worker) -> None:
         self.config = config
@@ -99,10 +130,15 @@ class _Fit:
         self.model = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed).to(
             worker.device
         )
+        if config.fit.gradient_checkpointing:
+            recompute_activations(self.model)
         self.precision = resolve_precision(config.fit.precision, worker.device)
+        self.inputs = build_inputs(config, data, worker, self.model, self.precision)
+        self.meter = Meter(worker.device, worker.world_size)
         self.stepper = self._build_stepper()
         self.progress = Progress()
         self.best: State | None = None
+        self._epoch_started = 0.0
         self._stage: Stage | None = None
         self._wrapped: torch.nn.Module = self.model
         self.total_steps = config.fit.epochs * math.ceil(
@@ -120,7 +156,8 @@ class _Fit:
             self.precision,
             self.worker.device,
             clip_norm=self.config.optim.clip_norm,
-            pad_id=self.data.tokenizer.pad_token_id,
+            meter=self.meter,
+            skips_nonfinite=self.config.fit.skip_nonfinite > 0,
         )
 
     def train(self) -> None:
@@ -131,10 +168,10 @@ class _Fit:
     def outcome(self, *, score_test: bool) -> Outcome:
         if self.best is not None:
             self.model.load_state_dict(self.best)
-        val, test = self._read("val"), torch.zeros(0, len(DIMENSIONS))
+        val, test = self.inputs.read("val"), torch.zeros(0, len(DIMENSIONS))
         scores: Scores = {}
         if score_test:
-            test = self._read("test")
+            test = self.inputs.read("test")
             scores = self._scores("test", test)
         return Outcome(
             self.model.eval(), self.progress, self.progress.best_scores, scores, val, test
@@ -149,62 +186,86 @@ class _Fit:
             seed=config.seed,
             epoch=progress.epoch,
         )
-        started, sums = time.monotonic(), torch.zeros(5, device=self.worker.device)
-        for step in steps[progress.epoch_step :]:
-            sums += self._step(model, step)
+        rest = steps[progress.epoch_step :]
+        self.meter.reset()
+        pending, self._epoch_started = _Pending(), progress.seconds
+        for step, portion in zip(rest, self.meter.timed(self.inputs.portions(rest)), strict=True):
+            pending.add(step, self._step(model, step, portion))
             due = config.fit.checkpoint_steps and progress.step % config.fit.checkpoint_steps == 0
             ends = progress.epoch_step == len(steps)
             if due or ends or progress.step % _LOOK_STEPS == 0:
-                self._look(sums)
-                sums.zero_()
-                progress.seconds += time.monotonic() - started
-                started = time.monotonic()
-            if due and not ends:
-                self._report(None)
-                model.train()
+                request = self._look(pending)
+                if (due or request) and not ends:
+                    self._report(None)
+                    model.train()
+                    pending.clear()
+                if request == Request.STOP and not ends:
+                    raise RunError(
+                        f"stopped as asked after step {progress.step} of {self.total_steps}; its "
+                        "checkpoint is saved, --resume goes on"
+                    )
 
     def _prepared(self, stage: Stage) -> torch.nn.Module:
         if self._stage != stage:
             set_trainable(self.model, stage)
-            self._wrapped, self._stage = self.worker.prepare(self.model), stage
+            self._wrapped, self._stage = self.worker.prepare(self.inputs.module), stage
         return self._wrapped.train()
 
-    def _step(self, model: torch.nn.Module, step: Indices) -> Tensor:
+    def _step(self, model: torch.nn.Module, step: Indices, portion: Portion) -> Tensor:
         config, progress, worker = self.config, self.progress, self.worker
-        share = share_of(
-            step,
-            rank=worker.rank,
-            world_size=worker.world_size,
-            batch_size=config.fit.batch_size,
-        )
         rate = warmup_decay(progress.step, warmup=config.optim.warmup_steps, total=self.total_steps)
         set_rate(self.stepper.optimizer, rate)
-        seed_step(config.seed, progress.step, worker.rank)
-        sums = self.stepper.step(model, self.train_windows, share, worker.world_size)
+        reseed = partial(seed_step, config.seed, progress.step, worker.rank)
+        sums = self.stepper.step(model, portion, worker.world_size, reseed)
         progress.skipped += self.stepper.skipped
         progress.step += 1
         progress.epoch_step += 1
-        progress.windows += len(step)
+        self.meter.count(portion)
         return sums
 
-    def _look(self, sums: Tensor) -> None:
-        """Add up the loss over the ranks; all of them see the same sum and stop together."""
-        new = self.worker.reduce(sums.double().cpu()).tolist()
-        self.progress.sums = [a + b for a, b in zip(self.progress.sums, new, strict=True)]
-        loss = self.progress.sums[0] / self.progress.windows
-        if not math.isfinite(loss):
-            raise RunError(
-                f"training diverged: the loss is {loss} near step {self.progress.step} of epoch "
-                f"{self.progress.epoch + 1}; try a lower optim.lr (now {self.config.optim.lr}), "
-                "more optim.warmup_steps, or fit.precision=32"
-            )
-        if self.worker.rank == 0:
-            note = f"epoch {self.progress.epoch + 1} loss {loss:.4f}"
-            self.worker.progress(self.progress.step, self.total_steps, note)
+    def _look(self, pending: "_Pending") -> Request | None:
+        """Add up the steps since the last look over the ranks, which so decide alike.
+
+        Returns:
+            What any rank was asked for.
+        """
+        progress, wish = self.progress, self.worker.request()
+        flags = [float(wish == request) for request in Request]
+        table = torch.stack(pending.sums).double().cpu()
+        summed = self.worker.reduce(torch.cat([table.flatten(), torch.tensor(flags).double()]))
+        for step, sums in zip(
+            pending.steps, summed[: -len(flags)].view(-1, 5).tolist(), strict=True
+        ):
+            if math.isfinite(sums[0]):
+                progress.sums = [a + b for a, b in zip(progress.sums, sums, strict=True)]
+                progress.windows += len(step)
+            else:
+                self._leave_out(step, sums[0])
+        progress.seconds += pending.clear()
+        if self.worker.rank == 0 and progress.windows:
+            note = f"epoch {progress.epoch + 1} loss {progress.sums[0] / progress.windows:.4f}"
+            figures = self.meter.read(progress.seconds - self._epoch_started)
+            self.worker.progress(progress.step, self.total_steps, f"{note} {told(figures)}")
+        asked = [r for r, flag in zip(Request, summed[-len(flags) :].tolist(), strict=True) if flag]
+        return asked[-1] if asked else None
+
+    def _leave_out(self, step: Indices, loss: float) -> None:
+        """Count a step whose loss is no number; one more than is allowed ends the run."""
+        self.progress.nonfinite += 1
+        if self.progress.nonfinite <= self.config.fit.skip_nonfinite:
+            return
+        windows = self.train_windows
+        numbers = windows.rows.column("number").to_numpy()[windows.row[step]]
+        rows = ", ".join(str(n) for n in sorted({*numbers.tolist()})[:_NAMED_ROWS])
+        raise RunError(
+            f"training diverged: the loss is {loss} near step {self.progress.step} of epoch "
+            f"{self.progress.epoch + 1}, on rows {rows} of {self.data.facts.source}; try a lower optim.lr (now {self.config.optim.lr}), more "
+            "optim.warmup_steps, fit.precision=32, or fit.skip_nonfinite=1 to leave such steps out"
+        )
 
     def _finish_epoch(self) -> None:
         progress = self.progress
-        scores = self._scores("val", self._read("val"))
+        scores = self._scores("val", self.inputs.read("val"))
         line = self._line(scores)
         value = scores[self.config.fit.monitor]
         progress.history.append(line)
@@ -236,16 +297,6 @@ class _Fit:
     def _scores(self, split: str, logits: Tensor) -> Scores:
         return Counts.of(logits, torch.from_numpy(self.data.splits[split].labels)).scores()
 
-    def _read(self, split: str) -> Tensor:
-        return read_rows(
-            self.model,
-            self.data.splits[split],
-            self.worker,
-            self.precision,
-            batch_tokens=self.config.fit.batch_size * self.config.model.max_tokens,
-            pad_id=self.data.tokenizer.pad_token_id,
-        )
-
     def _line(self, scores: Scores) -> dict[str, Any]:
         progress = self.progress
         return {
@@ -254,6 +305,8 @@ class _Fit:
             "train": self._train_scores(),
             "seconds": round(progress.seconds, 3),
             "skipped_steps": progress.skipped,
+            "nonfinite_steps": progress.nonfinite,
+            "speed": self.meter.read(progress.seconds - self._epoch_started),
             "val": scores,
         }
 

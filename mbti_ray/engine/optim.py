@@ -9,23 +9,38 @@ from torch.optim import AdamW, Optimizer
 
 from mbti_ray.config.schema import OptimConfig
 from mbti_ray.model.classifier import MBTIModel
+from mbti_ray.model.encoder import layers_of
 
 
 def build_optimizer(model: MBTIModel, config: OptimConfig) -> Optimizer:
     """AdamW over all parameters, also those that only a later epoch trains."""
     groups = []
-    parts: tuple[tuple[nn.Module, float], ...] = (
-        (model.encoder, config.lr),
-        (model.heads, config.head_lr or config.lr),
-    )
-    for part, rate in parts:
-        decayed = [p for p in part.parameters() if p.ndim > 1]
-        plain = [p for p in part.parameters() if p.ndim <= 1]
+    for parameters, rate in _parts(model, config):
+        decayed = [p for p in parameters if p.ndim > 1]
+        plain = [p for p in parameters if p.ndim <= 1]
         groups += [
             {"params": decayed, "peak_lr": rate, "weight_decay": config.weight_decay},
             {"params": plain, "peak_lr": rate, "weight_decay": 0.0},
         ]
     return AdamW(groups, lr=config.lr, fused=True)
+
+
+def _parts(model: MBTIModel, config: OptimConfig) -> list[tuple[list[nn.Parameter], float]]:
+    """Parameters with the peak rate that they learn at.
+
+    With `optim.layer_decay` below 1, a layer learns at that share of the rate of the layer above
+    it, and the embeddings below them all (Howard and Ruder 2018, "discriminative fine-tuning").
+    """
+    heads = [*model.heads.parameters()], config.head_lr or config.lr
+    if config.layer_decay == 1.0:
+        return [([*model.encoder.parameters()], config.lr), heads]
+    parts, taken, rate = [heads], set[int](), config.lr
+    for layer in reversed(layers_of(model.encoder)):
+        parts.append(([*layer.parameters()], rate))
+        taken |= {id(p) for p in layer.parameters()}
+        rate *= config.layer_decay
+    below = [p for p in model.encoder.parameters() if id(p) not in taken]
+    return [*parts, (below, rate)]
 
 
 def warmup_decay(step: int, *, warmup: int, total: int) -> float:

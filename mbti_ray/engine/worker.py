@@ -8,6 +8,7 @@ process group; `on_ray` derives the ones that live inside TorchTrainer and insid
 import json
 import shutil
 from collections.abc import Mapping
+from enum import Enum
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ _NO_BUFFERS: dict[str, Any] = {
     if "forward_sync_buffers" in signature(DistributedDataParallel.__init__).parameters
     else "broadcast_buffers": False
 }
+
+
+class Request(Enum):
+    """What is asked of a run from outside while it trains; the later one wins."""
+
+    SAVE = "save"
+    STOP = "stop"
 
 
 class Worker:
@@ -96,6 +104,10 @@ class Worker:
         """Forget what was reported after `step`, which the run is about to do again."""
         if self.folder is not None and self.rank == 0:
             drop_lines_after(self.folder / "metrics.jsonl", step)
+
+    def request(self) -> Request | None:
+        """What this rank is asked for, if anything; looked at every few steps."""
+        return None
 
     def progress(self, done: int, total: int, note: str) -> None:
         """Told after every optimiser step by rank 0; shows nothing here."""

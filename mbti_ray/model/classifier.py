@@ -6,12 +6,13 @@ in the order E, N, T, J: the same parameters, one matrix product.
 Legend: B windows, T tokens, H hidden size, 4 dimensions.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mbti_ray.config.schema import ModelConfig
+from mbti_ray.errors import ConfigError
 from mbti_ray.model.encoder import build_encoder, encoder_config, layers_of, load_encoder
 from mbti_ray.typology import DIMENSIONS
 
@@ -28,15 +29,32 @@ class MBTIModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.Linear(encoder.config.hidden_size, len(DIMENSIONS))  # type: ignore[union-attr, arg-type]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits [B, 4] in the order E, N, T, J of ids int64 [B, T] and a mask bool [B, T]."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        logits: Tensor = self.heads(self.dropout(self._pool(states, attention_mask)))
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Logits [B, 4] in the order E, N, T, J of ids int64 [B, T] and a mask bool [B, T].
+
+        Args:
+            attention_mask: True where a token is real; None where all are.
+        """
+        return self.decide(self.features(input_ids, attention_mask))
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """What the encoder makes of each window, pooled over its tokens: [B, H]."""
+        # Given with all its axes, transformers takes the mask as it is; a flat one it would look
+        # into, and a GPU would be waited for in every forward pass.
+        mask = None if attention_mask is None else attention_mask[:, None, None, :]
+        states = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        return self._pool(states, attention_mask)
+
+    def decide(self, features: Tensor) -> Tensor:
+        """Logits [B, 4] of pooled features [B, H]."""
+        logits: Tensor = self.heads(self.dropout(features))
         return logits
 
-    def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
+    def _pool(self, states: Tensor, mask: Tensor | None) -> Tensor:
         if self.pooling == "cls":
             return states[:, 0]
+        if mask is None:
+            return states.mean(1)
         weight = mask.unsqueeze(-1).to(states.dtype)
         return (states * weight).sum(1) / weight.sum(1)
 
@@ -62,6 +80,25 @@ def stage_of(trainable: str, epoch: int) -> Stage:
     if trainable == "gradual":
         return ("heads", "last_layer", "all")[min(epoch, 2)]
     return "heads" if trainable == "heads" else "all"
+
+
+def recompute_activations(model: MBTIModel) -> None:
+    """Keep no activations of the encoder's layers; the backward pass computes them again.
+
+    Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+
+    Raises:
+        ConfigError: The encoder cannot do so.
+    """
+    encoder: Any = model.encoder
+    if not getattr(encoder, "supports_gradient_checkpointing", False):
+        raise ConfigError("fit.gradient_checkpointing=true: this encoder cannot; leave it out")
+    options = {"use_reentrant": False}
+    # Renamed between transformers 5.17 and 5.23.
+    if hasattr(encoder, "activation_checkpointing_enable"):
+        encoder.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def set_trainable(model: MBTIModel, stage: Stage) -> None:

@@ -11,19 +11,15 @@ import torch
 import torch.multiprocessing as mp
 
 from mbti_ray.config import RunConfig, config_of
-from mbti_ray.data.batches import plan_epoch, share_of
 from mbti_ray.data.prepare import Dataset, prepare_dataset, read_dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.checkpoint import load_checkpoint
-from mbti_ray.engine.evaluate import read_rows
+from mbti_ray.engine.evaluate import Reader, read_rows
 from mbti_ray.engine.fit import Outcome, run
-from mbti_ray.engine.optim import build_optimizer
 from mbti_ray.engine.precision import resolve_precision
-from mbti_ray.engine.step import Stepper
-from mbti_ray.engine.worker import Worker
+from mbti_ray.engine.worker import Request, Worker
 from mbti_ray.errors import RunError
 from mbti_ray.model.classifier import build_model
-from mbti_ray.model.loss import build_loss
 from mbti_ray.scores.counts import Counts
 from mbti_ray.typology import DIMENSIONS
 
@@ -37,22 +33,6 @@ State = dict[str, torch.Tensor]
 _ORDER_OF_SUMS = 2e-4
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def data(quick: Build, cache: Path) -> Dataset:
-    return prepare_dataset(quick(), cache)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    # The number of threads decides the order of sums; two processes use one each.
-    torch.set_num_threads(1)
-
-
 def weights(outcome: Outcome) -> State:
     return {k: v.clone() for k, v in outcome.model.state_dict().items()}
 
@@ -63,7 +43,7 @@ def gap(a: State, b: State) -> float:
 
 
 def timeless(lines: list[Any]) -> list[Any]:
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "speed")} for line in lines]
 
 
 def test_a_tiny_encoder_learns_32_texts_by_heart(quick: Build, data: Dataset) -> None:
@@ -155,38 +135,6 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     assert gap(weights(first), weights(run(quick("seed=1"), data, Worker()))) > 0.0
 
 
-def test_loss_scaling_skips_a_step_with_an_inf_and_recovers(quick: Build, data: Dataset) -> None:
-    config = quick("fit.precision=16-mixed")
-    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
-    device = torch.device("cpu")
-    stepper = Stepper(
-        build_optimizer(model, config.optim),
-        build_loss(config.loss, None),
-        resolve_precision("16-mixed", device),
-        device,
-        clip_norm=1.0,
-        pad_id=data.tokenizer.pad_token_id,
-    )
-    # Far above what float16 holds: the first gradients must overflow.
-    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
-    windows = data.splits["train"]
-    step = plan_epoch(windows.lengths, 16, seed=0, epoch=0)[0]
-    share = share_of(step, rank=0, world_size=1, batch_size=16)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    stepper.step(model, windows, share, 1)
-    assert stepper.skipped
-    assert gap(before, model.state_dict()) == 0.0
-    assert stepper.scaler.get_scale() == 2.0**29
-    for _ in range(40):
-        stepper.step(model, windows, share, 1)
-        if not stepper.skipped:
-            break
-    assert not stepper.skipped
-    after = model.state_dict()
-    assert gap(before, after) > 0.0
-    assert all(bool(torch.isfinite(v).all()) for v in after.values())
-
-
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 def test_mixed_precision_learns_what_float32_learns(
     quick: Build, data: Dataset, precision: str
@@ -231,15 +179,14 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
     losses = [line["val"]["loss"] for line in worker.lines]
     assert outcome.val["loss"] == min(losses)
     assert min(losses) < losses[-1], "the run must have got worse for this to show anything"
-    precision = resolve_precision("32", worker.device)
-    logits = read_rows(
+    reader = Reader(
         outcome.model,
-        data.splits["val"],
-        worker,
-        precision,
+        resolve_precision("32", worker.device),
+        worker.device,
         batch_tokens=config.fit.batch_size * config.model.max_tokens,
         pad_id=data.tokenizer.pad_token_id,
     )
+    logits = read_rows(reader.logits, data.splits["val"], worker)
     assert torch.equal(logits, outcome.val_logits)
     labels = torch.from_numpy(data.splits["val"].labels)
     assert Counts.of(logits, labels).scores() == outcome.val
@@ -267,3 +214,52 @@ def test_the_tokenizer_of_the_tiny_encoder_is_the_same_at_every_run(
     texts = [prepare_dataset(quick(), tmp_path / name) for name in ("one", "other")]
     one, other = (d.tokenizer.backend_tokenizer.to_str() for d in texts)
     assert one == other
+
+
+@pytest.mark.parametrize(
+    "option", ["fit.gradient_checkpointing=true", "optim.layer_decay=0.999999"]
+)
+def test_options_that_save_memory_or_change_rates_little_train_the_same(
+    quick: Build, data: Dataset, option: str
+) -> None:
+    plain = run(quick("model.dropout=0"), data, Worker())
+    other = run(quick("model.dropout=0", option), data, Worker())
+    assert gap(weights(plain), weights(other)) < 1e-3
+
+
+def test_a_line_says_where_the_time_went(quick: Build, data: Dataset) -> None:
+    worker = Worker()
+    run(quick(), data, worker)
+    speed = worker.lines[-1]["speed"]
+    assert speed["texts_s"] > 0
+    assert speed["tokens_s"] > speed["texts_s"]
+    assert 0 <= speed["padding"] < 0.2
+    shares = [speed[f"share_{name}"] for name in ("data", "forward", "backward", "update")]
+    assert all(share > 0 for share in shares)
+    assert sum(shares) <= 1
+
+
+class Asked(Worker):
+    """A worker that is asked for something at its first look."""
+
+    def __init__(self, folder: Path, wish: Request) -> None:
+        super().__init__(folder=folder)
+        self.wishes: list[Request | None] = [wish]
+
+    def request(self) -> Request | None:
+        return self.wishes.pop() if self.wishes else None
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later_as_if_it_had_not(
+    quick: Build, data: Dataset, tmp_path: Path
+) -> None:
+    config = quick("fit.batch_size=4", "fit.epochs=1")
+    uninterrupted = run(config, data, Worker())
+    with pytest.raises(RunError, match=r"stopped as asked after step 20 of \d+; its checkpoint"):
+        run(config, data, Asked(tmp_path, Request.STOP))
+    continued = run(config, data, Worker(folder=tmp_path))
+    assert gap(weights(uninterrupted), weights(continued)) == 0.0
+    saved = run(config, data, Asked(tmp_path / "saved", Request.SAVE))
+    assert gap(weights(uninterrupted), weights(saved)) == 0.0
+    kept = [p.name for p in (tmp_path / "saved" / "checkpoints").iterdir()]
+    assert "step-0000020" in kept

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,12 +78,13 @@ def test_an_epoch_changes_which_windows_meet_in_a_step():
 @given(
     size=st.integers(1, 70),
     world_size=st.integers(1, 90),
-    batch_size=st.integers(1, 20),
+    batch_tokens=st.integers(1, 2000),
 )
-def test_over_all_ranks_every_window_of_a_step_counts_exactly_once(size, world_size, batch_size):
+def test_over_all_ranks_every_window_of_a_step_counts_exactly_once(size, world_size, batch_tokens):
+    lengths = lengths_of(1000)
     step = np.random.default_rng(size).permutation(1000)[:size]
     shares = [
-        share_of(step, rank=rank, world_size=world_size, batch_size=batch_size)
+        share_of(step, lengths, rank=rank, world_size=world_size, batch_tokens=batch_tokens)
         for rank in range(world_size)
     ]
     counted = Counter()
@@ -91,7 +93,8 @@ def test_over_all_ranks_every_window_of_a_step_counts_exactly_once(size, world_s
         assert share.weight in (0.0, 1.0)
         # A rank without a batch would leave the others waiting in the gradient exchange.
         assert len(share.batches) >= 1
-        assert all(1 <= len(batch) <= batch_size for batch in share.batches)
+        for batch in share.batches:
+            assert len(batch) == 1 or len(batch) * lengths[batch].max() <= batch_tokens
         if share.weight == 1.0:
             counted.update(i for batch in share.batches for i in batch.tolist())
         else:
@@ -102,7 +105,9 @@ def test_over_all_ranks_every_window_of_a_step_counts_exactly_once(size, world_s
 @given(size=st.integers(1, 70), world_size=st.integers(1, 70))
 def test_no_rank_computes_more_than_one_window_more_than_another(size, world_size):
     shares = [
-        share_of(np.arange(size), rank=rank, world_size=world_size, batch_size=100)
+        share_of(
+            np.arange(size), lengths_of(size), rank=rank, world_size=world_size, batch_tokens=9999
+        )
         for rank in range(world_size)
     ]
     sizes = [sum(map(len, s.batches)) if s.weight else 0 for s in shares]
@@ -113,7 +118,7 @@ def test_no_rank_computes_more_than_one_window_more_than_another(size, world_siz
 def test_no_rank_reads_more_tokens_than_another_by_more_than_the_longest_window(size, world_size):
     lengths = -np.sort(-lengths_of(size))
     shares = [
-        share_of(np.arange(size), rank=rank, world_size=world_size, batch_size=100)
+        share_of(np.arange(size), lengths, rank=rank, world_size=world_size, batch_tokens=9999)
         for rank in range(world_size)
     ]
     tokens = [sum(int(lengths[b].sum()) for b in s.batches) if s.weight else 0 for s in shares]
@@ -128,8 +133,8 @@ def windows():
         Packed([[1, 20, 21, 22, 2], [1, 2]], truncated=False),
         Packed([[1, 30, 31, 2]], truncated=False),
     ]
-    labels = [labels_of(t) for t in ("INTJ", "ESFP", "ENTP")]
-    return build_windows(packed, labels, [2, 3, 4], [-1, -1, -1])
+    labels = np.array([labels_of(t) for t in ("INTJ", "ESFP", "ENTP")], np.uint8)
+    return build_windows(packed, pa.table(dict(zip("entj", labels.T, strict=True))))
 
 
 def test_collate_pads_to_the_longest_window_and_masks_the_padding(windows):
@@ -147,10 +152,11 @@ def test_collate_pads_to_the_longest_window_and_masks_the_padding(windows):
 def test_collate_gives_the_types_that_the_model_takes(windows):
     batch = collate(windows, np.array([3]), weight=0.0)
     assert batch.input_ids.dtype == torch.int64
-    assert batch.attention_mask.dtype == torch.bool
+    assert batch.attention_mask is None, "nothing is padded"
+    assert collate(windows, np.array([0, 3])).attention_mask.dtype == torch.bool
     assert batch.labels.dtype == torch.float32
     assert batch.weight.dtype == torch.float32
-    assert batch.input_ids.shape == batch.attention_mask.shape == (1, 4)
+    assert batch.input_ids.shape == (1, 4)
     assert batch.labels.shape == (1, 4)
     assert batch.weight.tolist() == [0]
 
@@ -158,6 +164,16 @@ def test_collate_gives_the_types_that_the_model_takes(windows):
 def test_a_batch_moves_whole(windows):
     batch = collate(windows, np.array([0, 1])).to(torch.device("meta"))
     assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
+
+
+def test_the_halves_of_a_batch_hold_its_windows_and_no_more_padding_than_they_need(windows):
+    batch = collate(windows, np.array([1, 0, 2]), weight=0.5, pad_id=9)
+    first, second = batch.halves()
+    assert first.input_ids.tolist() == [[1, 20, 21, 22, 2], [1, 10, 2, 9, 9]]
+    assert second.input_ids.tolist() == [[1, 2]]
+    assert second.attention_mask is None
+    assert second.labels.tolist() == batch.labels[2:].tolist()
+    assert second.weight.tolist() == [0.5]
 
 
 @given(
@@ -189,7 +205,13 @@ def test_less_than_five_percent_of_what_is_trained_on_is_padding(
     padded = 0
     for step in plan_epoch(lengths, batch_size * accumulate, seed=0, epoch=0):
         for rank in range(world_size):
-            share = share_of(step, rank=rank, world_size=world_size, batch_size=batch_size)
+            share = share_of(
+                step,
+                lengths,
+                rank=rank,
+                world_size=world_size,
+                batch_tokens=batch_size * 128,
+            )
             padded += sum(len(b) * int(lengths[b].max()) for b in share.batches)
     assert padded >= lengths.sum()
     assert 1 - lengths.sum() / padded < 0.05

@@ -1,0 +1,28 @@
+"""One tokenised dataset for the tests of the engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mbti_ray.config import RunConfig
+from mbti_ray.data.prepare import Dataset, prepare_dataset
+
+Build = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def data(quick: Build, cache: Path) -> Dataset:
+    return prepare_dataset(quick(), cache)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    # The number of threads decides the order of sums; two processes use one each.
+    torch.set_num_threads(1)

@@ -1,0 +1,167 @@
+"""Single optimiser steps: loss scaling, memory that runs out, no-number losses, features."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mbti_ray.config import RunConfig
+from mbti_ray.data.batches import plan_epoch
+from mbti_ray.data.prepare import Dataset
+from mbti_ray.engine.feed import Feed
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.meter import Meter
+from mbti_ray.engine.optim import build_optimizer, set_rate, warmup_decay
+from mbti_ray.engine.precision import resolve_precision
+from mbti_ray.engine.step import Stepper
+from mbti_ray.engine.worker import Worker
+from mbti_ray.errors import RunError
+from mbti_ray.model.classifier import MBTIModel, build_model, set_trainable
+from mbti_ray.model.loss import build_loss
+
+pytestmark = pytest.mark.integration
+
+Build = Callable[..., RunConfig]
+State = dict[str, Tensor]
+
+
+def gap(a: State, b: State) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+def feed_of(config: RunConfig, data: Dataset) -> Feed:
+    return Feed(
+        data.splits["train"],
+        rank=0,
+        world_size=1,
+        batch_tokens=config.fit.batch_size * config.model.max_tokens,
+        pad_id=data.tokenizer.pad_token_id,
+        device=torch.device("cpu"),
+    )
+
+
+def test_loss_scaling_skips_a_step_with_an_inf_and_recovers(quick: Build, data: Dataset) -> None:
+    config = quick("fit.precision=16-mixed")
+    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+    device = torch.device("cpu")
+    stepper = Stepper(
+        build_optimizer(model, config.optim),
+        build_loss(config.loss, None),
+        resolve_precision("16-mixed", device),
+        device,
+        clip_norm=1.0,
+        meter=Meter(device, 1),
+    )
+    # Far above what float16 holds: the first gradients must overflow.
+    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    windows = data.splits["train"]
+    step = plan_epoch(windows.lengths, 16, seed=0, epoch=0)[0]
+    portion = feed_of(config, data).portion(step)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    stepper.step(model, portion, 1, lambda: None)
+    assert stepper.skipped
+    assert gap(before, model.state_dict()) == 0.0
+    assert stepper.scaler.get_scale() == 2.0**29
+    for _ in range(40):
+        stepper.step(model, portion, 1, lambda: None)
+        if not stepper.skipped:
+            break
+    assert not stepper.skipped
+    after = model.state_dict()
+    assert gap(before, after) > 0.0
+    assert all(bool(torch.isfinite(v).all()) for v in after.values())
+
+
+class SmallMemory(torch.nn.Module):
+    """A model on a device that holds no more than some windows."""
+
+    def __init__(self, model: MBTIModel, windows: int) -> None:
+        super().__init__()
+        self.model, self.windows = model, windows
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if len(input_ids) > self.windows:
+            raise torch.OutOfMemoryError(f"{len(input_ids)} windows")
+        logits: Tensor = self.model(input_ids, attention_mask)
+        return logits
+
+
+def stepper_of(config: RunConfig, model: MBTIModel, **options: bool) -> Stepper:
+    device = torch.device("cpu")
+    return Stepper(
+        build_optimizer(model, config.optim),
+        build_loss(config.loss, None),
+        resolve_precision("32", device),
+        device,
+        clip_norm=1.0,
+        meter=Meter(device, 1),
+        **options,
+    )
+
+
+def test_out_of_memory_halves_the_batches_and_leaves_the_step_as_it_was(
+    quick: Build, data: Dataset
+) -> None:
+    config = quick("model.dropout=0")
+    step = plan_epoch(data.splits["train"].lengths, 32, seed=0, epoch=0)[0]
+    portion = feed_of(config, data).portion(step)
+    states, sums = [], []
+    for windows in (1000, 9):
+        model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+        stepper = stepper_of(config, model)
+        sums.append(stepper.step(SmallMemory(model, windows), portion, 1, lambda: None))
+        states.append(model.state_dict())
+    assert stepper.cuts == 2, "32 windows, then 16, then 8"
+    assert gap(*states) < 1e-5
+    torch.testing.assert_close(sums[0], sums[1])
+    with pytest.raises(RunError, match=r"not even one window of \d+ tokens fits on cpu; try"):
+        stepper.step(SmallMemory(model, 0), portion, 1, lambda: None)
+
+
+def test_a_step_whose_loss_is_no_number_is_left_out_where_that_is_allowed(
+    quick: Build, data: Dataset
+) -> None:
+    config = quick()
+    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+    stepper = stepper_of(config, model, skips_nonfinite=True)
+    portion = feed_of(config, data).portion(np.arange(8))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    broken = replace(portion.batches[0], labels=portion.batches[0].labels * float("nan"))
+    stepper.step(model, replace(portion, batches=[broken]), 1, lambda: None)
+    assert stepper.skipped
+    assert gap(before, model.state_dict()) == 0.0
+    stepper.step(model, portion, 1, lambda: None)
+    assert not stepper.skipped
+    assert gap(before, model.state_dict()) > 0.0
+
+
+def test_heads_on_cached_features_learn_what_heads_on_the_frozen_encoder_learn(
+    quick: Build, data: Dataset
+) -> None:
+    config = quick("model.trainable=heads", "model.dropout=0", "fit.epochs=3")
+    outcome = run(config, data, Worker())
+    # The same by hand: the whole model in every step, its encoder frozen.
+    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed)
+    set_trainable(model, "heads")
+    stepper = stepper_of(config, model)
+    windows = data.splits["train"]
+    feed = feed_of(config, data)
+    plans = [plan_epoch(windows.lengths, 32, seed=config.seed, epoch=e) for e in range(3)]
+    steps = [step for plan in plans for step in plan]
+    for place, portion in enumerate(feed.portions(steps)):
+        rate = warmup_decay(place, warmup=config.optim.warmup_steps, total=len(steps))
+        set_rate(stepper.optimizer, rate)
+        stepper.step(model, portion, 1, lambda: None)
+    assert outcome.progress.best_epoch == 3, "its weights must be the last ones"
+    assert gap(outcome.model.state_dict(), model.state_dict()) < 1e-5
+    start = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed)
+    changed = [
+        k
+        for k, v in start.state_dict().items()
+        if not torch.equal(v, outcome.model.state_dict()[k])
+    ]
+    assert set(changed) == {"heads.weight", "heads.bias"}
