@@ -5,9 +5,11 @@
     tokenizer files     as transformers writes them
     bundle.json         label order, pooling, limits, masking version, thresholds, calibration,
                         data facts, scores, versions, golden texts with their logits, file hashes
+    card.md             the model card: the same for people
 
 No pickle, nothing from the network. Making the golden logits needs a forward pass, which is the
-predictor's: it is given in. Knows nothing of run folders, Ray or HTTP.
+predictor's, and the card's sentences are those of `pages`: both are given in. Knows nothing of run
+folders, Ray or HTTP.
 """
 
 import hashlib
@@ -55,6 +57,7 @@ class Manifest:
         id: First 12 hex digits of a hash over weights, shape and tokenizer.
         thresholds: Probability above which a dimension is its positive pole, E, N, T, J.
         temperature: What the logits are divided by before the sigmoid, E, N, T, J.
+        abstain: A probability nearer to its threshold than this is answered X.
         files: Size in bytes and SHA-256 of every other file.
     """
 
@@ -63,6 +66,7 @@ class Manifest:
     labels: list[str]
     unit: str
     mask_version: int
+    mask_also: list[str]
     max_windows: int
     model: dict[str, Any]
     data: dict[str, Any]
@@ -73,6 +77,7 @@ class Manifest:
     golden: list[Golden] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=lambda: [0.5] * 4)
     temperature: list[float] = field(default_factory=lambda: [1.0] * 4)
+    abstain: float = 0.0
     format: int = _FORMAT
 
 
@@ -89,6 +94,15 @@ class Bundle:
         return ModelConfig(**self.manifest.model)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """How logits become letters: fitted on the validation split. Fields as in `Manifest`."""
+
+    temperature: list[float] = field(default_factory=lambda: [1.0] * 4)
+    thresholds: list[float] = field(default_factory=lambda: [0.5] * 4)
+    abstain: float = 0.0
+
+
 GoldenLogits = Callable[[Bundle, Sequence[str]], list[list[float]]]
 
 
@@ -101,11 +115,15 @@ def write_bundle(
     facts: Facts,
     scores: dict[str, Any],
     golden_logits: GoldenLogits,
+    decision: Decision | None = None,
+    card: Callable[[Manifest], str] | None = None,
 ) -> Manifest:
     """Write a bundle; the folder appears whole, and replaces one that was there.
 
     Args:
         golden_logits: Computes logits as serving will; it is given the bundle as read back.
+        decision: None decides at one half, uncalibrated.
+        card: Writes card.md from what bundle.json says.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(folder.name + ".new")
@@ -124,6 +142,7 @@ def write_bundle(
         labels=list(POSITIVE_POLES),
         unit=config.data.unit,
         mask_version=facts.mask_version,
+        mask_also=facts.mask_also,
         max_windows=config.data.max_windows,
         model=config.model.model_dump(mode="json"),
         data=facts.as_dict() | {"bad": len(facts.bad)},
@@ -131,6 +150,7 @@ def write_bundle(
         versions=_versions(),
         files=files,
         config=config.model_dump(mode="json", exclude={"study", "search"}),
+        **vars(decision or Decision()),
     )
     _write_manifest(aside, manifest)
     texts = golden_texts()
@@ -138,6 +158,8 @@ def write_bundle(
     golden = [Golden(t, row) for t, row in zip(texts, logits, strict=True)]
     manifest = Manifest(**{**vars(manifest), "golden": golden})
     _write_manifest(aside, manifest)
+    if card is not None:
+        (aside / "card.md").write_text(card(manifest), "utf-8")
     if folder.exists():
         shutil.rmtree(folder)
     aside.rename(folder)

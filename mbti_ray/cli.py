@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,6 +34,23 @@ Result = Mapping[str, Any]
 Command = Callable[[argparse.Namespace], Result]
 
 _SHOWN_BAD_ROWS = 10
+# Intervals of fewer groups are too narrow to be taken at their word.
+_FEW_GROUPS = 20
+
+_DIMENSIONS = {"ei": "E/I", "sn": "S/N", "tf": "T/F", "jp": "J/P"}
+_RATES = _DIMENSIONS | {
+    "accuracy": "mean",
+    "all_four": "all four",
+    "at_least_three": "at least three",
+}
+_METRICS = {
+    "balanced_accuracy": "balanced",
+    "macro_f1": "macro-F1",
+    "mcc": "MCC",
+    "auroc": "AUROC",
+    "brier": "Brier",
+    "ece": "ECE",
+}
 
 # Width is fixed where nobody looks, so that logs of two runs can be compared line by line.
 console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
@@ -73,7 +91,7 @@ def run_command(
     except MbtiRayError as error:
         for line in str(error).splitlines():
             print(line, file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -118,14 +136,7 @@ def print_bad_rows(source: str, rows: Sequence[Mapping[str, Any]], kept_in: Path
 
 def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     """Accuracy of each split beside what always giving the commonest answer scores there."""
-    names = {
-        "ei": "E/I",
-        "sn": "S/N",
-        "tf": "T/F",
-        "jp": "J/P",
-        "mean": "mean",
-        "total": "all four",
-    }
+    names = _DIMENSIONS | {"mean": "mean", "total": "all four"}
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for split in scores:
@@ -140,6 +151,104 @@ def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     table.add_row("loss", *losses)
     table.add_row("rows", *[c for s in scores.values() for c in (f"{s['rows']:.0f}", "")])
     console.print(table)
+
+
+def print_scorecard(scorecards: Mapping[str, Mapping[str, Any]]) -> None:
+    """One scorecard with all its metrics, or the accuracies of several side by side.
+
+    Below it the baselines of the first one, and how it compares with one of them.
+    """
+    main, *others = scorecards.values()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for heading in scorecards if others else ("accuracy", *_METRICS.values()):
+        table.add_column(escape(heading), justify="right")
+    for key, name in _RATES.items():
+        figures = main["dimensions"].get(key) or (main["overall"] if key == "accuracy" else {})
+        metrics = _METRICS if figures and not others else ()
+        table.add_row(
+            name,
+            *(_interval(_rates(card)[key]) for card in scorecards.values()),
+            *(_value(figures.get(metric)) for metric in metrics),
+        )
+    console.print(table)
+    if main["intervals"]["groups"] < _FEW_GROUPS:
+        console.print(
+            f"only {main['intervals']['groups']} {main['intervals']['resampled']}(s) stand behind "
+            "these scores: take them, and any interval, as a rough guide",
+            style="yellow",
+        )
+    _print_baselines(main)
+
+
+def _rates(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracy of each dimension, their mean, all four, at least three."""
+    dimensions = {key: card["dimensions"][key]["accuracy"] for key in _DIMENSIONS}
+    return dimensions | {key: card["overall"][key] for key in _RATES if key not in dimensions}
+
+
+def _print_baselines(card: Mapping[str, Any]) -> None:
+    baselines, missing = card.get("baselines") or {}, card.get("missing") or {}
+    if baselines:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("baseline accuracy")
+        for name in _RATES.values():
+            table.add_column(name, justify="right")
+        for name, rates in baselines.items():
+            table.add_row(escape(name), *(_value(rates.get(key)) for key in _RATES))
+        console.print()
+        console.print(table)
+    for name, reason in missing.items():
+        console.print(f"{name} is missing: {reason}", markup=False)
+    paired = card.get("paired")
+    if paired:
+        differences = [
+            f"{_RATES[key]} {_difference(paired[key])}"
+            for key in ("accuracy", "all_four")
+            if paired.get(key)
+        ]
+        console.print(
+            f"against {paired['against']} on the same rows: {', '.join(differences)} "
+            f"[{paired['test']}]",
+            markup=False,
+        )
+
+
+def _value(estimate: Mapping[str, Any] | None) -> str:
+    return "-" if estimate is None else f"{estimate['value']:.3f}"
+
+
+def _interval(estimate: Mapping[str, Any] | None) -> str:
+    """`0.887 (0.861-0.910)`, or the value alone."""
+    if estimate is None or estimate["low"] is None or estimate["high"] is None:
+        return _value(estimate)
+    return f"{_value(estimate)} ({estimate['low']:.3f}-{estimate['high']:.3f})"
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    """`+0.039 (+0.020 to +0.058, p 0.012)`."""
+    evidence = []
+    if found.get("low") is not None and found.get("high") is not None:
+        evidence.append(f"{found['low']:+.3f} to {found['high']:+.3f}")
+    if found.get("p") is not None:
+        evidence.append(f"p {found['p']:.2g}")
+    return f"{found['value']:+.3f}" + (f" ({', '.join(evidence)})" if evidence else "")
+
+
+def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
+    """One line each: what was found, by which evidence, and the values to try."""
+    for finding in findings:
+        dimension = _DIMENSIONS.get(finding["dimension"] or "")
+        about = f"{finding['name']} ({dimension})" if dimension else finding["name"]
+        tries = ", ".join(_setting(*item) for item in finding["tries"].items())
+        line = f"{about}: {finding['evidence']}" + (f"; try {tries}" if tries else "")
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _setting(address: str, value: object) -> str:
+    """`optim.lr=3e-05`, as it is given on the command line."""
+    said = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return f"{address}={said}"
 
 
 def _columns() -> tuple[ProgressColumn, ...]:

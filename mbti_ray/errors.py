@@ -5,6 +5,7 @@
     ├── DataError       a file, a row, a split
     ├── BundleError     a servable folder that is damaged or does not reproduce itself
     ├── RunError        a run or study folder: it exists already, there is none, training diverged
+    │   └── StoppedError  asked to stop from outside: nobody's fault, but not the end either
     └── ClusterError    resources that are not there, an extra that is not installed on a node
 
 A message says where, what was given, what is allowed and the nearest fix. Anything else that is
@@ -16,7 +17,13 @@ from difflib import get_close_matches
 
 
 class MbtiRayError(Exception):
-    """Base of all errors that the user's input can cause; commands exit with 2."""
+    """Base of all errors that the user's input can cause.
+
+    Attributes:
+        exit_code: What a command exits with.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(MbtiRayError):
@@ -33,6 +40,13 @@ class BundleError(MbtiRayError):
 
 class RunError(MbtiRayError):
     """A run folder is in the way or missing, or the training itself cannot go on."""
+
+
+class StoppedError(RunError):
+    """A run was asked to stop from outside, and has saved where it was."""
+
+    # As a shell says of a process that SIGTERM ended.
+    exit_code = 143
 
 
 class ClusterError(MbtiRayError):

@@ -9,7 +9,7 @@ from mbti_ray.cli import (
     build_parser,
     console,
     print_pairs,
-    print_scores,
+    print_scorecard,
     progress_bar,
     run_command,
     split_base,
@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = build_parser(
         "evaluate",
-        "Score a bundle on labelled rows, beside always giving the commonest answer.",
+        "Score a bundle on labelled rows, with and without type words, beside what any model has\n"
+        "to beat.",
         items="BUNDLE (a bundle, run or study folder; default: the newest), data.source=FILE",
     )
     parser.add_argument(
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="also write a row's labels and probabilities"
     )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="also write a page with the scorecard"
+    )
     return run_command(parser, _evaluate, argv)
 
 
@@ -44,23 +48,34 @@ def _evaluate(options: argparse.Namespace) -> Result:
     bundle = chosen_bundle(place, load_run(None, overrides).storage)
 
     from mbti_ray.labelled import evaluate_bundle, read_labelled
+    from mbti_ray.pages.html import check_page_path, write_whole
+    from mbti_ray.pages.scorecard_page import scorecard_page
     from mbti_ray.tables import check_ending, write_table
 
     if options.output is not None:
         check_ending(options.output)
+    if options.report is not None:
+        check_page_path(options.report, option="--report")
     labelled = read_labelled(bundle, overrides, split=options.split)
     with progress_bar("rows", len(labelled.examples)) as advance:
         evaluation = evaluate_bundle(bundle, labelled, advance)
     print_pairs([("bundle", f"{bundle} ({evaluation.bundle_id})"), ("data", labelled.description)])
-    print_scores({labelled.split: evaluation.scores})
+    print_scorecard(evaluation.scorecards)
     if options.output is not None:
         write_table(options.output, evaluation.rows)
         console.print(f"rows: {options.output}")
+    if options.report is not None:
+        title = f"{bundle} on {labelled.description}"
+        write_whole(
+            options.report, scorecard_page(title, evaluation.scorecards, facts=labelled.facts)
+        )
+        console.print(f"report: {options.report}")
     return {
         "bundle": str(bundle),
         "bundle_id": evaluation.bundle_id,
         "split": labelled.split,
         "scores": evaluation.scores,
+        "scorecards": evaluation.scorecards,
     }
 
 

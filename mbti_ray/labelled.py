@@ -1,6 +1,7 @@
 """Scoring a bundle on labelled rows: which rows may be scored, and what comes out.
 
-The rows go through the predictor, so what is scored is what is served. Knows nothing of Ray.
+The rows go through the predictor, so what is scored is what is served; and once more with the
+masking turned round, so that what type words are worth stands beside it. Knows nothing of Ray.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,21 +9,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from mbti_ray.bundle import read_manifest
-from mbti_ray.config import config_of, load_overrides
-from mbti_ray.data.prepare import Example, examples_of, resolve_split_by, split_examples
+from mbti_ray.config import RunConfig, config_of, load_overrides
+from mbti_ray.data.prepare import (
+    Example,
+    examples_of,
+    person_kind,
+    person_numbers,
+    resolve_split_by,
+    split_examples,
+)
 from mbti_ray.data.sources import read_source
+from mbti_ray.data.text import read_text
 from mbti_ray.errors import DataError
 from mbti_ray.predictor import Predictor
+from mbti_ray.scores.beside import Training, baselines_beside
+from mbti_ray.scores.card import Scored, build_scorecard
 from mbti_ray.scores.counts import Counts, Scores
-from mbti_ray.typology import POSITIVE_POLES, labels_of
+from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
 _ROWS_AT_ONCE = 256
 # What `evaluate` may change of the config that a bundle carries.
-_OVERRIDES = ("storage", "data.source", "data.max_bad_share")
+_OVERRIDES = (
+    "storage",
+    "data.source",
+    "data.max_bad_share",
+    "scoring.resamples",
+    "scoring.baselines",
+)
+_PLACE_OF = {mbti_type: place for place, mbti_type in enumerate(TYPES)}
+
+Texts = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -30,23 +51,47 @@ class Labelled:
     """Rows to score.
 
     Attributes:
+        turned: The texts of each example with masking turned round: as written where the bundle
+            masks, masked where it does not.
+        training: What the bundle was trained on; None for other data.
+        config: The bundle's, with what was overridden.
+        person: What a person of these rows is: author or user.
+        facts: What bundle.json says of the data, where these rows are a split of it.
         source: What they were read from, as `read_source` takes it.
         split: all, or the part of the data that the rows are.
         description: What was read, for people.
     """
 
     examples: list[Example]
+    turned: Texts
+    training: list[Example] | None
+    config: RunConfig
+    person: str
+    facts: dict[str, Any] | None
     source: str
     split: str
     description: str
 
+    @property
+    def labels(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """0/1 labels [R, 4] in the order E, N, T, J."""
+        labels = [labels_of(e.mbti_type) for e in self.examples]
+        return np.array(labels, np.uint8).reshape(-1, len(POSITIVE_POLES))
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, and a table of what each row was given: number, post, true, type, E, N, T, J."""
+    """What came of scoring a bundle.
+
+    Attributes:
+        scores: As served.
+        scorecards: By how the texts were read, masked and unmasked; first as served.
+        rows: What each row was given: number, post, true, type, E, N, T, J.
+    """
 
     bundle_id: str
     scores: Scores
+    scorecards: dict[str, dict[str, Any]]
     rows: pa.Table
 
 
@@ -68,20 +113,40 @@ def read_labelled(bundle: Path, overrides: Sequence[str], *, split: str = "auto"
     if split == "auto":
         split = "test" if own else "all"
     split_by = resolve_split_by(config, source) if not own else manifest.data["split_by"]
-    examples = examples_of(config, source.rows, split_by)
+    examples, training = examples_of(config, source.rows, split_by), None
+    if split != "all" and not own:
+        raise DataError(
+            f"{source.name}: is not what the bundle was trained on (fingerprint "
+            f"{source.fingerprint}, not {manifest.data['fingerprint']}), so it has no "
+            f'"{split}" split; allowed: --split all'
+        )
     if split != "all":
-        if not own:
-            raise DataError(
-                f"{source.name}: is not what the bundle was trained on (fingerprint "
-                f"{source.fingerprint}, not {manifest.data['fingerprint']}), so it has no "
-                f'"{split}" split; allowed: --split all'
-            )
-        examples = split_examples(config, examples)[split]
+        members = split_examples(config, examples)
+        examples, training = members[split], members["train"]
     what = "what it was trained on" if own else "other data than it was trained on"
     description = f"{source.name}: {len(examples):,} {config.data.unit}s, {split} of {what}"
     if source.bad:
         description += f"; {len(source.bad)} bad rows left out"
-    return Labelled(examples, config.data.source, split, description)
+    posts = {row.number: row.posts for row in source.rows}
+    turned = [_turned(config, e, posts[e.number]) for e in examples]
+    person = person_kind(source.rows)
+    return Labelled(
+        examples=examples,
+        turned=turned,
+        training=training,
+        config=config,
+        person=person,
+        facts=manifest.data if training is not None else None,
+        source=config.data.source,
+        split=split,
+        description=description,
+    )
+
+
+def _turned(config: RunConfig, example: Example, posts: Sequence[str]) -> list[str]:
+    mine = posts if example.post < 0 else posts[example.post : example.post + 1]
+    data = config.data
+    return [read_text(post, mask=not data.mask, also=data.mask_also) for post in mine]
 
 
 def evaluate_bundle(
@@ -93,25 +158,93 @@ def evaluate_bundle(
         advance: Told the number of rows done since the last time, and a note.
     """
     predictor = Predictor.load(bundle, device="cuda" if torch.cuda.is_available() else "cpu")
-    whole = predictor.unit == "user"
-    counts, tables = Counts.none(), []
-    for start in range(0, len(labelled.examples), _ROWS_AT_ONCE):
-        part = labelled.examples[start : start + _ROWS_AT_ONCE]
-        logits = predictor.row_logits([e.texts for e in part], whole=whole).values
-        logits = predictor.calibrated(logits)
-        labels = torch.tensor([labels_of(e.mbti_type) for e in part])
-        counts = counts + Counts.of(logits, labels, predictor.thresholds)
-        tables.append(_table(part, predictor, logits))
+    served = [e.texts for e in labelled.examples]
+    logits = _logits(predictor, served, advance)
+    other = logits.clone()
+    # Most rows read the same either way.
+    changed = [i for i, e in enumerate(labelled.examples) if [*e.texts] != [*labelled.turned[i]]]
+    if changed:
+        turned = [labelled.turned[i] for i in changed]
+        other[changed] = _logits(predictor, turned, lambda done, note: None)
+    counts = Counts.of(logits, torch.from_numpy(labelled.labels), predictor.thresholds)
+    is_masked = labelled.config.data.mask
+    first, second = ("masked", "unmasked") if is_masked else ("unmasked", "masked")
+    scorecards = {
+        first: _scorecard(predictor, labelled, logits, is_masked=is_masked, is_served=True),
+        second: _scorecard(predictor, labelled, other, is_masked=not is_masked, is_served=False),
+    }
+    rows = _table(labelled.examples, predictor, logits)
+    return Evaluation(predictor.bundle_id, counts.scores(), scorecards, rows)
+
+
+def _logits(
+    predictor: Predictor, texts: Texts, advance: Callable[[int, str], None]
+) -> torch.Tensor:
+    """Calibrated row logits [R, 4] on the CPU."""
+    parts = []
+    for start in range(0, len(texts), _ROWS_AT_ONCE):
+        part = texts[start : start + _ROWS_AT_ONCE]
+        logits = predictor.row_logits(part, whole=predictor.unit == "user").values
+        parts.append(predictor.calibrated(logits))
         advance(len(part), "")
-    return Evaluation(predictor.bundle_id, counts.scores(), pa.concat_tables(tables))
+    return torch.cat(parts)
 
 
-def _table(part: Sequence[Example], predictor: Predictor, logits: torch.Tensor) -> pa.Table:
+def _scorecard(
+    predictor: Predictor,
+    labelled: Labelled,
+    logits: torch.Tensor,
+    *,
+    is_masked: bool,
+    is_served: bool,
+) -> dict[str, Any]:
+    examples = labelled.examples
+    beside, missing = baselines_beside(
+        labelled.labels,
+        np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
+        is_masked=is_masked,
+        training=_training(labelled, is_served=is_served),
+    )
+    numbers = person_numbers(examples)
+    scored = Scored(
+        torch.sigmoid(logits.double()).numpy(),
+        labelled.labels,
+        predictor.thresholds.double().numpy(),
+        np.array([numbers[e.person] for e in examples]),
+        predictor.abstain,
+    )
+    return build_scorecard(
+        scored,
+        beside,
+        resamples=labelled.config.scoring.resamples,
+        person=labelled.person,
+        missing=missing,
+        seed=labelled.config.seed,
+    )
+
+
+def _training(labelled: Labelled, *, is_served: bool) -> Callable[[], Training] | str:
+    """What TF-IDF learns from, when it is asked, or why there is nothing."""
+    training = labelled.training
+    if not labelled.config.scoring.baselines:
+        return "scoring.baselines=false"
+    if training is None:
+        return "needs the split of the data that the bundle was trained on"
+    if not is_served:
+        return "stands beside what is served"
+    return lambda: Training(
+        ["\n".join(e.texts) for e in training],
+        np.array([labels_of(e.mbti_type) for e in training], np.uint8),
+        ["\n".join(e.texts) for e in labelled.examples],
+    )
+
+
+def _table(rows: Sequence[Example], predictor: Predictor, logits: torch.Tensor) -> pa.Table:
     probabilities = torch.sigmoid(logits)
     columns: dict[str, Any] = {
-        "number": [e.number for e in part],
-        "post": [e.post for e in part],
-        "true": [e.mbti_type for e in part],
+        "number": [e.number for e in rows],
+        "post": [e.post for e in rows],
+        "true": [e.mbti_type for e in rows],
         "type": predictor.types(probabilities),
     }
     for k, pole in enumerate(POSITIVE_POLES):

@@ -7,7 +7,7 @@ Shapes: R inputs, N windows, 4 dimensions in the order E, N, T, J.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mbti_ray.bundle import Bundle, read_bundle
 from mbti_ray.data.batches import batches_by_length, collate
-from mbti_ray.data.mask import MASK_VERSION
+from mbti_ray.data.mask import MASK_VERSION, find_hidden
 from mbti_ray.data.prepare import pack_texts
-from mbti_ray.data.text import read_text
+from mbti_ray.data.text import clean_text, read_text
 from mbti_ray.data.windows import build_windows
 from mbti_ray.errors import BundleError
 from mbti_ray.runs import find_bundle
@@ -36,6 +36,7 @@ class Prediction:
     """What the model says of one input.
 
     Attributes:
+        mbti_type: Four letters; X where the bundle abstains.
         probabilities: Of the positive poles E, N, T, J.
         truncated: Some of the input was not read, because it is longer than the limits.
         windows: How many windows were read.
@@ -51,6 +52,7 @@ class Prediction:
             "type": self.mbti_type,
             "probabilities": dict(zip(POSITIVE_POLES, self.probabilities, strict=True)),
             "truncated": self.truncated,
+            "windows": self.windows,
         }
 
 
@@ -73,6 +75,7 @@ class Predictor:
         self._device = torch.device(device)
         self._temperature = torch.tensor(self._manifest.temperature)
         self.thresholds = torch.tensor(self._manifest.thresholds)
+        self.abstain = self._manifest.abstain
         self.unit = self._manifest.unit
         self.max_tokens: int = bundle.model_config.max_tokens
         if self._manifest.mask_version not in (0, MASK_VERSION):
@@ -136,14 +139,29 @@ class Predictor:
         return logits.cpu() / self._temperature
 
     def types(self, probabilities: Tensor) -> list[str]:
-        """The type of each row of calibrated probabilities [R, 4]."""
-        return [type_of(poles) for poles in (probabilities > self.thresholds).tolist()]
+        """The type of each row of calibrated probabilities [R, 4]; X where the bundle abstains."""
+        unsure = (probabilities - self.thresholds).abs() < self.abstain
+        poles = (probabilities > self.thresholds).tolist()
+        return [
+            "".join("X" if x else letter for letter, x in zip(type_of(row), xs, strict=True))
+            for row, xs in zip(poles, unsure.tolist(), strict=True)
+        ]
 
     def logits(self, users: Sequence[Sequence[str]], *, whole: bool) -> Logits:
         """Row logits [R, 4] of raw texts before calibration, float32, on the device."""
-        mask = self._manifest.mask_version > 0
-        texts = [[read_text(post, mask=mask) for post in posts] for posts in users]
-        return self.row_logits(texts, whole=whole)
+        return self.row_logits([[self.read(p) for p in posts] for posts in users], whole=whole)
+
+    def read(self, post: str, *, mask: bool = True) -> str:
+        """What the model reads of a post; with ``mask=False`` as if nothing had been hidden."""
+        hides = mask and self._manifest.mask_version > 0
+        return read_text(post, mask=hides, also=self._manifest.mask_also)
+
+    def reading(self, post: str) -> dict[str, Any]:
+        """A post in clean Unicode, and which of its characters are hidden from the model."""
+        text = clean_text(post)
+        hides = self._manifest.mask_version > 0
+        hidden = find_hidden(text, self._manifest.mask_also) if hides else []
+        return {"text": text, "hidden": [asdict(h) for h in hidden]}
 
     @torch.inference_mode()
     def row_logits(self, texts: Sequence[Sequence[str]], *, whole: bool) -> Logits:

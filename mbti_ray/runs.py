@@ -1,8 +1,9 @@
 """Run folders: where they are, what their files are called, and who may write into one.
 
-    <storage>/<name>/  config.yaml  metrics.jsonl  scores.json  checkpoints/  bundle/
-                       bad_rows.jsonl, where rows of the data were left out
-    a study also has   optuna.db  trials.parquet  best/ (config.yaml, scores.json, bundle/)
+    <storage>/<name>/  config.yaml  metrics.jsonl  scores.json  report.html  checkpoints/
+                       bundle/  bad_rows.jsonl, where rows of the data were left out
+    a study also has   optuna.db  trials.parquet
+                       best/ (config.yaml, scores.json, report.html, bundle/)
     <storage>/cache/   tokenised datasets, by key
 
 Knows names and paths; reads and writes no model.
@@ -50,6 +51,11 @@ class RunFolder:
         return self.path / "bundle"
 
     @property
+    def report(self) -> Path:
+        """The page with the scorecard."""
+        return self.path / "report.html"
+
+    @property
     def best(self) -> "RunFolder":
         """Of a study: the folder of the best run, with the same files."""
         return RunFolder(self.path / "best")
@@ -59,12 +65,23 @@ class RunFolder:
         """The sentence with which a run gave up; a restarted worker finds it and does not try."""
         return self.path / "failure.txt"
 
+    @property
+    def stop(self) -> Path:
+        """A file that asks the run to save a checkpoint and stop; anybody may make it."""
+        return self.path / "stop"
+
+    @property
+    def notes(self) -> Path:
+        """What happened on the way that the user should know."""
+        return self.path / "notes.txt"
+
     def begin(self, config: RunConfig, existing: Existing) -> None:
         """Make the folder ready to be written to: nothing is touched before this."""
         if existing == "fresh" and self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.failure.unlink(missing_ok=True)
+        for old in (self.failure, self.stop, self.notes):
+            old.unlink(missing_ok=True)
         self.config.write_text(dump_config(config), "utf-8")
 
     def write_bad_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,9 @@ from mbti_ray.cli import (
     console,
     default_name,
     print_bad_rows,
+    print_findings,
     print_pairs,
+    print_scorecard,
     print_scores,
     progress_bar,
     run_command,
@@ -60,7 +62,10 @@ def _train(options: argparse.Namespace) -> Result:
         with run_progress() as show:
             train(config, data, folder, resources, show=show)
     scores = json.loads(folder.scores.read_text("utf-8"))
-    print_scores({split: scores[split] for split in ("val", "test")})
+    print_scores({"val": scores["val"]})
+    print_scorecard({"test": scores["scorecard"]})
+    print_findings(scores["diagnosis"])
+    console.print(f"report: {folder.report}")
     console.print(f"bundle: {folder.bundle}")
     return {"run": str(folder.path), "bundle": str(folder.bundle), "scores": scores}
 

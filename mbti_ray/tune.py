@@ -12,7 +12,9 @@ from mbti_ray.cli import (
     console,
     default_name,
     print_bad_rows,
+    print_findings,
     print_pairs,
+    print_scorecard,
     print_scores,
     print_trials,
     progress_bar,
@@ -82,12 +84,18 @@ def _tune(options: argparse.Namespace) -> Result:
 def _conclude(
     config: StudyConfig, study: "optuna.Study", best: RunFolder, run: RunConfig
 ) -> Result:
+    from mbti_ray.on_ray.tuning import findings_of
+
     scores = json.loads(best.scores.read_text("utf-8"))
     trials = study.get_trials(deepcopy=False)
     print_trials(trials, config.objective)
     found = {address: value_at(run, address) for address in config.search}
+    findings = findings_of(study, config)
     print_pairs([("best", ", ".join(f"{a}={short(value)}" for a, value in found.items()))])
-    print_scores({split: scores[split] for split in ("val", "test")})
+    print_scores({"val": scores["val"]})
+    print_scorecard({"test": scores["scorecard"]})
+    print_findings([*scores["diagnosis"], *findings])
+    console.print(f"report: {best.report}")
     console.print(f"bundle: {best.bundle}")
     states = [trial.state.name for trial in trials]
     return {
@@ -96,6 +104,7 @@ def _conclude(
         "trials": {state: states.count(state) for state in sorted(set(states))},
         "best": found,
         "scores": scores,
+        "diagnosis": findings,
     }
 
 

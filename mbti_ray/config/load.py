@@ -35,6 +35,11 @@ NOT_SEARCHABLE = (
     "model.max_tokens",
     "fit.monitor",
     "fit.checkpoint_steps",
+    "fit.tracker",
+    "fit.profile",
+    "fit.compile",
+    "fit.gradient_checkpointing",
+    "fit.skip_nonfinite",
 )
 
 Tree = dict[str, Any]

@@ -15,6 +15,8 @@ _MAY_CHANGE = (
     "failure.",
     "serve.",
     "scoring.",
+    "fit.tracker",
+    "fit.profile",
     "study.trials",
     "study.max_concurrent",
 )

@@ -137,6 +137,11 @@ class FitConfig(Section):
         0, description="steps whose loss is no number that are left out before the run stops"
     )
 
+    tracker: Literal["none", "tensorboard", "mlflow"] = Field(
+        "none", description="where figures go besides metrics.jsonl (extras of these names)"
+    )
+    profile: bool = Field(False, description="write a profiler's trace of five steps")
+
     @property
     def step_size(self) -> int:
         """Windows in one optimiser step, whatever the number of workers."""
@@ -168,11 +173,29 @@ class ScoringConfig(Section):
 class ScalingConfig(Section):
     """Where it runs; no part of what is learned, so never part of a search."""
 
-    workers: Count = 1
+    workers: Count | tuple[Count, Count] = Field(
+        1, description="or [min, max]: as many as the cluster has room for, now and later"
+    )
     use_gpu: bool | Literal["auto"] = Field("auto", description="auto: when the cluster has one")
     cpus: Count | None = Field(
         None, description="CPUs (and threads) of a worker; null: all there are, or 1 for a trial"
     )
+
+    @property
+    def most(self) -> int:
+        """Workers at the most."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def least(self) -> int:
+        """Workers at the least."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ScalingConfig":
+        if self.least > self.most:
+            raise ValueError(f"workers: min must not be above max, got {list(self.workers)}")  # type: ignore[arg-type]
+        return self
 
 
 class FailureConfig(Section):
@@ -180,6 +203,9 @@ class FailureConfig(Section):
 
     max_failures: Annotated[int, Field(ge=0)] = Field(
         3, description="times a run restarts from its last checkpoint when a worker is lost"
+    )
+    grace_s: NotNegative = Field(
+        20.0, description="time to save in when a machine says that it will be taken away"
     )
 
 

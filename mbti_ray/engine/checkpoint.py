@@ -106,11 +106,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise _damaged(folder, error) from None
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint with the most steps under `folder`, if there is one."""
+def checkpoints_under(folder: Path) -> list[Path]:
+    """The checkpoints under `folder` that have all their files, the one with most steps first."""
     steps = {mark.parent: _step_of(mark.parent) for mark in folder.rglob("progress.json")}
     whole = {place: step for place, step in steps.items() if step is not None}
-    return max(whole, key=lambda place: whole[place], default=None)
+    return sorted(whole, key=lambda place: whole[place], reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The first of `checkpoints_under`, if there is one."""
+    return next(iter(checkpoints_under(folder)), None)
 
 
 def _step_of(folder: Path) -> int | None:

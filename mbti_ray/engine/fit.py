@@ -5,9 +5,10 @@ there are, is the worker's business.
 """
 
 import math
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,11 +30,19 @@ from mbti_ray.engine.checkpoint import (
 from mbti_ray.engine.feed import Portion
 from mbti_ray.engine.inputs import build_inputs
 from mbti_ray.engine.meter import Meter, told
+from mbti_ray.engine.observe import (
+    NO_TRACKER,
+    Trace,
+    Tracker,
+    build_tracker,
+    figures_of,
+    tracing,
+)
 from mbti_ray.engine.optim import build_optimizer, set_rate, warmup_decay
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
 from mbti_ray.engine.worker import Request, Worker
-from mbti_ray.errors import RunError
+from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.model.classifier import (
     MBTIModel,
     Stage,
@@ -84,7 +93,8 @@ def run(config: RunConfig, data: Dataset, worker: Worker, *, score_test: bool = 
         RunError: The loss is no longer a number, or a checkpoint is damaged.
     """
     fit = _Fit(config, data, worker)
-    fit.restore(worker.latest_checkpoint())
+    fit.restore(worker.checkpoints())
+    fit.tracker = build_tracker(config, worker, first_step=fit.progress.step)
     worker.rewind(fit.progress.step)
     fit.train()
     return fit.outcome(score_test=score_test)
@@ -93,7 +103,7 @@ def run(config: RunConfig, data: Dataset, worker: Worker, *, score_test: bool = 
 def rescore(config: RunConfig, data: Dataset, worker: Worker, checkpoint: Path) -> Outcome:
     """The outcome of a run that has ended, or was stopped, from its last checkpoint."""
     fit = _Fit(config, data, worker)
-    fit.restore(checkpoint)
+    fit.restore([checkpoint])
     return fit.outcome(score_test=True)
 
 
@@ -138,6 +148,7 @@ class _Fit:
         self.stepper = self._build_stepper()
         self.progress = Progress()
         self.best: State | None = None
+        self.tracker: Tracker = NO_TRACKER
         self._epoch_started = 0.0
         self._stage: Stage | None = None
         self._wrapped: torch.nn.Module = self.model
@@ -161,9 +172,10 @@ class _Fit:
         )
 
     def train(self) -> None:
-        while self.progress.epoch < self.config.fit.epochs and not self.progress.stopped:
-            self._train_epoch()
-            self._finish_epoch()
+        with tracing(self.config, self.worker) as trace:
+            while self.progress.epoch < self.config.fit.epochs and not self.progress.stopped:
+                self._train_epoch(trace)
+                self._finish_epoch()
 
     def outcome(self, *, score_test: bool) -> Outcome:
         if self.best is not None:
@@ -177,7 +189,7 @@ class _Fit:
             self.model.eval(), self.progress, self.progress.best_scores, scores, val, test
         )
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, trace: Trace | None) -> None:
         config, progress = self.config, self.progress
         model = self._prepared(stage_of(config.model.trainable, progress.epoch))
         steps = plan_epoch(
@@ -191,16 +203,18 @@ class _Fit:
         pending, self._epoch_started = _Pending(), progress.seconds
         for step, portion in zip(rest, self.meter.timed(self.inputs.portions(rest)), strict=True):
             pending.add(step, self._step(model, step, portion))
+            if trace is not None:
+                trace.step()
             due = config.fit.checkpoint_steps and progress.step % config.fit.checkpoint_steps == 0
             ends = progress.epoch_step == len(steps)
             if due or ends or progress.step % _LOOK_STEPS == 0:
                 request = self._look(pending)
                 if (due or request) and not ends:
-                    self._report(None)
+                    self._report(None, wait=request is not None)
                     model.train()
                     pending.clear()
                 if request == Request.STOP and not ends:
-                    raise RunError(
+                    raise StoppedError(
                         f"stopped as asked after step {progress.step} of {self.total_steps}; its "
                         "checkpoint is saved, --resume goes on"
                     )
@@ -259,8 +273,9 @@ class _Fit:
         rows = ", ".join(str(n) for n in sorted({*numbers.tolist()})[:_NAMED_ROWS])
         raise RunError(
             f"training diverged: the loss is {loss} near step {self.progress.step} of epoch "
-            f"{self.progress.epoch + 1}, on rows {rows} of {self.data.facts.source}; try a lower optim.lr (now {self.config.optim.lr}), more "
-            "optim.warmup_steps, fit.precision=32, or fit.skip_nonfinite=1 to leave such steps out"
+            f"{self.progress.epoch + 1}, on rows {rows} of {self.data.facts.source}; try a lower "
+            f"optim.lr (now {self.config.optim.lr}), more optim.warmup_steps, fit.precision=32, or "
+            "fit.skip_nonfinite=1 to leave such steps out"
         )
 
     def _finish_epoch(self) -> None:
@@ -269,6 +284,7 @@ class _Fit:
         line = self._line(scores)
         value = scores[self.config.fit.monitor]
         progress.history.append(line)
+        self.tracker.show(progress.step, figures_of(line))
         progress.epoch += 1
         progress.epoch_step, progress.sums, progress.windows = 0, [0.0] * 5, 0
         if self._is_better(value):
@@ -279,7 +295,7 @@ class _Fit:
             progress.stale += 1
         progress.stopped = self._decide_to_stop()
         ended = progress.stopped or progress.epoch == self.config.fit.epochs
-        self._report({**line, "best_epoch": progress.best_epoch, "finished": ended})
+        self._report({**line, "best_epoch": progress.best_epoch, "finished": ended}, wait=ended)
 
     def _is_better(self, value: float) -> bool:
         best = self.progress.best
@@ -311,19 +327,35 @@ class _Fit:
         }
 
     def _train_scores(self) -> Scores:
-        """Running means over the epoch's windows, with dropout on and the weights changing."""
-        loss, *right = (value / self.progress.windows for value in self.progress.sums)
-        accuracies = {f"acc_{d.key}": r for d, r in zip(DIMENSIONS, right, strict=True)}
-        return {"loss": loss, **accuracies, "acc_mean": sum(right) / len(right)}
+        """Running means over the epoch's windows, with dropout on and the weights changing.
 
-    def _report(self, line: dict[str, Any] | None) -> None:
+        loss; acc_x, and majority_x, which always giving the commonest pole scores on them.
+        """
+        windows = self.train_windows
+        loss, *right = (value / self.progress.windows for value in self.progress.sums)
+        share = windows.labels[windows.row].mean(0).tolist()
+        figures = {"acc": right, "majority": [max(p, 1 - p) for p in share]}
+        scores: Scores = {"loss": loss}
+        for name, values in figures.items():
+            scores |= {f"{name}_{d.key}": v for d, v in zip(DIMENSIONS, values, strict=True)}
+            scores[f"{name}_mean"] = sum(values) / len(values)
+        return scores
+
+    def _report(self, line: dict[str, Any] | None, *, wait: bool) -> None:
         if self.worker.rank != 0:
-            self.worker.report(line, None)
+            self.worker.report(line, None, wait=wait)
             return
-        with tempfile.TemporaryDirectory(prefix="mbti-ray-") as aside:
-            folder = Path(aside) / f"step-{self.progress.step:07d}"
+        folder = Path(tempfile.mkdtemp(prefix=f"step-{self.progress.step:07d}-"))
+        try:
             self._save(folder)
-            self.worker.report(line, folder)
+            self.worker.report(line, folder, wait=wait)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RunError(
+                f"the checkpoint of step {self.progress.step} could not be kept "
+                f"({error.strerror or error}); make room or mend the storage, and go on with "
+                "--resume"
+            ) from None
 
     def _save(self, folder: Path) -> None:
         now_is_best = self.progress.epoch_step == 0 and self.progress.stale == 0
@@ -338,10 +370,20 @@ class _Fit:
         )
         save_checkpoint(folder, checkpoint)
 
-    def restore(self, folder: Path | None) -> None:
-        if folder is None:
+    def restore(self, folders: Sequence[Path]) -> None:
+        """Go on from the first of the checkpoints, newest first, that is not damaged."""
+        for place, folder in enumerate(folders):
+            try:
+                checkpoint = load_checkpoint(folder)
+            except RunError as error:
+                if place == len(folders) - 1:
+                    raise
+                self.worker.note(f"{error.args[0].partition(';')[0]}; going on from the one before")
+                continue
+            self._set(checkpoint)
             return
-        checkpoint = load_checkpoint(folder)
+
+    def _set(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.model)
         self.stepper.optimizer.load_state_dict(checkpoint.optimizer["optimizer"])  # type: ignore[arg-type]
         self.stepper.scaler.load_state_dict(checkpoint.optimizer["scaler"])  # type: ignore[arg-type]

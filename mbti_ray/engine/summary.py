@@ -76,12 +76,17 @@ def _labels(data: Dataset) -> str:
     return ", ".join(f"{d.positive} {s:.1%}" for d, s in zip(DIMENSIONS, share, strict=True))
 
 
+def _workers(config: RunConfig) -> str:
+    least, most = config.scaling.least, config.scaling.most
+    return f"{most} worker(s)" if least == most else f"{least} to {most} workers"
+
+
 def _steps(config: RunConfig, data: Dataset) -> str:
     fit = config.fit
     steps = math.ceil(len(data.splits["train"]) / fit.step_size)
     text = (
         f"{steps} an epoch of {fit.step_size} windows, at most {fit.epochs} epochs, "
-        f"precision {fit.precision}, {config.scaling.workers} worker(s)"
+        f"precision {fit.precision}, {_workers(config)}"
     )
     if config.optim.warmup_steps > steps * fit.epochs / 2:
         text += (

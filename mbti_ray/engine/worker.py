@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mbti_ray.engine.checkpoint import UNFINISHED, newest_checkpoint
+from mbti_ray.engine.checkpoint import UNFINISHED, checkpoints_under
 
 Line = Mapping[str, Any]
 
@@ -74,10 +74,12 @@ class Worker:
         dist.all_reduce(summed)
         return summed.to(counts.device)
 
-    def report(self, line: Line | None, checkpoint: Path | None) -> None:
+    def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
         """Take an evaluation's line, a checkpoint folder, or both; a barrier over the ranks.
 
-        The folder is the worker's to move away; only rank 0 passes one.
+        Args:
+            checkpoint: Only rank 0 passes one; the worker moves it away, or deletes it.
+            wait: Return when the checkpoint is safe; else it may be on its way still.
         """
         if line is not None and self.rank == 0:
             self.lines.append(line)
@@ -86,19 +88,27 @@ class Worker:
         if checkpoint is not None and self.folder is not None:
             store = self.folder / "checkpoints"
             store.mkdir(parents=True, exist_ok=True)
-            aside = store / (checkpoint.name + UNFINISHED)
+            # Its name is its step and what made it unique.
+            kept = store / checkpoint.name.rpartition("-")[0]
+            aside = kept.with_name(kept.name + UNFINISHED)
             shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(checkpoint, aside)
-            shutil.rmtree(store / checkpoint.name, ignore_errors=True)
-            aside.rename(store / checkpoint.name)
+            shutil.move(checkpoint, aside)
+            shutil.rmtree(kept, ignore_errors=True)
+            aside.rename(kept)
+        elif checkpoint is not None:
+            shutil.rmtree(checkpoint)
         if self.world_size > 1:
             dist.barrier()
 
-    def latest_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, or None for a fresh start."""
-        if self.folder is None:
-            return None
-        return newest_checkpoint(self.folder / "checkpoints")
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints to go on from, newest first, the same on every rank."""
+        return [] if self.folder is None else checkpoints_under(self.folder / "checkpoints")
+
+    def note(self, text: str) -> None:
+        """Say something that the user should know of a run, though it goes on."""
+        if self.rank == 0 and self.folder is not None:
+            with (self.folder / "notes.txt").open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
 
     def rewind(self, step: int) -> None:
         """Forget what was reported after `step`, which the run is about to do again."""

@@ -59,13 +59,13 @@ def run_resources(config: RunConfig) -> Resources:
     Raises:
         ClusterError: The cluster does not hold `scaling.workers` of them.
     """
-    workers = config.scaling.workers
     gpus = _gpus_per_worker(config)
     cpus = config.scaling.cpus
     if cpus is None:
         most = max(int(node.get("CPU", 0)) for node in _nodes())
         # A worker lives on one machine: the most CPUs with which all of them find a place.
-        fitting = (c for c in range(most, 0, -1) if _places(Resources(c, gpus)) >= workers)
+        wanted = min(config.scaling.most, max(config.scaling.least, _places(Resources(1, gpus))))
+        fitting = (c for c in range(most, 0, -1) if _places(Resources(c, gpus)) >= wanted)
         cpus = next(fitting, 1)
     return _checked(config, Resources(cpus, gpus))
 
@@ -85,7 +85,7 @@ def trials_at_once(config: RunConfig, resources: Resources, limit: int | None) -
     Tune is never told more than this: with more, trials that have their driver but not their
     workers would wait for each other for ever.
     """
-    fits = _places(resources) // config.scaling.workers
+    fits = _places(resources) // config.scaling.most
     return max(1, min(fits, limit or fits))
 
 
@@ -105,12 +105,12 @@ def _gpus_per_worker(config: RunConfig) -> int:
     wanted = config.scaling.use_gpu
     if wanted == "auto":
         # All workers of a run are alike: one GPU each, or none.
-        return int(_places(Resources(1, 1)) >= config.scaling.workers)
+        return int(_places(Resources(1, 1)) >= config.scaling.least)
     return int(wanted)
 
 
 def _checked(config: RunConfig, each: Resources) -> Resources:
-    workers, places = config.scaling.workers, _places(each)
+    workers, places = config.scaling.least, _places(each)
     if places < workers:
         takes = " and ".join(f"{n:g} {name}" for name, n in each.as_dict().items())
         machines = "; ".join(

@@ -46,6 +46,7 @@ _EXAMPLES = {
     "one text": {"inputs": "I'd rather stay in with a good book."},
     "several texts": {"inputs": ["Party tonight, everyone is invited!", "Lists keep me sane."]},
     "one user, read whole": {"posts": ["First post.", "Second post.", "Third post."]},
+    "and what was hidden": {"inputs": "As an INTJ I'd rather read.", "explain": True},
 }
 
 
@@ -70,6 +71,9 @@ class Model(Protocol):
     async def predict(
         self, users: Sequence[Sequence[str]], *, whole: bool
     ) -> Sequence[Prediction]: ...
+
+    def reading(self, post: str) -> dict[str, Any]:
+        """A post in clean Unicode and what of it is hidden, as `wire.ReadText`."""
 
 
 class Door:
@@ -212,7 +216,11 @@ async def _answer(
         raise WireError(ErrorCode.TOO_SLOW, message) from None
     except ClientDisconnect:
         raise WireError(ErrorCode.NOT_JSON, "the body was cut off") from None
-    return [prediction.as_dict() for prediction in predictions], question.single
+    answers = [prediction.as_dict() for prediction in predictions]
+    if question.explain:
+        for answer, posts in zip(answers, question.users, strict=True):
+            answer["read"] = [model.reading(post) for post in posts]
+    return answers, question.single
 
 
 async def _predict(model: Model, question: Question) -> Sequence[Prediction]:

@@ -80,6 +80,10 @@ class MbtiService:
         """One prediction for each of `users`, each of which may join another batch."""
         return await asyncio.gather(*(self._predict_one((whole, tuple(u))) for u in users))
 
+    def reading(self, post: str) -> dict[str, Any]:
+        """What the model reads of a post; see `Predictor.reading`."""
+        return self._predictor.reading(post)
+
     async def _predict_one(self, item: Item) -> Prediction:
         # serve.batch would close a batch every few milliseconds while the model is busy, and a row
         # of small batches would wait. Waiting here instead, they become one batch afterwards.

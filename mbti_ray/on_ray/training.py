@@ -2,6 +2,8 @@
 
 import json
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,19 +12,26 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
+from ray.train import (
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    LoggingConfig,
+    ScalingConfig,
+)
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from mbti_ray.bundle import write_bundle
 from mbti_ray.config import RunConfig, config_of
 from mbti_ray.data.prepare import Dataset
-from mbti_ray.engine.fit import Outcome, run
-from mbti_ray.engine.worker import Line, Worker, append_line
-from mbti_ray.errors import MbtiRayError, RunError
+from mbti_ray.engine.checkpoint import checkpoints_under
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Line, Request, Worker, append_line
+from mbti_ray.errors import MbtiRayError, RunError, StoppedError
+from mbti_ray.finish import finish_run
 from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.on_ray.gauges import Gauges
 from mbti_ray.on_ray.progress import Show, board
-from mbti_ray.predictor import golden_logits
 from mbti_ray.runs import RunFolder
 
 _KEPT_CHECKPOINTS = 2
@@ -31,21 +40,42 @@ _KEPT_CHECKPOINTS = 2
 class TrainWorker(Worker):
     """A rank inside TorchTrainer; Ray has made the process group already."""
 
-    def __init__(self, folder: Path, *, board: Any) -> None:
-        super().__init__(device=get_device(), folder=folder)
+    def __init__(self, folder: RunFolder, *, board: Any) -> None:
+        super().__init__(device=get_device(), folder=folder.path)
+        self._run = folder
         self._board = board
+        self._gauges = Gauges(folder.path.name)
+        self._is_warned = False
 
-    def report(self, line: Line | None, checkpoint: Path | None) -> None:
-        if line is not None and self.rank == 0 and self.folder is not None:
-            append_line(self.folder / "metrics.jsonl", line)
+    def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
+        if line is not None and self.rank == 0:
+            append_line(self._run.metrics, line)
+            self._gauges.show(line)
         ray.train.report(
             flat(line or {}),
             checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None,
+            checkpoint_upload_mode=CheckpointUploadMode.SYNC
+            if wait
+            else CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
         )
 
-    def latest_checkpoint(self) -> Path | None:
-        checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.path) if checkpoint else None
+    def checkpoints(self) -> list[Path]:
+        # Ray knows the newest that was uploaded; the others lie beside it.
+        newest = ray.train.get_checkpoint()
+        if newest is None:
+            return []
+        path = Path(newest.path)
+        return [path, *(p for p in checkpoints_under(path.parent) if p != path)]
+
+    def request(self) -> Request | None:
+        if self._run.stop.exists():
+            return Request.STOP
+        if not self._is_warned and ray.train.get_preemption_info() is not None:
+            self._is_warned = True
+            self.note("a machine of this run is about to be taken away; saved a checkpoint")
+            return Request.SAVE
+        return None
 
     def progress(self, done: int, total: int, note: str) -> None:
         if self._board is not None:
@@ -70,16 +100,20 @@ def train(
         show: Told how far the run is, now and then.
         callbacks: Ray Train callbacks, such as the one that reports to a surrounding trial.
 
+    SIGTERM makes it save a checkpoint and stop, and so does a file called stop in its folder.
+
     Raises:
         RunError: The run gave up for a reason that the user can mend.
+        StoppedError: It was asked to stop.
     """
-    with board(show) as handle:
+    with board(show) as handle, stopping_on_sigterm(folder):
         trainer = _trainer(config, data, folder, resources, handle, callbacks)
         try:
             trainer.fit()
         finally:
             if folder.failure.exists():
-                raise RunError(folder.failure.read_text("utf-8").strip()) from None
+                kind = StoppedError if folder.stop.exists() else RunError
+                raise kind(folder.failure.read_text("utf-8").strip()) from None
 
 
 def _trainer(
@@ -107,7 +141,10 @@ def _trainer(
         run_config=RayRunConfig(
             name=folder.checkpoints.name,
             storage_path=str(folder.path),
-            failure_config=FailureConfig(max_failures=config.failure.max_failures),
+            failure_config=FailureConfig(
+                max_failures=config.failure.max_failures,
+                preemption_grace_s=config.failure.grace_s,
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
             callbacks=callbacks,
             logging_config=LoggingConfig(log_level="WARNING"),
@@ -124,26 +161,24 @@ def _loop(settings: dict[str, Any]) -> None:
     quiet_ray()
     with leaving_the_reason(folder):
         config = config_of(settings["config"])
-        worker = TrainWorker(folder.path, board=settings["board"])
+        worker = TrainWorker(folder, board=settings["board"])
         data: Dataset = ray.get(settings["data"])
         outcome = run(config, data, worker)
         if worker.rank == 0:
             finish_run(config, data, outcome, folder)
 
 
-def finish_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
-    """Write what a finished run leaves: the bundle, then scores.json as the mark of the end."""
-    scores = {"best_epoch": outcome.progress.best_epoch, "val": outcome.val, "test": outcome.test}
-    write_bundle(
-        folder.bundle,
-        config=config,
-        model=outcome.model,
-        tokenizer=data.tokenizer,
-        facts=data.facts,
-        scores=scores,
-        golden_logits=golden_logits,
-    )
-    folder.write_scores(scores)
+@contextmanager
+def stopping_on_sigterm(folder: RunFolder) -> Iterator[None]:
+    """SIGTERM to this process asks the run to save and stop, instead of ending the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: folder.stop.touch())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ imports, the dataset and the encoder's weights; a trial of several workers build
 Both run the one loop of `engine`.
 """
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from mbti_ray.engine.checkpoint import newest_checkpoint
 from mbti_ray.engine.fit import rescore, run
 from mbti_ray.engine.worker import Line, Worker
 from mbti_ray.errors import MbtiRayError, RunError
+from mbti_ray.finish import finish_run
 from mbti_ray.on_ray.cluster import Resources
 from mbti_ray.on_ray.searcher import (
     FAILED,
@@ -36,8 +38,9 @@ from mbti_ray.on_ray.searcher import (
     open_study,
     trial_folder_name,
 )
-from mbti_ray.on_ray.training import finish_run, flat, quiet_ray, train
+from mbti_ray.on_ray.training import flat, quiet_ray, train
 from mbti_ray.runs import RunFolder
+from mbti_ray.scores.diagnosis import StudyTrial, diagnose_study
 
 _TRIALS = "trials"
 # What the function takes that builds a TorchTrainer and waits for it. A share of a CPU, however
@@ -51,16 +54,17 @@ OnTrial = Callable[[optuna.trial.FrozenTrial], None]
 class TrialWorker(Worker):
     """The only rank of a trial that trains inside its Tune actor."""
 
-    def report(self, line: Line | None, checkpoint: Path | None) -> None:
-        if line is None:
-            # Tune counts reports as epochs; a trial saves at its epochs only.
-            return
-        saved = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
-        tune.report(flat(line), checkpoint=saved)
+    def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
+        # Tune counts reports as epochs; a trial saves at its epochs only.
+        if line is not None:
+            saved = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
+            tune.report(flat(line), checkpoint=saved)
+        if checkpoint is not None:
+            shutil.rmtree(checkpoint)
 
-    def latest_checkpoint(self) -> Path | None:
+    def checkpoints(self) -> list[Path]:
         checkpoint = tune.get_checkpoint()
-        return Path(checkpoint.path) if checkpoint else None
+        return [Path(checkpoint.path)] if checkpoint else []
 
 
 def search(
@@ -93,7 +97,7 @@ def search(
             scheduler=_scheduler(config),
             num_samples=missing,
             max_concurrent_trials=at_once,
-            reuse_actors=config.scaling.workers == 1,
+            reuse_actors=config.scaling.most == 1,
             trial_name_creator=lambda trial: trial_folder_name(searcher.numbers[trial.trial_id]),
             trial_dirname_creator=lambda trial: trial_folder_name(searcher.numbers[trial.trial_id]),
         ),
@@ -142,6 +146,15 @@ def finish_study(
     return run_config
 
 
+def findings_of(study: optuna.Study, config: StudyConfig) -> list[dict[str, Any]]:
+    """What the trials of a study show of its search, as `scores.diagnosis` finds it."""
+    trials = [
+        StudyTrial(t.number, t.state.name, best_value(t, config.objective), t.params)
+        for t in study.get_trials(deepcopy=False)
+    ]
+    return [finding.as_dict() for finding in diagnose_study(config, trials)]
+
+
 def _finish_best(
     tree: dict[str, Any], data: Dataset, checkpoint: Path, best: Path, resources: Resources
 ) -> None:
@@ -157,7 +170,7 @@ def _trainable(
 ) -> Callable[[dict[str, Any]], None]:
     base = _run_of(config).model_dump(mode="json")
     reference = ray.put(data)
-    if config.scaling.workers == 1:
+    if config.scaling.most == 1:
         return tune.with_resources(  # type: ignore[no-any-return]
             partial(_trial, base=base, data=reference, resources=resources), resources.as_dict()
         )

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    StrictBool,
     StrictStr,
     Tag,
     ValidationError,
@@ -77,6 +78,7 @@ class TextsRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     inputs: TextOrTexts = Field(description="one text, or a list of texts read one by one")
+    explain: StrictBool = Field(False, description="also say what was hidden from the model")
 
 
 class UserRequest(BaseModel):
@@ -84,6 +86,7 @@ class UserRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     posts: Texts = Field(description="the posts of one user, read together")
+    explain: StrictBool = Field(False, description="also say what was hidden from the model")
 
 
 class Probabilities(BaseModel):
@@ -95,12 +98,29 @@ class Probabilities(BaseModel):
     J: float
 
 
+class HiddenPart(BaseModel):
+    """Characters (Unicode code points) from start to end, not included, that a word replaced."""
+
+    start: int
+    end: int
+    kind: str = Field(description="type, link, functions, temperaments or axes")
+
+
+class ReadText(BaseModel):
+    """A text in clean Unicode, and what of it was hidden from the model."""
+
+    text: str
+    hidden: list[HiddenPart]
+
+
 class Answer(BaseModel):
     """What was read from one text or one user."""
 
-    type: str = Field(description="four letters")
+    type: str = Field(description="four letters; X where the model cannot tell")
     probabilities: Probabilities
     truncated: bool = Field(description="the text was longer than the model reads")
+    windows: int = Field(description="how many pieces the text was read in")
+    read: list[ReadText] | None = Field(None, description="each text; only with explain")
 
 
 class ErrorDetail(BaseModel):
@@ -122,11 +142,13 @@ class Question:
         users: Lists of posts; each one becomes one prediction.
         whole: Read all posts of a user, instead of one text cut to what fits.
         single: The answer is one object, not a list.
+        explain: Also say what was hidden.
     """
 
     users: tuple[tuple[str, ...], ...]
     whole: bool
     single: bool
+    explain: bool = False
 
 
 async def read_body(chunks: AsyncIterator[bytes], *, max_bytes: int) -> bytes:
@@ -155,13 +177,15 @@ def parse_question(body: bytes, *, max_texts: int) -> Question:
         raise WireError(ErrorCode.INVALID, f'give exactly one of "inputs" and "posts"{hint}')
     try:
         if "posts" in document:
-            posts = UserRequest.model_validate(document).posts
-            question = Question(users=(tuple(posts),), whole=True, single=True)
+            user = UserRequest.model_validate(document)
+            question = Question((tuple(user.posts),), whole=True, single=True, explain=user.explain)
         else:
-            inputs = TextsRequest.model_validate(document).inputs
-            texts = [inputs] if isinstance(inputs, str) else inputs
-            users = tuple((text,) for text in texts)
-            question = Question(users=users, whole=False, single=isinstance(inputs, str))
+            asked = TextsRequest.model_validate(document)
+            single = isinstance(asked.inputs, str)
+            texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
+            question = Question(
+                tuple((text,) for text in texts), whole=False, single=single, explain=asked.explain
+            )
     except ValidationError as error:
         raise WireError(ErrorCode.INVALID, _explain(error)) from None
     count = sum(len(posts) for posts in question.users)
@@ -198,6 +222,7 @@ def _explain(error: ValidationError) -> str:
         "extra_forbidden": "is not known here",
         "string_type": "is not a text",
         "list_type": "is not a list of texts",
+        "bool_type": "is not true or false",
         "string_too_short": "is empty",
         "too_short": "is an empty list",
     }

@@ -25,11 +25,16 @@ CONSTRAINTS = [
 ]
 
 
-def imported_by(folder: Path) -> dict[str, set[str]]:
-    """Third-party top-level modules with the files that import them."""
+def imported_by(folder: Path, *, on_import: bool = False) -> dict[str, set[str]]:
+    """Third-party top-level modules with the files that import them.
+
+    Args:
+        on_import: Only what is imported when the file itself is.
+    """
     found: dict[str, set[str]] = {}
     for path in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in tree.body if on_import else ast.walk(tree):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -41,12 +46,17 @@ def imported_by(folder: Path) -> dict[str, set[str]]:
     return {name: files for name, files in found.items() if name not in own}
 
 
-def test_every_third_party_import_of_the_package_is_a_declared_dependency():
-    declared = {canonicalize_name(r.name) for r in REQUIRED}
+@pytest.mark.parametrize(
+    ("on_import", "allowed"), [(True, REQUIRED), (False, [*REQUIRED, *EXTRAS])]
+)
+def test_every_third_party_import_is_declared_and_extras_are_imported_where_needed(
+    on_import, allowed
+):
+    declared = {canonicalize_name(r.name) for r in allowed}
     made_by = packages_distributions()
     undeclared = {
         name: sorted(files)
-        for name, files in imported_by(ROOT / "mbti_ray").items()
+        for name, files in imported_by(ROOT / "mbti_ray", on_import=on_import).items()
         if not declared & {canonicalize_name(d) for d in made_by.get(name, [name])}
     }
     assert undeclared == {}

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mbti_ray import MBTIClassifier
-from mbti_ray.bundle import golden_texts, read_bundle, write_bundle
+from mbti_ray.bundle import Decision, golden_texts, read_bundle, write_bundle
 from mbti_ray.config import RunConfig, load_run
 from mbti_ray.data.prepare import Dataset, prepare_dataset
 from mbti_ray.engine.fit import Outcome, run
@@ -45,7 +46,13 @@ def bundle(
     return folder
 
 
-def _write(folder: Path, config: RunConfig, data: Dataset, outcome: Outcome) -> None:
+def _write(
+    folder: Path,
+    config: RunConfig,
+    data: Dataset,
+    outcome: Outcome,
+    decision: Decision | None = None,
+) -> None:
     write_bundle(
         folder,
         config=config,
@@ -54,6 +61,8 @@ def _write(folder: Path, config: RunConfig, data: Dataset, outcome: Outcome) -> 
         facts=data.facts,
         scores={"val": outcome.val, "test": outcome.test},
         golden_logits=golden_logits,
+        decision=decision,
+        card=lambda manifest: f"bundle {manifest.id}",
     )
 
 
@@ -95,13 +104,55 @@ def test_the_order_of_heads_is_e_n_t_j_from_weights_to_answer(
     with torch.no_grad():
         model.heads.weight.zero_()
         model.heads.bias.copy_(torch.tensor([4.0, -3.0, 2.0, -1.0]))
-    fixed = Outcome(model, outcome.progress, outcome.val, outcome.test)
+    fixed = replace(outcome, model=model)
     _write(tmp_path / "bundle", config, data, fixed)
     prediction = Predictor.load(tmp_path / "bundle").predict([["any text"]], whole=False)[0]
     assert prediction.mbti_type == "ESTP"
     expected = torch.sigmoid(torch.tensor([4.0, -3.0, 2.0, -1.0])).tolist()
     assert list(prediction.as_dict()["probabilities"]) == ["E", "N", "T", "J"]
     assert list(prediction.probabilities) == pytest.approx(expected)
+
+
+def test_temperatures_thresholds_and_the_band_of_the_bundle_make_the_answer(
+    trained: tuple[RunConfig, Dataset, Outcome], tmp_path: Path
+) -> None:
+    config, data, outcome = trained
+    decision = Decision([2.0, 1.0, 1.0, 4.0], [0.5, 0.01, 0.5, 0.8], abstain=0.1)
+    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+    with torch.no_grad():
+        model.heads.weight.zero_()
+        model.heads.bias.copy_(torch.tensor([4.0, -3.0, 0.2, 4.0]))
+    _write(tmp_path / "bundle", config, data, replace(outcome, model=model), decision)
+    (prediction,) = Predictor.load(tmp_path / "bundle").predict([["any text"]], whole=False)
+    expected = torch.sigmoid(torch.tensor([2.0, -3.0, 0.2, 1.0])).tolist()
+    assert list(prediction.probabilities) == pytest.approx(expected)
+    # 0.88 is clear; 0.05 lies within 0.1 of 0.01; 0.55 of 0.5, and 0.73 of 0.8.
+    assert prediction.mbti_type == "EXXX"
+    assert (tmp_path / "bundle" / "card.md").read_text("utf-8").startswith("bundle ")
+
+
+def test_what_was_hidden_is_told_in_places_of_the_clean_text(bundle: Path) -> None:
+    reading = Predictor.load(bundle).reading("🙂  As an INTJ,\nsee https://x.org")
+    assert reading["text"] == "🙂 As an INTJ, see https://x.org"
+    parts = [(reading["text"][h["start"] : h["end"]], h["kind"]) for h in reading["hidden"]]
+    assert parts == [("INTJ", "type"), ("https://x.org", "link")]
+
+
+def test_masked_and_unmasked_scores_stand_side_by_side(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "tells.csv"
+    path.write_text("type,posts\n" + "INTJ,as an intj I say\nESFP,as an esfp I say\n" * 30)
+    assert evaluate_main([str(bundle), f"data.source={path}", "--json"]) == 0
+    cards = json.loads(capsys.readouterr().out.splitlines()[-1])["scorecards"]
+    assert list(cards) == ["masked", "unmasked"]
+    # Masked, the two kinds of user read the same.
+    assert cards["masked"]["overall"]["accuracy"]["value"] == 0.5
+    assert cards["masked"]["baselines"]["most_mentioned_masked"]["all_four"]["value"] == 0.5
+    assert cards["unmasked"]["baselines"]["most_mentioned"]["all_four"]["value"] == 1.0
+    assert "needs the split" in cards["masked"]["missing"]["tfidf"]
 
 
 def test_a_prediction_does_not_depend_on_its_company(bundle: Path) -> None:
@@ -146,7 +197,7 @@ def test_the_python_class_answers_as_the_seed_says(bundle: Path) -> None:
 def test_a_bundle_holds_no_pickle_and_its_golden_texts_are_the_fixed_synthetic_ones(
     bundle: Path,
 ) -> None:
-    assert {p.suffix for p in bundle.iterdir()} <= {".safetensors", ".json", ".txt"}
+    assert {p.suffix for p in bundle.iterdir()} <= {".safetensors", ".json", ".txt", ".md"}
     manifest = (bundle / "bundle.json").read_text("utf-8")
     golden = [g["text"] for g in json.loads(manifest)["golden"]]
     assert golden == golden_texts()

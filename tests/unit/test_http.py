@@ -29,6 +29,7 @@ class Letters:
             "type": "INTJ",
             "probabilities": {"E": 0.1, "N": 0.9, "T": 0.9, "J": 0.9},
             "truncated": len(self.posts[0]) > 100,
+            "windows": 1,
         }
 
 
@@ -49,6 +50,9 @@ class Echo:
         if "boom" in users[0]:
             raise RuntimeError(users[0])
         return [Letters(tuple(posts)) for posts in users]
+
+    def reading(self, post: str) -> dict[str, Any]:
+        return {"text": post, "hidden": [{"start": 0, "end": 1, "kind": "type"}]}
 
 
 def client_of(model: Echo, **limits: Any) -> httpx.AsyncClient:
@@ -89,8 +93,18 @@ def test_a_text_is_answered_by_an_object_and_the_bundle_id() -> None:
         "type": "INTJ",
         "probabilities": {"E": 0.1, "N": 0.9, "T": 0.9, "J": 0.9},
         "truncated": False,
+        "windows": 1,
     }
     assert response.headers["x-bundle-id"] == "abc123"
+
+
+def test_what_was_hidden_is_said_only_to_who_asks() -> None:
+    assert "read" not in ask({"inputs": "hello"}).json()
+    answer = ask({"posts": ["INTJ", "b"], "explain": True}).json()
+    assert [read["text"] for read in answer["read"]] == ["INTJ", "b"]
+    assert answer["read"][0]["hidden"] == [{"start": 0, "end": 1, "kind": "type"}]
+    message = assert_is_error(ask({"inputs": "a", "explain": "yes"}), ErrorCode.INVALID)
+    assert message == "explain: is not true or false"
 
 
 def test_a_list_is_answered_by_a_list_even_of_one() -> None:
@@ -229,7 +243,7 @@ def test_pages_ask_nothing_of_other_hosts(path: str) -> None:
 def test_every_example_and_error_in_the_documentation_is_true() -> None:
     described = get("/openapi.json").json()["paths"]["/predict"]["post"]
     examples = described["requestBody"]["content"]["application/json"]["examples"]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples.values():
         assert ask(example["value"]).status_code == 200
     assert {int(s) for s in described["responses"]} == {200, *(c.status for c in ErrorCode)}

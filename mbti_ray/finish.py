@@ -1,0 +1,137 @@
+"""What a finished run leaves: the decision rule, the scorecard, the diagnosis, bundle and page.
+
+Everything that is fitted here is fitted on the validation split; the test split is only scored.
+Knows nothing of Ray: a training worker or a task calls it, on the machine that holds the model.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mbti_ray.bundle import Decision, Manifest, write_bundle
+from mbti_ray.config.schema import RunConfig, ScoringConfig
+from mbti_ray.data.prepare import Dataset
+from mbti_ray.engine.fit import Outcome
+from mbti_ray.pages.card import model_card
+from mbti_ray.pages.html import write_whole
+from mbti_ray.pages.scorecard_page import scorecard_page
+from mbti_ray.predictor import golden_logits
+from mbti_ray.runs import RunFolder
+from mbti_ray.scores.beside import Training, baselines_beside
+from mbti_ray.scores.calibration import fit_temperature, fit_thresholds
+from mbti_ray.scores.card import Scored, build_scorecard
+from mbti_ray.scores.counts import Counts
+from mbti_ray.scores.diagnosis import diagnose
+
+Logits = NDArray[np.float64]
+
+
+def finish_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
+    """Write bundle/ and report.html, then scores.json as the mark of the end."""
+    facts = data.facts.as_dict() | {"bad": len(data.facts.bad)}
+    decision = fit_decision(config.scoring, outcome.val_logits.numpy(), data.splits["val"].labels)
+    history = outcome.progress.history
+    scores = {
+        "best_epoch": outcome.progress.best_epoch,
+        "val": outcome.val,
+        **_test_scores(config, data, outcome.test_logits.numpy(), decision),
+        "diagnosis": [finding.as_dict() for finding in diagnose(config, history)],
+    }
+
+    def card(manifest: Manifest) -> str:
+        return model_card(
+            bundle_id=manifest.id,
+            config=config,
+            facts=facts,
+            scores=scores,
+            versions=manifest.versions,
+        )
+
+    write_bundle(
+        folder.bundle,
+        config=config,
+        model=outcome.model,
+        tokenizer=data.tokenizer,
+        facts=data.facts,
+        scores=scores,
+        golden_logits=golden_logits,
+        decision=decision,
+        card=card,
+    )
+    page = scorecard_page(
+        folder.path.name,
+        {"test": scores["scorecard"]},
+        calibration=scores["calibration"],
+        findings=scores["diagnosis"],
+        history=history,
+        facts=facts,
+    )
+    write_whole(folder.report, page)
+    folder.write_scores(scores)
+
+
+def fit_decision(scoring: ScoringConfig, logits: Logits, labels: NDArray[np.uint8]) -> Decision:
+    """Temperatures and thresholds from the validation split's logits [R, 4] and labels [R, 4]."""
+    temperature = fit_temperature(logits, labels) if scoring.calibrate else [1.0] * 4
+    thresholds = fit_thresholds(_sigmoid(logits / temperature), labels, scoring.threshold)
+    return Decision(temperature, thresholds, scoring.abstain)
+
+
+def _test_scores(
+    config: RunConfig, data: Dataset, logits: Logits, decision: Decision
+) -> dict[str, Any]:
+    """Of the test split: its scores as served, its scorecard, and what calibration did to it."""
+    test, train = data.splits["test"], data.splits["train"]
+    calibrated = logits / np.array(decision.temperature)
+    beside, missing = baselines_beside(
+        test.labels,
+        test.mentioned,
+        is_masked=data.facts.mask_version > 0,
+        training=(lambda: Training(train.texts, train.labels, test.texts))
+        if config.scoring.baselines
+        else "scoring.baselines=false",
+    )
+    scored = Scored(
+        _sigmoid(calibrated),
+        test.labels,
+        np.array(decision.thresholds),
+        test.persons,
+        decision.abstain,
+    )
+    scorecard = build_scorecard(
+        scored,
+        beside,
+        resamples=config.scoring.resamples,
+        person=data.facts.person,
+        missing=missing,
+        seed=config.seed,
+    )
+    raw = Scored(_sigmoid(logits), test.labels, np.full(4, 0.5), test.persons)
+    before = build_scorecard(raw, (), resamples=0, person=data.facts.person)
+    counts = Counts.of(
+        torch.from_numpy(calibrated),
+        torch.from_numpy(test.labels),
+        torch.tensor(decision.thresholds, dtype=torch.float64),
+    )
+    return {
+        "test": counts.scores(),
+        "scorecard": scorecard,
+        "calibration": {
+            "temperature": decision.temperature,
+            "thresholds": decision.thresholds,
+            "threshold_objective": config.scoring.threshold,
+            "abstain": decision.abstain,
+            "before": _sureness(before),
+            "after": _sureness(scorecard),
+        },
+    }
+
+
+def _sureness(scorecard: dict[str, Any]) -> dict[str, float]:
+    return {name: scorecard["overall"][name]["value"] for name in ("brier", "ece")}
+
+
+def _sigmoid(logits: Logits) -> Logits:
+    return torch.sigmoid(torch.from_numpy(logits)).numpy()

@@ -1,0 +1,212 @@
+"""The scorecard of evaluated rows: one JSON-able object with every figure and its interval.
+
+Owns the shape of the scorecard. Knows nothing of models, files or pages: probabilities and labels
+go in. An interval is {"value", "low", "high"}; low and high are None without resamples, and an
+AUROC is None where the rows have one class only.
+
+Shapes: R rows, G persons, B resamples, 4 dimensions in the order E/I, S/N, T/F, J/P.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbti_ray.errors import DataError
+from mbti_ray.scores.baselines import Baseline
+from mbti_ray.scores.calibration import abstained
+from mbti_ray.scores.metrics import (
+    BINS,
+    LEVEL,
+    METRICS,
+    RATES,
+    Array,
+    Estimate,
+    Statistic,
+    bin_of,
+    bootstrap,
+    confusion,
+    metrics_of,
+    rates_of,
+    right_sums,
+    sign_flip_p,
+)
+from mbti_ray.typology import DIMENSIONS
+
+# What the model is compared in with the best baseline.
+PAIRED = ("accuracy", "all_four", *(d.key for d in DIMENSIONS))
+
+_MODEL = "rates of the model"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Evaluated rows.
+
+    Attributes:
+        probabilities: Of the positive poles, calibrated, [R, 4].
+        labels: 1 where the row has the positive pole, [R, 4].
+        thresholds: Above them the positive pole is given, [4].
+        persons: Whose row it is, any numbers, [R].
+        abstain: Half the width of the band around a threshold that is answered X.
+    """
+
+    probabilities: Array
+    labels: NDArray[Any]
+    thresholds: Array
+    persons: NDArray[Any]
+    abstain: float = 0.0
+
+    @property
+    def given(self) -> NDArray[np.bool_]:
+        """The forced answers [R, 4]: an X counts as what it would have been."""
+        return np.asarray(self.probabilities > self.thresholds)
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        return np.asarray(self.given == self.labels.astype(bool))
+
+
+def build_scorecard(
+    scored: Scored,
+    baselines: Sequence[Baseline],
+    *,
+    resamples: int,
+    person: str,
+    missing: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All figures of evaluated rows, with 95 % intervals, beside those of the baselines.
+
+    Answers are the forced ones; how many were X stands apart. With one person nothing can be
+    resampled, so there are no intervals, whatever `resamples` asks for.
+
+    Args:
+        person: What a person is here: "author", or "user" where authors are not known.
+        missing: Reasons by name of baselines that could not be had.
+        seed: Of the resamples and of the permutations.
+
+    Raises:
+        DataError: There are no rows.
+    """
+    rows = len(scored.labels)
+    if not rows:
+        raise DataError("there are no rows to score")
+    people, persons = np.unique(scored.persons, return_inverse=True)
+    drawn = resamples if len(people) > 1 else 0
+    estimates = bootstrap(
+        _everything(scored, persons, baselines),
+        rows=rows,
+        groups=len(people),
+        resamples=drawn,
+        seed=seed,
+    )
+    return {
+        "rows": rows,
+        "intervals": {
+            "level": LEVEL,
+            "resampled": person,
+            "groups": len(people),
+            "resamples": drawn,
+            "method": "percentile bootstrap by person",
+        },
+        "dimensions": {
+            d.key: {name: estimates[name].interval(k) for name in METRICS} | _counted(scored, k)
+            for k, d in enumerate(DIMENSIONS)
+        },
+        "overall": _overall(scored, estimates),
+        "baselines": {
+            b.name: {"description": b.description} | _rates(estimates[_rates_name(b)])
+            for b in baselines
+        },
+        "missing": dict(missing or {}),
+        "paired": _paired(scored, persons, baselines, estimates, seed),
+    }
+
+
+def _everything(scored: Scored, persons: NDArray[Any], baselines: Sequence[Baseline]) -> Statistic:
+    """Metrics and rates of the model and rates of the baselines, all of the same resamples."""
+    metrics = metrics_of(scored.probabilities, scored.labels, scored.thresholds, persons)
+    rates = {_MODEL: rates_of(scored.right, persons)} | {
+        _rates_name(b): rates_of(_right(b, scored), persons) for b in baselines
+    }
+    return lambda weights: metrics(weights) | {name: of(weights) for name, of in rates.items()}
+
+
+def _rates_name(baseline: Baseline) -> str:
+    return f"rates of the baseline {baseline.name}"
+
+
+def _right(baseline: Baseline, scored: Scored) -> NDArray[np.bool_]:
+    return np.asarray(baseline.given == scored.labels.astype(bool))
+
+
+def _rates(estimate: Estimate) -> dict[str, Any]:
+    return {name: estimate.interval(place) for place, name in enumerate(RATES)}
+
+
+def _overall(scored: Scored, estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    rates = _rates(estimates[_MODEL])
+    unanswered = abstained(scored.probabilities, scored.thresholds, scored.abstain)
+    return {name: estimates[name].mean().interval(0) for name in METRICS} | {
+        "all_four": rates["all_four"],
+        "at_least_three": rates["at_least_three"],
+        "abstained": float(unanswered.mean()),
+    }
+
+
+def _counted(scored: Scored, k: int) -> dict[str, Any]:
+    """What has no interval of one dimension."""
+    cells = np.bincount(confusion(scored.given[:, k], scored.labels[:, k]), minlength=4)
+    unanswered = abstained(scored.probabilities, scored.thresholds, scored.abstain)[:, k]
+    answered = scored.right[~unanswered, k]
+    return {
+        "confusion": dict(zip(("tp", "fn", "fp", "tn"), cells.tolist(), strict=True)),
+        "positive": float(scored.labels[:, k].astype(bool).mean()),
+        "reliability": reliability(scored.probabilities[:, k], scored.labels[:, k]),
+        "abstained": float(unanswered.mean()),
+        "accuracy_answered": float(answered.mean()) if len(answered) else None,
+    }
+
+
+def reliability(probability: Array, label: NDArray[Any]) -> list[dict[str, float | int]]:
+    """Mean probability and share of positives in each bin that has rows, of one dimension [R]."""
+    bins = bin_of(probability)
+    counts = np.bincount(bins, minlength=BINS)
+    probabilities = np.bincount(bins, probability, minlength=BINS)
+    positives = np.bincount(bins, label.astype(float), minlength=BINS)
+    return [
+        {
+            "low": b / BINS,
+            "high": (b + 1) / BINS,
+            "count": int(counts[b]),
+            "probability": float(probabilities[b] / counts[b]),
+            "positive": float(positives[b] / counts[b]),
+        }
+        for b in np.flatnonzero(counts).tolist()
+    ]
+
+
+def _paired(
+    scored: Scored,
+    persons: NDArray[Any],
+    baselines: Sequence[Baseline],
+    estimates: Mapping[str, Estimate],
+    seed: int,
+) -> dict[str, Any] | None:
+    """The model against the comparable baseline with the highest accuracy, on the same rows."""
+    comparable = [b for b in baselines if b.comparable]
+    if not comparable:
+        return None
+    mean = RATES.index("accuracy")
+    best = max(comparable, key=lambda b: float(estimates[_rates_name(b)].value[mean]))
+    difference = _rates(estimates[_MODEL] - estimates[_rates_name(best)])
+    sums = right_sums(scored.right, persons) - right_sums(_right(best, scored), persons)
+    p = dict(zip(RATES, sign_flip_p(sums, seed=seed).tolist(), strict=True))
+    return {
+        "against": best.name,
+        **{name: difference[name] | {"p": p[name]} for name in PAIRED},
+        "test": "sign-flip permutation by person, two-sided",
+    }

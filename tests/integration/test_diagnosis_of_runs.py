@@ -1,0 +1,182 @@
+"""Real runs of a tiny encoder, each made to fail in one way, and what the diagnosis says of them."""
+
+import csv
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from mbti_ray.config import RunConfig, load_run, overridden
+from mbti_ray.data.corpus import builtin_rows
+from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.data.rows import Row
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.scores.diagnosis import Finding, diagnose
+from mbti_ray.typology import TYPES
+
+pytestmark = pytest.mark.integration
+
+Labelled = list[tuple[str, Row]]
+# A run's config and what was found in it.
+Diagnosed = tuple[RunConfig, list[Finding]]
+RunOf = Callable[..., Diagnosed]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    # As everywhere in this tier: the number of threads decides the order of sums.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def people() -> Labelled:
+    """480 users, 30 of each type: even in every dimension, so that all are learned in no time."""
+    left = dict.fromkeys(TYPES, 30)
+    taken = []
+    for row in builtin_rows(users=7200):
+        if row.mbti_type is not None and left[row.mbti_type]:
+            left[row.mbti_type] -= 1
+            taken.append((row.mbti_type, row))
+    assert not any(left.values())
+    return taken
+
+
+@pytest.fixture
+def diagnosed(tmp_path: Path) -> RunOf:
+    """Trains the quick preset on the given users and diagnoses the run."""
+
+    def train(users: Labelled, *overrides: str) -> Diagnosed:
+        source = tmp_path / "people.csv"
+        write_users(source, users)
+        config = load_run("quick", [f"data.source={source}", "data.val_share=0.2", *overrides])
+        return config, diagnose(config, history_of(config, tmp_path / "cache"))
+
+    return train
+
+
+def history_of(config: RunConfig, cache: Path) -> list[dict[str, Any]]:
+    return run(config, prepare_dataset(config, cache), Worker(), score_test=False).progress.history
+
+
+def write_users(path: Path, users: Labelled) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["type", "posts", "id"])
+        for mbti_type, row in users:
+            writer.writerow([mbti_type, "|||".join(row.posts), f"user-{row.number}"])
+
+
+def relabelled(users: Labelled, place: int, letters: Iterable[str]) -> Labelled:
+    """The users with other letters at one place of their types."""
+    return [
+        (mbti_type[:place] + letter + mbti_type[place + 1 :], row)
+        for (mbti_type, row), letter in zip(users, letters, strict=True)
+    ]
+
+
+def named(findings: list[Finding]) -> set[tuple[str, str | None]]:
+    return {(finding.name, finding.dimension) for finding in findings}
+
+
+def test_a_run_that_learns_has_no_finding(diagnosed: RunOf, people: Labelled) -> None:
+    _, findings = diagnosed(people, "fit.epochs=8")
+    assert findings == []
+
+
+def test_labels_drawn_by_lot_are_learned_by_heart_and_called_overfitting(
+    diagnosed: RunOf, people: Labelled
+) -> None:
+    types = Random(0).choices(TYPES, k=120)
+    lots = [(mbti_type, row) for mbti_type, (_, row) in zip(types, people[:120], strict=True)]
+    config, findings = diagnosed(
+        lots,
+        "fit.epochs=16",
+        "fit.patience=null",
+        "model.dropout=0",
+        "optim.lr=6e-3",
+        "optim.warmup_steps=5",
+    )
+    assert named(findings) == {("overfitting", None)}
+    (finding,) = findings
+    assert "in epoch 16; validation loss went from 0." in finding.evidence
+    assert finding.tries == {
+        "model.dropout": 0.3,
+        "optim.weight_decay": 0.05,
+        "optim.lr": 0.003,
+        "fit.patience": 3,
+    }
+    assert overridden(config, finding.tries).model.dropout == 0.3
+
+
+def test_a_rate_of_next_to_nothing_is_called_underfitting(
+    diagnosed: RunOf, people: Labelled
+) -> None:
+    _, findings = diagnosed(people, "optim.lr=1e-7", "fit.epochs=3")
+    assert named(findings) == {("underfitting", None)}
+    assert findings[0].tries == {"optim.lr": 2.5e-7, "fit.epochs": 6, "model.dropout": 0.05}
+
+
+def test_a_rate_that_wipes_the_weights_out_is_not_told_to_go_faster(
+    diagnosed: RunOf, people: Labelled
+) -> None:
+    _, findings = diagnosed(people, "optim.lr=0.3", "fit.epochs=4", "fit.patience=null")
+    assert named(findings) == {("underfitting", None)}
+    assert findings[0].tries["optim.lr"] == 0.03
+
+
+def test_the_shuffled_dimension_is_the_one_that_does_not_move(
+    diagnosed: RunOf, people: Labelled
+) -> None:
+    letters = [mbti_type[2] for mbti_type, _ in people]
+    Random(0).shuffle(letters)
+    _, findings = diagnosed(relabelled(people, 2, letters), "fit.epochs=5")
+    assert named(findings) == {("dimension does not move", "tf")}
+    # T and F are even here: weights would change nothing.
+    assert findings[0].tries == {"loss.kind": "focal"}
+
+
+def test_one_pole_for_nearly_all_without_a_sign_in_the_text_is_called_imbalance(
+    diagnosed: RunOf, people: Labelled
+) -> None:
+    lots = Random(0)
+    letters = ["S" if lots.random() < 0.05 else "N" for _ in people]
+    _, findings = diagnosed(relabelled(people, 1, letters), "fit.epochs=5")
+    assert named(findings) == {("imbalance", "sn")}
+    (finding,) = findings
+    assert "of the validation rows are N and 100% are given N" in finding.evidence
+    assert finding.tries == {
+        "loss.pos_weight": "balanced",
+        "scoring.threshold": "balanced_accuracy",
+        "fit.monitor": "bal_mean",
+    }
+
+
+def test_balancing_as_the_finding_says_ends_the_imbalance(
+    diagnosed: RunOf, people: Labelled
+) -> None:
+    """E/I is as uneven as in the public set and does show in the text, but in a short run."""
+    uneven = [(t, row) for place, (t, row) in enumerate(people) if t[0] == "I" or place % 4 == 0]
+    _, before = diagnosed(uneven, "fit.epochs=3")
+    assert ("imbalance", "ei") in named(before)
+    (found,) = [finding for finding in before if finding.dimension == "ei"]
+    _, after = diagnosed(
+        uneven, "fit.epochs=3", *(f"{address}={value}" for address, value in found.tries.items())
+    )
+    assert ("imbalance", "ei") not in named(after)
+
+
+def test_a_run_cut_short_is_still_improving(diagnosed: RunOf, people: Labelled) -> None:
+    _, findings = diagnosed(people, "fit.epochs=3", "optim.warmup_steps=5")
+    assert ("still improving", None) in named(findings)
+
+
+def test_a_warmup_beyond_the_end_is_named_and_the_rate_is_left_alone(
+    diagnosed: RunOf, people: Labelled
+) -> None:
+    _, findings = diagnosed(people, "fit.epochs=2", "optim.warmup_steps=500")
+    assert named(findings) == {("warm-up too long", None), ("underfitting", None)}
+    assert not any("optim.lr" in finding.tries for finding in findings)
