@@ -40,7 +40,7 @@ from mbti_ray.on_ray.searcher import (
 )
 from mbti_ray.on_ray.training import flat, quiet_ray, train
 from mbti_ray.runs import RunFolder
-from mbti_ray.scores.diagnosis import StudyTrial, diagnose_study
+from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
 
 _TRIALS = "trials"
 # What the function takes that builds a TorchTrainer and waits for it. A share of a CPU, however

@@ -1,4 +1,4 @@
-"""What the curves of a run, or the trials of a study, say is wrong with it, and what to try.
+"""What the curves of a run say is wrong with it, and what to try.
 
 The seed's section "Troubleshooting", answered from figures instead of by eye: a finding names the
 fault, the figures that show it, and settings to try, derived from the present ones by the seed's
@@ -9,19 +9,14 @@ Training accuracies are running means over an epoch's windows with dropout on: t
 what the weights at its end would score, so a gap that shows is there.
 """
 
-import json
 import math
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mbti_ray.config import RunConfig, StudyConfig, overridden, value_at
-from mbti_ray.config.schema import Choices, FloatRange, IntRange, Range
-from mbti_ray.errors import ConfigError
+from mbti_ray.config import RunConfig, value_at
+from mbti_ray.scores.findings import Finding, Tries, rounded
 from mbti_ray.typology import DIMENSIONS, Dimension
-
-Tries = dict[str, Any]
 
 # The seed's "large gap" is 0.95 against 0.65. Half of it counts when the validation loss rises
 # too, all of it does by itself.
@@ -63,63 +58,6 @@ _HIGHEST_LR = 0.01
 # More dropout than this is not used (Srivastava et al. 2014), nor is more decay.
 _HIGHEST_DROPOUT = 0.5
 _HIGHEST_DECAY = 0.5
-_FEW_TRIALS = 5
-_EDGE = 0.05
-# The best alone stands at one edge of a range in 1 of 10 studies by luck: these many best trials
-# must lie on the same half.
-_AGREEING_TRIALS = 3
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault, with what shows it.
-
-    Attributes:
-        name: What it is called, such as "overfitting".
-        dimension: Key of the dimension that it is about (ei, sn, tf, jp), or None for the whole.
-        evidence: The figures that show it and their epoch, in one sentence without a full stop.
-        tries: Value to try by dotted config address; all valid and other than the present ones.
-            Empty where everything that the seed knows is set already.
-    """
-
-    name: str
-    dimension: str | None
-    evidence: str
-    tries: Tries
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "dimension": self.dimension,
-            "evidence": self.evidence,
-            "tries": dict(self.tries),
-        }
-
-    def command(self) -> str:
-        """The tries as `key=value` arguments, quoted for a shell."""
-        return " ".join(shlex.quote(f"{a}={_said(value)}") for a, value in self.tries.items())
-
-    def text(self) -> str:
-        """One line: `overfitting: ...; try model.dropout=0.3 optim.weight_decay=0.05`."""
-        about = [f"({d.name})" for d in DIMENSIONS if d.key == self.dimension]
-        line = f"{' '.join([self.name, *about])}: {self.evidence}"
-        return f"{line}; try {self.command()}" if self.tries else line
-
-
-@dataclass(frozen=True)
-class StudyTrial:
-    """A trial as a study's diagnosis needs it.
-
-    Attributes:
-        state: COMPLETE, PRUNED or FAIL; others are not over and are not looked at.
-        value: Its best value of the objective; None if it was never evaluated.
-        params: Value by dotted address.
-    """
-
-    number: int
-    state: str
-    value: float | None
-    params: dict[str, Any]
 
 
 def diagnose(config: RunConfig, history: Sequence[Mapping[str, Any]]) -> list[Finding]:
@@ -267,7 +205,7 @@ def _underfitting(curves: _Curves) -> list[Finding]:
         tries["fit.patience"] = 2 * fit.patience
     else:
         tries["fit.epochs"] = 2 * fit.epochs
-    tries["model.dropout"] = _rounded(dropout / 2)
+    tries["model.dropout"] = rounded(dropout / 2)
     return [Finding("underfitting", None, evidence, curves.tries(tries))]
 
 
@@ -412,7 +350,7 @@ def _own_weight(curves: _Curves, dimension: Dimension) -> Tries:
         return {}
     if abs(positive - 0.5) < _UNEVEN:
         return {}
-    weights[DIMENSIONS.index(dimension)] = _rounded((1 - positive) / positive)
+    weights[DIMENSIONS.index(dimension)] = rounded((1 - positive) / positive)
     return {} if tuple(weights) == present else {"loss.pos_weight": weights}
 
 
@@ -429,7 +367,7 @@ def _restrained(curves: _Curves) -> Tries:
             "fit.patience": min(curves.config.fit.patience or 3, 3),
         }
     )
-    return {a: _rounded(v) if isinstance(v, float) else v for a, v in changed.items()}
+    return {a: rounded(v) if isinstance(v, float) else v for a, v in changed.items()}
 
 
 def _rates(config: RunConfig, change: Callable[[float, float], float]) -> Tries:
@@ -445,144 +383,12 @@ def _rates(config: RunConfig, change: Callable[[float, float], float]) -> Tries:
 
 
 def _half(rate: float, _: float) -> float:
-    return _rounded(rate / 2)
+    return rounded(rate / 2)
 
 
 def _quicker(rate: float, highest: float) -> float:
     """The seed's 2e-5 to 5e-5; where that is beyond all use the rate is likely far too high."""
-    return _rounded(rate * 2.5 if rate * 2.5 <= highest else rate / 10)
-
-
-def diagnose_study(config: StudyConfig, trials: Sequence[StudyTrial]) -> list[Finding]:
-    """What the trials of a study show of its search; nothing where it needs no change."""
-    failed = [t for t in trials if t.state == "FAIL"]
-    over = [t for t in trials if t.state in ("COMPLETE", "PRUNED", "FAIL")]
-    if not over:
-        return []
-    if 2 * len(failed) > len(over):
-        return [_most_fail(config, over, failed)]
-    evaluated = [t for t in over if t.state != "FAIL" and t.value is not None]
-    sign = 1 if config.objective == "loss" else -1
-    ranked = sorted(evaluated, key=lambda t: (sign * (t.value or 0.0), t.number))
-    return [*_few_complete(config, over), *_edges(config, ranked)]
-
-
-def _most_fail(
-    config: StudyConfig, over: Sequence[StudyTrial], failed: Sequence[StudyTrial]
-) -> Finding:
-    """What failed, with the one range to cut where all failures lie above all the rest."""
-    evidence = f"{len(failed)} of {len(over)} trials failed"
-    rest = [t for t in over if t.state != "FAIL"]
-    for address, searched in config.search.items():
-        good = [t.params[address] for t in rest if address in t.params]
-        bad = [t.params[address] for t in failed if address in t.params]
-        if isinstance(searched, Choices) or not good or max(good) >= min(bad, default=-math.inf):
-            continue
-        low, _ = _ends(searched)
-        if max(good) > low:
-            evidence += f", all with {address} above {max(good):.3g} and no other above it"
-            cut = _with_ends(searched, low, max(good))
-            return Finding("most trials fail", None, evidence, {f"search.{address}": _plain(cut)})
-    return Finding("most trials fail", None, evidence, {})
-
-
-def _few_complete(config: StudyConfig, over: Sequence[StudyTrial]) -> list[Finding]:
-    complete = sum(t.state == "COMPLETE" for t in over)
-    if complete >= _FEW_TRIALS:
-        return []
-    stopped = sum(t.state == "PRUNED" for t in over)
-    evidence = (
-        f"{complete} of {len(over)} trials ran to their end ({stopped} stopped early): too few to "
-        "prefer one to another"
-    )
-    # As many as bring five to their end at this pace, but no more than four times as many.
-    wanted = math.ceil(config.study.trials * min(4.0, _FEW_TRIALS / max(complete, 1)))
-    return [Finding("few trials complete", None, evidence, {"study.trials": wanted})]
-
-
-def _edges(config: StudyConfig, ranked: Sequence[StudyTrial]) -> Iterator[Finding]:
-    """A finding for each range at whose end the best trial stands, with others near it.
-
-    Args:
-        ranked: The evaluated trials, best first.
-    """
-    if len(ranked) < _FEW_TRIALS:
-        return
-    best = ranked[0]
-    for address, searched in config.search.items():
-        # Choices have no order, so no edge.
-        if isinstance(searched, Choices) or any(address not in t.params for t in ranked):
-            continue
-        places = [_place(searched, t.params[address]) for t in ranked[:_AGREEING_TRIALS]]
-        if places[0] <= _EDGE and max(places) < 0.5:
-            end = "low"
-        elif places[0] >= 1 - _EDGE and min(places) > 0.5:
-            end = "high"
-        else:
-            continue
-        wider = _widened(config, address, searched, end)
-        if wider is None:
-            continue
-        low, high = _ends(searched)
-        evidence = (
-            f"the best trial, {best.number} ({config.objective} {best.value:.4g}), has {address}="
-            f"{best.params[address]:.3g}, at the {end} end of the range {low:.3g} to {high:.3g}, "
-            f"and the {_AGREEING_TRIALS - 1} after it lie in the same half"
-        )
-        yield Finding(
-            "best at the edge of a range", None, evidence, {f"search.{address}": _plain(wider)}
-        )
-
-
-def _place(searched: FloatRange | IntRange, value: float) -> float:
-    """Where a value lies in its range, from 0 to 1 on the range's own scale."""
-    low, high = _ends(searched)
-    if isinstance(searched, FloatRange) and searched.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return (value - low) / (high - low)
-
-
-def _widened(
-    config: StudyConfig, address: str, searched: FloatRange | IntRange, end: str
-) -> Range | None:
-    """The range with one end moved out by half its width, or by as much as the setting allows."""
-    for part in (0.5, 0.25, 0.125):
-        moved = _moved(searched, end, part)
-        try:
-            overridden(config, {address: moved})
-        except ConfigError:
-            continue
-        low, high = _ends(searched)
-        return _with_ends(searched, *((moved, high) if end == "low" else (low, moved)))
-    return None
-
-
-def _moved(searched: FloatRange | IntRange, end: str, part: float) -> float:
-    low, high = _ends(searched)
-    outward = -1 if end == "low" else 1
-    edge = low if end == "low" else high
-    if isinstance(searched, IntRange):
-        return edge + outward * math.ceil((high - low) * part)
-    if searched.log:
-        return _rounded(edge * (high / low) ** (outward * part))
-    return _rounded(edge + outward * (high - low) * part)
-
-
-def _ends(searched: FloatRange | IntRange) -> tuple[float, float]:
-    if isinstance(searched, FloatRange):
-        return searched.low, searched.high
-    return searched.int_low, searched.int_high
-
-
-def _with_ends(searched: FloatRange | IntRange, low: float, high: float) -> Range:
-    if isinstance(searched, FloatRange):
-        return FloatRange(low=low, high=high, log=searched.log)
-    return IntRange(int_low=int(low), int_high=int(high))
-
-
-def _plain(searched: Range) -> dict[str, Any]:
-    """A range as it is written under `search`."""
-    return searched.model_dump(mode="json")
+    return rounded(rate * 2.5 if rate * 2.5 <= highest else rate / 10)
 
 
 def _accuracies(epoch: _Epoch, key: str) -> str:
@@ -590,12 +396,3 @@ def _accuracies(epoch: _Epoch, key: str) -> str:
         f"training accuracy {epoch.train(f'acc_{key}'):.2f}, validation "
         f"{epoch.val(f'acc_{key}'):.2f} in epoch {epoch.number}"
     )
-
-
-def _rounded(value: float) -> float:
-    """Three digits: a value to try is no measurement."""
-    return float(f"{value:.3g}")
-
-
-def _said(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -32,7 +32,7 @@ def lines_of(folder: Path) -> list[dict[str, object]]:
 def test_two_workers_train_one_run_to_a_bundle_that_serves(
     small_file: Path, tmp_path: Path, quick: Build, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["model.dropout=0", "fit.epochs=1", "fit.monitor=loss"]
+    arguments = ["model.dropout=0", "fit.epochs=1", "fit.monitor=loss", "scoring.calibrate=false"]
     place = [f"storage={tmp_path}", f"data.source={small_file}", "name=two", "--json"]
     assert train(["quick", "scaling.workers=2", *arguments, *place]) == 0
     answer = json.loads(capfd.readouterr().out.splitlines()[-1])

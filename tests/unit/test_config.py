@@ -199,7 +199,7 @@ def test_an_impossible_value_is_told_what_is_allowed(argument, says):
     ("argument", "says"),
     [
         ("optim.lrr=1", 'did you mean "optim.lr"?'),
-        ("optim.learning_rate=1", "allowed here: lr, head_lr, weight_decay, warmup_steps"),
+        ("optim.learning_rate=1", "allowed here: lr, head_lr, weight_decay, layer_decay"),
         ("sed=1", 'did you mean "seed"?'),
         ("lr=1", 'did you mean "optim.lr"?'),
         ("optm.lr=1", 'did you mean "optim.lr"?'),
