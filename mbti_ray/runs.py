@@ -75,6 +75,9 @@ class RunFolder:
         """What happened on the way that the user should know."""
         return self.path / "notes.txt"
 
+    def read_notes(self) -> list[str]:
+        return self.notes.read_text("utf-8").splitlines() if self.notes.exists() else []
+
     def begin(self, config: RunConfig, existing: Existing) -> None:
         """Make the folder ready to be written to: nothing is touched before this."""
         if existing == "fresh" and self.path.exists():

@@ -61,6 +61,8 @@ def _train(options: argparse.Namespace) -> Result:
         folder.write_bad_rows(bad_rows)
         with run_progress() as show:
             train(config, data, folder, resources, show=show)
+    for note in folder.read_notes():
+        console.print(note, markup=False, soft_wrap=True)
     scores = json.loads(folder.scores.read_text("utf-8"))
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})

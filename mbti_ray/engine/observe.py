@@ -60,6 +60,7 @@ class _MLflow:
             import mlflow
         except ImportError:
             raise _missing("mlflow") from None
+        folder.mkdir(parents=True, exist_ok=True)
         mark = folder / "mlflow.txt"
         self._client = mlflow.MlflowClient()
         if mark.exists():

@@ -1,11 +1,13 @@
 """One run through TorchTrainer: the loop of `engine` in one or several Ray workers."""
 
+import errno
 import json
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from mbti_ray.on_ray.progress import Show, board
 from mbti_ray.runs import RunFolder
 
 _KEPT_CHECKPOINTS = 2
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class TrainWorker(Worker):
@@ -57,7 +60,7 @@ class TrainWorker(Worker):
             checkpoint_upload_mode=CheckpointUploadMode.SYNC
             if wait
             else CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
+            delete_local_checkpoint_after_upload=checkpoint is not None,
         )
 
     def checkpoints(self) -> list[Path]:
@@ -108,12 +111,38 @@ def train(
     """
     with board(show) as handle, stopping_on_sigterm(folder):
         trainer = _trainer(config, data, folder, resources, handle, callbacks)
+        failure = None
         try:
             trainer.fit()
-        finally:
-            if folder.failure.exists():
-                kind = StoppedError if folder.stop.exists() else RunError
-                raise kind(folder.failure.read_text("utf-8").strip()) from None
+        except ray.train.TrainingFailedError as error:
+            failure = error
+        reason = _left_reason(folder) or (_reason_of(failure) if failure else None)
+        if reason:
+            raise reason from None
+        if failure:
+            raise failure
+
+
+def _left_reason(folder: RunFolder) -> MbtiRayError | None:
+    """What a worker left behind when it gave up."""
+    if not folder.failure.exists():
+        return None
+    kind = StoppedError if folder.stop.exists() else RunError
+    return kind(folder.failure.read_text("utf-8").strip())
+
+
+def _reason_of(error: ray.train.TrainingFailedError) -> MbtiRayError | None:
+    """What the user can mend of a failure of the workers, if that is what it was."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "_base_exc", failure)
+        if isinstance(cause, MbtiRayError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            return RunError(
+                f"a checkpoint could not be kept ({os.strerror(cause.errno)}); make room, and go "
+                "on with --resume"
+            )
+    return None
 
 
 def _trainer(
@@ -187,7 +216,9 @@ def leaving_the_reason(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except MbtiRayError as error:
-        folder.failure.write_text(str(error) + "\n", "utf-8")
+        # A full disk may be the very reason.
+        with suppress(OSError):
+            folder.failure.write_text(str(error) + "\n", "utf-8")
         raise
 
 

@@ -1,0 +1,167 @@
+"""What may happen to a run, made to happen: asked to stop, a damaged checkpoint, no room, a loss.
+
+Each goes on to the weights of the run to which nothing happened, or says in a line what to do.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mbti_ray.config import RunConfig
+from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.engine.checkpoint import checkpoints_under
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.train import main as train
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+Build = Callable[..., RunConfig]
+SETTINGS = ["fit.epochs=6", "fit.patience=null", "fit.batch_size=8", "scaling.cpus=1"]
+
+
+@pytest.fixture(scope="module")
+def expected(quick: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of the run to which nothing happens."""
+    torch.set_num_threads(1)
+    config = quick(*SETTINGS)
+    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
+    return run(config, data, Worker()).model.state_dict()
+
+
+def arguments(small_file: Path, storage: Path, name: str, *more: str) -> list[str]:
+    place = [f"storage={storage}", f"data.source={small_file}", f"name={name}"]
+    return ["quick", "fit.monitor=loss", *SETTINGS, *place, *more]
+
+
+def when(happened: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
+    """Does `then` once, as soon as `happened`."""
+
+    def wait() -> None:
+        while not happened():
+            time.sleep(0.02)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def epochs_of(folder: Path) -> list[int]:
+    path = folder / "metrics.jsonl"
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [json.loads(line)["epoch"] for line in lines if line.endswith("}")]
+
+
+def assert_ended_as(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+    got = load_file(folder / "bundle" / "model.safetensors")
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], expected[name]) for name in got)
+    assert epochs_of(folder) == list(range(1, 7))
+
+
+def test_sigterm_saves_and_stops_and_the_resumed_run_is_the_uninterrupted_one(
+    small_file: Path,
+    tmp_path: Path,
+    expected: dict[str, torch.Tensor],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "asked"
+    asking = when(lambda: len(epochs_of(folder)) >= 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(arguments(small_file, tmp_path, "asked")) == 143
+    asking.join()
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "stopped as asked after step" in error
+    assert error.endswith("its checkpoint is saved, --resume goes on")
+    assert len(epochs_of(folder)) < 6
+    assert not (folder / "bundle").exists()
+    assert train(["--resume", f"storage={tmp_path}", "name=asked"]) == 0
+    assert_ended_as(folder, expected)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(
+    small_file: Path,
+    tmp_path: Path,
+    expected: dict[str, torch.Tensor],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "damaged"
+    asking = when(lambda: len(epochs_of(folder)) >= 3, (folder / "stop").touch)
+    assert train(arguments(small_file, tmp_path, "damaged")) == 143
+    asking.join()
+    newest, before, *_ = checkpoints_under(folder / "checkpoints")
+    with (newest / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    assert train(["--resume", f"storage={tmp_path}", "name=damaged"]) == 0
+    assert_ended_as(folder, expected)
+    (note,) = [line for line in capfd.readouterr().out.splitlines() if "is damaged" in line]
+    assert note.startswith(f"{newest}: checkpoint is damaged")
+    assert note.endswith("going on from the one before")
+    assert before.name != newest.name
+
+
+def test_losing_one_of_two_elastic_workers_costs_the_steps_since_the_checkpoint(
+    small_file: Path, tmp_path: Path
+) -> None:
+    import ray
+    from ray.util.state import list_actors
+
+    folder = tmp_path / "elastic"
+
+    def kill_one() -> None:
+        address = ray.get_runtime_context().gcs_address
+        actors = list_actors(address, filters=[("state", "=", "ALIVE")])
+        os.kill(next(a.pid for a in actors if a.class_name == "RayTrainWorker"), signal.SIGKILL)
+
+    killing = when(lambda: len(epochs_of(folder)) >= 2, kill_one)
+    elastic = arguments(small_file, tmp_path, "elastic", "scaling.workers=[1,2]")
+    assert train(elastic) == 0
+    killing.join()
+    assert epochs_of(folder) == list(range(1, 7))
+    assert (folder / "bundle" / "bundle.json").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB: room for a config and a cache, not for checkpoints."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def test_a_full_disk_ends_the_run_with_what_to_do_and_the_resumed_run_is_whole(
+    small_file: Path,
+    small_disk: Path,
+    tmp_path: Path,
+    expected: dict[str, torch.Tensor],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert train(arguments(small_file, small_disk, "full", "failure.max_failures=0")) == 2
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "could not be kept" in error
+    assert "make room" in error
+    assert "--resume" in error
+    # With room made, here by moving to a larger disk, it goes on.
+    shutil.copytree(small_disk / "full", tmp_path / "full")
+    assert train(["--resume", f"storage={tmp_path}", "name=full"]) == 0
+    assert_ended_as(tmp_path / "full", expected)
