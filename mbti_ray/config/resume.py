@@ -45,7 +45,7 @@ def resumed_study(saved: Path, base: str | None, overrides: Sequence[str]) -> St
 
 
 def _refuse_changes(saved: Path, before: RunConfig, after: RunConfig) -> None:
-    old, new = _leaves(before.model_dump()), _leaves(after.model_dump())
+    old, new = leaves(before.model_dump()), leaves(after.model_dump())
     changes = [
         f"{address}: {old.get(address)!r} -> {new.get(address)!r}"
         for address in {**old, **new}
@@ -58,11 +58,12 @@ def _refuse_changes(saved: Path, before: RunConfig, after: RunConfig) -> None:
         )
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value of a nested mapping by its dotted address."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{prefix}{key}.")
+            found |= leaves(value, f"{prefix}{key}.")
         else:
-            leaves[prefix + key] = value
-    return leaves
+            found[prefix + key] = value
+    return found

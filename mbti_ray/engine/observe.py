@@ -7,10 +7,11 @@ reports' lines and the run's folder; must not know models.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
+from mbti_ray.config.resume import leaves
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.engine.worker import Line, Worker
 from mbti_ray.errors import ConfigError
@@ -70,7 +71,7 @@ class _MLflow:
         experiment = found.experiment_id if found else self._client.create_experiment("mbti_ray")
         self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
         mark.write_text(self._id + "\n", "utf-8")
-        for address, value in _flat(config.model_dump(mode="json")).items():
+        for address, value in leaves(config.model_dump(mode="json")).items():
             self._client.log_param(self._id, address, value)
 
     def show(self, step: int, figures: Mapping[str, float]) -> None:
@@ -118,13 +119,3 @@ def _missing(name: str) -> ConfigError:
     return ConfigError(
         f"fit.tracker={name}: the package is not installed; pip install 'mbti_ray[{name}]'"
     )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

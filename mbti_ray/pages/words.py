@@ -93,7 +93,8 @@ def about_intervals(card: Figures) -> str:
         return f"{rows}; no intervals were computed (scoring.resamples=0)."
     return (
         f"{rows}. Beside each score its {100 * intervals['level']:g} % interval "
-        f"({intervals['method']}; {intervals['resamples']:,} resamples)."
+        f"({intervals['method']}; {intervals['resamples']:,} resamples). The ECE of few people is "
+        "larger by chance, so its interval may lie above its value."
     )
 
 

@@ -1,0 +1,177 @@
+"""The engine on a GPU: how fast, how exact in each precision, how much memory.
+
+    python benchmarks/gpu.py [--output FILE.json] [--windows 8675] [--epochs 10] [--tiny]
+
+Needs neither Ray nor a hub: a DistilBERT with random weights (right for speed, and for comparing
+precisions), random tokens, one window of 512 tokens a user. Measured, through `engine.fit.run`:
+
+    train      seconds of training for all epochs in bf16, and the share of the matrix-product rate
+               that the same card reaches in the same run on 8192-cubes of bf16
+    precision  the training loss after one epoch in 32, bf16-mixed and 16-mixed, same seed
+    memory     the most that the card held at batch 16
+
+`--tiny` tries the script on any machine with a small encoder; its figures say nothing. The last
+line is one JSON object: train_s, matmul_share, peak_gib_at_batch_16, largest_loss_gap.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import transformers
+
+from mbti_ray.config import load_run
+from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.prepare import Dataset, Facts
+from mbti_ray.data.tokenizer import build_tokenizer
+from mbti_ray.data.windows import Packed, Windows, build_windows
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Worker
+
+POLES = "entj"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--windows", type=int, default=8675)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokens = 32 if options.tiny else 512
+    with tempfile.TemporaryDirectory() as folder:
+        shape = save_encoder(Path(folder), tokens, tiny=options.tiny)
+        data = random_dataset(options.windows, tokens, shape.vocab_size)
+        result = {
+            "machine": machine(device),
+            "windows": options.windows,
+            "tokens_a_window": tokens,
+            "epochs": options.epochs,
+            **measure(folder, data, device, options.epochs, tokens, shape),
+        }
+    options.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    keys = ("train_s", "matmul_share", "peak_gib_at_batch_16", "largest_loss_gap")
+    print(json.dumps({key: result[key] for key in keys}))
+    return 0
+
+
+def measure(
+    encoder: str, data: Dataset, device: str, epochs: int, tokens: int, shape: Any
+) -> dict[str, Any]:
+    """All three measurements, the long one last, when the card is warm."""
+    base = [f"model.encoder={encoder}", f"model.max_tokens={tokens}", "fit.patience=null"]
+    one = [*base, "fit.epochs=1", "fit.batch_size=16", "fit.accumulate=4"]
+    mixed = ("bf16-mixed", "16-mixed") if device == "cuda" else ("bf16-mixed",)
+    losses, peak = {}, 0.0
+    for precision in ("32", *mixed):
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        line = train([*one, f"fit.precision={precision}"], data, device)
+        losses[precision] = line["train"]["loss"]
+        if precision == mixed[-1]:
+            peak = line["speed"]["memory_mib"] / 1024
+    long = [*base, f"fit.epochs={epochs}", "fit.batch_size=64", "fit.accumulate=1"]
+    line = train([*long, "fit.precision=bf16-mixed"], data, device)
+    trained = len(data.splits["train"]) * tokens * epochs
+    rate = flops_a_token(shape, tokens) * trained / line["seconds"]
+    card = matmul_rate(device)
+    return {
+        "losses_after_one_epoch": losses,
+        "largest_loss_gap": max(abs(loss - losses["32"]) for loss in losses.values()),
+        "peak_gib_at_batch_16": peak,
+        "train_s": line["seconds"],
+        "last_line": line,
+        "flop_s": rate,
+        "matmul_flop_s": card,
+        "matmul_share": rate / card,
+    }
+
+
+def train(settings: list[str], data: Dataset, device: str) -> dict[str, Any]:
+    """The last line of a run under the preset default with these settings."""
+    config: RunConfig = load_run("default", settings)
+    worker = Worker(device=device)
+    run(config, data, worker, score_test=False)
+    return dict(worker.lines[-1])
+
+
+def flops_a_token(shape: Any, tokens: int) -> float:
+    """Floating-point operations of a training step for one token of a full window.
+
+    Matrix products count 2 forward and 4 backward for each weight (Kaplan et al. 2020); attention
+    adds two products of tokens x width a layer, forward and twice backward.
+    """
+    weights = shape.n_layers * (4 * shape.dim**2 + 2 * shape.dim * shape.hidden_dim)
+    return float(6 * weights + 12 * shape.n_layers * shape.dim * tokens)
+
+
+def matmul_rate(device: str) -> float:
+    """Operations a second that a square bf16 product reaches here: the median of several."""
+    size, repeats = (8192, 20) if device == "cuda" else (1024, 3)
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(5):
+        _wait(device)
+        started = time.perf_counter()
+        for _ in range(repeats):
+            a @ b
+        _wait(device)
+        seconds.append((time.perf_counter() - started) / repeats)
+    return 2 * size**3 / float(np.median(seconds))
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def save_encoder(folder: Path, tokens: int, *, tiny: bool) -> Any:
+    """A DistilBERT with random weights as a folder that `model.encoder` takes."""
+    small = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4} if tiny else {}
+    shape = transformers.DistilBertConfig(max_position_embeddings=tokens, **small)
+    torch.manual_seed(0)
+    transformers.DistilBertModel(shape).save_pretrained(folder)
+    return shape
+
+
+def random_dataset(count: int, tokens: int, vocabulary: int) -> Dataset:
+    """Windows of random tokens, all full; a few more to validate on."""
+    tokenizer = build_tokenizer("tiny", ["some words"])
+    random = np.random.default_rng(0)
+    splits = {
+        name: _windows(random.integers(5, vocabulary, (n, tokens)), random)
+        for name, n in (("train", count), ("val", 64), ("test", 64))
+    }
+    rows = {name: part.row_count for name, part in splits.items()}
+    facts = Facts("random", "random", "user", "user", rows, 0, [], [], 0, 0)
+    return Dataset(splits, tokenizer, facts, "random")
+
+
+def _windows(ids: Any, random: np.random.Generator) -> Windows:
+    labels = random.integers(0, 2, (len(ids), 4)).astype(np.uint8)
+    columns = dict(zip(POLES, labels.T, strict=True))
+    numbers = {"number": np.arange(len(ids)), "person": np.arange(len(ids), dtype=np.int32)}
+    packed = [Packed([row.tolist()], truncated=False) for row in ids]
+    return build_windows(packed, pa.table({**columns, **numbers}))
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
