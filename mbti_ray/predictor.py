@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mbti_ray.bundle import Bundle, read_bundle
-from mbti_ray.data.batches import batches_by_length, collate
+from mbti_ray.data.batches import WORTH_TOKENS, batches_by_length, collate
 from mbti_ray.data.mask import MASK_VERSION, find_hidden
 from mbti_ray.data.prepare import pack_texts
 from mbti_ray.data.text import clean_text, read_text
@@ -177,7 +177,10 @@ class Predictor:
         windows = build_windows(packed)
         output = torch.empty(len(windows), 4, device=self._device)
         members = np.arange(len(windows))
-        for indices in batches_by_length(windows.lengths, members, _BATCH_TOKENS):
+        worth = WORTH_TOKENS[self._device.type]
+        for indices in batches_by_length(
+            windows.lengths, members, _BATCH_TOKENS, worth_tokens=worth
+        ):
             batch = collate(windows, indices, pad_id=self._tokenizer.pad_token_id).to(self._device)
             logits = self._model(batch.input_ids, batch.attention_mask)
             output[torch.from_numpy(indices).to(self._device)] = logits

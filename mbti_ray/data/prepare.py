@@ -22,7 +22,13 @@ from mbti_ray.data.pretrained import TINY
 from mbti_ray.data.sources import BadRow, Row, Source, read_source
 from mbti_ray.data.split import SPLITS, assign_splits
 from mbti_ray.data.text import read_text
-from mbti_ray.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer, token_ids
+from mbti_ray.data.tokenizer import (
+    Tokenizer,
+    build_tokenizer,
+    load_tokenizer,
+    on_all_cores,
+    token_ids,
+)
 from mbti_ray.data.windows import Packed, Windows, build_windows, pack_posts
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 
@@ -219,17 +225,10 @@ def _build(
     members = split_examples(config, examples)
     training_texts = (text for e in members["train"] for text in e.texts)
     tokenizer = pretrained or build_tokenizer(config.model.encoder, training_texts)
-    packed: dict[str, list[Packed]] = {name: [] for name in members}
-    for name, part in members.items():
-        for start in range(0, len(part), _ROWS_AT_ONCE):
-            rows = [e.texts for e in part[start : start + _ROWS_AT_ONCE]]
-            packed[name] += pack_texts(
-                tokenizer,
-                rows,
-                max_tokens=config.model.max_tokens,
-                max_windows=config.data.max_windows if config.data.unit == "user" else 1,
-            )
-            advance(len(rows), name)
+    with on_all_cores():
+        packed = {
+            name: _packed(config, tokenizer, name, part, advance) for name, part in members.items()
+        }
     facts = Facts(
         source=source.name,
         fingerprint=source.fingerprint,
@@ -255,6 +254,27 @@ def _build(
             shutil.rmtree(folder)
         shutil.copytree(aside, folder.with_suffix(".new"), dirs_exist_ok=True)
         folder.with_suffix(".new").rename(folder)
+
+
+def _packed(
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    name: str,
+    part: Sequence[Example],
+    advance: Advance,
+) -> list[Packed]:
+    """The windows of each example of a split."""
+    packed: list[Packed] = []
+    for start in range(0, len(part), _ROWS_AT_ONCE):
+        rows = [e.texts for e in part[start : start + _ROWS_AT_ONCE]]
+        packed += pack_texts(
+            tokenizer,
+            rows,
+            max_tokens=config.model.max_tokens,
+            max_windows=config.data.max_windows if config.data.unit == "user" else 1,
+        )
+        advance(len(rows), name)
+    return packed
 
 
 def _rows_table(part: Sequence[Example], persons: Mapping[str, int]) -> pa.Table:

@@ -3,8 +3,10 @@
 Knows nothing of windows, labels or splits.
 """
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -18,6 +20,7 @@ _TINY_WORDS = 2000
 # Enough to know the common words; the rest of a large file would only take time.
 _TINY_TEXTS = 20_000
 _UNBOUNDED = 10**9
+_PARALLEL = "TOKENIZERS_PARALLELISM"
 
 
 def build_tokenizer(encoder: str, training_texts: Iterable[str]) -> Tokenizer:
@@ -40,6 +43,18 @@ def load_tokenizer(place: str | Path, *, name: str | None = None) -> Tokenizer:
     # Windows bound the length; the tokenizer's own limit would only print warnings.
     tokenizer.model_max_length = _UNBOUNDED
     return tokenizer
+
+
+@contextmanager
+def on_all_cores() -> Iterator[None]:
+    """Let the tokenizer take all cores inside; elsewhere they belong to whoever computes."""
+    before = os.environ.get(_PARALLEL)
+    # Set to anything, it also keeps the library from warning of processes that fork later.
+    os.environ[_PARALLEL] = "true"
+    try:
+        yield
+    finally:
+        os.environ[_PARALLEL] = before or "false"
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

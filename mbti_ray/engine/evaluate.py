@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.data.batches import Batch, Indices, batches_by_length, collate
+from mbti_ray.data.batches import WORTH_TOKENS, Batch, Indices, batches_by_length, collate
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.precision import Precision
 from mbti_ray.engine.worker import Worker
@@ -59,7 +59,10 @@ class Reader:
         place = np.full(len(windows), -1, np.int64)
         place[members] = np.arange(len(members))
         read = torch.empty(len(members), width, device=self.device)
-        for indices in batches_by_length(windows.lengths, members, self.batch_tokens):
+        worth = WORTH_TOKENS[self.device.type]
+        for indices in batches_by_length(
+            windows.lengths, members, self.batch_tokens, worth_tokens=worth
+        ):
             batch = collate(windows, indices, pad_id=self.pad_id).to(self.device)
             with self.precision.autocast(self.device):
                 output = of(batch)

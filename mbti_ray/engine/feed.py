@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mbti_ray.data.batches import Batch, Indices, collate, share_of
+from mbti_ray.data.batches import WORTH_TOKENS, Batch, Indices, collate, share_of
 from mbti_ray.data.windows import Windows
 
 # Steps whose batches are made while an earlier one is trained on.
@@ -72,6 +72,7 @@ class Feed:
             rank=self.rank,
             world_size=self.world_size,
             batch_tokens=self.batch_tokens,
+            worth_tokens=WORTH_TOKENS[self.device.type],
         )
         batches = [
             collate(self.windows, indices, weight=share.weight, pad_id=self.pad_id)

@@ -46,7 +46,12 @@ class FeatureFeed:
         lengths, windows = self.windows.lengths, self.windows
         all_tokens = int(lengths[step].max()) * len(step)
         share = share_of(
-            step, lengths, rank=self.rank, world_size=self.world_size, batch_tokens=all_tokens
+            step,
+            lengths,
+            rank=self.rank,
+            world_size=self.world_size,
+            batch_tokens=all_tokens,
+            worth_tokens=all_tokens,
         )
         (indices,) = share.batches
         labels = torch.from_numpy(windows.labels[windows.row[indices]]).float()

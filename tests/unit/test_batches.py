@@ -180,15 +180,30 @@ def test_the_halves_of_a_batch_hold_its_windows_and_no_more_padding_than_they_ne
     lengths=st.lists(st.integers(1, 200), min_size=1, max_size=80),
     max_tokens=st.integers(1, 600),
     every=st.integers(1, 3),
+    worth=st.integers(0, 300),
 )
-def test_batches_by_length_cover_all_members_within_the_token_budget(lengths, max_tokens, every):
+def test_batches_by_length_cover_all_members_within_the_token_budget(
+    lengths, max_tokens, every, worth
+):
     lengths = np.array(lengths)
     members = np.arange(0, len(lengths), every)
-    batches = list(batches_by_length(lengths, members, max_tokens))
+    batches = list(batches_by_length(lengths, members, max_tokens, worth_tokens=worth))
     assert sorted(np.concatenate(batches).tolist()) == members.tolist()
     for batch in batches:
         padded = len(batch) * lengths[batch].max()
         assert padded <= max_tokens or len(batch) == 1
+
+
+def test_a_batch_that_is_worth_its_pass_ends_where_windows_get_much_shorter():
+    lengths = np.array([100, 95, 91, 80, 40, 38, 20, 20])
+
+    def cut(worth):
+        batches = batches_by_length(lengths, np.arange(8), 10_000, worth_tokens=worth)
+        return [lengths[batch].tolist() for batch in batches]
+
+    assert cut(200) == [[100, 95, 91], [80, 40, 38], [20, 20]]
+    assert cut(400) == [[100, 95, 91, 80], [40, 38, 20, 20]]
+    assert cut(10_000) == [lengths.tolist()]
 
 
 def test_batches_by_length_of_no_members_are_none():

@@ -1,0 +1,390 @@
+"""Training speed, side by side: this engine, HF Trainer, HF Trainer grouping by length, Lightning.
+
+    python benchmarks/train.py [--source FILE.csv] [--quick]
+
+One run, same model with the same weights, same windows, same 32 windows an optimiser step, AdamW,
+fp32 on a CPU and bf16 autocast on a GPU; the sides alternate, and the medians of several repeats
+count. What is timed is the training loop alone, from the first batch to the last update; each side
+has trained a little before. Only the loop, the sampler and the collator differ:
+
+    ours         engine.fit.run, as `python -m mbti_ray.train` runs it
+    hf           transformers.Trainer with DataCollatorWithPadding, as its defaults are
+    hf_grouped   the same with train_sampling_strategy="group_by_length"
+    lightning    lightning.Trainer with a shuffled, padding DataLoader
+
+`matmul_share` is the speed of our steps over that of a 2048-cube product (8192 on a GPU) in the
+same minute, counting only what real tokens need. Needs `pip install 'mbti_ray[bench,minilm]'`. The
+last line is one JSON object: vs_hf, vs_hf_grouped, vs_lightning (of real tokens a second),
+padding_share, matmul_share, and texts_s of each side.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils.rnn import pad_sequence
+
+from mbti_ray.config import RunConfig, load_run
+from mbti_ray.data.prepare import Dataset, prepare_dataset
+from mbti_ray.data.windows import Packed, Windows, build_windows
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.model.classifier import MBTIModel, build_model
+
+try:
+    import lightning
+    import transformers
+    from accelerate import Accelerator  # noqa: F401  (HF Trainer needs it)
+except ImportError as missing:
+    sys.exit(f"{missing.name} is not installed; pip install 'mbti_ray[bench,minilm]'")
+
+RESULTS = Path(__file__).parent / "results"
+WARM_UP_WINDOWS = 96
+
+
+@dataclass
+class Run:
+    """What one training of one side cost.
+
+    Attributes:
+        computed: Tokens that went through the encoder, padding included.
+    """
+
+    seconds: float = 0.0
+    computed: int = 0
+    loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """The same for every side."""
+
+    config: RunConfig
+    data: Dataset
+    device: str
+
+    @property
+    def windows(self) -> Windows:
+        return self.data.splits["train"]
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.fit.step_size
+
+    def model(self) -> MBTIModel:
+        vocabulary = len(self.data.tokenizer)
+        return build_model(self.config.model, vocabulary=vocabulary, seed=self.config.seed)
+
+    def examples(self) -> list[dict[str, Any]]:
+        """The windows as a trainer's dataset: token ids, a mask and four labels each."""
+        w = self.windows
+        ids = [w.ids[a:b].tolist() for a, b in zip(w.offsets[:-1], w.offsets[1:], strict=True)]
+        labels = w.labels[w.row].astype(float).tolist()
+        return [
+            {"input_ids": i, "attention_mask": [1] * len(i), "labels": y}
+            for i, y in zip(ids, labels, strict=True)
+        ]
+
+
+class Counting(nn.Module):
+    """The model as trainers want it: the loss comes with the logits; counts what it computes."""
+
+    def __init__(self, model: MBTIModel) -> None:
+        super().__init__()
+        self.model = model
+        self.computed = 0
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Any]:
+        self.computed += input_ids.numel()
+        logits = self.model(input_ids, attention_mask.bool()).float()
+        return {"loss": binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+
+
+def ours(task: Task) -> Run:
+    worker = Worker(device=task.device)
+    run(task.config, task.data, worker, score_test=False)
+    line = worker.lines[-1]
+    real = int(task.windows.lengths.sum())
+    computed = round(real / (1 - line["speed"]["padding"]))
+    return Run(line["seconds"], computed, line["train"]["loss"])
+
+
+def hf(task: Task, *, sampling: str = "random") -> Run:
+    model, result = Counting(task.model()), Run()
+
+    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            result.seconds = -time.perf_counter()
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            wait(task.device)
+            result.seconds += time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=task.batch_size,
+            learning_rate=task.config.optim.lr,
+            weight_decay=task.config.optim.weight_decay,
+            warmup_steps=task.config.optim.warmup_steps,
+            train_sampling_strategy=sampling,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=task.device == "cpu",
+            bf16=task.device == "cuda",
+            dataloader_pin_memory=task.device == "cuda",
+        )
+        trainer = transformers.Trainer(
+            model,
+            arguments,
+            data_collator=transformers.DataCollatorWithPadding(task.data.tokenizer),
+            train_dataset=task.examples(),
+            callbacks=[Clock()],
+        )
+        result.loss = trainer.train().training_loss
+    result.computed = model.computed
+    return result
+
+
+def hf_grouped(task: Task) -> Run:
+    return hf(task, sampling="group_by_length")
+
+
+def with_lightning(task: Task) -> Run:
+    model, result, losses = Counting(task.model()), Run(), []
+
+    class Module(lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+            loss: Tensor = self.model(**batch)["loss"]
+            losses.append(loss.detach())
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            optim = task.config.optim
+            return torch.optim.AdamW(
+                self.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
+            )
+
+        def on_train_start(self) -> None:
+            result.seconds = -time.perf_counter()
+
+        def on_train_end(self) -> None:
+            wait(task.device)
+            result.seconds += time.perf_counter()
+
+    loader = torch.utils.data.DataLoader(
+        task.examples(), batch_size=task.batch_size, shuffle=True, collate_fn=padded
+    )
+    lightning.Trainer(
+        max_epochs=1,
+        accelerator="gpu" if task.device == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if task.device == "cuda" else "32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(Module(), loader)
+    result.computed, result.loss = model.computed, float(torch.stack(losses).mean())
+    return result
+
+
+def padded(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    ids = [torch.tensor(e["input_ids"]) for e in examples]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
+        "labels": torch.tensor([e["labels"] for e in examples]),
+    }
+
+
+SIDES: dict[str, Callable[[Task], Run]] = {
+    "ours": ours,
+    "hf": hf,
+    "hf_grouped": hf_grouped,
+    "lightning": with_lightning,
+}
+
+
+@dataclass
+class Measured:
+    """Every repeat of every side, and the product's speed beside each of ours."""
+
+    runs: dict[str, list[Run]] = field(default_factory=lambda: {name: [] for name in SIDES})
+    matmul_flop_s: list[float] = field(default_factory=list)
+
+
+def measure(task: Task, warm_up: Task, repeats: int) -> Measured:
+    for side in SIDES.values():
+        side(warm_up)
+    measured = Measured()
+    for repeat in range(repeats):
+        for name, side in SIDES.items():
+            measured.runs[name].append(side(task))
+            if name == "ours":
+                measured.matmul_flop_s.append(matmul_rate(task.device))
+        seconds = {name: round(found[-1].seconds, 1) for name, found in measured.runs.items()}
+        print(f"repeat {repeat + 1}: {seconds}", flush=True)
+    return measured
+
+
+def summary(task: Task, measured: Measured) -> dict[str, Any]:
+    """Medians over the repeats."""
+    real, count = int(task.windows.lengths.sum()), len(task.windows)
+    seconds = {
+        name: statistics.median(r.seconds for r in found) for name, found in measured.runs.items()
+    }
+    rates = [
+        flops(task) / r.seconds / speed
+        for r, speed in zip(measured.runs["ours"], measured.matmul_flop_s, strict=True)
+    ]
+    return {
+        **{f"vs_{name}": seconds[name] / seconds["ours"] for name in SIDES if name != "ours"},
+        "padding_share": 1 - real / measured.runs["ours"][0].computed,
+        "matmul_share": statistics.median(rates),
+        "texts_s": {name: count / s for name, s in seconds.items()},
+        "tokens_s": {name: real / s for name, s in seconds.items()},
+        "padding": {name: 1 - real / found[0].computed for name, found in measured.runs.items()},
+        "loss": {name: found[0].loss for name, found in measured.runs.items()},
+    }
+
+
+def flops(task: Task) -> float:
+    """Operations that training on the windows once needs, of real tokens only.
+
+    A weight in a matrix product takes 2 forward and 4 backward for a token (Kaplan et al. 2020);
+    attention's two products of T x T x H take 12 T^2 H a layer in all. Embeddings take none.
+    """
+    encoder = task.model().encoder
+    weights = sum(m.weight.numel() for m in encoder.modules() if isinstance(m, nn.Linear))
+    shape: Any = encoder.config
+    layers, hidden = shape.num_hidden_layers, shape.hidden_size
+    lengths = task.windows.lengths.astype(float)
+    return float(6 * weights * lengths.sum() + 12 * layers * hidden * (lengths**2).sum())
+
+
+def matmul_rate(device: str) -> float:
+    """Operations a second of a square product: the best of several, since it is a ceiling."""
+    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(6):
+        wait(device)
+        started = time.perf_counter()
+        a @ b
+        wait(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def some_windows(data: Dataset, count: int, *, seed: int) -> Dataset:
+    """The dataset with so many windows of its training split, taken at random, and few others."""
+    random = np.random.default_rng(seed)
+
+    def part(windows: Windows, size: int) -> Windows:
+        # One window a row, as single posts are.
+        chosen = np.sort(random.permutation(len(windows))[:size])
+        bounds = [(windows.offsets[i], windows.offsets[i + 1]) for i in chosen]
+        packed = [Packed([windows.ids[a:b].tolist()], truncated=False) for a, b in bounds]
+        return build_windows(packed, windows.rows.take(windows.row[chosen]))
+
+    splits = {n: part(w, count if n == "train" else 8) for n, w in data.splits.items()}
+    return Dataset(splits, data.tokenizer, data.facts, data.key)
+
+
+def machine(device: str) -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    packages = ("torch", "transformers", "accelerate", "lightning")
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--source", type=Path, help="default: the built-in corpus")
+    parser.add_argument("--encoder", default="minilm")
+    parser.add_argument("--windows", type=int, default=1600)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="fewer windows, three repeats")
+    parser.add_argument("--output", type=Path, default=RESULTS / "train.json")
+    options = parser.parse_args()
+    if options.quick:
+        options.windows, options.repeats = min(options.windows, 640), 3
+    _be_quiet()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = load_run(
+        "minilm",
+        [
+            f"model.encoder={options.encoder}",
+            f"data.source={options.source or 'builtin'}",
+            "data.unit=post",
+            "data.split_by=post" if options.source else "data.split_by=auto",
+            "fit.epochs=1",
+        ],
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        data = prepare_dataset(config, Path(cache))
+        task = Task(config, some_windows(data, options.windows, seed=0), device)
+        warm_up = Task(config, some_windows(data, WARM_UP_WINDOWS, seed=1), device)
+        measured = measure(task, warm_up, options.repeats)
+    result = summary(task, measured)
+    raw = {
+        "command": f"python benchmarks/train.py --source {options.source and options.source.name}"
+        f" --windows {options.windows} --repeats {options.repeats}",
+        "machine": machine(device),
+        "encoder": options.encoder,
+        "windows": len(task.windows),
+        "tokens": int(task.windows.lengths.sum()),
+        "medians": result,
+        "runs": {name: [vars(r) for r in found] for name, found in measured.runs.items()},
+        "matmul_flop_s": measured.matmul_flop_s,
+    }
+    options.output.write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
+    print(json.dumps(result))
+    return 0
+
+
+def _be_quiet() -> None:
+    warnings.filterwarnings("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
