@@ -143,7 +143,7 @@ def test_heads_on_cached_features_learn_what_heads_on_the_frozen_encoder_learn(
     quick: Build, data: Dataset
 ) -> None:
     config = quick("model.trainable=heads", "model.dropout=0", "fit.epochs=3")
-    assert np.ptp(data.splits["train"].lengths) > 20, "windows must differ for this to show anything"
+    assert np.ptp(data.splits["train"].lengths) > 5, "windows must differ for this to show anything"
     outcome = run(config, data, Worker())
     # The same by hand: the whole model in every step, its encoder frozen.
     model = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed)
