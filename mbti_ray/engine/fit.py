@@ -7,9 +7,8 @@ there are, is the worker's business.
 import math
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from mbti_ray.engine.checkpoint import (
 )
 from mbti_ray.engine.feed import Portion
 from mbti_ray.engine.inputs import build_inputs
-from mbti_ray.engine.meter import Meter, told
+from mbti_ray.engine.meter import Meter
 from mbti_ray.engine.observe import (
     NO_TRACKER,
     Trace,
@@ -41,6 +40,7 @@ from mbti_ray.engine.observe import (
 from mbti_ray.engine.optim import build_optimizer, set_rate, warmup_decay
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
+from mbti_ray.engine.tally import Tally
 from mbti_ray.engine.worker import Request, Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.model.classifier import (
@@ -57,8 +57,6 @@ from mbti_ray.typology import DIMENSIONS
 
 # Steps between two looks at the loss: each look waits for the device.
 _LOOK_STEPS = 20
-# Of a step whose loss is no number.
-_NAMED_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -112,25 +110,6 @@ def is_finished(line: Mapping[str, Any]) -> bool:
     return bool(line.get("finished"))
 
 
-@dataclass
-class _Pending:
-    """Steps whose sums [5] are still on the device, and when the first of them began."""
-
-    steps: list[Indices] = field(default_factory=list)
-    sums: list[Tensor] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, step: Indices, sums: Tensor) -> None:
-        self.steps.append(step)
-        self.sums.append(sums)
-
-    def clear(self) -> float:
-        """Forget them; the seconds since they began."""
-        seconds = time.monotonic() - self.started
-        self.steps, self.sums, self.started = [], [], time.monotonic()
-        return seconds
-
-
 class _Fit:
     def __init__(self, config: RunConfig, data: Dataset, worker: Worker) -> None:
         self.config = config
@@ -147,9 +126,9 @@ class _Fit:
         self.meter = Meter(worker.device, worker.world_size)
         self.stepper = self._build_stepper()
         self.progress = Progress()
+        self._tally = Tally(config, data, worker, self.progress, self.meter)
         self.best: State | None = None
         self.tracker: Tracker = NO_TRACKER
-        self._epoch_started = 0.0
         self._stage: Stage | None = None
         self._wrapped: torch.nn.Module = self.model
         self.total_steps = config.fit.epochs * math.ceil(
@@ -199,20 +178,19 @@ class _Fit:
             epoch=progress.epoch,
         )
         rest = steps[progress.epoch_step :]
-        self.meter.reset()
-        pending, self._epoch_started = _Pending(), progress.seconds
+        tally = self._tally = Tally(config, self.data, self.worker, progress, self.meter)
         for step, portion in zip(rest, self.meter.timed(self.inputs.portions(rest)), strict=True):
-            pending.add(step, self._step(model, step, portion))
+            tally.add(step, self._step(model, step, portion))
             if trace is not None:
                 trace.step()
             due = config.fit.checkpoint_steps and progress.step % config.fit.checkpoint_steps == 0
             ends = progress.epoch_step == len(steps)
             if due or ends or progress.step % _LOOK_STEPS == 0:
-                request = self._look(pending)
+                request = tally.look(self.total_steps)
                 if (due or request) and not ends:
                     self._report(None, wait=request is not None)
                     model.train()
-                    pending.clear()
+                    tally.restart_clock()
                 if request == Request.STOP and not ends:
                     raise StoppedError(
                         f"stopped as asked after step {progress.step} of {self.total_steps}; its "
@@ -236,47 +214,6 @@ class _Fit:
         progress.epoch_step += 1
         self.meter.count(portion)
         return sums
-
-    def _look(self, pending: "_Pending") -> Request | None:
-        """Add up the steps since the last look over the ranks, which so decide alike.
-
-        Returns:
-            What any rank was asked for.
-        """
-        progress, wish = self.progress, self.worker.request()
-        flags = [float(wish == request) for request in Request]
-        table = torch.stack(pending.sums).double().cpu()
-        summed = self.worker.reduce(torch.cat([table.flatten(), torch.tensor(flags).double()]))
-        for step, sums in zip(
-            pending.steps, summed[: -len(flags)].view(-1, 5).tolist(), strict=True
-        ):
-            if math.isfinite(sums[0]):
-                progress.sums = [a + b for a, b in zip(progress.sums, sums, strict=True)]
-                progress.windows += len(step)
-            else:
-                self._leave_out(step, sums[0])
-        progress.seconds += pending.clear()
-        if self.worker.rank == 0 and progress.windows:
-            note = f"epoch {progress.epoch + 1} loss {progress.sums[0] / progress.windows:.4f}"
-            figures = self.meter.read(progress.seconds - self._epoch_started)
-            self.worker.progress(progress.step, self.total_steps, f"{note} {told(figures)}")
-        asked = [r for r, flag in zip(Request, summed[-len(flags) :].tolist(), strict=True) if flag]
-        return asked[-1] if asked else None
-
-    def _leave_out(self, step: Indices, loss: float) -> None:
-        """Count a step whose loss is no number; one more than is allowed ends the run."""
-        self.progress.nonfinite += 1
-        if self.progress.nonfinite <= self.config.fit.skip_nonfinite:
-            return
-        windows = self.train_windows
-        numbers = windows.rows.column("number").to_numpy()[windows.row[step]]
-        rows = ", ".join(str(n) for n in sorted({*numbers.tolist()})[:_NAMED_ROWS])
-        raise RunError(
-            f"training diverged: the loss is {loss} near step {self.progress.step} of epoch "
-            f"{self.progress.epoch + 1}, on rows {rows} of {self.data.facts.source}; try a lower "
-            f"optim.lr (now {self.config.optim.lr}), more optim.warmup_steps, fit.precision=32, or "
-            "fit.skip_nonfinite=1 to leave such steps out"
-        )
 
     def _finish_epoch(self) -> None:
         progress = self.progress
@@ -318,28 +255,13 @@ class _Fit:
         return {
             "epoch": progress.epoch + 1,
             "step": progress.step,
-            "train": self._train_scores(),
+            "train": self._tally.scores(),
             "seconds": round(progress.seconds, 3),
             "skipped_steps": progress.skipped,
             "nonfinite_steps": progress.nonfinite,
-            "speed": self.meter.read(progress.seconds - self._epoch_started),
+            "speed": self._tally.speed(),
             "val": scores,
         }
-
-    def _train_scores(self) -> Scores:
-        """Running means over the epoch's windows, with dropout on and the weights changing.
-
-        loss; acc_x, and majority_x, which always giving the commonest pole scores on them.
-        """
-        windows = self.train_windows
-        loss, *right = (value / self.progress.windows for value in self.progress.sums)
-        share = windows.labels[windows.row].mean(0).tolist()
-        figures = {"acc": right, "majority": [max(p, 1 - p) for p in share]}
-        scores: Scores = {"loss": loss}
-        for name, values in figures.items():
-            scores |= {f"{name}_{d.key}": v for d, v in zip(DIMENSIONS, values, strict=True)}
-            scores[f"{name}_mean"] = sum(values) / len(values)
-        return scores
 
     def _report(self, line: dict[str, Any] | None, *, wait: bool) -> None:
         if self.worker.rank != 0:
