@@ -57,8 +57,9 @@ class Tally:
         table = torch.stack(self._sums).double().cpu()
         summed = self._worker.reduce(torch.cat([table.flatten(), flags]))
         sums, flags = summed[: -len(flags)].view_as(table), summed[-len(flags) :]
-        for step, row in zip(self._steps, sums.tolist(), strict=True):
-            self._count(step, row)
+        first = self._progress.step - len(self._steps) + 1
+        for number, (step, row) in enumerate(zip(self._steps, sums.tolist(), strict=True), first):
+            self._count(number, step, row)
         self._steps, self._sums = [], []
         self._progress.seconds += time.monotonic() - self._started
         self.restart_clock()
@@ -89,7 +90,7 @@ class Tally:
         """Figures of the epoch so far; see `Meter.read`."""
         return self._meter.read(self._progress.seconds - self._seconds_before)
 
-    def _count(self, step: Indices, sums: list[float]) -> None:
+    def _count(self, number: int, step: Indices, sums: list[float]) -> None:
         progress = self._progress
         if math.isfinite(sums[0]):
             progress.sums = [a + b for a, b in zip(progress.sums, sums, strict=True)]
@@ -97,17 +98,17 @@ class Tally:
             return
         progress.nonfinite += 1
         if progress.nonfinite > self._config.fit.skip_nonfinite:
-            raise RunError(self._diverged(step, sums[0]))
+            raise RunError(self._diverged(number, step, sums[0]))
 
-    def _diverged(self, step: Indices, loss: float) -> str:
-        windows, progress = self._data.splits["train"], self._progress
+    def _diverged(self, number: int, step: Indices, loss: float) -> str:
+        windows = self._data.splits["train"]
         numbers = windows.rows.column("number").to_numpy()[windows.row[step]]
         rows = ", ".join(str(n) for n in sorted({*numbers.tolist()})[:_NAMED_ROWS])
         return (
-            f"training diverged: the loss is {loss} near step {progress.step} of epoch "
-            f"{progress.epoch + 1}, on rows {rows} of {self._data.facts.source}; try a lower "
-            f"optim.lr (now {self._config.optim.lr}), more optim.warmup_steps, fit.precision=32, "
-            "or fit.skip_nonfinite=1 to leave such steps out"
+            f"training diverged: the loss is {loss} in step {number} (epoch "
+            f"{self._progress.epoch + 1}), on rows {rows} of {self._data.facts.source}; try a "
+            f"lower optim.lr (now {self._config.optim.lr}), more optim.warmup_steps, "
+            "fit.precision=32, or fit.skip_nonfinite=1 to leave such steps out"
         )
 
     def _tell(self, total_steps: int) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -95,6 +96,35 @@ def test_a_run_whose_worker_is_killed_ends_as_the_uninterrupted_one(
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[name], expected[name]) for name in got)
     assert [line["val"] for line in lines_of(folder)] == [line["val"] for line in alone.lines]
+
+
+def test_the_figures_of_a_run_reach_ray_s_metrics(small_file: Path, tmp_path: Path) -> None:
+    import ray
+
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    seen: set[str] = set()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            lines = httpx.get(url).text.splitlines()
+            seen.update(
+                line.partition("{")[0] for line in lines if 'run="seen"' in line and "mbti_" in line
+            )
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    place = [f"storage={tmp_path}", f"data.source={small_file}", "name=seen"]
+    settings = ["fit.epochs=40", "fit.patience=null", "scaling.cpus=1"]
+    assert train(["quick", *settings, *place]) == 0
+    # Workers send their metrics every ten seconds; what has ended stays for a while.
+    for _ in range(40):
+        if seen:
+            break
+        time.sleep(0.5)
+    ended.set()
+    assert {"ray_mbti_val_accuracy", "ray_mbti_train_tokens_per_second"} <= seen
 
 
 def test_more_workers_than_cpus_are_refused_in_one_line_with_nothing_written(

@@ -195,7 +195,10 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
 def test_a_loss_that_is_no_number_stops_the_run_with_what_to_change(
     quick: Build, data: Dataset
 ) -> None:
-    with pytest.raises(RunError, match=r"diverged.*near step.*optim\.lr \(now 1e\+30\)"):
+    with pytest.raises(
+        RunError,
+        match=r"diverged.* in step 2 .*on rows \d+.*small\.csv.*optim\.lr \(now 1e\+30\)",
+    ):
         run(quick("optim.lr=1e30", "optim.warmup_steps=0"), data, Worker())
 
 
