@@ -269,8 +269,31 @@ def _check_search(config: StudyConfig, *, where: str) -> None:
             mistakes += [
                 f"{where}: search: {said}" for said in _impossible(config, address, values)
             ]
+    for place, point in enumerate(config.study.start):
+        mistakes += [f"{where}: study.start[{place}]: {said}" for said in _outside(config, point)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
+
+
+def _outside(config: StudyConfig, point: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a point to start from: it needs a value in range for what is searched."""
+    said = [
+        f'"{address}" is not searched; allowed: {", ".join(config.search)}'
+        for address in point
+        if address not in config.search
+    ]
+    for address, values in config.search.items():
+        if address not in point:
+            said.append(f'has no value for "{address}"')
+        elif isinstance(values, Choices):
+            if point[address] not in values.choices:
+                said.append(f"{address}={point[address]} is none of {list(values.choices)}")
+        else:
+            low, high = _ends(values)
+            value = point[address]
+            if not isinstance(value, int | float) or not low <= value <= high:
+                said.append(f"{address}={value} is not from {low:g} to {high:g}")
+    return said
 
 
 def _impossible(config: RunConfig, address: str, values: Range) -> list[str]:

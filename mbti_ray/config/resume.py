@@ -19,6 +19,7 @@ _MAY_CHANGE = (
     "fit.profile",
     "study.trials",
     "study.max_concurrent",
+    "study.start",
 )
 
 

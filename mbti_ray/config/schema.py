@@ -302,6 +302,14 @@ class StudyOptions(Section):
     reduction: Annotated[int, Field(ge=2)] = Field(3, description="1 in so many goes on at a rung")
     startup_trials: Count = Field(5, description="random trials before TPE takes over")
     max_concurrent: Count | None = Field(None, description="null: what the cluster holds")
+    start: tuple[dict[str, str | float | int | bool | None], ...] = Field(
+        (), description="points to try first, each {address: value, ...} of what is searched"
+    )
+    storage: str | None = Field(
+        None,
+        description="of the study: null for SQLite in its folder, journal for a file there that a "
+        "shared folder carries, or the URL of a database",
+    )
 
 
 class StudyConfig(RunConfig):

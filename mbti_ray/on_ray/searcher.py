@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -19,35 +20,59 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.storages import journal
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
+from sqlalchemy.exc import SQLAlchemyError
 
 from mbti_ray.config import StudyConfig
 from mbti_ray.config.schema import Choices, FloatRange, Range
 from mbti_ray.engine.fit import is_finished
+from mbti_ray.errors import ConfigError
 
 # What a trial reports when it gave up for a reason that the user can mend.
 FAILED = "failed"
 
 
 def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
-    """The Optuna study of a folder, made if there is none; orphans of a killed driver are FAIL."""
+    """The Optuna study of a folder, made if there is none; orphans of a killed driver are FAIL.
+
+    Raises:
+        ConfigError: The database that `study.storage` names cannot be opened.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=f"sqlite:///{folder / 'optuna.db'}",
-        study_name=name,
-        direction="minimize" if config.objective == "loss" else "maximize",
-        sampler=optuna.samplers.TPESampler(
-            seed=config.seed,
-            n_startup_trials=config.study.startup_trials,
-            # Trials run side by side: do not suggest what is being tried just now.
-            constant_liar=True,
-        ),
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(
+            storage=_storage(folder, config.study.storage),
+            study_name=name,
+            direction="minimize" if config.objective == "loss" else "maximize",
+            load_if_exists=True,
+        )
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"study.storage={config.study.storage}: {reason}") from None
     for orphan in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(orphan.number, state=TrialState.FAIL)
+    begun = len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(
+        # A resumed study with the seed that it began with would suggest its first points again.
+        seed=int(np.random.SeedSequence([config.seed, begun]).generate_state(1)[0]),
+        n_startup_trials=config.study.startup_trials,
+        # Trials run side by side: do not suggest what is being tried just now.
+        constant_liar=True,
+    )
+    for point in config.study.start:
+        study.enqueue_trial(dict(point), skip_if_exists=True)
     return study
+
+
+def _storage(folder: Path, storage: str | None) -> str | optuna.storages.BaseStorage:
+    if storage is None:
+        return f"sqlite:///{folder / 'optuna.db'}"
+    if storage == "journal":
+        backend = journal.JournalFileBackend(str(folder / "optuna.journal"))
+        return optuna.storages.JournalStorage(backend)
+    return storage
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]

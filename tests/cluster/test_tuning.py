@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from mbti_ray.errors import ConfigError
 from mbti_ray.evaluate import main as evaluate
 from mbti_ray.tune import main as tune
 
@@ -112,3 +113,47 @@ def test_a_trial_that_a_killed_driver_left_running_is_a_failed_one(tmp_path: Pat
     open_study(tmp_path, config, name="study").ask()
     (trial,) = open_study(tmp_path, config, name="study").get_trials()
     assert trial.state.name == "FAIL"
+
+
+def test_a_resumed_study_goes_on_with_points_that_it_has_not_tried(tmp_path: Path) -> None:
+    from mbti_ray.config import load_study
+    from mbti_ray.on_ray.searcher import StudySearcher, open_study
+
+    config = load_study(None)
+    tried = []
+    for _ in range(3):
+        study = open_study(tmp_path, config, name="study")
+        tried += [tuple(StudySearcher(study, config).suggest(f"{k}").values()) for k in range(2)]
+    assert len(set(tried)) == 6
+
+
+@pytest.mark.parametrize("storage", ["null", "journal", "sqlite:///{}/elsewhere.db"])
+def test_points_to_start_from_are_tried_first_wherever_the_study_is_kept(
+    tmp_path: Path, storage: str
+) -> None:
+    from mbti_ray.config import load_study
+    from mbti_ray.on_ray.searcher import StudySearcher, open_study
+
+    point = {
+        "optim.lr": 1e-3,
+        "optim.weight_decay": 0.01,
+        "model.dropout": 0.1,
+        "loss.pos_weight": 0.5,
+    }
+    config = load_study(
+        None, [f"study.start=[{json.dumps(point)}]", f"study.storage={storage.format(tmp_path)}"]
+    )
+    for _ in range(2):
+        study = open_study(tmp_path, config, name="study")
+    assert StudySearcher(study, config).suggest("a") == point
+    assert StudySearcher(study, config).suggest("b") != point
+    assert len(open_study(tmp_path, config, name="study").get_trials()) == 2
+
+
+def test_a_database_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
+    from mbti_ray.config import load_study
+    from mbti_ray.on_ray.searcher import open_study
+
+    config = load_study(None, ["study.storage=sqlite:////no/such/folder/study.db"])
+    with pytest.raises(ConfigError, match=r"^study\.storage=sqlite:////no/such"):
+        open_study(tmp_path, config, name="study")

@@ -574,3 +574,16 @@ def test_a_study_cannot_become_another(saved_study, override, difference):
 @settings(max_examples=60)
 def test_any_config_survives_its_dump(config):
     assert config_of(yaml.safe_load(dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("point", "says"),
+    [
+        ('{"optim.lr": 1}', "optim.lr=1 is not from 0.0005 to 0.01"),
+        ('{"optim.lr": 0.001}', 'has no value for "model.dropout"'),
+        ('{"optim.clip_norm": 1}', '"optim.clip_norm" is not searched; allowed: optim.lr'),
+    ],
+)
+def test_a_point_to_start_from_has_to_lie_in_the_ranges(point, says):
+    lines = mistakes_of(load_study, None, [f"study.start=[{point}]"])
+    assert any("study.start[0]: " in line and says in line for line in lines)
