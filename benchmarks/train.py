@@ -238,8 +238,8 @@ class Measured:
 
 
 def measure(task: Task, warm_up: Task, repeats: int) -> Measured:
-    for side in SIDES.values():
-        side(warm_up)
+    for name in SIDES:
+        SIDES[name](warm_up)
     measured = Measured()
     for repeat in range(repeats):
         for name, side in SIDES.items():
