@@ -5,7 +5,8 @@
 One run, same model with the same weights, same windows, same 32 windows an optimiser step, AdamW,
 fp32 on a CPU and bf16 autocast on a GPU; the sides alternate, and the medians of several repeats
 count. What is timed is the training loop alone, from the first batch to the last update; each side
-has trained a little before. Only the loop, the sampler and the collator differ:
+has trained a little before. Only the loop, the sampler and the collator differ; all clip gradients
+at 1 and use fused AdamW:
 
     ours         engine.fit.run, as `python -m mbti_ray.train` runs it
     hf           transformers.Trainer with DataCollatorWithPadding, as its defaults are
@@ -28,7 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +47,7 @@ from mbti_ray.data.windows import Packed, Windows, build_windows
 from mbti_ray.engine.fit import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel, build_model
+from mbti_ray.model.loss import build_loss
 
 try:
     import lightning
@@ -207,6 +209,7 @@ def with_lightning(task: Task) -> Run:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        gradient_clip_val=task.config.optim.clip_norm,
     ).fit(Module(), loader)
     result.computed, result.loss = model.computed, float(torch.stack(losses).mean())
     return result
@@ -233,17 +236,29 @@ SIDES: dict[str, Callable[[Task], Run]] = {
 class Measured:
     """Every repeat of every side, and the product's speed beside each of ours."""
 
-    runs: dict[str, list[Run]] = field(default_factory=lambda: {name: [] for name in SIDES})
+    runs: dict[str, list[Run]]
     matmul_flop_s: list[float] = field(default_factory=list)
 
 
-def measure(task: Task, warm_up: Task, repeats: int) -> Measured:
-    for name in SIDES:
+def check_same_task(task: Task) -> None:
+    """Stop unless the engine's loss and the trainers' agree on a batch: one model, one task."""
+    batch, model = padded(task.examples()[: task.batch_size]), task.model().eval()
+    with torch.inference_mode():
+        theirs = Counting(model)(**batch)["loss"]
+        logits = model(batch["input_ids"], batch["attention_mask"].bool())
+        mine = build_loss(task.config.loss, None)(logits, batch["labels"]).mean()
+    if not abs(float(theirs - mine)) < 1e-5:
+        sys.exit(f"the sides train on different losses: {float(mine)} and {float(theirs)}")
+
+
+def measure(task: Task, warm_up: Task, repeats: int, sides: Sequence[str]) -> Measured:
+    check_same_task(warm_up)
+    for name in sides:
         SIDES[name](warm_up)
-    measured = Measured()
+    measured = Measured({name: [] for name in sides})
     for repeat in range(repeats):
-        for name, side in SIDES.items():
-            measured.runs[name].append(side(task))
+        for name in sides:
+            measured.runs[name].append(SIDES[name](task))
             if name == "ours":
                 measured.matmul_flop_s.append(matmul_rate(task.device))
         seconds = {name: round(found[-1].seconds, 1) for name, found in measured.runs.items()}
@@ -262,7 +277,7 @@ def summary(task: Task, measured: Measured) -> dict[str, Any]:
         for r, speed in zip(measured.runs["ours"], measured.matmul_flop_s, strict=True)
     ]
     return {
-        **{f"vs_{name}": seconds[name] / seconds["ours"] for name in SIDES if name != "ours"},
+        **{f"vs_{name}": seconds[name] / seconds["ours"] for name in seconds if name != "ours"},
         "padding_share": 1 - real / measured.runs["ours"][0].computed,
         "matmul_share": statistics.median(rates),
         "texts_s": {name: count / s for name, s in seconds.items()},
@@ -340,12 +355,16 @@ def main() -> int:
     parser.add_argument("--encoder", default="minilm")
     parser.add_argument("--windows", type=int, default=1600)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--quick", action="store_true", help="fewer windows, three repeats")
     parser.add_argument("--output", type=Path, default=RESULTS / "train.json")
     options = parser.parse_args()
     if options.quick:
         options.windows, options.repeats = min(options.windows, 640), 3
+    # The other sides are measured against it.
+    options.sides = list(dict.fromkeys(["ours", *options.sides]))
     _be_quiet()
+    load = os.getloadavg()[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = load_run(
         "minilm",
@@ -355,18 +374,22 @@ def main() -> int:
             "data.unit=post",
             "data.split_by=post" if options.source else "data.split_by=auto",
             "fit.epochs=1",
+            # One rate for all weights and no warm-up, as the other sides have it.
+            "optim.head_lr=null",
+            "optim.warmup_steps=0",
         ],
     )
     with tempfile.TemporaryDirectory() as cache:
         data = prepare_dataset(config, Path(cache))
         task = Task(config, some_windows(data, options.windows, seed=0), device)
         warm_up = Task(config, some_windows(data, WARM_UP_WINDOWS, seed=1), device)
-        measured = measure(task, warm_up, options.repeats)
+        measured = measure(task, warm_up, options.repeats, options.sides)
     result = summary(task, measured)
     raw = {
         "command": f"python benchmarks/train.py --source {options.source and options.source.name}"
         f" --windows {options.windows} --repeats {options.repeats}",
         "machine": machine(device),
+        "load_before": load,
         "encoder": options.encoder,
         "windows": len(task.windows),
         "tokens": int(task.windows.lengths.sum()),
