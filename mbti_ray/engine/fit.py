@@ -67,7 +67,8 @@ class Outcome:
         model: With the weights of the best evaluation, in evaluation mode, on the device.
         val: Scores of that evaluation.
         test: Scores of the test split under those weights; empty where it was left alone.
-        val_logits: Row logits [R, 4] of the validation split under those weights, on the CPU.
+        val_logits: Row logits [R, 4] of the validation split under those weights, on the CPU;
+            none where the test split was left alone.
         test_logits: The same of the test split.
     """
 
@@ -159,14 +160,14 @@ class _Fit:
     def outcome(self, *, score_test: bool) -> Outcome:
         if self.best is not None:
             self.model.load_state_dict(self.best)
-        val, test = self.inputs.read("val"), torch.zeros(0, len(DIMENSIONS))
-        scores: Scores = {}
-        if score_test:
-            test = self.inputs.read("test")
-            scores = self._scores("test", test)
-        return Outcome(
-            self.model.eval(), self.progress, self.progress.best_scores, scores, val, test
-        )
+        model, progress = self.model.eval(), self.progress
+        if not score_test:
+            # A trial's reports have said all; reading the splits again would only cost time.
+            none = torch.zeros(0, len(DIMENSIONS))
+            return Outcome(model, progress, progress.best_scores, {}, none, none)
+        val, test = self.inputs.read("val"), self.inputs.read("test")
+        scores = self._scores("test", test)
+        return Outcome(model, progress, progress.best_scores, scores, val, test)
 
     def _train_epoch(self, trace: Trace | None) -> None:
         config, progress = self.config, self.progress
