@@ -236,19 +236,9 @@ def _difference(found: Mapping[str, Any]) -> str:
 
 
 def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
-    """One line each: what was found, by which evidence, and the values to try."""
+    """One line each: what was found, by which evidence, and the values to try, as a shell takes."""
     for finding in findings:
-        dimension = _DIMENSIONS.get(finding["dimension"] or "")
-        about = f"{finding['name']} ({dimension})" if dimension else finding["name"]
-        tries = ", ".join(_setting(*item) for item in finding["tries"].items())
-        line = f"{about}: {finding['evidence']}" + (f"; try {tries}" if tries else "")
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _setting(address: str, value: object) -> str:
-    """`optim.lr=3e-05`, as it is given on the command line."""
-    said = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return f"{address}={said}"
+        console.print(finding["line"], markup=False, soft_wrap=True)
 
 
 def _columns() -> tuple[ProgressColumn, ...]:

@@ -108,9 +108,12 @@ class _Epoch:
         return [d for d in DIMENSIONS if self.val(f"majority_{d.key}") < 1]
 
     def gain(self, key: str) -> float:
-        """Share of the commonest answer's errors that training has removed; at most 1."""
-        majority = self.val(f"majority_{key}")
-        return (self.train(f"acc_{key}") - majority) / (1 - majority)
+        """Share of the commonest answer's errors that training has removed; at most 1.
+
+        Of the training rows' own commonest answer: other people may have other shares.
+        """
+        majority = self.train(f"majority_{key}")
+        return (self.train(f"acc_{key}") - majority) / (1 - majority) if majority < 1 else 0.0
 
     def gap(self, key: str) -> float:
         """How far training accuracy lies above validation accuracy, beyond noise."""

@@ -36,6 +36,7 @@ class Finding:
             "dimension": self.dimension,
             "evidence": self.evidence,
             "tries": dict(self.tries),
+            "line": self.text(),
         }
 
     def command(self) -> str:

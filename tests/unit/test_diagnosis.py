@@ -47,6 +47,7 @@ def epoch(number, *, train, val, train_loss=0.5, loss=0.5, rows=1000, skipped=0)
     for kind in ("acc", "majority", "bal"):
         scores[f"{kind}_mean"] = sum(figures[key][kind] for key in KEYS) / 4
     accuracies = {f"acc_{key}": trained[key] for key in KEYS}
+    accuracies |= {f"majority_{key}": figures[key]["majority"] for key in KEYS}
     mean = sum(trained.values()) / 4
     return {
         "epoch": number,
@@ -569,3 +570,10 @@ def test_what_a_study_is_to_try_can_be_given_to_a_study(trials):
             assert changed.study.trials == value
         else:
             assert changed.search["optim.lr"] == FloatRange.model_validate(value)
+
+
+def test_what_training_removed_is_measured_from_the_shares_of_the_training_rows():
+    # Held-out people are nine in ten of one pole; the training rows are even, and were learned.
+    line = epoch(4, train=0.85, val=answers(positive=0.9, of_positive=0.6, of_negative=0.5))
+    line["train"] |= {f"majority_{key}": 0.5 for key in KEYS}
+    assert "underfitting" not in {f.name for f in diagnose(run_config(), [line])}

@@ -19,6 +19,7 @@ from mbti_ray.pages.pictures import bars, confusions, learning_curves, reliabili
 from mbti_ray.pages.scorecard_page import scorecard_page
 from mbti_ray.scores.baselines import majority
 from mbti_ray.scores.card import Scored, build_scorecard
+from mbti_ray.scores.findings import Finding
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.unit
@@ -130,13 +131,16 @@ CALIBRATION = {
     "after": {"brier": 0.126, "ece": 0.022},
 }
 FINDINGS = [
-    {
-        "name": "overfitting",
-        "dimension": None,
-        "evidence": f"validation loss rose for 3 epochs, see {NASTY}",
-        "tries": {"model.dropout": 0.3, "fit.patience": None},
-    },
-    {"name": "weak", "dimension": "jp", "evidence": "MCC 0.02", "tries": {}},
+    finding.as_dict()
+    for finding in (
+        Finding(
+            "overfitting",
+            None,
+            f"validation loss rose for 3 epochs, see {NASTY}",
+            {"model.dropout": 0.3, "fit.patience": None},
+        ),
+        Finding("weak", "jp", "MCC 0.02", {}),
+    )
 ]
 FACTS = {
     "source": "posts.csv",
@@ -521,5 +525,5 @@ def test_findings_are_one_line_each_with_what_to_try(capsys):
     cli.print_findings(FINDINGS)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("overfitting: validation loss rose")
-    assert first.endswith(f"{NASTY}; try model.dropout=0.3, fit.patience=null")
+    assert first.endswith(f"{NASTY}; try model.dropout=0.3 fit.patience=null")
     assert second == "weak (J/P): MCC 0.02"
