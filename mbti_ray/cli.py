@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,9 +26,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mbti_ray.errors import MbtiRayError
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 Result = Mapping[str, Any]
 Command = Callable[[argparse.Namespace], Result]
@@ -274,44 +271,44 @@ def run_progress() -> Iterator[Callable[[int, int, str], None] | None]:
 
 
 @contextmanager
-def trial_progress(total: int, objective: str) -> Iterator[Callable[["FrozenTrial"], None]]:
-    """A bar that is told each trial that has ended."""
+def trial_progress(total: int | None) -> Iterator[Callable[[Any], None]]:
+    """A bar that is told each trial that has ended, as a `study.trials.TrialRecord`."""
     with progress_bar("trials", total) as advance:
-        yield lambda trial: advance(1, _trial_note(trial, objective))
+        yield lambda trial: advance(1, f"{trial.number} {trial.state} {_scores_of(trial.values)}")
 
 
-def _trial_note(trial: "FrozenTrial", objective: str) -> str:
-    best = _best_of(trial, objective)
-    return f"{trial.number} {trial.state.name} {objective} {best}"
+def _scores_of(values: Sequence[float] | None) -> str:
+    return ", ".join(f"{v:.4f}" for v in values) if values else "-"
 
 
-def _best_of(trial: "FrozenTrial", objective: str) -> str:
-    values = trial.intermediate_values.values()
-    if not values:
-        return "-"
-    return f"{min(values) if objective == 'loss' else max(values):.4f}"
+def print_trials(study: Result) -> None:
+    """One line a trial: what was tried, what came of it; then how many each rung let go on.
 
-
-def print_trials(trials: Sequence["FrozenTrial"], objective: str) -> None:
-    """One line a trial: what was tried, what came of it."""
+    Args:
+        study: Figures as `study.figures` makes them.
+    """
     table = Table(box=None, pad_edge=False)
-    addresses = list(dict.fromkeys(a for trial in trials for a in trial.params))
-    for heading in ("trial", "state", objective, "epochs", "seconds", *addresses):
+    objectives = ", ".join(o["name"] for o in study["objectives"])
+    for heading in ("trial", "state", objectives, "epochs", "seconds", *study["search"]):
         table.add_column(
             heading, justify="left" if heading == "state" else "right", overflow="fold"
         )
-    for trial in trials:
-        attributes = trial.user_attrs
-        values = [trial.params.get(a) for a in addresses]
+    for trial in study["trials"]:
         table.add_row(
-            str(trial.number),
-            trial.state.name,
-            _best_of(trial, objective),
-            str(attributes.get("epochs", 0)),
-            f"{attributes.get('seconds', 0.0):.1f}",
-            *(short(value) for value in values),
+            str(trial["number"]),
+            "imported" if trial["imported"] else trial["state"],
+            _scores_of(trial["values"]),
+            str(trial["epochs"]),
+            f"{trial['seconds']:.1f}",
+            *(short(trial["params"].get(address, "-")) for address in study["search"]),
         )
     console.print(table)
+    for rung in study["rungs"]:
+        went = rung["reached"] - rung["stopped"]
+        console.print(f"epoch {rung['epoch']}: {went} of {rung['reached']} trials went on")
+    if study["front"]:
+        front = ", ".join(map(str, study["front"]))
+        console.print(f"not beaten in all of {objectives}: trials {front}")
 
 
 def short(value: object) -> str:

@@ -23,12 +23,13 @@ from mbti_ray.cli import (
     split_base,
     trial_progress,
 )
-from mbti_ray.config import RunConfig, StudyConfig, load_study, value_at
+from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
 from mbti_ray.runs import RunFolder, cache_folder, choose_run
 
 if TYPE_CHECKING:
-    import optuna
+    from mbti_ray.on_ray.cluster import Resources
+    from mbti_ray.study.figures import Figures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,46 +66,60 @@ def _tune(options: argparse.Namespace) -> Result:
     with connected():
         resources = trial_resources(config)
         at_once = trials_at_once(config, resources, config.study.max_concurrent)
-        search_line = (
-            f"{config.study.trials} trials for {config.objective}, {at_once} at once with "
-            f"{resources.cpus} CPU and {resources.gpus} GPU a worker, "
-            f"scheduler {config.study.scheduler}"
-        )
-        print_pairs(
-            [("study", str(folder.path)), ("search", search_line), *summarize(config, data)]
-        )
+        pairs = [("study", str(folder.path)), ("search", _search_line(config, at_once, resources))]
+        print_pairs([*pairs, *summarize(config, data)])
         folder.begin(config, options.existing)
         folder.write_bad_rows(bad_rows)
-        with trial_progress(config.study.trials, config.objective) as on_trial:
-            study = search(config, data, folder, resources, at_once=at_once, on_trial=on_trial)
-        best = finish_study(config, data, study, folder, resources)
-    return _conclude(config, study, folder.best, best)
+        with trial_progress(config.study.trials) as on_trial:
+            study, ended = search(
+                config,
+                data,
+                folder,
+                resources,
+                at_once=at_once,
+                on_trial=on_trial,
+                say=console.print,
+            )
+        figures = finish_study(config, data, study, folder, resources, at_once=at_once, ended=ended)
+    return _conclude(figures, folder)
 
 
-def _conclude(
-    config: StudyConfig, study: "optuna.Study", best: RunFolder, run: RunConfig
-) -> Result:
-    from mbti_ray.on_ray.tuning import findings_of
+def _search_line(config: StudyConfig, at_once: int, resources: "Resources") -> str:
+    study = config.study
+    budget = [f"{study.trials} trials"] if study.trials else []
+    budget += [f"{study.hours:g} h"] if study.hours else []
+    seeds = f", {study.seeds} seeds each" if study.seeds > 1 else ""
+    return (
+        f"{' or '.join(budget)} for {', '.join(config.objectives)}, {at_once} at once with "
+        f"{resources.cpus} CPU and {resources.gpus:g} GPU a worker{seeds}, scheduler "
+        f"{study.scheduler}"
+    )
 
-    scores = json.loads(best.scores.read_text("utf-8"))
-    trials = study.get_trials(deepcopy=False)
-    print_trials(trials, config.objective)
-    found = {address: value_at(run, address) for address in config.search}
-    findings = findings_of(study, config)
-    print_pairs([("best", ", ".join(f"{a}={short(value)}" for a, value in found.items()))])
+
+def _conclude(figures: "Figures", folder: RunFolder) -> Result:
+    scores = json.loads(folder.best.scores.read_text("utf-8"))
+    print_trials(figures)
+    if figures["stopped_early"]:
+        console.print(f"ended early: {figures['stopped_early']}", markup=False)
+    best = figures["best_values"]
+    print_pairs([("best", ", ".join(f"{a}={short(value)}" for a, value in best.items()))])
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})
-    print_findings([*scores["diagnosis"], *findings])
-    console.print(f"report: {best.report}")
-    console.print(f"bundle: {best.bundle}")
-    states = [trial.state.name for trial in trials]
+    print_findings([*scores["diagnosis"], *figures["findings"]])
+    console.print(f"report: {folder.report}")
+    console.print(f"scorecard: {folder.best.report}")
+    console.print(f"bundle: {folder.best.bundle} (from the checkpoint of trial {figures['best']})")
+    console.print(f"repeat: {figures['command']}", markup=False, soft_wrap=True)
     return {
-        "study": str(best.path.parent),
-        "bundle": str(best.bundle),
-        "trials": {state: states.count(state) for state in sorted(set(states))},
-        "best": found,
+        "study": str(folder.path),
+        "bundle": str(folder.best.bundle),
+        "trials": figures["counts"],
+        "ended_early": figures["stopped_early"],
+        "best": best,
+        "front": figures["front"],
+        "command": figures["command"],
         "scores": scores,
-        "diagnosis": findings,
+        "diagnosis": figures["findings"],
     }
 
 

@@ -6,11 +6,11 @@ from mbti_ray.config.load import (
     dump_config,
     load_overrides,
     load_run,
-    load_study,
     overridden,
     value_at,
 )
 from mbti_ray.config.schema import RunConfig, StudyConfig
+from mbti_ray.config.search import load_study
 
 __all__ = [
     "PRESETS",

@@ -5,7 +5,6 @@ names the preset that it starts from as `preset: NAME`, or starts from the schem
 Imports nothing heavy, so that `--help` and mistakes are answered at once.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,34 +12,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from mbti_ray.config.explain import addresses, explain_all
-from mbti_ray.config.schema import Choices, FloatRange, Range, RunConfig, StudyConfig
+from mbti_ray.config.explain import explain_all
+from mbti_ray.config.schema import RunConfig
 from mbti_ray.errors import ConfigError, nearest
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: tuple[str, ...] = tuple(sorted(p.stem for p in _PRESET_FOLDER.glob("*.yaml")))
 COMMAND_LINE = "command line"
-# Not part of what is learned, or fixed once for a study because its texts are tokenised once.
-NOT_SEARCHABLE = (
-    "name",
-    "storage",
-    "scaling.",
-    "failure.",
-    "serve.",
-    "scoring.",
-    "study.",
-    "search",
-    "data.",
-    "model.encoder",
-    "model.max_tokens",
-    "fit.monitor",
-    "fit.checkpoint_steps",
-    "fit.tracker",
-    "fit.profile",
-    "fit.compile",
-    "fit.gradient_checkpointing",
-    "fit.skip_nonfinite",
-)
 
 Tree = dict[str, Any]
 Config = TypeVar("Config", bound=RunConfig)
@@ -56,15 +34,7 @@ def load_run(base: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: With one line for each mistake found, all at once.
     """
-    return _load(RunConfig, base or "quick", overrides)
-
-
-def load_study(base: str | None, overrides: Sequence[str] = ()) -> StudyConfig:
-    """The config of a study: as `load_run`, with the sections `study` and `search`."""
-    base = base or _quick_study()
-    config = _load(StudyConfig, base, overrides)
-    _check_search(config, where=base)
-    return config
+    return load_config(RunConfig, base or "quick", overrides)
 
 
 def overridden(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -118,7 +88,8 @@ def value_at(config: RunConfig, address: str) -> Any:
     return value
 
 
-def _load(kind: type[Config], base: str, overrides: Sequence[str]) -> Config:
+def load_config(kind: type[Config], base: str, overrides: Sequence[str]) -> Config:
+    """A config of a kind from a preset or file and `key=value` arguments; see `load_run`."""
     tree, origin = _read_base(base)
     origins: dict[str, str] = {}
     mistakes: list[str] = []
@@ -142,13 +113,6 @@ def _apply(
             _put(tree, address, _parse_value(text))
         except (ConfigError, yaml.YAMLError) as error:
             mistakes.append(f'{COMMAND_LINE}: "{argument}": {_one_line(error)}')
-
-
-def _quick_study() -> str:
-    """tune_configs/quick.yaml: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    inside = package / "tune_configs" / "quick.yaml"
-    return str(inside if inside.exists() else package.parent / "tune_configs" / "quick.yaml")
 
 
 def _origin(address: str, sentence: str, origins: Mapping[str, str]) -> str | None:
@@ -249,74 +213,3 @@ def _validated(
     if lines or config is None:
         raise ConfigError("\n".join(lines))
     return config
-
-
-def _check_search(config: StudyConfig, *, where: str) -> None:
-    """Every searched address exists, may be searched, and every end of its range is valid."""
-    known = addresses(RunConfig)
-    searchable = [a for a in known if not a.startswith(NOT_SEARCHABLE)]
-    mistakes: list[str] = []
-    if not config.search:
-        mistakes.append(f"{where}: search is empty; name at least one of: {', '.join(searchable)}")
-    for address, values in config.search.items():
-        if address not in known:
-            mistakes.append(f'{where}: search: unknown key "{address}"{nearest(address, known)}')
-        elif address not in searchable:
-            mistakes.append(
-                f'{where}: search: "{address}" cannot be searched; allowed: {", ".join(searchable)}'
-            )
-        else:
-            mistakes += [
-                f"{where}: search: {said}" for said in _impossible(config, address, values)
-            ]
-    for place, point in enumerate(config.study.start):
-        mistakes += [f"{where}: study.start[{place}]: {said}" for said in _outside(config, point)]
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
-
-
-def _outside(config: StudyConfig, point: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a point to start from: it needs a value in range for what is searched."""
-    said = [
-        f'"{address}" is not searched; allowed: {", ".join(config.search)}'
-        for address in point
-        if address not in config.search
-    ]
-    for address, values in config.search.items():
-        if address not in point:
-            said.append(f'has no value for "{address}"')
-        elif isinstance(values, Choices):
-            if point[address] not in values.choices:
-                said.append(f"{address}={point[address]} is none of {list(values.choices)}")
-        else:
-            low, high = _ends(values)
-            value = point[address]
-            if not isinstance(value, int | float) or not low <= value <= high:
-                said.append(f"{address}={value} is not from {low:g} to {high:g}")
-    return said
-
-
-def _impossible(config: RunConfig, address: str, values: Range) -> list[str]:
-    """What is wrong with the values that a range can suggest."""
-    said = []
-    for value in _ends(values):
-        try:
-            overridden(config, {address: value})
-        except ConfigError as error:
-            said.append(str(error).partition(": ")[2])
-    # Between two whole ends lie numbers that are not whole.
-    if not said and isinstance(values, FloatRange):
-        between = values.low + (values.high - values.low) / math.e
-        try:
-            overridden(config, {address: between})
-        except ConfigError:
-            said.append(f"{address} takes whole numbers; write {{int_low: ..., int_high: ...}}")
-    return said
-
-
-def _ends(values: Range) -> tuple[Any, ...]:
-    if isinstance(values, Choices):
-        return values.choices
-    if isinstance(values, FloatRange):
-        return values.low, values.high
-    return values.int_low, values.int_high

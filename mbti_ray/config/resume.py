@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbti_ray.config.load import load_run, load_study
+from mbti_ray.config.load import load_run
 from mbti_ray.config.schema import RunConfig, StudyConfig
+from mbti_ray.config.search import load_study
 from mbti_ray.errors import RunError
 
 _MAY_CHANGE = (
@@ -18,6 +19,7 @@ _MAY_CHANGE = (
     "fit.tracker",
     "fit.profile",
     "study.trials",
+    "study.hours",
     "study.max_concurrent",
     "study.start",
 )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -20,13 +21,19 @@ Precision = Annotated[
     BeforeValidator(lambda v: str(v) if isinstance(v, int) else v),
 ]
 
-# Scores that a run can watch; all but the loss are better when higher.
+# Scores that a run can watch, all of the validation split.
 Monitor = Literal[
-    "loss", "acc_ei", "acc_sn", "acc_tf", "acc_jp", "acc_mean", "acc_total", "bal_mean"
+    "loss", "brier", "acc_ei", "acc_sn", "acc_tf", "acc_jp", "acc_mean", "acc_total", "bal_mean"
 ]
+_LOWER_IS_BETTER = ("loss", "brier")
 
 # What may be hidden besides type words and URLs.
 MaskKind = Literal["functions", "temperaments", "axes"]
+
+
+def mode_of(monitor: Monitor) -> Literal["min", "max"]:
+    """Whether a score is better when it is lower or when it is higher."""
+    return "min" if monitor in _LOWER_IS_BETTER else "max"
 
 
 class Section(BaseModel):
@@ -79,6 +86,24 @@ class ModelConfig(Section):
 PosWeights = tuple[Positive, Positive, Positive, Positive]
 
 
+class PolePowers(Section):
+    """For a positive pole: its balanced weight to this power; null leaves it to pos_weight."""
+
+    E: Finite | None = None
+    N: Finite | None = None
+    T: Finite | None = None
+    J: Finite | None = None
+
+
+class PoleWeights(Section):
+    """For a positive pole: its weight itself; null leaves it to the above."""
+
+    E: Positive | None = None
+    N: Positive | None = None
+    T: Positive | None = None
+    J: Positive | None = None
+
+
 class LossConfig(Section):
     """Binary cross-entropy over four heads, plain or focal, weighted or not."""
 
@@ -90,7 +115,16 @@ class LossConfig(Section):
             "from 0 to 1 (balanced to the power p); or four numbers in the order E, N, T, J",
         )
     )
+    power: PolePowers = PolePowers()
+    weight: PoleWeights = PoleWeights()
     gamma: NotNegative = Field(2.0, description="focal loss only")
+
+    @model_validator(mode="after")
+    def _one_weight_a_pole(self) -> "LossConfig":
+        for pole, weight in self.weight:
+            if weight is not None and getattr(self.power, pole) is not None:
+                raise ValueError(f"loss.power.{pole} and loss.weight.{pole} are both given")
+        return self
 
 
 class OptimConfig(Section):
@@ -149,7 +183,7 @@ class FitConfig(Section):
 
     @property
     def monitor_mode(self) -> Literal["min", "max"]:
-        return "min" if self.monitor == "loss" else "max"
+        return mode_of(self.monitor)
 
 
 class ScoringConfig(Section):
@@ -180,6 +214,9 @@ class ScalingConfig(Section):
     cpus: Count | None = Field(
         None, description="CPUs (and threads) of a worker; null: all there are, or 1 for a trial"
     )
+    gpus: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of a GPU that a trial of one worker takes"
+    )
 
     @property
     def most(self) -> int:
@@ -195,6 +232,11 @@ class ScalingConfig(Section):
     def _in_order(self) -> "ScalingConfig":
         if self.least > self.most:
             raise ValueError(f"workers: min must not be above max, got {list(self.workers)}")  # type: ignore[arg-type]
+        if self.most > 1 and self.gpus < 1:
+            raise ValueError(
+                f"gpus={self.gpus:g} with workers={self.workers}: ranks that share a GPU only wait "
+                "for each other; set gpus=1, or workers=1"
+            )
         return self
 
 
@@ -254,12 +296,18 @@ class RunConfig(Section):
         return self
 
 
+Value = str | float | int | bool | None
+# For which values of other searched addresses a range is searched.
+When = dict[str, Value | tuple[Value, ...]]
+
+
 class FloatRange(Section):
     """A number between two bounds, on a linear or logarithmic scale."""
 
     low: float
     high: float
     log: bool = False
+    when: When = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _in_order(self) -> "FloatRange":
@@ -275,6 +323,7 @@ class IntRange(Section):
 
     int_low: int
     int_high: int
+    when: When = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _in_order(self) -> "IntRange":
@@ -286,7 +335,8 @@ class IntRange(Section):
 class Choices(Section):
     """One of several values."""
 
-    choices: Annotated[tuple[str | float | int | bool | None, ...], Field(min_length=2)]
+    choices: Annotated[tuple[Value, ...], Field(min_length=2)]
+    when: When = Field(default_factory=dict)
 
 
 Range = FloatRange | IntRange | Choices
@@ -295,21 +345,51 @@ Range = FloatRange | IntRange | Choices
 class StudyOptions(Section):
     """How a study searches."""
 
-    trials: Count = 20
-    objective: Monitor | None = Field(None, description="null: fit.monitor")
-    scheduler: Literal["asha", "none"] = "asha"
-    grace_epochs: Count = Field(1, description="epochs before a trial can be stopped")
+    trials: Count | None = Field(20, description="null: as many as study.hours allow")
+    hours: Positive | None = Field(
+        None, description="after so many hours no new trial begins; those that run come to an end"
+    )
+    objective: (
+        Monitor | Annotated[tuple[Monitor, ...], Field(min_length=2, max_length=4)] | None
+    ) = Field(
+        None,
+        description="null: fit.monitor; or several, of which the first chooses the epoch",
+    )
+    scheduler: Literal["asha", "pbt", "none"] = Field(
+        "asha", description="asha stops poor trials; pbt lets them copy good ones (one worker)"
+    )
+    grace_epochs: Count = Field(
+        1, description="epochs before a trial can be stopped, or between two copies"
+    )
     reduction: Annotated[int, Field(ge=2)] = Field(3, description="1 in so many goes on at a rung")
     startup_trials: Count = Field(5, description="random trials before TPE takes over")
+    seeds: Count = Field(
+        1, description="seeds that a trial is trained with; what counts is their mean"
+    )
     max_concurrent: Count | None = Field(None, description="null: what the cluster holds")
-    start: tuple[dict[str, str | float | int | bool | None], ...] = Field(
+    try_default: bool = Field(True, description="the first trial is the config without a search")
+    start: tuple[dict[str, Value], ...] = Field(
         (), description="points to try first, each {address: value, ...} of what is searched"
+    )
+    warm_start: tuple[str, ...] = Field(
+        (), description="folders of earlier studies, whose trials the sampler learns from"
     )
     storage: str | None = Field(
         None,
         description="of the study: null for SQLite in its folder, journal for a file there that a "
         "shared folder carries, or the URL of a database",
     )
+
+    @model_validator(mode="after")
+    def _ends_and_fits(self) -> "StudyOptions":
+        if self.trials is None and self.hours is None:
+            raise ValueError("study.trials=null needs study.hours: a study has to end")
+        objectives = self.objective if isinstance(self.objective, tuple) else ()
+        if len(set(objectives)) < len(objectives):
+            raise ValueError(f"study.objective names a score twice: {', '.join(objectives)}")
+        if self.scheduler == "pbt" and (objectives or self.seeds > 1):
+            raise ValueError("study.scheduler=pbt takes one study.objective and study.seeds=1")
+        return self
 
 
 class StudyConfig(RunConfig):
@@ -318,6 +398,21 @@ class StudyConfig(RunConfig):
     study: StudyOptions = StudyOptions()
     search: dict[str, Range] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _one_worker_where_needed(self) -> "StudyConfig":
+        if self.scaling.most > 1 and (self.study.scheduler == "pbt" or self.study.seeds > 1):
+            raise ValueError(
+                "study.scheduler=pbt and study.seeds above 1 need scaling.workers=1: their trials "
+                "train inside one actor"
+            )
+        return self
+
+    @property
+    def objectives(self) -> tuple[Monitor, ...]:
+        """What is sought; the first decides which epoch of a trial counts."""
+        wanted = self.study.objective or self.fit.monitor
+        return (wanted,) if isinstance(wanted, str) else wanted
+
     @property
     def objective(self) -> Monitor:
-        return self.study.objective or self.fit.monitor
+        return self.objectives[0]

@@ -37,7 +37,7 @@ from mbti_ray.engine.observe import (
     figures_of,
     tracing,
 )
-from mbti_ray.engine.optim import build_optimizer, set_rate, warmup_decay
+from mbti_ray.engine.optim import build_optimizer, load_moments, set_rate, warmup_decay
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
 from mbti_ray.engine.tally import Tally
@@ -233,7 +233,8 @@ class _Fit:
             progress.stale += 1
         progress.stopped = self._decide_to_stop()
         ended = progress.stopped or progress.epoch == self.config.fit.epochs
-        self._report({**line, "best_epoch": progress.best_epoch, "finished": ended}, wait=ended)
+        end = {"best": progress.best, "best_epoch": progress.best_epoch, "finished": ended}
+        self._report({**line, **end}, wait=ended)
 
     def _is_better(self, value: float) -> bool:
         best = self.progress.best
@@ -308,7 +309,7 @@ class _Fit:
 
     def _set(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.model)
-        self.stepper.optimizer.load_state_dict(checkpoint.optimizer["optimizer"])  # type: ignore[arg-type]
+        load_moments(self.stepper.optimizer, checkpoint.optimizer["optimizer"])  # type: ignore[arg-type]
         self.stepper.scaler.load_state_dict(checkpoint.optimizer["scaler"])  # type: ignore[arg-type]
         self.progress = checkpoint.progress
         self.best = checkpoint.best

@@ -4,6 +4,8 @@ AdamW (Loshchilov and Hutter 2019), fused, no decay on biases and norms; the hea
 of their own. The rate is a function of the step, so nothing of it needs saving.
 """
 
+from typing import Any
+
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -41,6 +43,17 @@ def _parts(model: MBTIModel, config: OptimConfig) -> list[tuple[list[nn.Paramete
         rate *= config.layer_decay
     below = [p for p in model.encoder.parameters() if id(p) not in taken]
     return [*parts, (below, rate)]
+
+
+def load_moments(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Take AdamW's moments from a checkpoint; rates and decays stay those of the config.
+
+    A trial that copies another goes on with that one's moments and values of its own.
+    """
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def warmup_decay(step: int, *, warmup: int, total: int) -> float:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mbti_ray.config.schema import LossConfig
+from mbti_ray.config.schema import LossConfig, PosWeights
+from mbti_ray.typology import POSITIVE_POLES
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -20,15 +21,25 @@ def positive_weights(config: LossConfig, positive_share: Tensor) -> Tensor | Non
     Args:
         positive_share: Share of positive labels in the training split [4].
     """
-    setting = config.pos_weight
-    if setting == "none":
-        return None
-    if isinstance(setting, tuple):
-        return torch.tensor(setting)
     # A split in which one pole is absent has no balance to restore.
     share = positive_share.clamp(1e-3, 1 - 1e-3)
-    power = 1.0 if setting == "balanced" else float(setting)
-    return ((1 - share) / share) ** power
+    balanced = (1 - share) / share
+    weights = _common_weights(config.pos_weight, balanced)
+    for place, pole in enumerate(POSITIVE_POLES):
+        power, weight = getattr(config.power, pole), getattr(config.weight, pole)
+        if weight is not None:
+            weights[place] = weight
+        elif power is not None:
+            weights[place] = balanced[place] ** power
+    return None if torch.equal(weights, torch.ones(4)) else weights
+
+
+def _common_weights(setting: float | str | PosWeights, balanced: Tensor) -> Tensor:
+    """What `loss.pos_weight` says of all dimensions [4]."""
+    if isinstance(setting, tuple):
+        return torch.tensor(setting)
+    power = {"none": 0.0, "balanced": 1.0}[setting] if isinstance(setting, str) else setting
+    return balanced**power
 
 
 def build_loss(config: LossConfig, pos_weight: Tensor | None) -> LossFunction:

@@ -20,11 +20,11 @@ class Resources:
 
     Attributes:
         cpus: CPUs, and threads of torch.
-        gpus: Whole GPUs, 0 or 1.
+        gpus: GPUs, 0 or 1, or a share of one.
     """
 
     cpus: int
-    gpus: int
+    gpus: float
 
     @property
     def device(self) -> str:
@@ -76,7 +76,8 @@ def trial_resources(config: RunConfig) -> Resources:
     Raises:
         ClusterError: The cluster does not hold `scaling.workers` of them.
     """
-    return _checked(config, Resources(config.scaling.cpus or 1, _gpus_per_worker(config)))
+    gpus = _gpus_per_worker(config) * config.scaling.gpus
+    return _checked(config, Resources(config.scaling.cpus or 1, gpus))
 
 
 def trials_at_once(config: RunConfig, resources: Resources, limit: int | None) -> int:
@@ -96,7 +97,8 @@ def _nodes() -> list[dict[str, float]]:
 def _places(each: Resources) -> int:
     """How many such workers the machines of the cluster hold together."""
     return sum(
-        min(int(node.get(name, 0) // need) for name, need in each.as_dict().items())
+        # 1 // 0.1 is 9.
+        min(int(node.get(name, 0) / need + 1e-9) for name, need in each.as_dict().items())
         for node in _nodes()
     )
 

@@ -9,124 +9,179 @@ The database is also what a study is resumed from, so this searcher has no state
 """
 
 import math
-from pathlib import Path
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.storages import journal
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from sqlalchemy.exc import SQLAlchemyError
 
 from mbti_ray.config import StudyConfig
-from mbti_ray.config.schema import Choices, FloatRange, Range
+from mbti_ray.config.schema import mode_of
 from mbti_ray.engine.fit import is_finished
-from mbti_ray.errors import ConfigError
+from mbti_ray.errors import RunError
+from mbti_ray.study.points import ask
+from mbti_ray.study.store import give_back, patiently
+from mbti_ray.study.trials import TrialRecord, record_of
 
 # What a trial reports when it gave up for a reason that the user can mend.
 FAILED = "failed"
+# What a trial of several seeds reports at its end: the scores of each.
+SEEDS = "seeds"
+
+Result = dict[str, Any]
+OnTrial = Callable[[TrialRecord], None]
 
 
-def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
-    """The Optuna study of a folder, made if there is none; orphans of a killed driver are FAIL.
+@dataclass
+class _Open:
+    """A trial that runs: what it said so far."""
 
-    Raises:
-        ConfigError: The database that `study.storage` names cannot be opened.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(
-            storage=_storage(folder, config.study.storage),
-            study_name=name,
-            direction="minimize" if config.objective == "loss" else "maximize",
-            load_if_exists=True,
-        )
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"study.storage={config.study.storage}: {reason}") from None
-    for orphan in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(orphan.number, state=TrialState.FAIL)
-    begun = len(study.get_trials(deepcopy=False))
-    study.sampler = optuna.samplers.TPESampler(
-        # A resumed study with the seed that it began with would suggest its first points again.
-        seed=int(np.random.SeedSequence([config.seed, begun]).generate_state(1)[0]),
-        n_startup_trials=config.study.startup_trials,
-        # Trials run side by side: do not suggest what is being tried just now.
-        constant_liar=True,
-    )
-    for point in config.study.start:
-        study.enqueue_trial(dict(point), skip_if_exists=True)
-    return study
-
-
-def _storage(folder: Path, storage: str | None) -> str | optuna.storages.BaseStorage:
-    if storage is None:
-        return f"sqlite:///{folder / 'optuna.db'}"
-    if storage == "journal":
-        backend = journal.JournalFileBackend(str(folder / "optuna.journal"))
-        return optuna.storages.JournalStorage(backend)
-    return storage
+    trial: optuna.Trial
+    params: dict[str, Any]
+    evaluations: dict[int, list[float]] = field(default_factory=dict)
+    schedule: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    values: list[float] | None = None
+    reported: set[int] = field(default_factory=set)
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
-    """Suggests dotted run-config values and records what became of them."""
+    """Suggests dotted run-config values and records what became of them.
 
-    def __init__(self, study: optuna.Study, config: StudyConfig) -> None:
-        mode = "min" if config.objective == "loss" else "max"
-        super().__init__(metric=config.objective, mode=mode)
+    Attributes:
+        closed: Why no new trial begins any more; None while they do.
+        trouble: What the user has to mend before the study can be kept on.
+    """
+
+    def __init__(
+        self, study: optuna.Study, config: StudyConfig, *, on_trial: OnTrial | None = None
+    ) -> None:
+        super().__init__(metric=config.objective, mode=mode_of(config.objective))
         self._study = study
-        self._space = {address: distribution(r) for address, r in config.search.items()}
-        self._open: dict[str, optuna.Trial] = {}
-        self._values: dict[str, dict[int, float]] = {}
+        self._config = config
+        self._on_trial = on_trial
+        self._open: dict[str, _Open] = {}
+        self._ends = math.inf
+        if config.study.hours is not None:
+            self._ends = time.monotonic() + 3600 * config.study.hours
         self.numbers: dict[str, int] = {}
+        self.closed: str | None = None
+        self.trouble: RunError | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        trial = self._study.ask(self._space)
-        self._open[trial_id] = trial
-        self._values[trial_id] = {}
+    def close(self, reason: str) -> None:
+        """Begin no new trial; those that run come to their end."""
+        self.closed = self.closed or reason
+
+    def give_back_open(self) -> None:
+        """The trials that run are cut off: they are FAIL, and a resumed study tries them again."""
+        for running in self._open.values():
+            running.trial.set_user_attr("reason", "cut off by Ctrl-C")
+            give_back(self._study, running.trial.number, running.trial.params)
+        self._open = {}
+
+    def suggest(self, trial_id: str) -> Result | str:
+        if time.monotonic() > self._ends:
+            self.close(f"study.hours={self._config.study.hours:g} are over")
+        trial = None if self.closed else self._kept(lambda: ask(self._study, self._config.search))
+        if trial is None:
+            self.close("every point of the search has been tried")
+            return str(Searcher.FINISHED)
+        self._open[trial_id] = _Open(trial, dict(trial.params))
         self.numbers[trial_id] = trial.number
-        trial.set_user_attr("folder", trial_folder_name(trial.number))
+        self._kept(
+            lambda: trial.set_user_attr("folder", f"trials/{trial_folder_name(trial.number)}")
+        )
         return dict(trial.params)
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        trial = self._open.get(trial_id)
-        value = result.get(self.metric)
-        if trial is None or value is None or FAILED in result or not math.isfinite(value):
+    def on_trial_result(self, trial_id: str, result: Result) -> None:
+        running = self._open.get(trial_id)
+        if running is None or FAILED in result:
             return
-        # A restarted trial repeats what it had reported after its last checkpoint.
-        if result["epoch"] in self._values[trial_id]:
+        if SEEDS in result:
+            running.values = [sum(seed) / len(seed) for seed in zip(*result[SEEDS], strict=True)]
+            firsts = [scores[0] for scores in result[SEEDS]]
+            self._kept(lambda: running.trial.set_user_attr("seeds", firsts))
+        elif not self._note(running, result):
             return
-        self._values[trial_id][result["epoch"]] = value
-        trial.report(value, step=result["epoch"])
-        trial.set_user_attr("epochs", result["epoch"])
-        trial.set_user_attr("seconds", result["seconds"])
+        self._kept(lambda: self._write(running, result))
 
     def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        self, trial_id: str, result: Result | None = None, error: bool = False
     ) -> None:
         if result is not None:
             # A stopped trial's last result comes here only, that of a finished one a second time.
             self.on_trial_result(trial_id, result)
-        trial = self._open.pop(trial_id, None)
-        if trial is None:
+        running = self._open.pop(trial_id, None)
+        if running is None:
             return
-        reported = self._values[trial_id]
-        if error or result is None or FAILED in result or not reported:
+        trial = running.trial
+        if error or result is None or FAILED in result or running.values is None:
             reason = (result or {}).get(FAILED, "the trial's process was lost")
-            trial.set_user_attr("reason", reason)
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._kept(lambda: trial.set_user_attr("reason", reason))
+            self._tell(trial, state=TrialState.FAIL)
         elif is_finished(result):
-            best = min if self.mode == "min" else max
-            self._study.tell(trial, best(reported.values()))
+            self._tell(trial, values=running.values)
         else:
-            self._study.tell(trial, state=TrialState.PRUNED)
+            self._tell(trial, state=TrialState.PRUNED)
+
+    def _note(self, running: _Open, result: Result) -> bool:
+        """Take an evaluation in; False where there is nothing new in it."""
+        scores: list[float] = [result.get(o, math.nan) for o in self._config.objectives]
+        if not all(map(math.isfinite, scores)):
+            return False
+        epoch = int(result["epoch"])
+        params = {a: result.get(f"config/{a}", v) for a, v in running.params.items()}
+        if params != running.params:
+            # Copied from another trial, with values of its own: what it had itself is gone.
+            running.params = params
+            running.schedule.append((epoch, params))
+            running.evaluations = {e: s for e, s in running.evaluations.items() if e < epoch}
+        # A restarted trial repeats what it had reported after its last checkpoint.
+        if epoch in running.evaluations:
+            return False
+        running.evaluations[epoch] = scores
+        best = running.evaluations.get(int(result["best_epoch"]), scores)
+        running.values = [result["best"], *best[1:]]
+        return True
+
+    def _write(self, running: _Open, result: Result) -> None:
+        trial = running.trial
+        epoch = int(result["epoch"])
+        is_curve = len(self._config.objectives) == 1 and SEEDS not in result
+        if is_curve and epoch not in running.reported:
+            running.reported.add(epoch)
+            trial.report(result[self.metric], step=epoch)
+        figures = {
+            "values": running.values,
+            "evaluations": [[e, *scores] for e, scores in sorted(running.evaluations.items())],
+            "epochs": max(running.evaluations, default=0),
+            "seconds": result["seconds"],
+            "worker": f"{result.get('hostname', '')}:{result.get('pid', '')}",
+        }
+        if running.schedule:
+            figures["schedule"] = running.schedule
+        if result.get("checkpoint_dir_name"):
+            figures["checkpoint"] = result["checkpoint_dir_name"]
+        for name, value in figures.items():
+            trial.set_user_attr(name, value)
+
+    def _tell(self, trial: optuna.Trial, **outcome: Any) -> None:
+        self._kept(lambda: self._study.tell(trial, **outcome))
+        if self._on_trial is not None and self.trouble is None:
+            self._on_trial(record_of(self._study.get_trials(deepcopy=False)[trial.number]))
+
+    def _kept(self, do: Callable[[], Any]) -> Any:
+        """What `do` answers; where the study cannot be kept, None, and the study is closed."""
+        if self.trouble is not None:
+            return None
+        try:
+            return patiently(do, where=self._study.study_name)
+        except RunError as error:
+            self.trouble = error
+            self.close(str(error))
+            return None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher for Tuner.restore; a study is resumed from its database.
@@ -142,33 +197,3 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 def trial_folder_name(number: int) -> str:
     """The folder of a trial under the study's `trials/`."""
     return f"trial-{number:04d}"
-
-
-def distribution(values: Range) -> BaseDistribution:
-    """Optuna's form of a searched range."""
-    if isinstance(values, Choices):
-        return CategoricalDistribution(values.choices)
-    if isinstance(values, FloatRange):
-        return FloatDistribution(values.low, values.high, log=values.log)
-    return IntDistribution(values.int_low, values.int_high)
-
-
-def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
-    """The trial with the best evaluation of all, stopped or not; None if none was evaluated."""
-    sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
-    evaluated = [t for t in study.get_trials(deepcopy=False) if t.intermediate_values]
-    states = (TrialState.COMPLETE, TrialState.PRUNED)
-    evaluated = [t for t in evaluated if t.state in states]
-    return min(
-        evaluated,
-        key=lambda t: (min(sign * v for v in t.intermediate_values.values()), t.number),
-        default=None,
-    )
-
-
-def best_value(trial: optuna.trial.FrozenTrial, objective: str) -> float | None:
-    """The best evaluation of a trial, which is the one that its bundle is made from."""
-    values: list[float] = list(trial.intermediate_values.values())
-    if not values:
-        return None
-    return min(values) if objective == "loss" else max(values)

@@ -21,6 +21,7 @@ _PLACES = torch.tensor([8, 4, 2, 1])
 _HEAD = (
     "rows",
     "loss",
+    "brier",
     *(f"right_{d.key}" for d in DIMENSIONS),
     "right_all",
     *(f"given_{d.key}" for d in DIMENSIONS),
@@ -60,7 +61,8 @@ class Counts:
         training loss was: so runs with different weights can be compared.
         """
         labels = labels.to(logits.device)
-        given = torch.sigmoid(logits) > thresholds
+        probabilities = torch.sigmoid(logits)
+        given = probabilities > thresholds
         right = given == labels.bool()
         loss = binary_cross_entropy_with_logits(
             logits.double(), labels.double(), reduction="none"
@@ -68,6 +70,7 @@ class Counts:
         figures = [
             torch.tensor([float(len(labels))], dtype=torch.float64, device=logits.device),
             loss.sum()[None],
+            (probabilities.double() - labels.double()).square().mean(1).sum()[None],
             right.double().sum(0),
             right.all(1).double().sum()[None],
             given.double().sum(0),
@@ -84,8 +87,9 @@ class Counts:
         return Counts(self.vector + other.vector)
 
     def scores(self) -> Scores:
-        """rows, loss, and for ei, sn, tf, jp and their mean, acc_total besides:
+        """rows, loss, brier, and for ei, sn, tf, jp and their mean, acc_total besides:
 
+        - `brier`: mean squared error of the probabilities.
         - `acc_x`: accuracy; `acc_total` has all four right.
         - `majority_x`: what always giving the commonest answer of these very rows would score.
         - `bal_x`: balanced accuracy, the mean of the two poles' recall (of one, where the rows
@@ -96,7 +100,7 @@ class Counts:
         head = dict(zip(_HEAD, values, strict=False))
         types = {_TYPE_OF_INDEX[i]: n for i, n in enumerate(values[len(_HEAD) :])}
         rows = head["rows"]
-        scores: Scores = {"rows": rows, "loss": head["loss"] / rows}
+        scores: Scores = {name: head[name] / rows for name in ("loss", "brier")} | {"rows": rows}
         for d in DIMENSIONS:
             positive = sum(n for t, n in types.items() if d.positive in t)
             scores[f"acc_{d.key}"] = head[f"right_{d.key}"] / rows

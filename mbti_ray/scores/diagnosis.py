@@ -231,14 +231,15 @@ def _still_improving(curves: _Curves) -> list[Finding]:
         return []
     before, last, monitor = curves.epochs[-2], curves.last, curves.config.fit.monitor
     falls = curves.lowest_loss is last and last.loss < (1 - _LOSS_STEP) * before.loss
-    rises = monitor == "loss" or last.val(monitor) >= before.val(monitor) + _SCORE_STEP
+    is_lower_better = curves.config.fit.monitor_mode == "min"
+    rises = is_lower_better or last.val(monitor) >= before.val(monitor) + _SCORE_STEP
     if not (falls and rises and curves.best is last):
         return []
     evidence = (
         f"the last epoch, {last.number}, is the best: validation loss went from "
         f"{before.loss:.2f} to {last.loss:.2f}"
     )
-    if monitor != "loss":
+    if not is_lower_better:
         evidence += (
             f" and {monitor} from {before.val(monitor):.2f} to {last.val(monitor):.2f} in it"
         )

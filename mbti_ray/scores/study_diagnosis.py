@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mbti_ray.config import StudyConfig, overridden
-from mbti_ray.config.schema import Choices, FloatRange, IntRange, Range
+from mbti_ray.config.schema import Choices, FloatRange, IntRange, Range, mode_of
+from mbti_ray.config.search import default_point, ends, is_inside
 from mbti_ray.errors import ConfigError
 from mbti_ray.scores.findings import Finding, rounded
 
@@ -45,7 +46,7 @@ def diagnose_study(config: StudyConfig, trials: Sequence[StudyTrial]) -> list[Fi
     if 2 * len(failed) > len(over):
         return [_most_fail(config, over, failed)]
     evaluated = [t for t in over if t.state != "FAIL" and t.value is not None]
-    sign = 1 if config.objective == "loss" else -1
+    sign = 1 if mode_of(config.objective) == "min" else -1
     ranked = sorted(evaluated, key=lambda t: (sign * (t.value or 0.0), t.number))
     return [*_few_complete(config, over), *_edges(config, ranked)]
 
@@ -61,11 +62,15 @@ def _most_fail(
         bad = [t.params[address] for t in failed if address in t.params]
         if isinstance(searched, Choices) or not good or max(good) >= min(bad, default=-math.inf):
             continue
-        low, _ = _ends(searched)
+        low, _ = ends(searched)
         if max(good) > low:
             evidence += f", all with {address} above {max(good):.3g} and no other above it"
             cut = _with_ends(searched, low, max(good))
-            return Finding("most trials fail", None, evidence, {f"search.{address}": _plain(cut)})
+            tries: dict[str, Any] = {f"search.{address}": _plain(cut)}
+            default = (default_point(config) or {}).get(address)
+            if config.study.try_default and default is not None and not is_inside(cut, default):
+                tries["study.try_default"] = False
+            return Finding("most trials fail", None, evidence, tries)
     return Finding("most trials fail", None, evidence, {})
 
 
@@ -79,7 +84,9 @@ def _few_complete(config: StudyConfig, over: Sequence[StudyTrial]) -> list[Findi
         "prefer one to another"
     )
     # As many as bring five to their end at this pace, but no more than four times as many.
-    wanted = math.ceil(config.study.trials * min(4.0, _FEW_TRIALS / max(complete, 1)))
+    wanted = math.ceil(
+        (config.study.trials or len(over)) * min(4.0, _FEW_TRIALS / max(complete, 1))
+    )
     return [Finding("few trials complete", None, evidence, {"study.trials": wanted})]
 
 
@@ -106,7 +113,7 @@ def _edges(config: StudyConfig, ranked: Sequence[StudyTrial]) -> Iterator[Findin
         wider = _widened(config, address, searched, end)
         if wider is None:
             continue
-        low, high = _ends(searched)
+        low, high = ends(searched)
         evidence = (
             f"the best trial, {best.number} ({config.objective} {best.value:.4g}), has {address}="
             f"{best.params[address]:.3g}, at the {end} end of the range {low:.3g} to {high:.3g}, "
@@ -119,7 +126,7 @@ def _edges(config: StudyConfig, ranked: Sequence[StudyTrial]) -> Iterator[Findin
 
 def _place(searched: FloatRange | IntRange, value: float) -> float:
     """Where a value lies in its range, from 0 to 1 on the range's own scale."""
-    low, high = _ends(searched)
+    low, high = map(float, ends(searched))
     if isinstance(searched, FloatRange) and searched.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return (value - low) / (high - low)
@@ -135,13 +142,13 @@ def _widened(
             overridden(config, {address: moved})
         except ConfigError:
             continue
-        low, high = _ends(searched)
+        low, high = ends(searched)
         return _with_ends(searched, *((moved, high) if end == "low" else (low, moved)))
     return None
 
 
 def _moved(searched: FloatRange | IntRange, end: str, part: float) -> float:
-    low, high = _ends(searched)
+    low, high = map(float, ends(searched))
     outward = -1 if end == "low" else 1
     edge = low if end == "low" else high
     if isinstance(searched, IntRange):
@@ -151,18 +158,13 @@ def _moved(searched: FloatRange | IntRange, end: str, part: float) -> float:
     return rounded(edge + outward * (high - low) * part)
 
 
-def _ends(searched: FloatRange | IntRange) -> tuple[float, float]:
-    if isinstance(searched, FloatRange):
-        return searched.low, searched.high
-    return searched.int_low, searched.int_high
-
-
 def _with_ends(searched: FloatRange | IntRange, low: float, high: float) -> Range:
     if isinstance(searched, FloatRange):
-        return FloatRange(low=low, high=high, log=searched.log)
-    return IntRange(int_low=int(low), int_high=int(high))
+        return FloatRange(low=low, high=high, log=searched.log, when=searched.when)
+    return IntRange(int_low=int(low), int_high=int(high), when=searched.when)
 
 
 def _plain(searched: Range) -> dict[str, Any]:
     """A range as it is written under `search`."""
-    return searched.model_dump(mode="json")
+    plain = searched.model_dump(mode="json")
+    return plain if plain["when"] else {k: v for k, v in plain.items() if k != "when"}

@@ -1,6 +1,7 @@
 """Studies through Ray Tune and Optuna on a real local Ray."""
 
 import json
+import shlex
 from pathlib import Path
 
 import optuna
@@ -8,8 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from mbti_ray.config import load_study
 from mbti_ray.errors import ConfigError
 from mbti_ray.evaluate import main as evaluate
+from mbti_ray.study.trials import best_of, front_of, records_of
+from mbti_ray.train import main as train
 from mbti_ray.tune import main as tune
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
@@ -78,13 +82,16 @@ def test_a_trial_that_diverges_is_a_failed_trial_and_the_study_goes_on(
         fit={"epochs": 1},
         optim={"warmup_steps": 0},
         study={"trials": 6, "startup_trials": 6, "scheduler": "none"},
-        search={"optim.lr": {"choices": [1e-3, 1e30]}},
+        search={
+            "optim.lr": {"choices": [3e-3, 1e30]},
+            "model.dropout": {"low": 0.0, "high": 0.4},
+        },
     )
     assert tune([str(file), f"storage={tmp_path}", "name=wild", "--json"]) == 0
     capfd.readouterr()
     trials = open_database(tmp_path / "wild").get_trials()
     by_rate = {(t.params["optim.lr"], t.state.name) for t in trials}
-    assert by_rate == {(1e-3, "COMPLETE"), (1e30, "FAIL")}
+    assert by_rate == {(3e-3, "COMPLETE"), (1e30, "FAIL")}
     failed = next(t for t in trials if t.state.name == "FAIL")
     assert "diverged" in failed.user_attrs["reason"]
 
@@ -105,55 +112,105 @@ def test_a_trial_of_two_workers_trains_through_torchtrainer(
     assert Path(answer["bundle"], "bundle.json").is_file()
 
 
-def test_a_trial_that_a_killed_driver_left_running_is_a_failed_one(tmp_path: Path) -> None:
-    from mbti_ray.config import load_study
-    from mbti_ray.on_ray.searcher import open_study
-
-    config = load_study(None)
-    open_study(tmp_path, config, name="study").ask()
-    (trial,) = open_study(tmp_path, config, name="study").get_trials()
-    assert trial.state.name == "FAIL"
-
-
-def test_a_resumed_study_goes_on_with_points_that_it_has_not_tried(tmp_path: Path) -> None:
-    from mbti_ray.config import load_study
-    from mbti_ray.on_ray.searcher import StudySearcher, open_study
-
-    config = load_study(None)
-    tried = []
-    for _ in range(3):
-        study = open_study(tmp_path, config, name="study")
-        tried += [tuple(StudySearcher(study, config).suggest(f"{k}").values()) for k in range(2)]
-    assert len(set(tried)) == 6
-
-
-@pytest.mark.parametrize("storage", ["null", "journal", "sqlite:///{}/elsewhere.db"])
-def test_points_to_start_from_are_tried_first_wherever_the_study_is_kept(
-    tmp_path: Path, storage: str
+def test_the_command_that_a_study_ends_with_repeats_its_best_run(
+    small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from mbti_ray.config import load_study
-    from mbti_ray.on_ray.searcher import StudySearcher, open_study
-
-    point = {
-        "optim.lr": 1e-3,
-        "optim.weight_decay": 0.01,
-        "model.dropout": 0.1,
-        "loss.pos_weight": 0.5,
-    }
-    config = load_study(
-        None, [f"study.start=[{json.dumps(point)}]", f"study.storage={storage.format(tmp_path)}"]
+    file = write_study(
+        tmp_path / "again.yaml", small_file, study={"trials": 2, "scheduler": "none"}
     )
-    for _ in range(2):
-        study = open_study(tmp_path, config, name="study")
-    assert StudySearcher(study, config).suggest("a") == point
-    assert StudySearcher(study, config).suggest("b") != point
-    assert len(open_study(tmp_path, config, name="study").get_trials()) == 2
+    assert tune([str(file), f"storage={tmp_path}", "name=first", "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    python, option, module, *arguments = shlex.split(answer["command"])
+    assert (python, option, module) == ("python", "-m", "mbti_ray.train")
+    assert train([*arguments, "--json"]) == 0
+    again = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert again["scores"] == answer["scores"]
+    weights = [Path(a["bundle"], "model.safetensors").read_bytes() for a in (answer, again)]
+    assert weights[0] == weights[1]
 
 
-def test_a_database_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
-    from mbti_ray.config import load_study
-    from mbti_ray.on_ray.searcher import open_study
+def test_several_objectives_end_with_a_front_and_several_seeds_with_their_mean(
+    small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = write_study(
+        tmp_path / "pareto.yaml",
+        small_file,
+        fit={"epochs": 2, "patience": None},
+        study={"trials": 4, "objective": ["acc_mean", "brier"], "seeds": 2, "reduction": 2},
+    )
+    assert tune([str(file), f"storage={tmp_path}", "name=pareto", "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    study = open_database(tmp_path / "pareto")
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    records = records_of(study)
+    complete = [r for r in records if r.state == "COMPLETE"]
+    assert complete
+    for record in complete:
+        assert record.seeds is not None
+        assert record.values is not None
+        assert len(record.seeds) == 2
+        assert record.values[0] == pytest.approx(sum(record.seeds) / 2)
+        # Two epochs of the first seed were seen by the scheduler.
+        assert [e[0] for e in record.evaluations] == [1, 2]
+    assert answer["front"] == [r.number for r in front_of(records, ("acc_mean", "brier"))]
+    assert records[0].is_default
+    first = next(r for r in records if r.params == answer["best"])
+    # The bundle is that of the first seed, whose own score is among those of the trial.
+    best = max(value for _, value, _ in first.evaluations)
+    assert answer["scores"]["val"]["acc_mean"] == pytest.approx(best)
 
-    config = load_study(None, ["study.storage=sqlite:////no/such/folder/study.db"])
-    with pytest.raises(ConfigError, match=r"^study\.storage=sqlite:////no/such"):
-        open_study(tmp_path, config, name="study")
+
+def test_a_population_copies_its_best_and_says_what_each_trained_with(
+    small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = write_study(
+        tmp_path / "population.yaml",
+        small_file,
+        fit={"epochs": 6, "patience": None},
+        study={"trials": 4, "startup_trials": 4, "scheduler": "pbt"},
+        search={"optim.lr": {"low": 1e-6, "high": 1e-2, "log": True}},
+    )
+    assert tune([str(file), f"storage={tmp_path}", "name=population", "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    records = records_of(open_database(tmp_path / "population"))
+    assert {r.state for r in records} == {"COMPLETE"}
+    copies = [r for r in records if r.schedule]
+    assert copies
+    for record in copies:
+        assert record.last_params != record.params
+        assert 1e-6 <= record.last_params["optim.lr"] <= 1e-2
+    best = best_of(records, ("acc_mean",))
+    assert best is not None
+    # Whatever was copied over, the bundle scores what the study says of its trial.
+    assert best.values == [pytest.approx(answer["scores"]["val"]["acc_mean"])]
+
+
+def test_hours_that_are_over_and_points_that_are_used_up_end_a_study_early(
+    small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = [f"storage={tmp_path}", "--json"]
+    short = write_study(
+        tmp_path / "short.yaml",
+        small_file,
+        fit={"epochs": 1},
+        study={"trials": None, "hours": 0.0005, "scheduler": "none"},
+    )
+    assert tune([str(short), *place, "name=short"]) == 0
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert answer["ended_early"] == "study.hours=0.0005 are over"
+    few = write_study(
+        tmp_path / "few.yaml",
+        small_file,
+        fit={"epochs": 1},
+        study={"trials": 9, "scheduler": "none"},
+        search={"model.pooling": {"choices": ["cls", "mean"]}},
+    )
+    assert tune([str(few), *place, "name=few"]) == 0
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert answer["ended_early"] == "every point of the search has been tried"
+    assert answer["trials"] == {"COMPLETE": 2}
+
+
+def test_two_workers_do_not_share_a_gpu(small_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ranks that share a GPU only wait for each other"):
+        load_study(None, ["scaling.workers=2", "scaling.gpus=0.5"])

@@ -423,6 +423,7 @@ def study_config(trials=20, objective="acc_mean", **search):
     searched = {address.replace("__", "."): values for address, values in search.items()}
     tree["search"] = {a: v.model_dump() for a, v in (searched or {"optim.lr": LR}).items()}
     tree["study"] |= {"trials": trials, "objective": objective}
+    tree["optim"]["lr"] = 2e-5
     return StudyConfig.model_validate(tree)
 
 
@@ -564,7 +565,7 @@ def test_trials_that_are_not_over_are_not_counted():
 def test_what_a_study_is_to_try_can_be_given_to_a_study(trials):
     config = study_config()
     (finding,) = diagnose_study(config, trials)
-    changed = load_study(None, shlex.split(finding.command()))
+    changed = load_study(None, ["optim.lr=2e-5", *shlex.split(finding.command())])
     for address, value in finding.tries.items():
         if address == "study.trials":
             assert changed.study.trials == value

@@ -93,7 +93,24 @@ def test_balanced_is_negatives_to_positives():
     torch.testing.assert_close(weights, torch.tensor([4.0, 1 / 3, 1.0, 1.5]))
 
 
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_power_zero_weighs_nothing():
+    assert positive_weights(LossConfig(pos_weight=0.0), SHARES) is None
+
+
+def test_a_pole_may_have_a_power_or_a_weight_of_its_own():
+    config = LossConfig(pos_weight="balanced", power={"E": 0.0, "T": 2.0}, weight={"J": 7.5})
+    weights = positive_weights(config, SHARES)
+    balanced = positive_weights(LossConfig(pos_weight="balanced"), SHARES)
+    expected = torch.tensor([1.0, float(balanced[1]), float(balanced[2]) ** 2, 7.5])
+    torch.testing.assert_close(weights, expected)
+
+
+def test_a_power_and_a_weight_of_one_pole_are_refused():
+    with pytest.raises(ValueError, match=r"loss.power.N and loss.weight.N are both given"):
+        LossConfig(power={"N": 1.0}, weight={"N": 1.0})
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
 def test_a_number_is_balanced_to_that_power(power):
     weights = positive_weights(LossConfig(pos_weight=power), SHARES)
     torch.testing.assert_close(weights, torch.tensor([4.0, 1 / 3, 1.0, 1.5]) ** power)

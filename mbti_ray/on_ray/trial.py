@@ -1,0 +1,148 @@
+"""What runs in a trial: the engine's loop, inside the Tune actor or through a TorchTrainer.
+
+An actor is kept for the next trial, with its imports, the dataset and the encoder's weights.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from mbti_ray.config import RunConfig, config_of, overridden
+from mbti_ray.config.schema import Monitor, mode_of
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Line, Worker
+from mbti_ray.errors import MbtiRayError
+from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.on_ray.searcher import FAILED, SEEDS
+from mbti_ray.on_ray.training import flat, quiet_ray, train
+from mbti_ray.runs import RunFolder
+
+# What the function takes that builds a TorchTrainer and waits for it. A share of a CPU, however
+# small, would leave the last worker of a cluster that is just large enough without a whole one, for
+# ever; nothing at all is not a request that Tune makes.
+_DRIVER = {"memory": 1}
+
+Trainable = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a study share.
+
+    Attributes:
+        base: The run config that each starts from, in its plain form.
+        data: Reference to the dataset in the object store.
+        folder: Where trials of several workers keep what they write.
+        resources: Of one worker.
+        objectives: What is sought.
+        seeds: How often a trial is trained.
+    """
+
+    base: Mapping[str, Any]
+    data: Any
+    folder: Path
+    resources: Resources
+    objectives: tuple[Monitor, ...]
+    seeds: int
+
+    def config(self, values: Mapping[str, Any], *, place: int = 0) -> RunConfig:
+        """The run of a trial; `place` counts its seeds."""
+        seed = self.base["seed"] + place
+        return overridden(config_of(self.base), {**values, "seed": seed})
+
+
+class TrialWorker(Worker):
+    """The only rank of a trial that trains inside its Tune actor."""
+
+    def __init__(self, *, device: str, is_last: bool) -> None:
+        super().__init__(device=device)
+        self._is_last = is_last
+
+    def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
+        # Tune counts reports as epochs; a trial saves at its epochs only.
+        if line is not None:
+            saved = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
+            ended = bool(line.get("finished")) and self._is_last
+            tune.report({**flat(line), "finished": ended}, checkpoint=saved)
+        if checkpoint is not None:
+            shutil.rmtree(checkpoint)
+
+    def checkpoints(self) -> list[Path]:
+        checkpoint = tune.get_checkpoint()
+        return [Path(checkpoint.path)] if checkpoint else []
+
+
+def trainable(job: Job, *, workers: int) -> Trainable:
+    """The function that Tune calls with the values of a trial."""
+    if workers == 1:
+        return tune.with_resources(  # type: ignore[no-any-return]
+            partial(_trial, job=job), job.resources.as_dict()
+        )
+    return tune.with_resources(partial(_trial_of_several, job=job), _DRIVER)  # type: ignore[no-any-return]
+
+
+def _trial(values: dict[str, Any], *, job: Job) -> None:
+    torch.set_num_threads(job.resources.cpus)
+    quiet_ray()
+    try:
+        _train_seeds(values, job)
+    except Exception as error:
+        _report_failure(job, error)
+
+
+def _train_seeds(values: dict[str, Any], job: Job) -> None:
+    """Train with each seed; the scheduler sees the first, the study the mean of all."""
+    data = ray.get(job.data)
+    worker = TrialWorker(device=job.resources.device, is_last=job.seeds == 1)
+    progress = run(job.config(values), data, worker, score_test=False).progress
+    if job.seeds == 1:
+        return
+    scores, seconds = [progress.best_scores], progress.seconds
+    for place in range(1, job.seeds):
+        silent = Worker(device=job.resources.device)
+        other = run(job.config(values, place=place), data, silent, score_test=False).progress
+        scores.append(other.best_scores)
+        seconds += other.seconds
+    found = [[s[objective] for objective in job.objectives] for s in scores]
+    tune.report(
+        {
+            job.objectives[0]: sum(s[0] for s in found) / job.seeds,
+            # After all epochs: a scheduler may not stop it here for having come to the last.
+            "epoch": progress.epoch + 1,
+            "seconds": round(seconds, 3),
+            "finished": True,
+            SEEDS: found,
+        }
+    )
+
+
+def _trial_of_several(values: dict[str, Any], *, job: Job) -> None:
+    folder = RunFolder(job.folder / tune.get_context().get_trial_name())
+    try:
+        train(
+            job.config(values),
+            ray.get(job.data),
+            folder,
+            job.resources,
+            callbacks=[TuneReportCallback()],
+        )
+    except Exception as error:
+        _report_failure(job, error)
+
+
+def _report_failure(job: Job, error: Exception) -> None:
+    # The worst value there is: a scheduler compares it, the searcher records a failure. Raised
+    # instead, Tune would try again what fails again; it restarts trials whose process is lost.
+    said = " ".join(str(error).split())
+    reason = said if isinstance(error, MbtiRayError) else f"{type(error).__name__}: {said}"
+    objective = job.objectives[0]
+    worst = float("inf") if mode_of(objective) == "min" else float("-inf")
+    tune.report({objective: worst, "epoch": 0, "seconds": 0.0, FAILED: reason[:500]})

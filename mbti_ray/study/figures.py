@@ -1,0 +1,152 @@
+"""The figures of a study, as its page, its table and its last line show them: plain, JSON-able.
+
+Reads the study and its config; must not know how anything is drawn.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+
+from mbti_ray.config import StudyConfig, value_at
+from mbti_ray.config.schema import IntRange, mode_of
+from mbti_ray.scores.findings import Finding
+from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
+from mbti_ray.study.trials import EVALUATED, TrialRecord, best_of, front_of, records_of
+
+Figures = dict[str, Any]
+
+# Fewer trials that came to their end tell nothing of which address matters.
+_FEW_TRIALS = 5
+
+
+def study_figures(study: optuna.Study, config: StudyConfig) -> Figures:
+    """What a study's page shows; see `pages.study_page` for its shape."""
+    records = records_of(study)
+    best = best_of(records, config.objectives)
+    importances, missing = _importances(study, records)
+    several = len(config.objectives) > 1
+    return {
+        "name": study.study_name,
+        "objectives": [
+            {"name": name, "direction": f"{mode_of(name)}imize"} for name in config.objectives
+        ],
+        "scheduler": config.study.scheduler,
+        "search": {a: values.model_dump(mode="json") for a, values in config.search.items()},
+        "trials": [record.as_dict() for record in records],
+        "best": best.number if best else None,
+        "front": [r.number for r in front_of(records, config.objectives)] if several else [],
+        "default": {
+            "values": {address: value_at(config, address) for address in config.search},
+            "trial": next((r.number for r in records if r.is_default), None),
+        },
+        "best_values": best.last_params if best else {},
+        "importances": importances,
+        "importances_missing": missing,
+        "rungs": [rung_of(config, records, epoch) for epoch in rungs_of(config)],
+        "counts": counts_of(records),
+        "elapsed_s": elapsed_s(records),
+        "findings": [finding.as_dict() for finding in findings_of(config, records)],
+    }
+
+
+def counts_of(records: Sequence[TrialRecord]) -> dict[str, int]:
+    """Trials that were run here, by state."""
+    states = [r.state for r in records if r.imported is None]
+    return {state: states.count(state) for state in sorted(set(states))}
+
+
+def findings_of(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Finding]:
+    """What the trials show of the search, as `scores.study_diagnosis` finds it."""
+    return diagnose_study(
+        config,
+        [
+            StudyTrial(r.number, r.state, r.values[0] if r.values else None, r.params)
+            for r in records
+            if r.imported is None
+        ],
+    )
+
+
+def longest_of(config: StudyConfig) -> int:
+    """Epochs of the longest trial that the search can suggest."""
+    epochs = config.search.get("fit.epochs")
+    return epochs.int_high if isinstance(epochs, IntRange) else config.fit.epochs
+
+
+def rungs_of(config: StudyConfig) -> list[int]:
+    """The epochs after which ASHA looks at a trial (Li et al. 2020, algorithm 2)."""
+    if config.study.scheduler != "asha":
+        return []
+    rungs, epoch = [], min(config.study.grace_epochs, longest_of(config))
+    while epoch < longest_of(config):
+        rungs.append(epoch)
+        epoch *= config.study.reduction
+    return rungs
+
+
+def rung_of(config: StudyConfig, records: Sequence[TrialRecord], epoch: int) -> dict[str, Any]:
+    """How many trials came to a rung, how many were stopped at it, and what it took to go on."""
+    lower = mode_of(config.objective) == "min"
+    reached = {
+        r.number: next(e[1] for e in r.evaluations if e[0] >= epoch)
+        for r in records
+        if r.imported is None and r.epochs >= epoch and r.state in EVALUATED
+    }
+    later = [rung for rung in rungs_of(config) if rung > epoch]
+    stopped = {
+        r.number
+        for r in records
+        if r.number in reached and r.state == "PRUNED" and not (later and r.epochs >= later[0])
+    }
+    on = [value for number, value in reached.items() if number not in stopped]
+    best, worst = (min, max) if lower else (max, min)
+    return {
+        "epoch": epoch,
+        "reached": len(reached),
+        "stopped": len(stopped),
+        "best": best(reached.values(), default=None),
+        "cut": worst(on, default=None),
+    }
+
+
+def elapsed_s(records: Sequence[TrialRecord]) -> float:
+    """From the first trial's start to the last one's end, pauses between two calls left out."""
+    spans = sorted(
+        (datetime.fromisoformat(r.started), datetime.fromisoformat(r.ended))
+        for r in records
+        if r.imported is None and r.started and r.ended
+    )
+    total, end = 0.0, None
+    for start, stop in spans:
+        begin = start if end is None else max(start, end)
+        total += max(0.0, (stop - begin).total_seconds())
+        end = stop if end is None else max(end, stop)
+    return round(total, 3)
+
+
+def _importances(
+    study: optuna.Study, records: Sequence[TrialRecord]
+) -> tuple[Mapping[str, float], str | None]:
+    """Share of each address in the first objective's variance (PED-ANOVA, Watanabe et al. 2023)."""
+    complete = sum(r.state == "COMPLETE" for r in records)
+    if complete < _FEW_TRIALS:
+        return {}, f"{complete} trials came to their end, and it takes {_FEW_TRIALS}"
+    sign = 1 if study.directions[0] is StudyDirection.MINIMIZE else -1
+    with warnings.catch_warnings():
+        # That it is new, and that it explains low values: which is what it is given.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            shares = optuna.importance.get_param_importances(
+                study,
+                evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+                target=lambda trial: sign * trial.values[0],
+            )
+        except (ValueError, RuntimeError) as error:
+            return {}, str(error)
+    if not shares:
+        return {}, "no address is searched in all trials"
+    return dict(shares), None

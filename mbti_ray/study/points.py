@@ -1,0 +1,148 @@
+"""The points of a search: what a range is to Optuna, and the next point that was not tried yet.
+
+Optuna's sampler chooses; what it must not do is repeat itself, which a search over a few choices
+otherwise does. Knows nothing of what a point is tried with.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState
+
+from mbti_ray.config.schema import Choices, FloatRange, IntRange, Range
+from mbti_ray.config.search import ends, in_order, is_active, is_inside
+
+# Of a copied trial, as Jaderberg et al. 2017 have them.
+_STEPS = (0.8, 1.25)
+_RESAMPLED = 0.25
+
+Point = dict[str, Any]
+Search = Mapping[str, Range]
+
+# Times that the sampler may suggest a point again before what is left is looked at.
+_TRIES = 20
+# Points of a finite search that are looked at one by one.
+_LISTED = 10_000
+
+
+def distribution(values: Range) -> BaseDistribution:
+    """Optuna's form of a searched range."""
+    if isinstance(values, Choices):
+        return CategoricalDistribution(values.choices)
+    if isinstance(values, FloatRange):
+        return FloatDistribution(values.low, values.high, log=values.log)
+    return IntDistribution(values.int_low, values.int_high)
+
+
+def distributions(search: Search, point: Point) -> dict[str, BaseDistribution]:
+    """The distributions of the addresses that a point has."""
+    return {address: distribution(search[address]) for address in point}
+
+
+def fits(search: Search, point: Point) -> bool:
+    """Whether a point has exactly the addresses searched under its own conditions, in range."""
+    wanted = {a for a in search if is_active(search[a], point)}
+    if wanted != point.keys():
+        return False
+    return all(is_inside(search[a], v) for a, v in point.items())
+
+
+def ask(study: optuna.Study, search: Search) -> optuna.Trial | None:
+    """The next trial: a point that waits to be tried, or a new one; None where none is left."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        point = _new_point(study, search)
+        if point is None:
+            return None
+        study.enqueue_trial(point)
+    trial = study.ask()
+    suggested: Point = {}
+    for address in in_order(search):
+        if is_active(search[address], suggested):
+            suggested[address] = _suggest(trial, address, search[address])
+    return trial
+
+
+def perturbed(search: Search, point: Point, chance: random.Random) -> Point:
+    """A point near another: numbers times 0.8 or 1.25, within their ranges; some choices anew."""
+    moved = dict(point)
+    for address, values in search.items():
+        if isinstance(values, Choices):
+            if chance.random() < _RESAMPLED:
+                moved[address] = chance.choice(values.choices)
+            continue
+        low, high = ends(values)
+        value = min(high, max(low, point[address] * chance.choice(_STEPS)))
+        moved[address] = value if isinstance(values, FloatRange) else round(value)
+    return moved
+
+
+def _new_point(study: optuna.Study, search: Search) -> Point | None:
+    tried = {_key(t.params) for t in study.get_trials(deepcopy=False)}
+    for _ in range(_TRIES):
+        point = _sampled(study, search)
+        if _key(point) not in tried:
+            return point
+    if _size(search) > _LISTED:
+        return _sampled(study, search)
+    left = (point for point in _all_points(search) if _key(point) not in tried)
+    return next(left, None)
+
+
+def _sampled(study: optuna.Study, search: Search) -> Point:
+    """A point from the study's sampler; the study does not learn of it."""
+    probe = optuna.trial.create_trial(state=TrialState.RUNNING)
+    point: Point = {}
+    for address in in_order(search):
+        if is_active(search[address], point):
+            chosen = distribution(search[address])
+            point[address] = study.sampler.sample_independent(study, probe, address, chosen)
+    return point
+
+
+def _suggest(trial: optuna.Trial, address: str, values: Range) -> Any:
+    if isinstance(values, Choices):
+        return trial.suggest_categorical(address, values.choices)
+    if isinstance(values, FloatRange):
+        return trial.suggest_float(address, values.low, values.high, log=values.log)
+    return trial.suggest_int(address, values.int_low, values.int_high)
+
+
+def _key(point: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((address, repr(value)) for address, value in point.items()))
+
+
+def _size(search: Search) -> float:
+    """At the most so many points; conditions only make it fewer."""
+    return math.prod(
+        len(_values(v)) if not isinstance(v, FloatRange) else math.inf for v in search.values()
+    )
+
+
+def _values(values: Range) -> range | tuple[Any, ...]:
+    if isinstance(values, IntRange):
+        return range(values.int_low, values.int_high + 1)
+    assert isinstance(values, Choices)
+    return values.choices
+
+
+def _all_points(search: Search) -> Iterator[Point]:
+    addresses = in_order(search)
+    seen = set()
+    for chosen in itertools.product(*(_values(search[a]) for a in addresses)):
+        point: Point = {}
+        for address, value in zip(addresses, chosen, strict=True):
+            if is_active(search[address], point):
+                point[address] = value
+        if _key(point) not in seen:
+            seen.add(_key(point))
+            yield point

@@ -1,0 +1,133 @@
+"""What became of a trial, as this project reads it from Optuna's: one record, plain values.
+
+The user attributes that a trial has are named here and nowhere else.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mbti_ray.config.schema import Monitor, mode_of
+
+EVALUATED = (TrialState.COMPLETE.name, TrialState.PRUNED.name)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of a study.
+
+    Attributes:
+        state: COMPLETE, PRUNED (stopped by the scheduler), FAIL, or RUNNING.
+        values: Its scores at the weights it left, in the order of the objectives; with several
+            seeds their means. None if it was never evaluated.
+        params: Value by dotted address, as it began.
+        evaluations: An epoch and the scores after it, oldest first.
+        epochs: Epochs trained.
+        seconds: Spent in optimiser steps.
+        started, ended: ISO times.
+        worker: Host and process that trained it.
+        folder: Below the study's folder.
+        checkpoint: The newest, below the trial's folder.
+        reason: Why it failed.
+        imported: The study it was taken over from; it was not run in this one.
+        seeds: First objective by seed, where there are several.
+        schedule: From which epoch which params, where they changed on the way.
+        is_default: It tried the config without a search.
+        retry_of: The trial whose point it tries again, because that one was cut off.
+    """
+
+    number: int
+    state: str
+    values: list[float] | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[list[float]] = field(default_factory=list)
+    epochs: int = 0
+    seconds: float = 0.0
+    started: str | None = None
+    ended: str | None = None
+    worker: str | None = None
+    folder: str | None = None
+    checkpoint: str | None = None
+    reason: str | None = None
+    imported: str | None = None
+    seeds: list[float] | None = None
+    schedule: list[list[Any]] | None = None
+    is_default: bool = False
+    retry_of: int | None = None
+
+    @property
+    def was_evaluated(self) -> bool:
+        """Whether it left weights that may be chosen."""
+        return self.state in EVALUATED and self.values is not None and self.imported is None
+
+    @property
+    def last_params(self) -> dict[str, Any]:
+        """The params that it ended with."""
+        return dict(self.schedule[-1][1]) if self.schedule else self.params
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_FIELDS = frozenset(TrialRecord.__dataclass_fields__)
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """A trial as Optuna keeps it."""
+    attributes = {k: v for k, v in trial.user_attrs.items() if k in _FIELDS}
+    if trial.state is TrialState.FAIL:
+        # Who is killed does not say so.
+        attributes.setdefault("reason", "the process that ran the study was killed")
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name,
+        params=dict(trial.params),
+        started=trial.datetime_start.isoformat() if trial.datetime_start else None,
+        ended=trial.datetime_complete.isoformat() if trial.datetime_complete else None,
+        **attributes,
+    )
+
+
+def records_of(study: optuna.Study) -> list[TrialRecord]:
+    """All trials that have begun, oldest first."""
+    return [
+        record_of(trial)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state is not TrialState.WAITING
+    ]
+
+
+def ended_count(records: Iterable[TrialRecord]) -> int:
+    """Trials that were run here and came to an end of their own or the scheduler's."""
+    return sum(r.state in EVALUATED and r.imported is None for r in records)
+
+
+def best_of(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> TrialRecord | None:
+    """The trial that is best in the first objective, stopped or not; None if none is evaluated."""
+    sign = 1 if mode_of(objectives[0]) == "min" else -1
+    evaluated = [r for r in records if r.was_evaluated]
+    return min(evaluated, key=lambda r: (sign * _values(r)[0], r.number), default=None)
+
+
+def front_of(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> list[TrialRecord]:
+    """The Pareto front: trials that no other beats in one objective and equals in the rest."""
+    signs = [1 if mode_of(o) == "min" else -1 for o in objectives]
+    evaluated = [r for r in records if r.was_evaluated]
+    costs = [[s * v for s, v in zip(signs, _values(r), strict=True)] for r in evaluated]
+    return [
+        record
+        for record, cost in zip(evaluated, costs, strict=True)
+        if not any(_dominates(other, cost) for other in costs)
+    ]
+
+
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def _values(record: TrialRecord) -> list[float]:
+    assert record.values is not None
+    return record.values

@@ -1,0 +1,345 @@
+"""Studies without Ray: points are not repeated, and the database says what happened."""
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from mbti_ray.config import StudyConfig, load_study, value_at
+from mbti_ray.config.schema import Choices, FloatRange, IntRange
+from mbti_ray.config.search import default_point, is_active
+from mbti_ray.errors import ConfigError, RunError
+from mbti_ray.study import store
+from mbti_ray.study.figures import counts_of, rungs_of, study_figures
+from mbti_ray.study.points import ask, fits, perturbed
+from mbti_ray.study.store import open_study, patiently
+from mbti_ray.study.trials import best_of, front_of, record_of, records_of
+
+pytestmark = pytest.mark.unit
+
+CONDITIONAL = {
+    "loss.gamma": FloatRange(low=0.5, high=4.0, when={"loss.kind": "focal"}),
+    "loss.kind": Choices(choices=("bce", "focal")),
+    "model.dropout": FloatRange(low=0.0, high=0.5),
+}
+
+
+def study_of(folder: Path, *changes: str, name: str = "study", **search: object) -> StudyConfig:
+    tree = {"preset": "quick", "study": {"trials": 8}}
+    tree["search"] = search or {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(tree), "utf-8")
+    return load_study(str(file), changes)
+
+
+def end(trial: optuna.Trial, value: float, state: TrialState = TrialState.COMPLETE) -> None:
+    """Let a trial end as the searcher does."""
+    figures = {"values": [value], "evaluations": [[1, value]], "epochs": 1, "seconds": 0.5}
+    for name, figure in figures.items():
+        trial.set_user_attr(name, figure)
+    trial.report(value, 1)
+    trial.study.tell(trial, value if state is TrialState.COMPLETE else None, state=state)
+
+
+def test_a_conditional_address_is_suggested_only_under_its_condition() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1))
+    kinds = set()
+    for _ in range(20):
+        trial = ask(study, CONDITIONAL)
+        assert trial is not None
+        assert ("loss.gamma" in trial.params) == (trial.params["loss.kind"] == "focal")
+        assert fits(CONDITIONAL, trial.params)
+        kinds.add(trial.params["loss.kind"])
+        study.tell(trial, 0.5)
+    assert kinds == {"bce", "focal"}
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    poolings=st.integers(2, 4),
+    low=st.integers(0, 3),
+    width=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_every_point_of_a_small_search_is_tried_once_and_then_none(
+    poolings: int, low: int, width: int, seed: int
+) -> None:
+    search = {
+        "a": Choices(choices=tuple(range(poolings))),
+        "b": IntRange(int_low=low, int_high=low + width, when={"a": (0, 1)}),
+    }
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    points = []
+    while (trial := ask(study, search)) is not None:
+        points.append(tuple(sorted(trial.params.items())))
+        study.tell(trial, float(len(points)))
+    assert len(points) == len(set(points)) == 2 * (width + 1) + poolings - 2
+
+
+def test_the_first_trial_is_the_config_without_a_search(tmp_path: Path) -> None:
+    config = study_of(tmp_path)
+    trial = ask(open_study(tmp_path, config, name="study"), config.search)
+    assert trial is not None
+    assert trial.params == {"optim.lr": config.optim.lr}
+    assert record_of(open_study(tmp_path, config, name="study").trials[0]).is_default
+    without = study_of(tmp_path, "study.try_default=false")
+    other = ask(open_study(tmp_path, without, name="other"), without.search)
+    assert other is not None
+    assert other.params != trial.params
+
+
+@pytest.mark.parametrize("setting", ["none", "balanced", "0.25"])
+def test_words_and_nulls_have_their_place_on_the_scale(tmp_path: Path, setting: str) -> None:
+    ranged = {"low": 0.0, "high": 1.0}
+    config = study_of(
+        tmp_path,
+        f"loss.pos_weight={setting}",
+        **{
+            "loss.pos_weight": ranged,
+            "loss.power.T": ranged,
+            "optim.head_lr": {"low": 1e-4, "high": 1e-1},
+        },
+    )
+    power = {"none": 0.0, "balanced": 1.0}.get(setting, 0.25)
+    assert default_point(config) == {
+        "loss.pos_weight": power,
+        "loss.power.T": power,
+        "optim.head_lr": config.optim.lr,
+    }
+
+
+def test_a_default_that_the_search_does_not_hold_is_refused_with_both(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"optim.lr=0.5 in the config itself.* 0.0001 to 0.01"):
+        study_of(tmp_path, "optim.lr=0.5")
+    assert study_of(tmp_path, "optim.lr=0.5", "study.try_default=false").optim.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("address", "values", "said"),
+    [
+        ("loss.gamma", {"low": 1, "high": 2, "when": {"loss.kin": "focal"}}, "is not searched"),
+        ("loss.gamma", {"low": 1, "high": 2, "when": {"loss.kind": "focsl"}}, "never is"),
+    ],
+)
+def test_a_condition_that_cannot_hold_is_refused(
+    tmp_path: Path, address: str, values: object, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        study_of(tmp_path, **{"loss.kind": {"choices": ["bce", "focal"]}, address: values})
+
+
+def test_conditions_in_a_circle_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="go in a circle"):
+        study_of(
+            tmp_path,
+            **{
+                "loss.kind": {"choices": ["bce", "focal"], "when": {"model.pooling": "cls"}},
+                "model.pooling": {"choices": ["cls", "mean"], "when": {"loss.kind": "focal"}},
+            },
+        )
+
+
+def test_what_a_killed_driver_left_running_fails_and_its_point_is_tried_again(
+    tmp_path: Path,
+) -> None:
+    config = study_of(tmp_path)
+    lost = ask(open_study(tmp_path, config, name="study"), config.search)
+    assert lost is not None
+    study = open_study(tmp_path, config, name="study")
+    again = ask(study, config.search)
+    assert again is not None
+    assert again.params == lost.params
+    first, second = records_of(study)
+    assert (first.state, first.reason) == ("FAIL", "the process that ran the study was killed")
+    assert second.retry_of == first.number
+    assert counts_of([first, second]) == {"FAIL": 1, "RUNNING": 1}
+
+
+@pytest.mark.parametrize("storage", ["null", "journal", "sqlite:///{}/elsewhere.db"])
+def test_a_resumed_study_goes_on_with_points_that_it_has_not_tried(
+    tmp_path: Path, storage: str
+) -> None:
+    config = study_of(tmp_path, f"study.storage={storage.format(tmp_path)}")
+    tried = []
+    for _ in range(3):
+        study = open_study(tmp_path, config, name="study")
+        for _ in range(2):
+            trial = ask(study, config.search)
+            assert trial is not None
+            end(trial, 0.5)
+            tried.append(trial.params["optim.lr"])
+    assert len(set(tried)) == 6
+    assert counts_of(records_of(study)) == {"COMPLETE": 6}
+
+
+def test_points_to_start_from_are_tried_after_the_default(tmp_path: Path) -> None:
+    config = study_of(tmp_path, "study.start=[{optim.lr: 0.0007}]")
+    for _ in range(2):
+        study = open_study(tmp_path, config, name="study")
+    rates = [ask(study, config.search).params["optim.lr"] for _ in range(3)]  # type: ignore[union-attr]
+    assert rates[:2] == [config.optim.lr, 0.0007]
+    assert rates[2] not in rates[:2]
+
+
+def earlier_study(folder: Path, values: dict[float, float]) -> Path:
+    place = folder / "earlier"
+    place.mkdir()
+    config = study_of(folder, "study.try_default=false", name="earlier")
+    (place / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), "utf-8")
+    study = open_study(place, config, name="earlier")
+    for rate, value in values.items():
+        study.enqueue_trial({"optim.lr": rate})
+        trial = ask(study, config.search)
+        assert trial is not None
+        end(trial, value)
+    return place
+
+
+def test_a_warm_start_takes_trials_over_that_are_not_counted_and_tries_their_best(
+    tmp_path: Path,
+) -> None:
+    place = earlier_study(tmp_path, {3e-4: 0.6, 5e-3: 0.8, 9e-3: 0.7})
+    narrower = {"optim.lr": {"low": 1e-3, "high": 2e-2, "log": True}}
+    config = study_of(tmp_path, f"study.warm_start=[{place}]", **narrower)
+    study = open_study(tmp_path, config, name="study")
+    trials = [ask(study, config.search) for _ in range(2)]
+    assert [t.params["optim.lr"] for t in trials if t] == [config.optim.lr, 5e-3]
+    records = records_of(study)
+    # The one outside of this search stayed where it was.
+    assert [r.imported for r in records if r.imported] == ["earlier, trial 1", "earlier, trial 2"]
+    assert counts_of(records) == {"RUNNING": 2}
+    assert best_of(records, config.objectives) is None
+    assert trials[0] is not None
+    end(trials[0], 0.1)
+    best = best_of(records_of(study), config.objectives)
+    assert best is not None
+    assert best.values == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["study.objective=loss"], "sought acc_mean, and this study seeks loss"),
+        (["search.optim.lr={low: 0.002, high: 0.0029}", "study.try_default=false"], "none of its"),
+    ],
+)
+def test_a_warm_start_that_cannot_help_is_refused(
+    tmp_path: Path, changes: list[str], said: str
+) -> None:
+    place = earlier_study(tmp_path, {3e-4: 0.6})
+    config = study_of(tmp_path, f"study.warm_start=[{place}]", *changes)
+    with pytest.raises(ConfigError, match=said):
+        open_study(tmp_path, config, name="study")
+    missing = study_of(tmp_path, f"study.warm_start=[{tmp_path / 'nowhere'}]")
+    with pytest.raises(ConfigError, match="is no folder of a study"):
+        open_study(tmp_path, missing, name="other")
+
+
+def test_a_database_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
+    config = load_study(None, ["study.storage=sqlite:////no/such/folder/study.db"])
+    with pytest.raises(ConfigError, match=r"^study\.storage=sqlite:////no/such.*unable to open"):
+        open_study(tmp_path, config, name="study")
+
+
+def test_a_database_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+    config = study_of(tmp_path)
+    study = open_study(tmp_path, config, name="study")
+    other = sqlite3.connect(tmp_path / "optuna.db", check_same_thread=False, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    # Longer than SQLite itself waits.
+    threading.Timer(2, lambda: other.execute("ROLLBACK")).start()
+    trial = patiently(lambda: ask(study, config.search), where="study")
+    assert trial is not None
+    other.close()
+    assert counts_of(records_of(study)) == {"RUNNING": 1}
+
+
+def test_a_database_that_stays_held_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PATIENCE_S", 0.1)
+
+    def held() -> None:
+        time.sleep(0.2)
+        raise sqlite3.OperationalError("database is locked")
+
+    def wrapped() -> None:
+        try:
+            held()
+        except sqlite3.OperationalError as error:
+            raise OSError("a layer above") from error
+
+    with pytest.raises(RunError, match=r"^study: .*\(database is locked\).*--resume$"):
+        patiently(wrapped, where="study")
+
+
+def test_rungs_are_those_of_successive_halving(tmp_path: Path) -> None:
+    settings_ = ["fit.epochs=30", "study.grace_epochs=2", "study.reduction=3"]
+    assert rungs_of(study_of(tmp_path, *settings_)) == [2, 6, 18]
+    assert rungs_of(study_of(tmp_path, *settings_, "study.scheduler=none")) == []
+
+
+@given(
+    points=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12),
+)
+def test_the_front_holds_exactly_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for accuracy, brier in points:
+        trial = study.ask()
+        trial.set_user_attr("values", [accuracy, brier])
+        study.tell(trial, [accuracy, brier])
+    front = {r.number for r in front_of(records_of(study), ("acc_mean", "brier"))}
+    # Optuna's own, which is made another way.
+    assert front == {t.number for t in study.best_trials}
+
+
+@given(
+    rate=st.floats(1e-4, 1e-2),
+    layers=st.integers(1, 9),
+    seed=st.integers(0, 999),
+)
+def test_a_perturbed_point_stays_in_its_ranges(rate: float, layers: int, seed: int) -> None:
+    import random
+
+    search = {
+        "a": FloatRange(low=1e-4, high=1e-2, log=True),
+        "b": IntRange(int_low=1, int_high=9),
+        "c": Choices(choices=("x", "y")),
+    }
+    moved = perturbed(search, {"a": rate, "b": layers, "c": "x"}, random.Random(seed))
+    assert fits(search, moved)
+
+
+def test_the_figures_of_a_study_count_what_happened(tmp_path: Path) -> None:
+    config = study_of(tmp_path, "fit.epochs=9", "study.reduction=3")
+    study = open_study(tmp_path, config, name="study")
+    for place in range(6):
+        trial = ask(study, config.search)
+        assert trial is not None
+        end(trial, place / 10, TrialState.PRUNED if place == 1 else TrialState.COMPLETE)
+    failed = ask(study, config.search)
+    assert failed is not None
+    failed.set_user_attr("reason", "diverged")
+    study.tell(failed, state=TrialState.FAIL)
+    figures = study_figures(study, config)
+    assert figures["counts"] == {"COMPLETE": 5, "FAIL": 1, "PRUNED": 1}
+    assert figures["best"] == 5
+    assert figures["default"] == {"values": {"optim.lr": config.optim.lr}, "trial": 0}
+    assert set(figures["importances"]) == {"optim.lr"}
+    assert figures["rungs"][0] == {"epoch": 1, "reached": 6, "stopped": 1, "best": 0.5, "cut": 0.0}
+    assert figures["trials"][6]["reason"] == "diverged"
+
+
+def test_an_address_is_active_by_the_values_of_the_others() -> None:
+    gamma = CONDITIONAL["loss.gamma"]
+    assert is_active(gamma, {"loss.kind": "focal"})
+    assert not is_active(gamma, {"loss.kind": "bce"})
+    assert not is_active(gamma, {})
+    assert value_at(load_study(None), "loss.power.E") is None
