@@ -23,7 +23,7 @@ from mbti_ray.config.schema import mode_of
 from mbti_ray.engine.fit import is_finished
 from mbti_ray.errors import RunError
 from mbti_ray.study.points import ask
-from mbti_ray.study.store import give_back, patiently
+from mbti_ray.study.store import give_back, patiently, wait_again
 from mbti_ray.study.trials import TrialRecord, record_of
 
 # What a trial reports when it gave up for a reason that the user can mend.
@@ -50,17 +50,28 @@ class _Open:
 class StudySearcher(Searcher):  # type: ignore[misc]
     """Suggests dotted run-config values and records what became of them.
 
+    Args:
+        budget: Trials to suggest.
+        on_trial: Called with each trial that has ended.
+
     Attributes:
         closed: Why no new trial begins any more; None while they do.
         trouble: What the user has to mend before the study can be kept on.
     """
 
     def __init__(
-        self, study: optuna.Study, config: StudyConfig, *, on_trial: OnTrial | None = None
+        self,
+        study: optuna.Study,
+        config: StudyConfig,
+        *,
+        budget: float = math.inf,
+        on_trial: OnTrial | None = None,
     ) -> None:
         super().__init__(metric=config.objective, mode=mode_of(config.objective))
         self._study = study
         self._config = config
+        self._budget = budget
+        self._restarts = config.failure.max_failures
         self._on_trial = on_trial
         self._open: dict[str, _Open] = {}
         self._ends = math.inf
@@ -81,13 +92,17 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             give_back(self._study, running.trial.number, running.trial.params)
         self._open = {}
 
-    def suggest(self, trial_id: str) -> Result | str:
+    def suggest(self, trial_id: str) -> Result | str | None:
         if time.monotonic() > self._ends:
             self.close(f"study.hours={self._config.study.hours:g} are over")
+        if self._budget < 1 and not self.closed:
+            # A trial that runs may be lost yet, and then its point is to be tried again.
+            return None if self._open else str(Searcher.FINISHED)
         trial = None if self.closed else self._kept(lambda: ask(self._study, self._config.search))
         if trial is None:
             self.close("every point of the search has been tried")
             return str(Searcher.FINISHED)
+        self._budget -= 1
         self._open[trial_id] = _Open(trial, dict(trial.params))
         self.numbers[trial_id] = trial.number
         self._kept(
@@ -118,13 +133,21 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             return
         trial = running.trial
         if error or result is None or FAILED in result or running.values is None:
-            reason = (result or {}).get(FAILED, "the trial's process was lost")
-            self._kept(lambda: trial.set_user_attr("reason", reason))
-            self._tell(trial, state=TrialState.FAIL)
+            self._fail(trial, (result or {}).get(FAILED))
         elif is_finished(result):
             self._tell(trial, values=running.values)
         else:
             self._tell(trial, state=TrialState.PRUNED)
+
+    def _fail(self, trial: optuna.Trial, reason: str | None) -> None:
+        """Without a reason, the process was lost, and Tune could not restart it."""
+        said = reason or "the trial's process was lost: killed, or out of memory"
+        self._kept(lambda: trial.set_user_attr("reason", said))
+        self._tell(trial, state=TrialState.FAIL)
+        if reason is None and self._restarts > 0:
+            self._restarts -= 1
+            self._budget += 1
+            self._kept(lambda: wait_again(self._study, trial.number, trial.params))
 
     def _note(self, running: _Open, result: Result) -> bool:
         """Take an evaluation in; False where there is nothing new in it."""

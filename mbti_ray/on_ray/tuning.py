@@ -4,6 +4,7 @@ A trial of one worker trains inside the Tune actor, which is kept for the next t
 several workers builds a TorchTrainer. Both run the one loop of `engine`; see `trial`.
 """
 
+import math
 import os
 import shlex
 import signal
@@ -82,14 +83,12 @@ def search(
         StoppedError: It was cut off.
     """
     study = open_study(folder.path, config, name=folder.path.name)
-    missing = -1
-    if config.study.trials is not None:
-        missing = config.study.trials - ended_count(records_of(study))
-        if missing <= 0:
-            return study, None
+    missing = (config.study.trials or math.inf) - ended_count(records_of(study))
+    if missing <= 0:
+        return study, None
     os.environ |= _TUNE_SETTINGS
-    searcher = StudySearcher(study, config, on_trial=on_trial)
-    tuner = _tuner(config, data, folder, resources, searcher, missing=missing, at_once=at_once)
+    searcher = StudySearcher(study, config, budget=missing, on_trial=on_trial)
+    tuner = _tuner(config, data, folder, resources, searcher, at_once=at_once)
     with _closing_on_signals(searcher, say):
         try:
             tuner.fit()
@@ -183,7 +182,6 @@ def _tuner(
     resources: Resources,
     searcher: StudySearcher,
     *,
-    missing: int,
     at_once: int,
 ) -> tune.Tuner:
     job = Job(
@@ -205,7 +203,8 @@ def _tuner(
             mode=mode_of(config.objective),
             search_alg=searcher,
             scheduler=build_scheduler(config),
-            num_samples=missing,
+            # The searcher says when there are enough.
+            num_samples=-1,
             # A population has to be there whole, though not all of it trains at once.
             max_concurrent_trials=None if config.study.scheduler == "pbt" else at_once,
             reuse_actors=config.scaling.most == 1,

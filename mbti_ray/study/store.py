@@ -70,6 +70,11 @@ def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
 def give_back(study: optuna.Study, number: int, params: dict[str, Any]) -> None:
     """A trial was cut off by what it cannot help: it is FAIL, and its point waits once more."""
     study.tell(number, state=TrialState.FAIL)
+    wait_again(study, number, params)
+
+
+def wait_again(study: optuna.Study, number: int, params: dict[str, Any]) -> None:
+    """Let the point of a trial that failed wait to be tried once more."""
     study.enqueue_trial(dict(params), user_attrs={"retry_of": number})
 
 

@@ -1,0 +1,245 @@
+"""What may happen to a study, made to happen with real processes: counts equal what happened."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from mbti_ray.config import load_study
+from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.errors import RunError
+from mbti_ray.runs import RunFolder
+from mbti_ray.study.trials import TrialRecord, records_of
+from mbti_ray.tune import main as tune
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture
+def study_file(small_file: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    tree = {
+        "preset": "quick",
+        "data": {"source": str(small_file)},
+        "fit": {"epochs": 3, "patience": None},
+        "study": {"trials": 6, "startup_trials": 6, "scheduler": "none"},
+        "search": {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+    }
+    path.write_text(yaml.safe_dump(tree), "utf-8")
+    return path
+
+
+def records(folder: Path) -> list[TrialRecord]:
+    return records_of(
+        optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder / 'optuna.db'}")
+    )
+
+
+def states(folder: Path) -> Counter[str]:
+    return Counter(r.state for r in records(folder))
+
+
+def ended(folder: Path) -> int:
+    """Trials that have ended, asked by one who only looks on."""
+    try:
+        with closing(sqlite3.connect(f"file:{folder / 'optuna.db'}?mode=ro", uri=True)) as database:
+            states = "('COMPLETE', 'PRUNED', 'FAIL')"
+            query = f"select count(*) from trials where state in {states}"
+            return int(database.execute(query).fetchone()[0])
+    except sqlite3.OperationalError:
+        # Not there yet, or being written.
+        return 0
+
+
+def after(happened: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
+    """Does `then` once, as soon as `happened`."""
+
+    def wait() -> None:
+        while not happened():
+            time.sleep(0.05)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def trial_processes() -> list[int]:
+    import ray
+    from ray.util.state import list_actors
+
+    address = ray.get_runtime_context().gcs_address
+    actors = list_actors(address, filters=[("state", "=", "ALIVE")])
+    return sorted(a.pid for a in actors if a.class_name == "ImplicitFunc")
+
+
+def assert_nothing_repeated(found: list[TrialRecord]) -> None:
+    """No point was tried twice, but for those that were cut off."""
+    retried = {r.retry_of for r in found if r.retry_of is not None}
+    rates = [r.params["optim.lr"] for r in found if r.number not in retried]
+    assert len(rates) == len(set(rates))
+
+
+def test_a_killed_trial_process_loses_no_point_of_the_study(
+    study_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "killed"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        killed.append(trial_processes()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killing = after(lambda: ended(folder) >= 1, kill_one)
+    assert tune([str(study_file), f"storage={tmp_path}", "name=killed"]) == 0
+    killing.join()
+    assert killed
+    # Tune restarts the trial from its checkpoint; where it cannot, because the process died between
+    # two trials, the point is tried again from its start.
+    found = records(folder)
+    lost = [r for r in found if r.state == "FAIL"]
+    assert states(folder)["COMPLETE"] == 6
+    assert {r.retry_of: r.params for r in found if r.retry_of is not None} == {
+        r.number: r.params for r in lost
+    }
+    complete = [r for r in found if r.state == "COMPLETE"]
+    assert all([e[0] for e in r.evaluations] == [1, 2, 3] for r in complete)
+    assert_nothing_repeated(found)
+
+
+def test_a_trial_whose_process_is_killed_for_good_is_a_failed_trial(
+    study_file: Path, tmp_path: Path
+) -> None:
+    """As the kernel does when memory is out; without restarts, so that it stays dead."""
+    folder = tmp_path / "hungry"
+    killing = after(
+        lambda: ended(folder) >= 1, lambda: os.kill(trial_processes()[0], signal.SIGKILL)
+    )
+    place = [f"storage={tmp_path}", "name=hungry", "failure.max_failures=0"]
+    assert tune([str(study_file), *place]) == 0
+    killing.join()
+    assert states(folder) == {"COMPLETE": 5, "FAIL": 1}
+    (reason,) = [r.reason for r in records(folder) if r.state == "FAIL"]
+    assert reason == "the trial's process was lost: killed, or out of memory"
+    # The one that failed is made up for, by another point.
+    assert tune([str(study_file), *place, "--resume"]) == 0
+    assert states(folder) == {"COMPLETE": 6, "FAIL": 1}
+    assert_nothing_repeated(records(folder))
+
+
+def test_trials_that_raise_are_failed_trials_and_are_not_tried_again(
+    study_file: Path, small_file: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    from mbti_ray.on_ray.cluster import trial_resources
+    from mbti_ray.on_ray.tuning import finish_study, search
+
+    # A real encoder in a folder, which is taken away before the first trial begins.
+    encoder = tmp_path / "encoder"
+    source = load_study(None)
+    tokenizer = prepare_dataset(source, tmp_path / "cache").tokenizer
+    tokenizer.save_pretrained(encoder)
+    AutoConfig.for_model(
+        "distilbert", vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, hidden_dim=64
+    ).save_pretrained(encoder)
+    assert AutoTokenizer.from_pretrained(encoder)
+    config = load_study(str(study_file), [f"model.encoder={encoder}", "study.trials=3"])
+    data = prepare_dataset(config, tmp_path / "cache")
+    shutil.rmtree(encoder)
+    folder = RunFolder(tmp_path / "raising")
+    folder.begin(config, "fresh")
+    resources = trial_resources(config)
+    study, _ = search(config, data, folder, resources, at_once=2)
+    assert states(folder.path) == {"FAIL": 3}
+    assert all("encoder" in str(r.reason) for r in records(folder.path))
+    with pytest.raises(RunError, match=r"no trial was evaluated; the first says: .*encoder"):
+        finish_study(config, data, study, folder, resources, at_once=2)
+
+
+def test_a_database_that_is_held_for_a_while_loses_nothing(
+    study_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "held"
+
+    def hold() -> None:
+        other = sqlite3.connect(folder / "optuna.db", timeout=30, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        time.sleep(6)
+        other.execute("ROLLBACK")
+        other.close()
+
+    holding = after(lambda: ended(folder) >= 1, hold)
+    assert tune([str(study_file), f"storage={tmp_path}", "name=held"]) == 0
+    holding.join()
+    assert states(folder) == {"COMPLETE": 6}
+    assert all([e[0] for e in r.evaluations] == [1, 2, 3] for r in records(folder))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for a cache, a database and a few checkpoints."""
+    import subprocess
+
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def test_a_full_disk_is_said_in_a_line_and_the_study_goes_on_where_there_is_room(
+    study_file: Path, small_disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tune([str(study_file), f"storage={small_disk}", "name=full"]) == 2
+    said = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "full" in said or "No space" in said
+    before = records(small_disk / "full")
+    shutil.copytree(small_disk / "full", tmp_path / "full")
+    place = [str(study_file), f"storage={tmp_path}", "name=full"]
+    assert tune([*place, "--resume", "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    found = records(tmp_path / "full")
+    assert states(tmp_path / "full")["COMPLETE"] == 6
+    assert answer["trials"] == dict(states(tmp_path / "full"))
+    kept = [r for r in before if r.state == "COMPLETE"]
+    assert [r for r in found if r.number in {k.number for k in kept}] == kept
+    assert_nothing_repeated(found)
+
+
+def test_ctrl_c_once_lets_the_running_trials_end_and_resume_does_the_rest(
+    study_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "asked"
+    asking = after(lambda: ended(folder) >= 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    place = [str(study_file), f"storage={tmp_path}", "name=asked", "--json"]
+    assert tune(place) == 0
+    asking.join()
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert answer["ended_early"] == "stopped by SIGINT"
+    done = states(folder)
+    assert set(done) == {"COMPLETE"}
+    assert done["COMPLETE"] < 6
+    assert Path(answer["bundle"], "bundle.json").is_file()
+    assert tune([*place, "--resume"]) == 0
+    assert states(folder) == {"COMPLETE": 6}
+    assert_nothing_repeated(records(folder))
