@@ -33,6 +33,7 @@ from mbti_ray.on_ray.schedulers import build_scheduler
 from mbti_ray.on_ray.searcher import OnTrial, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.trial import Job, trainable
 from mbti_ray.pages.html import write_whole
+from mbti_ray.pages.study_page import study_page
 from mbti_ray.runs import RunFolder
 from mbti_ray.study.figures import study_figures
 from mbti_ray.study.store import open_study
@@ -141,7 +142,7 @@ def finish_study(
         "bundle": f"The bundle is made from the checkpoint of trial {best.number}, not retrained.",
         "command": _repeating(folder),
     }
-    write_whole(folder.report, str(figures))
+    write_whole(folder.report, study_page(figures))
     return figures
 
 

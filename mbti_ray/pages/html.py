@@ -127,7 +127,7 @@ body { margin: 0; padding: 1.5rem 1rem 3rem; background: var(--paper); color: va
 main { max-width: 60rem; margin: 0 auto; }
 h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2.25rem; }
 p, li { max-width: 44rem; overflow-wrap: anywhere; } ul { padding-left: 1.2rem; }
-p, figcaption, thead th, small { color: var(--soft); }
+p, figcaption, thead th, small { color: var(--soft); } a { color: var(--fill); }
 .warning { margin: 1rem 0; padding: .6rem .9rem; border-left: 4px solid var(--warn);
   background: var(--warned); color: var(--ink); }
 code { font-family: ui-monospace, monospace; font-size: .9em; }

@@ -1,0 +1,222 @@
+"""The page of a study: what was searched, what came of each trial, which one is best and why.
+
+Takes plain figures as `study.figures` makes them, with `at_once`, `stopped_early`, `bundle` and
+`command` beside them; must not know Optuna, Ray, or where things run.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+from urllib.parse import quote
+
+from mbti_ray.pages import study_pictures as pictures
+from mbti_ray.pages import words
+from mbti_ray.pages.html import Html, bullets, escape, page, paragraph, section, table, warning
+from mbti_ray.pages.pictures import bars
+from mbti_ray.pages.study_pictures import first_value
+
+Figures = Mapping[str, Any]
+
+_STATES = {
+    "COMPLETE": "ran to its end",
+    "PRUNED": "stopped",
+    "FAIL": "failed",
+    "RUNNING": "was running",
+}
+
+
+def study_page(study: Figures) -> str:
+    """The page, as one file without script or network; links go to the trials' folders."""
+    return page(
+        f"Study {study['name']}",
+        [
+            *map(warning, _cautions(study)),
+            _summary(study),
+            _against_default(study),
+            *_front(study),
+            section("History", pictures.history(study), pictures.curves(study)),
+            section("Parallel coordinates", pictures.parallel(study)),
+            _importances(study),
+            *_rungs(study),
+            section("Timeline", pictures.timeline(study)),
+            _trials(study),
+            *_findings(study),
+            _repeat(study),
+        ],
+    )
+
+
+def _cautions(study: Figures) -> Iterator[str]:
+    if study["stopped_early"]:
+        yield f"The study ended before its trials were done: {study['stopped_early']}."
+    failed, over = study["counts"].get("FAIL", 0), sum(study["counts"].values())
+    if 2 * failed > over:
+        yield f"{failed} of {over} trials failed; their reasons are in the table of trials."
+
+
+def _summary(study: Figures) -> Html:
+    counts = [f"{n} {_STATES.get(s, s.lower())}" for s, n in study["counts"].items()]
+    imported = sum(bool(t["imported"]) for t in study["trials"])
+    if imported:
+        counts.append(f"{imported} taken over from an earlier study")
+    rows = [["sought", "; ".join(f"{o['direction']} {o['name']}" for o in study["objectives"])]]
+    best = _trial(study, study["best"])
+    if best is not None:
+        rows.append(["best", f"trial {best['number']}: {_values(study, best)}"])
+    rows += [
+        ["trials", ", ".join(counts)],
+        ["side by side", str(study["at_once"])],
+        ["scheduler", study["scheduler"]],
+        ["time", f"{study['elapsed_s']:,.0f} s"],
+    ]
+    return section("What was found", table([], rows))
+
+
+def _against_default(study: Figures) -> Html:
+    default, best = study["default"]["values"], study["best_values"]
+    rows = [
+        [address, _short(default.get(address)), _short(best[address]) if address in best else "-"]
+        for address in study["search"]
+    ]
+    tried = _trial(study, study["default"]["trial"])
+    chosen = _trial(study, study["best"])
+    for place, objective in enumerate(study["objectives"]):
+        cells = [
+            _short(t["values"][place]) if t is not None and t["values"] else "not tried"
+            for t in (tried, chosen)
+        ]
+        rows.append([f"{objective['name']} (validation)", *cells])
+    return section(
+        "The best config against the default",
+        paragraph(
+            "Validation scores choose the best of many, so they flatter it; its test scores are "
+            "on the page best/report.html."
+        ),
+        table(["default", "best"], rows),
+    )
+
+
+def _front(study: Figures) -> Iterator[Html]:
+    if len(study["objectives"]) < 2:
+        return
+    pairs = combinations(range(len(study["objectives"])), 2)
+    yield section(
+        "Pareto front",
+        paragraph(
+            "Trials that no other beats in one objective and equals in the rest: "
+            f"{', '.join(map(str, study['front'])) or 'none'}. The bundle is that of the best in "
+            f"{study['objectives'][0]['name']}."
+        ),
+        *(pictures.front(study, x, y) for x, y in pairs),
+    )
+
+
+def _importances(study: Figures) -> Html:
+    shares = study["importances"]
+    if not shares:
+        return section("Importance", paragraph(f"Not known: {study['importances_missing']}."))
+    lengths = [(name, share, words.percent(share)) for name, share in shares.items()]
+    return section(
+        "Importance",
+        paragraph(
+            "How much of what sets the better trials apart each address explains (PED-ANOVA), over "
+            "the trials that ran to their end."
+        ),
+        bars("Share", lengths),
+    )
+
+
+def _rungs(study: Figures) -> Iterator[Html]:
+    if not study["rungs"]:
+        return
+    rows = [
+        [
+            f"epoch {r['epoch']}",
+            str(r["reached"]),
+            str(r["reached"] - r["stopped"]),
+            _short(r["best"]),
+            _short(r["cut"]),
+        ]
+        for r in study["rungs"]
+    ]
+    went = [
+        (
+            f"epoch {r['epoch']}",
+            float(r["reached"] - r["stopped"]),
+            f"{r['reached'] - r['stopped']} of {r['reached']}",
+        )
+        for r in study["rungs"]
+    ]
+    yield section(
+        "Rungs",
+        paragraph("After these epochs the scheduler stops the trials that are behind."),
+        bars("Trials that went on", went),
+        table(["reached", "went on", "best there", "worst that went on"], rows),
+    )
+
+
+def _trials(study: Figures) -> Html:
+    addresses = list(study["search"])
+    rows = [
+        [
+            _linked(trial),
+            _state(trial),
+            _values(study, trial),
+            str(trial["epochs"]),
+            f"{trial['seconds']:.1f}",
+            *(_short(trial["params"][a]) if a in trial["params"] else "-" for a in addresses),
+        ]
+        for trial in study["trials"]
+    ]
+    heading = ", ".join(o["name"] for o in study["objectives"])
+    failed = [
+        f"trial {t['number']}: {t['reason']}" for t in study["trials"] if t["state"] == "FAIL"
+    ]
+    return section(
+        "Trials",
+        table(["state", heading, "epochs", "s", *addresses], rows),
+        *([paragraph("Why trials failed:"), bullets(failed)] if failed else []),
+    )
+
+
+def _linked(trial: Figures) -> Html:
+    if not trial["folder"] or trial["imported"]:
+        return escape(str(trial["number"]))
+    return Html(f'<a href="{escape(quote(trial["folder"]))}/">{trial["number"]}</a>')
+
+
+def _state(trial: Figures) -> str:
+    if trial["imported"]:
+        return f"from {trial['imported']}"
+    state = str(_STATES.get(trial["state"], trial["state"]))
+    return f"{state}, again" if trial.get("retry_of") is not None else state
+
+
+def _values(study: Figures, trial: Figures) -> str:
+    if first_value(trial) is None:
+        return "-"
+    said = ", ".join(_short(v) for v in trial["values"])
+    seeds = trial["seeds"]
+    return f"{said} (seeds {min(seeds):.4g} to {max(seeds):.4g})" if seeds else said
+
+
+def _findings(study: Figures) -> Iterator[Html]:
+    if study["findings"]:
+        yield section("Diagnosis of the search", bullets(f["line"] for f in study["findings"]))
+
+
+def _repeat(study: Figures) -> Html:
+    return section(
+        "The bundle, and how to repeat it",
+        paragraph(study["bundle"]),
+        Html(f"<p><code>{escape(study['command'])}</code></p>"),
+    )
+
+
+def _trial(study: Figures, number: int | None) -> Figures | None:
+    found: Sequence[Figures] = [t for t in study["trials"] if t["number"] == number]
+    return found[0] if found else None
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
