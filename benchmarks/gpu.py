@@ -9,9 +9,12 @@ precisions), random tokens, one window of 512 tokens a user. Measured, through `
                that the same card reaches in the same run on 8192-cubes of bf16
     precision  the training loss after one epoch in 32, bf16-mixed and 16-mixed, same seed
     memory     the most that the card held at batch 16
+    attention  windows of 16 to 512 tokens in bf16, padded to the longest of a batch against packed
+               one behind the other (torch's variable-length attention), alternating, medians of 3
 
 `--tiny` tries the script on any machine with a small encoder; its figures say nothing. The last
-line is one JSON object: train_s, matmul_share, peak_gib_at_batch_16, largest_loss_gap.
+line is one JSON object: train_s, matmul_share, peak_gib_at_batch_16, largest_loss_gap,
+packed_vs_padded (training speed).
 """
 
 import argparse
@@ -50,15 +53,23 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         shape = save_encoder(Path(folder), tokens, tiny=options.tiny)
         data = random_dataset(options.windows, tokens, shape.vocab_size)
+        ragged = random_dataset(options.windows, tokens, shape.vocab_size, shortest=16)
         result = {
             "machine": machine(device),
             "windows": options.windows,
             "tokens_a_window": tokens,
             "epochs": options.epochs,
             **measure(folder, data, device, options.epochs, tokens, shape),
+            **compare_attention(folder, ragged, device, tokens),
         }
     options.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    keys = ("train_s", "matmul_share", "peak_gib_at_batch_16", "largest_loss_gap")
+    keys = (
+        "train_s",
+        "matmul_share",
+        "peak_gib_at_batch_16",
+        "largest_loss_gap",
+        "packed_vs_padded",
+    )
     print(json.dumps({key: result[key] for key in keys}))
     return 0
 
@@ -92,6 +103,24 @@ def measure(
         "flop_s": rate,
         "matmul_flop_s": card,
         "matmul_share": rate / card,
+    }
+
+
+def compare_attention(encoder: str, data: Dataset, device: str, tokens: int) -> dict[str, Any]:
+    """Training windows of many lengths, padded and packed."""
+    base = [f"model.encoder={encoder}", f"model.max_tokens={tokens}", "fit.epochs=1"]
+    base += ["fit.batch_size=64", "fit.accumulate=1", "fit.precision=bf16-mixed"]
+    lines: dict[str, list[dict[str, Any]]] = {"padded": [], "packed": []}
+    for _ in range(3):
+        for attention, kept in lines.items():
+            kept.append(train([*base, f"fit.attention={attention}"], data, device))
+    seconds = {a: float(np.median([line["seconds"] for line in n])) for a, n in lines.items()}
+    return {
+        "attention": {
+            a: [{"seconds": n["seconds"], **n["speed"], "loss": n["train"]["loss"]} for n in found]
+            for a, found in lines.items()
+        },
+        "packed_vs_padded": seconds["padded"] / seconds["packed"],
     }
 
 
@@ -142,12 +171,14 @@ def save_encoder(folder: Path, tokens: int, *, tiny: bool) -> Any:
     return shape
 
 
-def random_dataset(count: int, tokens: int, vocabulary: int) -> Dataset:
-    """Windows of random tokens, all full; a few more to validate on."""
+def random_dataset(
+    count: int, tokens: int, vocabulary: int, *, shortest: int | None = None
+) -> Dataset:
+    """Windows of random tokens, all full or of any length from `shortest`; a few to validate on."""
     tokenizer = build_tokenizer("tiny", ["some words"])
     random = np.random.default_rng(0)
     splits = {
-        name: _windows(random.integers(5, vocabulary, (n, tokens)), random)
+        name: _windows(random.integers(5, vocabulary, (n, tokens)), random, shortest or tokens)
         for name, n in (("train", count), ("val", 64), ("test", 64))
     }
     rows = {name: part.row_count for name, part in splits.items()}
@@ -155,11 +186,12 @@ def random_dataset(count: int, tokens: int, vocabulary: int) -> Dataset:
     return Dataset(splits, tokenizer, facts, "random")
 
 
-def _windows(ids: Any, random: np.random.Generator) -> Windows:
+def _windows(ids: Any, random: np.random.Generator, shortest: int) -> Windows:
     labels = random.integers(0, 2, (len(ids), 4)).astype(np.uint8)
     columns = dict(zip(POLES, labels.T, strict=True))
     numbers = {"number": np.arange(len(ids)), "person": np.arange(len(ids), dtype=np.int32)}
-    packed = [Packed([row.tolist()], truncated=False) for row in ids]
+    lengths = random.integers(shortest, ids.shape[1] + 1, len(ids))
+    packed = [Packed([row[:n].tolist()], False) for row, n in zip(ids, lengths, strict=True)]
     return build_windows(packed, pa.table({**columns, **numbers}))
 
 

@@ -167,6 +167,11 @@ class FitConfig(Section):
         False, description="compute activations twice instead of keeping them: less memory"
     )
     compile: bool = Field(False, description="torch.compile the model; worth it in long runs")
+    attention: Literal["padded", "packed"] = Field(
+        "padded",
+        description="padded: rows of similar length; packed: windows one behind the other, nothing "
+        "padded (torch's variable-length attention on a GPU, without attention dropout)",
+    )
     skip_nonfinite: Annotated[int, Field(ge=0)] = Field(
         0, description="steps whose loss is no number that are left out before the run stops"
     )
@@ -175,6 +180,12 @@ class FitConfig(Section):
         "none", description="where figures go besides metrics.jsonl (extras of these names)"
     )
     profile: bool = Field(False, description="write a profiler's trace of five steps")
+
+    @model_validator(mode="after")
+    def _packed_is_not_compiled(self) -> "FitConfig":
+        if self.attention == "packed" and self.compile:
+            raise ValueError("fit.attention=packed cannot be compiled; set fit.compile=false")
+        return self
 
     @property
     def step_size(self) -> int:

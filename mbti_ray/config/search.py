@@ -31,6 +31,7 @@ NOT_SEARCHABLE = (
     "fit.tracker",
     "fit.profile",
     "fit.compile",
+    "fit.attention",
     "fit.gradient_checkpointing",
     "fit.skip_nonfinite",
 )

@@ -33,21 +33,55 @@ WORTH_TOKENS = {"cpu": 512, "cuda": 8192}
 
 
 @dataclass(frozen=True)
+class Packing:
+    """Where each of B windows lies in one row of T tokens without padding.
+
+    Attributes:
+        lengths: Tokens of each window, longest first; known on the host, so that no GPU is waited
+            for.
+        positions: int64 [1, T], from 0 in each window.
+        owner: int64 [T], the window that a token belongs to.
+        bounds: int32 [B + 1], where each window begins, and the end.
+    """
+
+    lengths: tuple[int, ...]
+    positions: Tensor
+    owner: Tensor
+    bounds: Tensor
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...]) -> "Packing":
+        count = torch.tensor(lengths)
+        bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+        bounds[1:] = count.cumsum(0)
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), count)
+        positions = torch.arange(len(owner)) - bounds[owner].long()
+        return cls(lengths, positions[None], owner, bounds)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Packing":
+        return Packing(
+            self.lengths, change(self.positions), change(self.owner), change(self.bounds)
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """The tensors of one forward pass.
 
     Attributes:
-        input_ids: int64 [B, T].
+        input_ids: int64 [B, T]; packed, [1, T] with T the tokens of all windows.
         attention_mask: bool [B, T], true where a token is real; None where all are, which lets
             attention take its fastest kernel.
         labels: float32 [B, 4] in the order E, N, T, J.
         weight: float32 [B]; 0 for a window that only keeps a rank company in a step.
+        packing: Where the windows of one row lie; None where each has a row of its own.
     """
 
     input_ids: Tensor
     attention_mask: Tensor | None
     labels: Tensor
     weight: Tensor
+    packing: Packing | None = None
 
     def to(self, device: torch.device) -> "Batch":
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -59,8 +93,23 @@ class Batch:
     def halves(self) -> "list[Batch]":
         """Two batches of half the windows each, padded no further than they need."""
         cut = (len(self.weight) + 1) // 2
+        if self.packing is not None:
+            return [self._packed(0, cut), self._packed(cut, len(self.weight))]
         pair = [self._each(lambda t: t[:cut]), self._each(lambda t: t[cut:])]
         return [batch._trimmed() for batch in pair]
+
+    def _packed(self, first: int, end: int) -> "Batch":
+        """The windows from `first` up to `end` of a packed batch."""
+        assert self.packing is not None
+        lengths = self.packing.lengths
+        start, stop = sum(lengths[:first]), sum(lengths[:end])
+        return Batch(
+            self.input_ids[:, start:stop],
+            None,
+            self.labels[first:end],
+            self.weight[first:end],
+            Packing.of(lengths[first:end]).each(lambda t: t.to(self.input_ids.device)),
+        )
 
     def _trimmed(self) -> "Batch":
         if self.attention_mask is None:
@@ -78,6 +127,7 @@ class Batch:
             None if mask is None else change(mask),
             change(self.labels),
             change(self.weight),
+            None if self.packing is None else self.packing.each(change),
         )
 
 
@@ -133,6 +183,19 @@ def share_of(
         mine, weight = step[-1:], 0.0
     batches = batches_by_length(lengths, mine, batch_tokens, worth_tokens=worth_tokens)
     return Share([*batches], weight, len(step))
+
+
+def pack(windows: Windows, indices: Indices, *, weight: float = 1.0) -> Batch:
+    """The tensors of the given windows, one behind the other."""
+    lengths, starts = windows.lengths[indices].tolist(), windows.offsets[indices]
+    ids = np.concatenate([windows.ids[s : s + n] for s, n in zip(starts, lengths, strict=True)])
+    return Batch(
+        input_ids=torch.from_numpy(ids.astype(np.int64))[None],
+        attention_mask=None,
+        labels=torch.from_numpy(windows.labels[windows.row[indices]].astype(np.float32)),
+        weight=torch.full((len(indices),), weight),
+        packing=Packing.of(tuple(lengths)),
+    )
 
 
 def collate(windows: Windows, indices: Indices, *, weight: float = 1.0, pad_id: int = 0) -> Batch:

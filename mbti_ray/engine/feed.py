@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mbti_ray.data.batches import WORTH_TOKENS, Batch, Indices, collate, share_of
+from mbti_ray.data.batches import WORTH_TOKENS, Batch, Indices, collate, pack, share_of
 from mbti_ray.data.windows import Windows
 
 # Steps whose batches are made while an earlier one is trained on.
@@ -40,6 +40,7 @@ class Feed:
 
     Attributes:
         batch_tokens: Padded tokens of a forward pass at the most.
+        packed: One behind the other, instead of padded to the longest.
     """
 
     windows: Windows
@@ -48,6 +49,7 @@ class Feed:
     batch_tokens: int
     pad_id: int
     device: torch.device
+    packed: bool = False
 
     def portions(self, steps: Sequence[Indices]) -> Iterator[Portion]:
         """The portion of each step, in order."""
@@ -75,7 +77,9 @@ class Feed:
             worth_tokens=WORTH_TOKENS[self.device.type],
         )
         batches = [
-            collate(self.windows, indices, weight=share.weight, pad_id=self.pad_id)
+            pack(self.windows, indices, weight=share.weight)
+            if self.packed
+            else collate(self.windows, indices, weight=share.weight, pad_id=self.pad_id)
             for indices in share.batches
         ]
         if self.device.type == "cuda":

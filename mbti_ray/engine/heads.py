@@ -23,8 +23,10 @@ class HeadsOnly(nn.Module):
         super().__init__()
         self.dropout, self.heads = model.dropout, model.heads
 
-    def forward(self, features: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Logits [B, 4] of features [B, H]; there are no tokens left to mask."""
+    def forward(
+        self, features: Tensor, attention_mask: Tensor | None, packing: object = None
+    ) -> Tensor:
+        """Logits [B, 4] of features [B, H]; there are no tokens left to mask or to pack."""
         logits: Tensor = self.heads(self.dropout(features))
         return logits
 

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from mbti_ray.config.schema import RunConfig
+from mbti_ray.config.schema import FitConfig, RunConfig
 from mbti_ray.data.batches import Indices
 from mbti_ray.data.prepare import Dataset
 from mbti_ray.data.windows import Windows
@@ -19,7 +19,7 @@ from mbti_ray.engine.feed import Feed, Portion
 from mbti_ray.engine.heads import FeatureFeed, HeadsOnly
 from mbti_ray.engine.precision import Precision
 from mbti_ray.engine.worker import Worker
-from mbti_ray.model.classifier import MBTIModel
+from mbti_ray.model.classifier import MBTIModel, pack_attention
 
 
 class Inputs(Protocol):
@@ -49,14 +49,14 @@ def build_inputs(
     )
     if config.model.trainable == "heads":
         return _Features(data, worker, reader)
-    return _Tokens(data, worker, reader, compiled=config.fit.compile)
+    return _Tokens(config.fit, data, worker, reader)
 
 
 class _Tokens:
-    def __init__(self, data: Dataset, worker: Worker, reader: Reader, *, compiled: bool) -> None:
+    def __init__(self, fit: FitConfig, data: Dataset, worker: Worker, reader: Reader) -> None:
         self._data, self._worker, self._reader = data, worker, reader
         self.module: nn.Module = reader.model
-        if compiled:
+        if fit.compile:
             # Lengths change from batch to batch; one dynamic graph serves them all.
             self.module = cast(nn.Module, torch.compile(reader.model, dynamic=True))
         self._feed = Feed(
@@ -66,7 +66,10 @@ class _Tokens:
             batch_tokens=reader.batch_tokens,
             pad_id=reader.pad_id,
             device=worker.device,
+            packed=fit.attention == "packed",
         )
+        if self._feed.packed:
+            pack_attention(reader.model)
 
     def portions(self, steps: Sequence[Indices]) -> Iterator[Portion]:
         return self._feed.portions(steps)

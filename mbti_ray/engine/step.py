@@ -100,7 +100,7 @@ class Stepper:
 
     def _forward(self, model: nn.Module, batch: Batch, *, last: bool) -> tuple[Tensor, Tensor]:
         with self._exchange(model, last=last), self._precision.autocast(self._device):
-            logits = model(batch.input_ids, batch.attention_mask)
+            logits = model(batch.input_ids, batch.attention_mask, batch.packing)
         right = ((logits.detach() > 0) == (batch.labels > 0.5)) * batch.weight[:, None]
         return (self._loss(logits.float(), batch.labels) * batch.weight).sum(), right.sum(0)
 

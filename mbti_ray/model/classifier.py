@@ -6,14 +6,17 @@ in the order E, N, T, J: the same parameters, one matrix product.
 Legend: B windows, T tokens, H hidden size, 4 dimensions.
 """
 
+from inspect import signature
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mbti_ray.config.schema import ModelConfig
+from mbti_ray.data.batches import Packing
 from mbti_ray.errors import ConfigError
 from mbti_ray.model.encoder import build_encoder, encoder_config, layers_of, load_encoder
+from mbti_ray.model.packed import PACKED
 from mbti_ray.typology import DIMENSIONS
 
 Stage = Literal["heads", "last_layer", "all"]
@@ -29,12 +32,17 @@ class MBTIModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.Linear(encoder.config.hidden_size, len(DIMENSIONS))  # type: ignore[union-attr, arg-type]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None = None
+    ) -> Tensor:
         """Logits [B, 4] in the order E, N, T, J of ids int64 [B, T] and a mask bool [B, T].
 
         Args:
             attention_mask: True where a token is real; None where all are.
+            packing: Where B windows lie in ids [1, T]; see `pack_attention`.
         """
+        if packing is not None:
+            return self.decide(self._packed_features(input_ids, packing))
         return self.decide(self.features(input_ids, attention_mask))
 
     def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -44,6 +52,19 @@ class MBTIModel(nn.Module):
         mask = None if attention_mask is None else attention_mask[:, None, None, :]
         states = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return self._pool(states, attention_mask)
+
+    def _packed_features(self, input_ids: Tensor, packing: Packing) -> Tensor:
+        """As `features`, of windows in one row: ids [1, T] to [B, H]."""
+        states = self.encoder(
+            input_ids=input_ids, position_ids=packing.positions, packing=packing
+        ).last_hidden_state[0]
+        starts, ends = packing.bounds[:-1].long(), packing.bounds[1:].long()
+        if self.pooling == "cls":
+            pooled: Tensor = states[starts]
+            return pooled
+        total = torch.zeros(len(starts), states.shape[1], device=states.device)
+        total = total.index_add(0, packing.owner, states.float())
+        return total / (ends - starts)[:, None]
 
     def decide(self, features: Tensor) -> Tensor:
         """Logits [B, 4] of pooled features [B, H]."""
@@ -80,6 +101,18 @@ def stage_of(trainable: str, epoch: int) -> Stage:
     if trainable == "gradual":
         return ("heads", "last_layer", "all")[min(epoch, 2)]
     return "heads" if trainable == "heads" else "all"
+
+
+def pack_attention(model: MBTIModel) -> None:
+    """Let the encoder attend within each window of a packed row; rows of their own go as before.
+
+    Raises:
+        ConfigError: The encoder's attention cannot be replaced, or it takes no positions.
+    """
+    encoder: Any = model.encoder
+    if "position_ids" not in signature(encoder.forward).parameters:
+        raise ConfigError("fit.attention=packed: this encoder takes no positions; leave it out")
+    encoder.set_attn_implementation(PACKED)
 
 
 def recompute_activations(model: MBTIModel) -> None:

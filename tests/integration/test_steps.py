@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.batches import plan_epoch
+from mbti_ray.data.batches import Packing, plan_epoch
 from mbti_ray.data.prepare import Dataset
 from mbti_ray.engine.feed import Feed
 from mbti_ray.engine.fit import run
@@ -19,7 +19,7 @@ from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError
-from mbti_ray.model.classifier import MBTIModel, build_model, set_trainable
+from mbti_ray.model.classifier import MBTIModel, build_model, pack_attention, set_trainable
 from mbti_ray.model.loss import build_loss
 
 pytestmark = pytest.mark.integration
@@ -83,10 +83,13 @@ class SmallMemory(torch.nn.Module):
         super().__init__()
         self.model, self.windows = model, windows
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        if len(input_ids) > self.windows:
-            raise torch.OutOfMemoryError(f"{len(input_ids)} windows")
-        logits: Tensor = self.model(input_ids, attention_mask)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None = None
+    ) -> Tensor:
+        count = len(packing.lengths) if packing else len(input_ids)
+        if count > self.windows:
+            raise torch.OutOfMemoryError(f"{count} windows")
+        logits: Tensor = self.model(input_ids, attention_mask, packing)
         return logits
 
 
@@ -103,15 +106,17 @@ def stepper_of(config: RunConfig, model: MBTIModel, **options: bool) -> Stepper:
     )
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_out_of_memory_halves_the_batches_and_leaves_the_step_as_it_was(
-    quick: Build, data: Dataset
+    quick: Build, data: Dataset, packed: bool
 ) -> None:
     config = quick("model.dropout=0")
     step = plan_epoch(data.splits["train"].lengths, 32, seed=0, epoch=0)[0]
-    portion = feed_of(config, data).portion(step)
+    portion = replace(feed_of(config, data), packed=packed).portion(step)
     states, sums = [], []
     for windows in (1000, 9):
         model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+        pack_attention(model)
         stepper = stepper_of(config, model)
         sums.append(stepper.step(SmallMemory(model, windows), portion, 1, lambda: None))
         states.append(model.state_dict())

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.data.batches import batches_by_length, collate, plan_epoch, share_of
+from mbti_ray.data.batches import batches_by_length, collate, pack, plan_epoch, share_of
 from mbti_ray.data.windows import Packed, build_windows
 from mbti_ray.typology import labels_of
 
@@ -163,7 +163,13 @@ def test_collate_gives_the_types_that_the_model_takes(windows):
 
 def test_a_batch_moves_whole(windows):
     batch = collate(windows, np.array([0, 1])).to(torch.device("meta"))
-    assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
+    tensors = [value for value in vars(batch).values() if value is not None]
+    assert len(tensors) == 4
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    packed = pack(windows, np.array([1, 0])).to(torch.device("meta"))
+    assert packed.packing is not None
+    places = (packed.packing.positions, packed.packing.owner, packed.packing.bounds)
+    assert {tensor.device.type for tensor in places} == {"meta"}
 
 
 def test_the_halves_of_a_batch_hold_its_windows_and_no_more_padding_than_they_need(windows):
