@@ -9,9 +9,10 @@ has trained a little before. Only the loop, the sampler and the collator differ;
 at 1 and use fused AdamW:
 
     ours         engine.fit.run, as `python -m mbti_ray.train` runs it
+    packed       the same with fit.attention=packed, which pads nothing
     hf           transformers.Trainer with DataCollatorWithPadding, as its defaults are
     hf_grouped   the same with train_sampling_strategy="group_by_length"
-    lightning    lightning.Trainer with a shuffled, padding DataLoader
+    lightning    lightning.Trainer with a shuffled, padding DataLoader, where it is installed
 
 `matmul_share` is the speed of our steps over that of a 2048-cube product (8192 on a GPU) in the
 same minute, counting only what real tokens need. Needs `pip install 'mbti_ray[bench,minilm]'`. The
@@ -30,8 +31,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +52,14 @@ from mbti_ray.model.classifier import MBTIModel, build_model
 from mbti_ray.model.loss import build_loss
 
 try:
-    import lightning
     import transformers
     from accelerate import Accelerator  # noqa: F401  (HF Trainer needs it)
 except ImportError as missing:
     sys.exit(f"{missing.name} is not installed; pip install 'mbti_ray[bench,minilm]'")
+try:
+    import lightning
+except ImportError:
+    lightning = None
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP_WINDOWS = 96
@@ -116,6 +121,11 @@ class Counting(nn.Module):
         self.computed += input_ids.numel()
         logits = self.model(input_ids, attention_mask.bool()).float()
         return {"loss": binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+
+
+def packed(task: Task) -> Run:
+    fit = task.config.fit.model_copy(update={"attention": "packed"})
+    return ours(replace(task, config=task.config.model_copy(update={"fit": fit})))
 
 
 def ours(task: Task) -> Run:
@@ -226,6 +236,7 @@ def padded(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 SIDES: dict[str, Callable[[Task], Run]] = {
     "ours": ours,
+    "packed": packed,
     "hf": hf,
     "hf_grouped": hf_grouped,
     "lightning": with_lightning,
@@ -345,7 +356,7 @@ def machine(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: version(name) for name in packages if find_spec(name)},
     }
 
 
@@ -363,6 +374,8 @@ def main() -> int:
         options.windows, options.repeats = min(options.windows, 640), 3
     # The other sides are measured against it.
     options.sides = list(dict.fromkeys(["ours", *options.sides]))
+    if lightning is None:
+        options.sides = [side for side in options.sides if side != "lightning"]
     _be_quiet()
     load = os.getloadavg()[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,8 +9,9 @@ from mbti_ray.config.load import (
     overridden,
     value_at,
 )
-from mbti_ray.config.schema import RunConfig, StudyConfig
+from mbti_ray.config.schema import RunConfig
 from mbti_ray.config.search import load_study
+from mbti_ray.config.study_schema import StudyConfig
 
 __all__ = [
     "PRESETS",

@@ -7,10 +7,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,8 @@ from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.engine.fit import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.train import main as train
+
+When = Callable[[Callable[[], bool], Callable[[], None]], threading.Thread]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
@@ -44,19 +44,6 @@ def arguments(small_file: Path, storage: Path, name: str, *more: str) -> list[st
     return ["quick", "fit.monitor=loss", *SETTINGS, *place, *more]
 
 
-def when(happened: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
-    """Does `then` once, as soon as `happened`."""
-
-    def wait() -> None:
-        while not happened():
-            time.sleep(0.02)
-        then()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
 def epochs_of(folder: Path) -> list[int]:
     path = folder / "metrics.jsonl"
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
@@ -71,6 +58,7 @@ def assert_ended_as(folder: Path, expected: dict[str, torch.Tensor]) -> None:
 
 
 def test_sigterm_saves_and_stops_and_the_resumed_run_is_the_uninterrupted_one(
+    when: When,
     small_file: Path,
     tmp_path: Path,
     expected: dict[str, torch.Tensor],
@@ -90,6 +78,7 @@ def test_sigterm_saves_and_stops_and_the_resumed_run_is_the_uninterrupted_one(
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(
+    when: When,
     small_file: Path,
     tmp_path: Path,
     expected: dict[str, torch.Tensor],
@@ -111,7 +100,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(
 
 
 def test_losing_one_of_two_elastic_workers_costs_the_steps_since_the_checkpoint(
-    small_file: Path, tmp_path: Path
+    when: When, small_file: Path, tmp_path: Path
 ) -> None:
     import ray
     from ray.util.state import list_actors
@@ -131,31 +120,15 @@ def test_losing_one_of_two_elastic_workers_costs_the_steps_since_the_checkpoint(
     assert (folder / "bundle" / "bundle.json").exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 2 MiB: room for a config and a cache, not for checkpoints."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=False)
-
-
 def test_a_full_disk_ends_the_run_with_what_to_do_and_the_resumed_run_is_whole(
     small_file: Path,
-    small_disk: Path,
+    disk: Callable[[int], Path],
     tmp_path: Path,
     expected: dict[str, torch.Tensor],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    # Room for a config and a cache, not for checkpoints.
+    small_disk = disk(2)
     assert train(arguments(small_file, small_disk, "full", "failure.max_failures=0")) == 2
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert "could not be kept" in error

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from mbti_ray.errors import RunError
 from mbti_ray.runs import RunFolder
 from mbti_ray.study.trials import TrialRecord, records_of
 from mbti_ray.tune import main as tune
+
+When = Callable[[Callable[[], bool], Callable[[], None]], threading.Thread]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
@@ -62,19 +64,6 @@ def ended(folder: Path) -> int:
         return 0
 
 
-def after(happened: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
-    """Does `then` once, as soon as `happened`."""
-
-    def wait() -> None:
-        while not happened():
-            time.sleep(0.05)
-        then()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
 def trial_processes() -> list[int]:
     import ray
     from ray.util.state import list_actors
@@ -92,7 +81,7 @@ def assert_nothing_repeated(found: list[TrialRecord]) -> None:
 
 
 def test_a_killed_trial_process_loses_no_point_of_the_study(
-    study_file: Path, tmp_path: Path
+    when: When, study_file: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
     killed: list[int] = []
@@ -101,7 +90,7 @@ def test_a_killed_trial_process_loses_no_point_of_the_study(
         killed.append(trial_processes()[0])
         os.kill(killed[0], signal.SIGKILL)
 
-    killing = after(lambda: ended(folder) >= 1, kill_one)
+    killing = when(lambda: ended(folder) >= 1, kill_one)
     assert tune([str(study_file), f"storage={tmp_path}", "name=killed"]) == 0
     killing.join()
     assert killed
@@ -119,11 +108,11 @@ def test_a_killed_trial_process_loses_no_point_of_the_study(
 
 
 def test_a_trial_whose_process_is_killed_for_good_is_a_failed_trial(
-    study_file: Path, tmp_path: Path
+    when: When, study_file: Path, tmp_path: Path
 ) -> None:
     """As the kernel does when memory is out; without restarts, so that it stays dead."""
     folder = tmp_path / "hungry"
-    killing = after(
+    killing = when(
         lambda: ended(folder) >= 1, lambda: os.kill(trial_processes()[0], signal.SIGKILL)
     )
     place = [f"storage={tmp_path}", "name=hungry", "failure.max_failures=0"]
@@ -169,7 +158,7 @@ def test_trials_that_raise_are_failed_trials_and_are_not_tried_again(
 
 
 def test_a_database_that_is_held_for_a_while_loses_nothing(
-    study_file: Path, tmp_path: Path
+    when: When, study_file: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "held"
 
@@ -180,36 +169,18 @@ def test_a_database_that_is_held_for_a_while_loses_nothing(
         other.execute("ROLLBACK")
         other.close()
 
-    holding = after(lambda: ended(folder) >= 1, hold)
+    holding = when(lambda: ended(folder) >= 1, hold)
     assert tune([str(study_file), f"storage={tmp_path}", "name=held"]) == 0
     holding.join()
     assert states(folder) == {"COMPLETE": 6}
     assert all([e[0] for e in r.evaluations] == [1, 2, 3] for r in records(folder))
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk with room for a cache, a database and a few checkpoints."""
-    import subprocess
-
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=False)
-
-
 def test_a_full_disk_is_said_in_a_line_and_the_study_goes_on_where_there_is_room(
-    study_file: Path, small_disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    study_file: Path, disk: Callable[[int], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    # Room for a cache, a database and a few checkpoints.
+    small_disk = disk(6)
     assert tune([str(study_file), f"storage={small_disk}", "name=full"]) == 2
     said = capfd.readouterr().err.strip().splitlines()[-1]
     assert "full" in said or "No space" in said
@@ -227,10 +198,10 @@ def test_a_full_disk_is_said_in_a_line_and_the_study_goes_on_where_there_is_room
 
 
 def test_ctrl_c_once_lets_the_running_trials_end_and_resume_does_the_rest(
-    study_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    when: When, study_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "asked"
-    asking = after(lambda: ended(folder) >= 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    asking = when(lambda: ended(folder) >= 1, lambda: os.kill(os.getpid(), signal.SIGINT))
     place = [str(study_file), f"storage={tmp_path}", "name=asked", "--json"]
     assert tune(place) == 0
     asking.join()

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from mbti_ray.config import StudyConfig, load_run, load_study, overridden, value_at
-from mbti_ray.config.schema import FloatRange, IntRange
+from mbti_ray.config.study_schema import FloatRange, IntRange
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.findings import Finding
 from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
@@ -565,7 +565,7 @@ def test_trials_that_are_not_over_are_not_counted():
 def test_what_a_study_is_to_try_can_be_given_to_a_study(trials):
     config = study_config()
     (finding,) = diagnose_study(config, trials)
-    changed = load_study(None, ["optim.lr=2e-5", *shlex.split(finding.command())])
+    changed = load_study(None, ["study.try_default=false", *shlex.split(finding.command())])
     for address, value in finding.tries.items():
         if address == "study.trials":
             assert changed.study.trials == value

@@ -1,0 +1,132 @@
+"""Every setting of a study, typed: what is searched, for what, how long and how.
+
+A study's config is that of a run with two sections more. Knows nothing of files or Optuna, and
+imports nothing heavy.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mbti_ray.config.schema import Count, Monitor, Positive, RunConfig, Section
+
+Value = str | float | int | bool | None
+# For which values of other searched addresses a range is searched.
+When = dict[str, Value | tuple[Value, ...]]
+
+
+class FloatRange(Section):
+    """A number between two bounds, on a linear or logarithmic scale."""
+
+    low: float
+    high: float
+    log: bool = False
+    when: When = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "FloatRange":
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range starts above 0, got {self.low}")
+        return self
+
+
+class IntRange(Section):
+    """A whole number between two bounds, both included."""
+
+    int_low: int
+    int_high: int
+    when: When = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "IntRange":
+        if not self.int_low < self.int_high:
+            raise ValueError(f"int_low must be below int_high, got {self.int_low}, {self.int_high}")
+        return self
+
+
+class Choices(Section):
+    """One of several values."""
+
+    choices: Annotated[tuple[Value, ...], Field(min_length=2)]
+    when: When = Field(default_factory=dict)
+
+
+Range = FloatRange | IntRange | Choices
+
+
+class StudyOptions(Section):
+    """How a study searches."""
+
+    trials: Count | None = Field(20, description="null: as many as study.hours allow")
+    hours: Positive | None = Field(
+        None, description="after so many hours no new trial begins; those that run come to an end"
+    )
+    objective: (
+        Monitor | Annotated[tuple[Monitor, ...], Field(min_length=2, max_length=4)] | None
+    ) = Field(
+        None,
+        description="null: fit.monitor; or several, of which the first chooses the epoch",
+    )
+    scheduler: Literal["asha", "pbt", "none"] = Field(
+        "asha", description="asha stops poor trials; pbt lets them copy good ones (one worker)"
+    )
+    grace_epochs: Count = Field(
+        1, description="epochs before a trial can be stopped, or between two copies"
+    )
+    reduction: Annotated[int, Field(ge=2)] = Field(3, description="1 in so many goes on at a rung")
+    startup_trials: Count = Field(5, description="random trials before TPE takes over")
+    seeds: Count = Field(
+        1, description="seeds that a trial is trained with; what counts is their mean"
+    )
+    max_concurrent: Count | None = Field(None, description="null: what the cluster holds")
+    try_default: bool = Field(True, description="the first trial is the config without a search")
+    start: tuple[dict[str, Value], ...] = Field(
+        (), description="points to try first, each {address: value, ...} of what is searched"
+    )
+    warm_start: tuple[str, ...] = Field(
+        (), description="folders of earlier studies, whose trials the sampler learns from"
+    )
+    storage: str | None = Field(
+        None,
+        description="of the study: null for SQLite in its folder, journal for a file there that a "
+        "shared folder carries, or the URL of a database",
+    )
+
+    @model_validator(mode="after")
+    def _ends_and_fits(self) -> "StudyOptions":
+        if self.trials is None and self.hours is None:
+            raise ValueError("study.trials=null needs study.hours: a study has to end")
+        objectives = self.objective if isinstance(self.objective, tuple) else ()
+        if len(set(objectives)) < len(objectives):
+            raise ValueError(f"study.objective names a score twice: {', '.join(objectives)}")
+        if self.scheduler == "pbt" and (objectives or self.seeds > 1):
+            raise ValueError("study.scheduler=pbt takes one study.objective and study.seeds=1")
+        return self
+
+
+class StudyConfig(RunConfig):
+    """A run to start from, and what of it is searched."""
+
+    study: StudyOptions = StudyOptions()
+    search: dict[str, Range] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_worker_where_needed(self) -> "StudyConfig":
+        if self.scaling.most > 1 and (self.study.scheduler == "pbt" or self.study.seeds > 1):
+            raise ValueError(
+                "study.scheduler=pbt and study.seeds above 1 need scaling.workers=1: their trials "
+                "train inside one actor"
+            )
+        return self
+
+    @property
+    def objectives(self) -> tuple[Monitor, ...]:
+        """What is sought; the first decides which epoch of a trial counts."""
+        wanted = self.study.objective or self.fit.monitor
+        return (wanted,) if isinstance(wanted, str) else wanted
+
+    @property
+    def objective(self) -> Monitor:
+        return self.objectives[0]
