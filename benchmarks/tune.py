@@ -1,6 +1,6 @@
 """What a trial costs besides its training, and what a study costs beside plain Optuna + HF Trainer.
 
-    python benchmarks/tune.py [--quick]
+    python benchmarks/tune.py [--quick] [--source FILE.csv [--sides ours hf]]
 
 The same points of the same search (preset quick, built-in corpus, three epochs, none stopped), on
 two cores, each side in a process of its own; the sides alternate, and medians of the repeats count:
@@ -15,7 +15,8 @@ Overhead of a trial is all the time of its place that is not spent in optimiser 
 and saving count as overhead too: places x (end of the last trial - end of the first round) - the
 seconds in steps, over the trials after the first round. Needs `pip install 'mbti_ray[bench]'`. The
 last line is one JSON object: overhead_s_per_trial, nested_overhead_s_per_trial, and vs_optuna_hf
-(wall time of hf over ours, both from the start of the process to its end).
+(wall time of hf over ours, both from the start of the process to its end). With --source the trials
+train on the posts of that file, whose lengths differ, instead of the corpus, whose do not.
 """
 
 import argparse
@@ -44,7 +45,7 @@ TRIALS = {"ours": 12, "nested": 6, "hf": 12}
 Trial = dict[str, Any]
 
 
-def study_config(side: str, storage: str) -> StudyConfig:
+def study_config(side: str, storage: str, source: Path | None) -> StudyConfig:
     """The same points for every side, as points to start from."""
     chance = np.random.default_rng(0)
     points = [
@@ -66,6 +67,8 @@ def study_config(side: str, storage: str) -> StudyConfig:
         f"study.start={json.dumps(points)}",
         f"storage={storage}",
     ]
+    if source:
+        changes += [f"data.source={source}", "data.unit=post", "data.split_by=post"]
     return load_study(None, changes)
 
 
@@ -136,11 +139,14 @@ def nested(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
 
 
 def nested_loop(settings: dict[str, Any]) -> None:
+    # Ray sends this function by value: what it names has to be imported in it.
+    from pathlib import Path
+
     import ray
     import ray.train
     import torch
 
-    from mbti_ray.config import config_of
+    from mbti_ray.config import config_of, overridden
     from mbti_ray.engine.fit import run
     from mbti_ray.engine.worker import Line, Worker
     from mbti_ray.on_ray.training import flat
@@ -247,11 +253,12 @@ def overhead(trials: list[Trial]) -> float:
     return float((idle - sum(t["seconds"] for t in rest)) / len(rest))
 
 
-def run_side(side: str, storage: Path) -> dict[str, Any]:
+def run_side(side: str, storage: Path, source: Path | None) -> dict[str, Any]:
     """One side in a process of its own, timed from its start to its end."""
     folder = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=storage))
     (folder / "study").mkdir()
     command = [sys.executable, __file__, "--side", side, "--storage", str(folder)]
+    command += ["--source", str(source)] if source else []
     started = time.perf_counter()
     subprocess.run(command, check=True)
     wall = time.perf_counter() - started
@@ -263,40 +270,46 @@ def run_side(side: str, storage: Path) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repeat")
+    parser.add_argument("--source", type=Path, help="default: the built-in corpus")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--storage", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        config = study_config(options.side, str(options.storage))
+        config = study_config(options.side, str(options.storage), options.source)
         data = prepare_dataset(config, options.storage.parent / "cache")
         trials = SIDES[options.side](config, data, options.storage / "study")
         (options.storage / "trials.json").write_text(json.dumps(trials), "utf-8")
         return 0
-    measured: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    measured: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
     with tempfile.TemporaryDirectory() as storage:
         # Tokenised before anything is timed, and read from the cache by every side.
-        prepare_dataset(study_config("ours", storage), Path(storage) / "cache")
+        config = study_config("ours", storage, options.source)
+        data = prepare_dataset(config, Path(storage) / "cache")
         for _ in range(1 if options.quick else 3):
-            for side in SIDES:
-                measured[side].append(run_side(side, Path(storage)))
-    overheads = {
-        side: statistics.median(overhead(r["trials"]) for r in measured[side])
-        for side in ("ours", "nested")
+            for side in options.sides:
+                measured[side].append(run_side(side, Path(storage), options.source))
+    walls = {
+        side: statistics.median(r["wall_s"] for r in found) for side, found in measured.items()
     }
-    walls = {side: statistics.median(r["wall_s"] for r in measured[side]) for side in SIDES}
-    result = {
-        "overhead_s_per_trial": round(overheads["ours"], 3),
-        "nested_overhead_s_per_trial": round(overheads["nested"], 3),
-        "vs_optuna_hf": round(walls["hf"] / walls["ours"], 3),
-    }
+    result = {}
+    for side, key in (("ours", "overhead_s_per_trial"), ("nested", "nested_overhead_s_per_trial")):
+        if side in measured:
+            found = [overhead(r["trials"]) for r in measured[side]]
+            result[key] = round(statistics.median(found), 3)
+    if {"ours", "hf"} <= measured.keys():
+        result["vs_optuna_hf"] = round(walls["hf"] / walls["ours"], 3)
     machine = {
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "ray", "transformers", "optuna")},
     }
-    raw = {"machine": machine, "measured": measured, "wall_s": walls, **result}
-    name = "tune_quick.json" if options.quick else "tune.json"
-    (RESULTS / name).write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
+    windows = data.splits["train"]
+    task = {"source": Path(data.facts.source).name, "windows": len(windows)}
+    task |= {"tokens": int(windows.lengths.sum())}
+    raw = {"machine": machine, "task": task, "measured": measured, "wall_s": walls, **result}
+    name = "_posts" * bool(options.source) + "_quick" * options.quick
+    (RESULTS / f"tune{name}.json").write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
     print(json.dumps(result))
     return 0
 

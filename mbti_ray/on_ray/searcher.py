@@ -45,6 +45,7 @@ class _Open:
     schedule: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     values: list[float] | None = None
     reported: set[int] = field(default_factory=set)
+    written: dict[str, Any] = field(default_factory=dict)
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -104,10 +105,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         self._budget -= 1
         self._open[trial_id] = _Open(trial, dict(trial.params))
-        self.numbers[trial_id] = trial.number
-        self._kept(
-            lambda: trial.set_user_attr("folder", f"trials/{trial_folder_name(trial.number)}")
-        )
+        number = self.numbers[trial_id] = trial.number
+        self._kept(lambda: trial.set_user_attr("folder", f"trials/{trial_folder_name(number)}"))
+        self._kept(lambda: trial.set_user_attr("seed", self._config.seed))
         return dict(trial.params)
 
     def on_trial_result(self, trial_id: str, result: Result) -> None:
@@ -188,7 +188,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if result.get("checkpoint_dir_name"):
             figures["checkpoint"] = result["checkpoint_dir_name"]
         for name, value in figures.items():
-            trial.set_user_attr(name, value)
+            if running.written.get(name) != value:
+                running.written[name] = value
+                trial.set_user_attr(name, value)
 
     def _tell(self, trial: optuna.Trial, **outcome: Any) -> None:
         self._kept(lambda: self._study.tell(trial, **outcome))
