@@ -64,6 +64,9 @@ def test_a_study_goes_on_after_its_command_was(how: str, tmp_path: Path) -> None
     if how == "killed":
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
+        # What it started may hold the pipe open a little longer.
+        assert driver.stderr is not None
+        driver.stderr.close()
     else:
         os.kill(driver.pid, signal.SIGINT)
         time.sleep(0.5)
