@@ -61,8 +61,7 @@ class Counts:
         training loss was: so runs with different weights can be compared.
         """
         labels = labels.to(logits.device)
-        probabilities = torch.sigmoid(logits)
-        given = probabilities > thresholds
+        given = torch.sigmoid(logits) > thresholds
         right = given == labels.bool()
         loss = binary_cross_entropy_with_logits(
             logits.double(), labels.double(), reduction="none"
@@ -70,7 +69,7 @@ class Counts:
         figures = [
             torch.tensor([float(len(labels))], dtype=torch.float64, device=logits.device),
             loss.sum()[None],
-            (probabilities.double() - labels.double()).square().mean(1).sum()[None],
+            (logits.double().sigmoid() - labels.double()).square().mean(1).sum()[None],
             right.double().sum(0),
             right.all(1).double().sum()[None],
             given.double().sum(0),
