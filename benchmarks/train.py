@@ -368,8 +368,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--quick", action="store_true", help="fewer windows, three repeats")
-    parser.add_argument("--output", type=Path, default=RESULTS / "train.json")
+    parser.add_argument("--output", type=Path, help="default: train.json, or train_quick.json")
     options = parser.parse_args()
+    name = "train_quick.json" if options.quick else "train.json"
+    output = options.output or RESULTS / name
     if options.quick:
         options.windows, options.repeats = min(options.windows, 640), 3
     # The other sides are measured against it.
@@ -410,7 +412,7 @@ def main() -> int:
         "runs": {name: [vars(r) for r in found] for name, found in measured.runs.items()},
         "matmul_flop_s": measured.matmul_flop_s,
     }
-    options.output.write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
+    output.write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
     print(json.dumps(result))
     return 0
 

@@ -27,7 +27,7 @@ from mbti_ray.bundle import read_manifest
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.on_ray.cluster import connected
-from mbti_ray.on_ray.http import RETRY_AFTER_S, build_api
+from mbti_ray.serving.http import RETRY_AFTER_S, build_api
 from mbti_ray.predictor import Prediction, Predictor
 
 APP_NAME = "mbti"

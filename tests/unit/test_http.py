@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.on_ray.http import build_api
-from mbti_ray.on_ray.wire import ErrorCode, Question, WireError, parse_question, read_body
+from mbti_ray.serving.http import build_api
+from mbti_ray.serving.wire import ErrorCode, Question, WireError, parse_question, read_body
 
 pytestmark = pytest.mark.unit
 

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.on_ray.wire import (
+from mbti_ray.serving.wire import (
     Answer,
     ErrorBody,
     ErrorCode,
@@ -140,7 +140,7 @@ def _error_response(error: WireError, headers: Any = None) -> Response:
 
 def _add_pages(api: FastAPI) -> None:
     def page(name: str) -> Callable[[], Awaitable[Response]]:
-        html = (files("mbti_ray.on_ray") / name).read_text(encoding="utf-8")
+        html = (files("mbti_ray.serving") / name).read_text(encoding="utf-8")
 
         async def show() -> Response:
             return HTMLResponse(html, headers=_PAGE_HEADERS)

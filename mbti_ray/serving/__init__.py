@@ -1,0 +1,1 @@
+"""The HTTP service without the cluster: routes, shapes, batches and limits. Knows nothing of Ray."""
