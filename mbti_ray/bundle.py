@@ -6,6 +6,7 @@
     bundle.json         label order, pooling, limits, masking version, thresholds, calibration,
                         data facts, scores, versions, golden texts with their logits, file hashes
     card.md             the model card: the same for people
+    onnx/               what `python -m mbti_ray.export` adds: graphs for ONNX Runtime
 
 No pickle, nothing from the network. Making the golden logits needs a forward pass, which is the
 predictor's, and the card's sentences are those of `pages`: both are given in. Knows nothing of run
@@ -16,8 +17,9 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,8 @@ class Manifest:
         temperature: What the logits are divided by before the sigmoid, E, N, T, J.
         abstain: A probability nearer to its threshold than this is answered X.
         files: Size in bytes and SHA-256 of every other file.
+        runtimes: Exports by `serve.runtime`: file, bytes, sha256, golden logits, their largest gap
+            to the bundle's own, and scores beside torch's on the same rows.
     """
 
     id: str
@@ -79,14 +83,15 @@ class Manifest:
     temperature: list[float] = field(default_factory=lambda: [1.0] * 4)
     abstain: float = 0.0
     format: int = _FORMAT
+    runtimes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle in memory."""
+    """A bundle that was found whole; its weights are read by whoever computes (`read_model`)."""
 
+    folder: Path
     manifest: Manifest
-    model: MBTIModel
     tokenizer: Tokenizer
 
     @property
@@ -133,9 +138,7 @@ def write_bundle(
     save_file(state, aside / "model.safetensors")
     model.encoder.config.save_pretrained(aside)  # type: ignore[union-attr, operator]
     tokenizer.save_pretrained(aside)
-    files = {
-        p.name: {"bytes": p.stat().st_size, "sha256": _hash(p)} for p in sorted(aside.iterdir())
-    }
+    files = {path.name: file_facts(path) for path in sorted(aside.iterdir())}
     manifest = Manifest(
         id=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -156,7 +159,7 @@ def write_bundle(
     texts = golden_texts()
     logits = golden_logits(read_bundle(aside), texts)
     golden = [Golden(t, row) for t, row in zip(texts, logits, strict=True)]
-    manifest = Manifest(**{**vars(manifest), "golden": golden})
+    manifest = replace(manifest, golden=golden)
     _write_manifest(aside, manifest)
     if card is not None:
         (aside / "card.md").write_text(card(manifest), "utf-8")
@@ -167,7 +170,7 @@ def write_bundle(
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read a bundle from disk, checking that every file is whole.
+    """Read a bundle from disk but for its weights, checking that every file is whole.
 
     Raises:
         BundleError: A file is missing, damaged, of another size, or made by another format.
@@ -182,19 +185,41 @@ def read_bundle(folder: Path) -> Bundle:
                 f"{path}: has {path.stat().st_size} bytes, bundle.json says {known['bytes']}; "
                 "copy the bundle again, whole"
             )
-    model_config = ModelConfig(**manifest.model)
-    try:
-        tokenizer = load_tokenizer(folder)
+    with _damage(folder):
+        return Bundle(folder, manifest, load_tokenizer(folder))
+
+
+def read_model(bundle: Bundle) -> MBTIModel:
+    """The model with a bundle's weights, on the CPU.
+
+    Raises:
+        BundleError: The weights are damaged.
+    """
+    with _damage(bundle.folder):
         model = MBTIModel(
-            build_encoder(read_encoder_config(folder)),
-            pooling=model_config.pooling,
-            dropout=model_config.dropout,
+            build_encoder(read_encoder_config(bundle.folder)),
+            pooling=bundle.model_config.pooling,
+            dropout=bundle.model_config.dropout,
         )
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load_file(bundle.folder / "model.safetensors"))
+    return model.eval()
+
+
+@contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BundleError(f"{folder}: is damaged ({reason}); copy the bundle again") from None
-    return Bundle(manifest, model.eval(), tokenizer)
+
+
+def record_runtimes(folder: Path, runtimes: Mapping[Any, dict[str, Any]]) -> None:
+    """Write what a bundle holds besides torch's weights into its bundle.json."""
+    manifest = read_manifest(folder)
+    aside = folder / "bundle.json.new"
+    aside.write_text(_as_text(replace(manifest, runtimes=dict(runtimes))), "utf-8")
+    aside.replace(folder / "bundle.json")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -230,8 +255,16 @@ def golden_texts() -> list[str]:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
-    (folder / "bundle.json").write_text(text + "\n", "utf-8")
+    (folder / "bundle.json").write_text(_as_text(manifest), "utf-8")
+
+
+def _as_text(manifest: Manifest) -> str:
+    return json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file, as bundle.json has them."""
+    return {"bytes": path.stat().st_size, "sha256": _hash(path)}
 
 
 def _hash(path: Path) -> str:

@@ -27,6 +27,7 @@ from mbti_ray.data.sources import read_source
 from mbti_ray.data.text import read_text
 from mbti_ray.errors import DataError
 from mbti_ray.predictor import Predictor
+from mbti_ray.runtimes import RuntimeKind
 from mbti_ray.scores.beside import Training, baselines_beside
 from mbti_ray.scores.card import Scored, build_scorecard
 from mbti_ray.scores.counts import Counts, Scores
@@ -175,6 +176,27 @@ def evaluate_bundle(
     }
     rows = _table(labelled.examples, predictor, logits)
     return Evaluation(predictor.bundle_id, counts.scores(), scorecards, rows)
+
+
+def runtime_scores(
+    bundle: Path,
+    labelled: Labelled,
+    kinds: Sequence[RuntimeKind],
+    advance: Callable[[int, str], None],
+) -> dict[RuntimeKind, Scores]:
+    """What each runtime of a bundle scores on the same rows.
+
+    Args:
+        advance: Told the number of rows done since the last time, and the runtime.
+    """
+    texts = [e.texts for e in labelled.examples]
+    scores: dict[RuntimeKind, Scores] = {}
+    for kind in kinds:
+        predictor = Predictor.load(bundle, runtime=kind)
+        logits = _logits(predictor, texts, lambda done, _, kind=kind: advance(done, kind))  # type: ignore[misc]
+        labels = torch.from_numpy(labelled.labels)
+        scores[kind] = Counts.of(logits, labels, predictor.thresholds).scores()
+    return scores
 
 
 def _logits(

@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 
 from mbti_ray.bundle import Bundle, read_bundle
-from mbti_ray.data.batches import WORTH_TOKENS, batches_by_length, collate
+from mbti_ray.data.batches import batches_by_length, pad
 from mbti_ray.data.mask import MASK_VERSION, find_hidden
 from mbti_ray.data.prepare import pack_texts
 from mbti_ray.data.text import clean_text, read_text
-from mbti_ray.data.windows import build_windows
+from mbti_ray.data.windows import Ids, Packed
 from mbti_ray.errors import BundleError
 from mbti_ray.runs import find_bundle
+from mbti_ray.runtimes import Runtime, RuntimeKind, open_runtime
 from mbti_ray.scores.counts import pool_rows
 from mbti_ray.typology import POSITIVE_POLES, type_of
 
-# Golden logits made on another processor differ in the last digits of float32, not in these.
-_GOLDEN_TOLERANCE = 1e-3
 _BATCH_TOKENS = 4096
 
 
@@ -66,13 +65,12 @@ class Logits:
 
 
 class Predictor:
-    """A bundle, loaded and checked, on a device."""
+    """A bundle and what computes its logits, checked."""
 
-    def __init__(self, bundle: Bundle, *, device: str | torch.device = "cpu") -> None:
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         self._manifest = bundle.manifest
-        self._model = bundle.model.to(device).eval()
+        self._runtime = runtime
         self._tokenizer = bundle.tokenizer
-        self._device = torch.device(device)
         self._temperature = torch.tensor(self._manifest.temperature)
         self.thresholds = torch.tensor(self._manifest.thresholds)
         self.abstain = self._manifest.abstain
@@ -86,13 +84,25 @@ class Predictor:
             )
 
     @classmethod
-    def load(cls, folder: Path, *, device: str | torch.device = "cpu") -> "Predictor":
+    def load(
+        cls,
+        folder: Path,
+        *,
+        runtime: RuntimeKind = "torch",
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+    ) -> "Predictor":
         """Load a bundle and check that it reproduces its golden logits here.
+
+        Args:
+            runtime: What computes; anything but torch must have been exported before.
+            threads: See `open_runtime`.
 
         Raises:
             BundleError: It is damaged, or computes something else than when it was made.
         """
-        predictor = cls(read_bundle(folder), device=device)
+        bundle = read_bundle(folder)
+        predictor = cls(bundle, open_runtime(bundle, runtime, device=device, threads=threads))
         predictor.check_golden()
         return predictor
 
@@ -108,16 +118,19 @@ class Predictor:
 
     def check_golden(self) -> None:
         """Raise BundleError unless the golden texts give the logits that the bundle recorded."""
-        golden = self._manifest.golden
+        golden, allowed = self._runtime.golden, self._runtime.tolerance
         if not golden:
             raise BundleError(f"bundle {self.bundle_id}: holds no golden texts; make it again")
-        logits = self.logits([[g.text] for g in golden], whole=False).values.cpu()
-        gap = float((logits - torch.tensor([g.logits for g in golden])).abs().max())
-        if not gap <= _GOLDEN_TOLERANCE:
+        gap = float((self.golden_logits() - torch.tensor(golden)).abs().max())
+        if not gap <= allowed:
             raise BundleError(
                 f"bundle {self.bundle_id}: does not reproduce its golden logits (off by {gap:.2g}, "
-                f"allowed {_GOLDEN_TOLERANCE:g}); it is damaged, or the versions differ too much"
+                f"allowed {allowed:g}); it is damaged, or the versions differ too much"
             )
+
+    def golden_logits(self) -> Tensor:
+        """The logits [G, 4] of the bundle's golden texts as computed here."""
+        return self.logits([[g.text] for g in self._manifest.golden], whole=False).values
 
     def predict(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Prediction]:
         """Predictions for R inputs, each a list of posts.
@@ -126,7 +139,10 @@ class Predictor:
             whole: Read each input in as many windows as the bundle allows; otherwise one window,
                 which a longer text overruns (`truncated`).
         """
-        logits = self.logits(users, whole=whole)
+        return self.decide(self.logits(users, whole=whole))
+
+    def decide(self, logits: Logits) -> list[Prediction]:
+        """Predictions from row logits [R, 4] before calibration."""
         probabilities = torch.sigmoid(self.calibrated(logits.values))
         types = self.types(probabilities)
         return [
@@ -148,8 +164,12 @@ class Predictor:
         ]
 
     def logits(self, users: Sequence[Sequence[str]], *, whole: bool) -> Logits:
-        """Row logits [R, 4] of raw texts before calibration, float32, on the device."""
-        return self.row_logits([[self.read(p) for p in posts] for posts in users], whole=whole)
+        """Row logits [R, 4] of raw texts before calibration, float32, on the CPU."""
+        return self._logits_of(self.encode(users, whole=whole))
+
+    def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Packed]:
+        """The windows of R inputs as token ids: cleaned, masked, tokenised, cut."""
+        return self._pack([[self.read(p) for p in posts] for posts in users], whole=whole)
 
     def read(self, post: str, *, mask: bool = True) -> str:
         """What the model reads of a post; with ``mask=False`` as if nothing had been hidden."""
@@ -163,46 +183,60 @@ class Predictor:
         hidden = find_hidden(text, self._manifest.mask_also) if hides else []
         return {"text": text, "hidden": [asdict(h) for h in hidden]}
 
-    @torch.inference_mode()
     def row_logits(self, texts: Sequence[Sequence[str]], *, whole: bool) -> Logits:
         """As `logits`, of texts that are cleaned and masked already."""
-        if not texts:
-            return Logits(torch.empty(0, 4), [], [])
-        packed = pack_texts(
-            self._tokenizer,
-            texts,
-            max_tokens=self.max_tokens,
-            max_windows=self._manifest.max_windows if whole else 1,
-        )
-        windows = build_windows(packed)
-        output = torch.empty(len(windows), 4, device=self._device)
-        members = np.arange(len(windows))
-        worth = WORTH_TOKENS[self._device.type]
+        return self._logits_of(self._pack(texts, whole=whole))
+
+    def _pack(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[Packed]:
+        limit = self._manifest.max_windows if whole else 1
+        return pack_texts(self._tokenizer, texts, max_tokens=self.max_tokens, max_windows=limit)
+
+    def _logits_of(self, packed: Sequence[Packed]) -> Logits:
+        windows = [window for row in packed for window in row.windows]
+        lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
+        output = torch.empty(len(windows), 4, device=self._runtime.device)
         for indices in batches_by_length(
-            windows.lengths, members, _BATCH_TOKENS, worth_tokens=worth
+            lengths, np.arange(len(windows)), _BATCH_TOKENS, worth_tokens=self.worth_tokens
         ):
-            batch = collate(windows, indices, pad_id=self._tokenizer.pad_token_id).to(self._device)
-            logits = self._model(batch.input_ids, batch.attention_mask)
-            output[torch.from_numpy(indices).to(self._device)] = logits
-        pooled = pool_rows(
-            output,
-            torch.from_numpy(windows.row).to(self._device),
-            torch.from_numpy(windows.lengths).to(self._device),
-            len(packed),
-        )
-        return Logits(pooled, [p.truncated for p in packed], [len(p.windows) for p in packed])
+            logits = self.forward([windows[i] for i in indices])
+            output[torch.from_numpy(indices).to(output.device)] = logits
+        return pool(packed, output.cpu())
+
+    @property
+    def worth_tokens(self) -> int:
+        """A forward pass of fewer tokens costs nearly as much; see `batches_by_length`."""
+        return self._runtime.worth_tokens
+
+    def forward(self, windows: Sequence[Ids]) -> Tensor:
+        """Window logits [B, 4] on the device, of B windows in one pass, padded to the longest."""
+        ids, mask = pad(windows, pad_id=self._tokenizer.pad_token_id)
+        device = self._runtime.device
+        return self._runtime(ids.to(device), None if mask is None else mask.to(device))
 
     def warm_up(self) -> None:
-        """Run texts of several lengths, so that the first user does not wait for allocations."""
-        for words in (1, 32, self.max_tokens):
+        """Run texts of each length class, so that no user waits for allocations."""
+        words = 1
+        while words <= self.max_tokens:
             self.predict([["word " * words]], whole=False)
+            words *= 2
+        self.predict([["word " * self.max_tokens]], whole=False)
 
 
-def golden_logits(bundle: Bundle, texts: Sequence[str]) -> list[list[float]]:
+def pool(packed: Sequence[Packed], logits: Tensor) -> Logits:
+    """Row logits [R, 4] from window logits [N, 4], in the order of the windows of R inputs."""
+    counts = torch.tensor([len(p.windows) for p in packed], dtype=torch.int64)
+    row = torch.repeat_interleave(torch.arange(len(packed)), counts)
+    tokens = torch.tensor([len(w) for p in packed for w in p.windows], dtype=torch.int64)
+    pooled = pool_rows(logits, row, tokens, len(packed)) if packed else torch.empty(0, 4)
+    return Logits(pooled, [p.truncated for p in packed], counts.tolist())
+
+
+def golden_logits(
+    bundle: Bundle, texts: Sequence[str], runtime: RuntimeKind = "torch"
+) -> list[list[float]]:
     """The logits of texts as serving on a CPU computes them; what `write_bundle` records."""
-    values: list[list[float]] = (
-        Predictor(bundle).logits([[text] for text in texts], whole=False).values.tolist()
-    )
+    predictor = Predictor(bundle, open_runtime(bundle, runtime))
+    values: list[list[float]] = predictor.logits([[t] for t in texts], whole=False).values.tolist()
     return values
 
 

@@ -265,7 +265,9 @@ class FailureConfig(Section):
 class ServeConfig(Section):
     """The HTTP service."""
 
-    runtime: Literal["torch"] = Field("torch", description="what computes the logits")
+    runtime: Literal["torch", "onnx", "onnx-int8"] = Field(
+        "torch", description="what computes the logits; `mbti_ray.export` makes the others"
+    )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     replicas: Count = 1

@@ -11,7 +11,7 @@ Legend: B windows of a batch, T tokens of its longest window.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbti_ray.data.windows import Windows
+from mbti_ray.data.windows import Ids, Windows
 
 Indices = NDArray[np.int64]
 
@@ -213,6 +213,15 @@ def collate(windows: Windows, indices: Indices, *, weight: float = 1.0, pad_id: 
         labels=torch.from_numpy(windows.labels[windows.row[indices]].astype(np.float32)),
         weight=torch.full((len(indices),), weight),
     )
+
+
+def pad(windows: Sequence[Ids], *, pad_id: int) -> tuple[Tensor, Tensor | None]:
+    """Ids int64 [B, T] of windows padded to the longest, and their mask (None: all are real)."""
+    lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
+    mask = np.arange(int(lengths.max())) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, np.int64)
+    ids[mask] = np.concatenate([np.asarray(w, np.int64) for w in windows])
+    return torch.from_numpy(ids), None if mask.all() else torch.from_numpy(mask)
 
 
 def batches_by_length(

@@ -27,8 +27,8 @@ from mbti_ray.bundle import read_manifest
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.on_ray.cluster import connected
-from mbti_ray.serving.http import RETRY_AFTER_S, build_api
 from mbti_ray.predictor import Prediction, Predictor
+from mbti_ray.serving.http import RETRY_AFTER_S, build_api
 
 APP_NAME = "mbti"
 # Pages and probes are answered although as many predictions wait as may.
@@ -51,7 +51,7 @@ class MbtiService:
         self._thread = ThreadPoolExecutor(
             1, "forward", initializer=torch.set_num_threads, initargs=(config.cpus,)
         )
-        self._predictor = self._thread.submit(_load_warm, Path(bundle)).result()
+        self._predictor = self._thread.submit(_load_warm, Path(bundle), config).result()
         self._idle = asyncio.Event()
         self._idle.set()
         self._batched = serve.batch(
@@ -183,8 +183,8 @@ def _end_on(handler: Any) -> None:
         signal.signal(number, handler)
 
 
-def _load_warm(bundle: Path) -> Predictor:
-    predictor = Predictor.load(bundle)
+def _load_warm(bundle: Path, config: ServeConfig) -> Predictor:
+    predictor = Predictor.load(bundle, runtime=config.runtime, threads=config.cpus)
     predictor.warm_up()
     return predictor
 

@@ -1,1 +1,1 @@
-"""The HTTP service without the cluster: routes, shapes, batches and limits. Knows nothing of Ray."""
+"""The HTTP service without the cluster: routes, shapes, limits, batches. Knows nothing of Ray."""

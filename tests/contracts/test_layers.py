@@ -21,6 +21,7 @@ LAYERS = (
     ("data", "runs"),
     ("scores", "model"),
     ("bundle", "engine", "study"),
+    ("runtimes",),
     ("predictor", "pages", "tables"),
     ("labelled", "finish", "serving"),
     ("on_ray",),

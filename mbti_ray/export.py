@@ -1,0 +1,79 @@
+"""`python -m mbti_ray.export`: a bundle's graphs for ONNX Runtime, and what they score."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from mbti_ray.cli import (
+    Result,
+    build_parser,
+    console,
+    print_pairs,
+    progress_bar,
+    run_command,
+    split_base,
+)
+from mbti_ray.config import load_run
+from mbti_ray.runs import chosen_bundle
+
+_SHOWN = ("acc_mean", "acc_total", "brier")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    parser = build_parser(
+        "export",
+        "Write a bundle's graph for ONNX Runtime, in float32 and with int8 weights, and what each\n"
+        "scores on labelled rows. serve.runtime=onnx or onnx-int8 then takes it.",
+        items="BUNDLE (a bundle, run or study folder; default: the newest), data.source=FILE",
+    )
+    return run_command(parser, _export, argv)
+
+
+def _export(options: argparse.Namespace) -> Result:
+    place, overrides = split_base(options.items)
+    folder = chosen_bundle(place, load_run(None, overrides).storage)
+
+    from mbti_ray.bundle import read_manifest, record_runtimes
+    from mbti_ray.labelled import read_labelled, runtime_scores
+    from mbti_ray.predictor import golden_logits
+    from mbti_ray.runtimes import RuntimeKind
+    from mbti_ray.runtimes.export import export_onnx
+
+    # First, so that nothing is written where there is nothing to measure it on.
+    labelled = read_labelled(folder, overrides)
+    texts = [g.text for g in read_manifest(folder).golden]
+    made = export_onnx(folder, lambda bundle, kind: golden_logits(bundle, texts, kind))
+    kinds: tuple[RuntimeKind, ...] = ("torch", *made)
+    with progress_bar("rows", len(kinds) * len(labelled.examples)) as advance:
+        scores = runtime_scores(folder, labelled, kinds, advance)
+    for kind, facts in made.items():
+        facts["scores"] = _beside(scores[kind], scores["torch"], labelled.description)
+    record_runtimes(folder, made)
+    _show(scores, labelled.description)
+    return {"bundle": str(folder), "runtimes": made}
+
+
+def _beside(
+    scores: dict[str, float], torch_scores: dict[str, float], description: str
+) -> dict[str, Any]:
+    """What a runtime scores, and how much less that is than torch on the same rows."""
+    return {
+        "data": description,
+        "rows": scores["rows"],
+        **{name: scores[name] for name in _SHOWN},
+        "gained": {name: scores[name] - torch_scores[name] for name in _SHOWN},
+    }
+
+
+def _show(scores: dict[Any, dict[str, float]], description: str) -> None:
+    pairs = [("rows", description)]
+    for kind, found in scores.items():
+        figures = ", ".join(f"{name} {found[name]:.4f}" for name in _SHOWN)
+        pairs.append((kind, figures))
+    print_pairs(pairs)
+    console.print("serve.runtime=onnx or serve.runtime=onnx-int8 takes them")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,26 @@
+"""The bundle's own weights in torch, on a CPU or a GPU."""
+
+import torch
+from torch import Tensor
+
+from mbti_ray.bundle import Bundle, read_model
+from mbti_ray.data.batches import WORTH_TOKENS
+
+# Golden logits made on another processor differ in the last digits of float32, not in these.
+_TOLERANCE = 1e-3
+
+
+class TorchRuntime:
+    """See `Runtime`."""
+
+    def __init__(self, bundle: Bundle, device: str | torch.device) -> None:
+        self.device = torch.device(device)
+        self.worth_tokens = WORTH_TOKENS[self.device.type]
+        self.golden = [g.logits for g in bundle.manifest.golden]
+        self.tolerance = _TOLERANCE
+        self._model = read_model(bundle).to(self.device).eval()
+
+    @torch.inference_mode()
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        logits: Tensor = self._model(input_ids, attention_mask)
+        return logits

@@ -1,0 +1,145 @@
+"""ONNX Runtime beside torch: the same logits in float32, close ones in int8, damage refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mbti_ray.bundle import read_bundle, read_manifest, record_runtimes, write_bundle
+from mbti_ray.config import RunConfig
+from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.errors import BundleError
+from mbti_ray.export import main as export_main
+from mbti_ray.predictor import Predictor, golden_logits
+from mbti_ray.runtimes import RuntimeKind
+
+pytestmark = [
+    pytest.mark.integration,
+    # The exporter of torch 2.13 warns of its own parts.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+Build = Callable[..., RunConfig]
+TEXTS = ["a", "a quiet evening with a book and some tea", "party " * 30, "Ünïcode 🙂"]
+
+
+@pytest.fixture(scope="module")
+def plain(quick: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle without exports."""
+    config = quick("model.max_tokens=32", "fit.epochs=2")
+    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
+    outcome = run(config, data, Worker())
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    write_bundle(
+        folder,
+        config=config,
+        model=outcome.model,
+        tokenizer=data.tokenizer,
+        facts=data.facts,
+        scores={"val": outcome.val, "test": outcome.test},
+        golden_logits=golden_logits,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle after `mbti_ray.export`."""
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    shutil.copytree(plain, folder)
+    assert export_main([str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [("onnx", 1e-5), ("onnx-int8", 0.1)])
+def test_a_runtime_gives_the_logits_of_torch(
+    exported: Path, kind: RuntimeKind, allowed: float
+) -> None:
+    expected = Predictor.load(exported).logits([[t] for t in TEXTS], whole=False).values
+    found = Predictor.load(exported, runtime=kind).logits([[t] for t in TEXTS], whole=False).values
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(found, expected, rtol=0, atol=allowed)
+
+
+def test_int8_is_another_computation_in_a_smaller_file(exported: Path) -> None:
+    runtimes = read_manifest(exported).runtimes
+    assert runtimes["onnx-int8"]["golden_gap"] > runtimes["onnx"]["golden_gap"]
+    assert runtimes["onnx-int8"]["bytes"] < runtimes["onnx"]["bytes"]
+
+
+def test_an_export_keeps_the_bundles_id_and_tells_what_each_runtime_scores(
+    exported: Path, plain: Path
+) -> None:
+    manifest = read_manifest(exported)
+    assert manifest.id == read_manifest(plain).id
+    test = manifest.scores["test"]
+    float32 = manifest.runtimes["onnx"]["scores"]
+    assert float32["rows"] == test["rows"]
+    assert float32["acc_mean"] == pytest.approx(test["acc_mean"], abs=1e-9)
+    int8 = manifest.runtimes["onnx-int8"]["scores"]
+    assert int8["gained"]["brier"] == pytest.approx(int8["brier"] - test["brier"], abs=1e-6)
+    assert "test of what it was trained on" in int8["data"]
+
+
+def test_a_runtime_that_was_not_exported_is_named_with_what_to_do(plain: Path) -> None:
+    with pytest.raises(BundleError, match=r"mbti_ray\.export .*serve\.runtime=torch"):
+        Predictor.load(plain, runtime="onnx")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "same size"])
+def test_a_damaged_graph_is_refused_and_torch_goes_on(
+    exported: Path, tmp_path: Path, damage: str
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(exported, folder)
+    graph = folder / "onnx" / "model.onnx"
+    content = graph.read_bytes()
+    if damage == "missing":
+        graph.unlink()
+    else:
+        half = len(content) // 2
+        graph.write_bytes(content[:half] + (b"" if damage == "cut" else bytes(len(content) - half)))
+    with pytest.raises(BundleError):
+        Predictor.load(folder, runtime="onnx")
+    Predictor.load(folder)
+
+
+def test_a_graph_of_other_weights_misses_the_golden_logits(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(exported, folder)
+    runtimes = read_manifest(folder).runtimes
+    golden = [[x + 1 for x in row] for row in runtimes["onnx-int8"]["golden"]]
+    record_runtimes(folder, runtimes | {"onnx-int8": runtimes["onnx-int8"] | {"golden": golden}})
+    with pytest.raises(BundleError, match="golden"):
+        Predictor.load(folder, runtime="onnx-int8")
+
+
+def test_an_export_that_misses_the_golden_texts_is_not_kept(plain: Path, tmp_path: Path) -> None:
+    from mbti_ray.runtimes.export import export_onnx
+
+    folder = tmp_path / "bundle"
+    shutil.copytree(plain, folder)
+    content = json.loads((folder / "bundle.json").read_text("utf-8"))
+    content["golden"][0]["logits"][0] += 1
+    (folder / "bundle.json").write_text(json.dumps(content), "utf-8")
+    texts = [g.text for g in read_bundle(folder).manifest.golden]
+    with pytest.raises(BundleError, match="the exported graph is off"):
+        export_onnx(folder, lambda bundle, kind: golden_logits(bundle, texts, kind))
+    assert read_manifest(folder).runtimes == {}
+    assert not (folder / "onnx").exists()
+
+
+def test_without_labelled_rows_nothing_is_exported(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(plain, folder)
+    assert export_main([str(folder), f"data.source={tmp_path / 'gone.csv'}"]) == 2
+    assert "gone.csv" in capsys.readouterr().err
+    assert read_manifest(folder) == read_manifest(plain)
+    assert not (folder / "onnx").exists()
