@@ -107,6 +107,11 @@ class Predictor:
         return predictor
 
     @property
+    def device(self) -> torch.device:
+        """Where the forward pass runs."""
+        return self._runtime.device
+
+    @property
     def bundle_id(self) -> str:
         return self._manifest.id
 

@@ -270,16 +270,44 @@ class ServeConfig(Section):
     )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    replicas: Count = 1
+    replicas: Count | tuple[Count, Count] = Field(
+        1, description="processes that hold the model; [min, max] scales them with the load"
+    )
     cpus: Count = Field(1, description="CPUs (and threads) of a replica")
+    gpus: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of a GPU that a replica takes; torch only"
+    )
     max_queued: Count = Field(
         128, description="predictions that a replica holds at once; one more is answered 429"
     )
-    batch_size: Count = Field(32, description="texts that one forward pass may join")
-    batch_wait_s: NotNegative = Field(0.002, description="how long a text waits for company")
+    max_wait_s: Positive = Field(
+        5.0, description="a text that would wait longer for the model is answered 429"
+    )
+    batch_tokens: Count | None = Field(
+        None, description="padded tokens of one forward pass; null: 2048, on a GPU 32768"
+    )
+    cache: Annotated[int, Field(ge=0)] = Field(
+        0, description="answers kept for texts that come again; 0 keeps none"
+    )
     deadline_s: Positive = Field(30.0, description="a slower answer is a 504")
     max_body_bytes: Count = Field(1_000_000, description="a larger body is a 413")
     max_texts: Count = Field(256, description="texts or posts a request; more is a 413")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ServeConfig":
+        if self.gpus and self.runtime != "torch":
+            raise ValueError(f"gpus={self.gpus:g} needs runtime=torch, not {self.runtime}")
+        if self.least_replicas > self.most_replicas:
+            raise ValueError(f"replicas: min must not be above max, got {self.replicas}")
+        return self
+
+    @property
+    def most_replicas(self) -> int:
+        return self.replicas if isinstance(self.replicas, int) else self.replicas[1]
+
+    @property
+    def least_replicas(self) -> int:
+        return self.replicas if isinstance(self.replicas, int) else self.replicas[0]
 
 
 class RunConfig(Section):

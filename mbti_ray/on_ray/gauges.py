@@ -1,10 +1,13 @@
-"""Figures of a run for Ray's dashboard and Prometheus."""
+"""Figures of runs and of the service for Ray's dashboard and Prometheus."""
 
 from typing import Any
 
-from ray.util.metrics import Gauge
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from mbti_ray.engine.worker import Line
+from mbti_ray.serving.batching import Pass
+from mbti_ray.serving.reader import Answered
+from mbti_ray.typology import DIMENSIONS
 
 # By the metric's name: where its value stands in a report's line, and what it is.
 _FIGURES = {
@@ -32,3 +35,53 @@ class Gauges:
             if name not in self._gauges:
                 self._gauges[name] = Gauge(name, description=meaning, tag_keys=("run",))
             self._gauges[name].set(float(line[part][key]), tags=self._tags)
+
+
+_STAGE_BOUNDS_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
+
+
+class ServeFigures:
+    """The figures of one replica; Ray adds deployment and replica to each."""
+
+    def __init__(self) -> None:
+        self._stage = Histogram(
+            "mbti_serve_stage_seconds",
+            description="seconds of an answer by stage: tokenise, queue, forward",
+            boundaries=_STAGE_BOUNDS_S,
+            tag_keys=("stage",),
+        )
+        self._tokens = Counter("mbti_serve_tokens", description="real tokens that were read")
+        self._padded = Counter(
+            "mbti_serve_padded_tokens", description="tokens that were computed, padding included"
+        )
+        self._passes = Counter("mbti_serve_passes", description="forward passes")
+        self._windows = Counter("mbti_serve_windows", description="windows that were read")
+        self._errors = Counter(
+            "mbti_serve_errors",
+            description="questions that the model did not answer, by code",
+            tag_keys=("code",),
+        )
+        self._poles = Counter(
+            "mbti_serve_predictions",
+            description="answers by dimension and pole; X where the bundle abstains",
+            tag_keys=("dimension", "pole"),
+        )
+
+    def count_pass(self, done: Pass) -> None:
+        """One forward pass."""
+        self._passes.inc()
+        self._windows.inc(done.windows)
+        self._tokens.inc(done.tokens)
+        self._padded.inc(done.padded_tokens)
+
+    def count_answer(self, answered: Answered) -> None:
+        """One answered question."""
+        for stage, seconds in vars(answered.timing).items():
+            self._stage.observe(seconds, tags={"stage": stage})
+        for prediction in answered.predictions:
+            for dimension, pole in zip(DIMENSIONS, prediction.mbti_type, strict=True):
+                self._poles.inc(tags={"dimension": dimension.name, "pole": pole})
+
+    def count_error(self, code: str) -> None:
+        """One question that the model turned down."""
+        self._errors.inc(tags={"code": code})

@@ -1,16 +1,15 @@
-"""The HTTP service on Ray Serve: replicas that hold the model and join requests into batches.
+"""The HTTP service on Ray Serve: replicas that hold the model.
 
 Owns processes, threads, queues and ports. The routes are in `http`, the shapes in `wire`.
 """
 
-import asyncio
 import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -21,16 +20,23 @@ import ray
 import torch
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.config import BackpressureConfig, HTTPOptions
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 
 from mbti_ray.bundle import read_manifest
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.on_ray.cluster import connected
-from mbti_ray.predictor import Prediction, Predictor
-from mbti_ray.serving.http import RETRY_AFTER_S, build_api
+from mbti_ray.on_ray.gauges import ServeFigures
+from mbti_ray.predictor import Predictor
+from mbti_ray.serving.http import RETRY_AFTER_S, build_api, key_digest
+from mbti_ray.serving.reader import Answered, Reader, warm_up
+from mbti_ray.serving.wire import Question, WireError
 
 APP_NAME = "mbti"
+# The environment variable with the key that /predict and /info then ask for.
+API_KEY_NAME = "MBTI_RAY_API_KEY"
+# Enough to fill a forward pass while the one before is read.
+_REQUESTS_A_REPLICA = 16
 # Pages and probes are answered although as many predictions wait as may.
 _SPARE_REQUESTS = 64
 # A burst stands in Ray's queue for some milliseconds before a replica can turn it away.
@@ -39,74 +45,56 @@ _READY_TIMEOUT_S = 60.0
 # HAProxy opens these too, on all interfaces; Ray lets them be moved but not bound to one.
 _HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
-Item = tuple[bool, tuple[str, ...]]
-
 
 class MbtiService:
-    """One replica: a bundle, the thread that computes, and the queue in front of it."""
+    """One replica: a bundle behind a queue, and the thread that computes."""
 
-    def __init__(self, bundle: str, config: ServeConfig) -> None:
+    def __init__(self, bundle: str, config: ServeConfig, key_hash: str | None = None) -> None:
         self._config = config
+        self._key_hash = key_hash
         # One thread for everything that computes, since torch keeps its number of threads for each.
-        self._thread = ThreadPoolExecutor(
+        thread = ThreadPoolExecutor(
             1, "forward", initializer=torch.set_num_threads, initargs=(config.cpus,)
         )
-        self._predictor = self._thread.submit(_load_warm, Path(bundle), config).result()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._batched = serve.batch(
-            max_batch_size=config.batch_size,
-            batch_wait_timeout_s=config.batch_wait_s,
-            max_concurrent_batches=1,
-        )(self._read_batch)
+        self._figures = ServeFigures()
+        predictor, tokens_per_s = thread.submit(_load_warm, Path(bundle), config).result()
+        self._reader = Reader(
+            predictor,
+            thread,
+            config,
+            tokens_per_s=tokens_per_s,
+            observe=self._figures.count_pass,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self, self._config)
+        return build_api(self, self._config, key_hash=self._key_hash)
 
     @property
     def bundle_id(self) -> str:
-        return self._predictor.bundle_id
+        return self._reader.predictor.bundle_id
 
     @property
     def info(self) -> dict[str, Any]:
-        return self._predictor.info
+        return self._reader.predictor.info | {"runtime": self._config.runtime}
 
     @property
     def is_ready(self) -> bool:
         # A replica whose constructor did not load, check and warm up does not start.
         return True
 
-    async def predict(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Prediction]:
-        """One prediction for each of `users`, each of which may join another batch."""
-        return await asyncio.gather(*(self._predict_one((whole, tuple(u))) for u in users))
+    async def predict(self, question: Question) -> Answered:
+        """A prediction for each of a question's users."""
+        try:
+            answered = await self._reader.answer(question)
+        except WireError as error:
+            self._figures.count_error(error.code.name.lower())
+            raise
+        self._figures.count_answer(answered)
+        return answered
 
     def reading(self, post: str) -> dict[str, Any]:
         """What the model reads of a post; see `Predictor.reading`."""
-        return self._predictor.reading(post)
-
-    async def _predict_one(self, item: Item) -> Prediction:
-        # serve.batch would close a batch every few milliseconds while the model is busy, and a row
-        # of small batches would wait. Waiting here instead, they become one batch afterwards.
-        await self._idle.wait()
-        prediction: Prediction = await self._batched(item)
-        return prediction
-
-    async def _read_batch(self, items: list[Item]) -> list[Prediction]:
-        self._idle.clear()
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._read, items)
-        finally:
-            self._idle.set()
-
-    def _read(self, items: list[Item]) -> list[Prediction]:
-        found: dict[int, Prediction] = {}
-        for whole in (False, True):
-            places = [i for i, item in enumerate(items) if item[0] is whole]
-            if places:
-                users = [items[i][1] for i in places]
-                found.update(zip(places, self._predictor.predict(users, whole=whole), strict=True))
-        return [found[i] for i in range(len(items))]
+        return self._reader.predictor.reading(post)
 
 
 def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
@@ -114,8 +102,8 @@ def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
     deployment = serve.deployment(
         serve.ingress()(MbtiService),
         name=APP_NAME,
-        num_replicas=config.replicas,
-        ray_actor_options={"num_cpus": config.cpus},
+        **_scale(config),
+        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
         # The replica turns requests away itself, at once and in JSON. Ray's own limit lies behind
         # it, for a flood; its 429 is plain text.
         max_ongoing_requests=config.max_queued + _SPARE_REQUESTS,
@@ -124,7 +112,19 @@ def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
         # A damaged bundle is as damaged at the second try.
         max_constructor_retry_count=1,
     )
-    return deployment.bind(str(bundle.resolve()), config)
+    key = os.environ.get(API_KEY_NAME)
+    return deployment.bind(str(bundle.resolve()), config, key_digest(key) if key else None)
+
+
+def _scale(config: ServeConfig) -> dict[str, Any]:
+    if isinstance(config.replicas, int):
+        return {"num_replicas": config.replicas}
+    scaling = AutoscalingConfig(
+        min_replicas=config.least_replicas,
+        max_replicas=config.most_replicas,
+        target_ongoing_requests=_REQUESTS_A_REPLICA,
+    )
+    return {"autoscaling_config": scaling}
 
 
 def start_service(bundle: Path, config: ServeConfig) -> str:
@@ -183,10 +183,14 @@ def _end_on(handler: Any) -> None:
         signal.signal(number, handler)
 
 
-def _load_warm(bundle: Path, config: ServeConfig) -> Predictor:
-    predictor = Predictor.load(bundle, runtime=config.runtime, threads=config.cpus)
-    predictor.warm_up()
-    return predictor
+def _load_warm(bundle: Path, config: ServeConfig) -> tuple[Predictor, float]:
+    predictor = Predictor.load(
+        bundle,
+        runtime=config.runtime,
+        device="cuda" if config.gpus else "cpu",
+        threads=config.cpus,
+    )
+    return predictor, warm_up(predictor)
 
 
 def _check_ports(config: ServeConfig) -> None:
@@ -210,12 +214,12 @@ def _check_ports(config: ServeConfig) -> None:
 
 
 def _check_cpus(config: ServeConfig) -> None:
-    wanted = config.replicas * config.cpus
+    wanted = config.least_replicas * config.cpus
     there = int(ray.cluster_resources().get("CPU", 0))
     if wanted > there:
         raise ClusterError(
-            f"serve.replicas={config.replicas} x serve.cpus={config.cpus} needs {wanted} CPUs; "
-            f"the cluster has {there}"
+            f"serve.replicas={config.least_replicas} x serve.cpus={config.cpus} needs {wanted} "
+            f"CPUs; the cluster has {there}"
         )
 
 

@@ -5,9 +5,11 @@ hands it a model of its own.
 """
 
 import asyncio
+import hashlib
+import hmac
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, Protocol
@@ -19,6 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
+from mbti_ray.serving.reader import Answered, Timing
 from mbti_ray.serving.wire import (
     Answer,
     ErrorBody,
@@ -46,14 +49,9 @@ _EXAMPLES = {
     "one text": {"inputs": "I'd rather stay in with a good book."},
     "several texts": {"inputs": ["Party tonight, everyone is invited!", "Lists keep me sane."]},
     "one user, read whole": {"posts": ["First post.", "Second post.", "Third post."]},
+    "and what each post adds": {"posts": ["First post.", "Second post."], "influence": True},
     "and what was hidden": {"inputs": "As an INTJ I'd rather read.", "explain": True},
 }
-
-
-class Prediction(Protocol):
-    """What a model says of one input."""
-
-    def as_dict(self) -> dict[str, Any]: ...
 
 
 class Model(Protocol):
@@ -68,9 +66,7 @@ class Model(Protocol):
     @property
     def is_ready(self) -> bool: ...
 
-    async def predict(
-        self, users: Sequence[Sequence[str]], *, whole: bool
-    ) -> Sequence[Prediction]: ...
+    async def predict(self, question: Question) -> Answered: ...
 
     def reading(self, post: str) -> dict[str, Any]:
         """A post in clean Unicode and what of it is hidden, as `wire.ReadText`."""
@@ -90,7 +86,7 @@ class Door:
             WireError: QUEUE_FULL.
         """
         if not self._free:
-            raise WireError(ErrorCode.QUEUE_FULL, f"busy; try again in {RETRY_AFTER_S} s")
+            raise WireError(ErrorCode.QUEUE_FULL, "busy: too many requests are inside")
         self._free -= 1
         try:
             yield
@@ -98,8 +94,17 @@ class Door:
             self._free += 1
 
 
-def build_api(model: Model, config: ServeConfig) -> FastAPI:
-    """The FastAPI application that answers with `model` within the limits of `config`."""
+def key_digest(key: str) -> str:
+    """What a replica knows of the API key: enough to tell it, not enough to use it."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def build_api(model: Model, config: ServeConfig, *, key_hash: str | None = None) -> FastAPI:
+    """The FastAPI application that answers with `model` within the limits of `config`.
+
+    Args:
+        key_hash: `key_digest` of the key that /predict and /info ask for; None asks for none.
+    """
     # FastAPI's own documentation page loads scripts from elsewhere: /docs is a page of ours.
     api = FastAPI(
         title="mbti_ray",
@@ -111,9 +116,23 @@ def build_api(model: Model, config: ServeConfig) -> FastAPI:
     )
     _add_error_handlers(api)
     _add_pages(api)
-    _add_predict(api, model, config)
-    _add_state(api, model)
+    check = _key_check(key_hash)
+    _add_predict(api, model, config, check)
+    _add_state(api, model, check)
     return api
+
+
+def _key_check(key_hash: str | None) -> Callable[[Request], None]:
+    def check(request: Request) -> None:
+        if key_hash is None:
+            return
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        # Compared as digests and in constant time: neither length nor prefix can be measured.
+        known = hmac.compare_digest(key_digest(key.strip()), key_hash)
+        if scheme.lower() != "bearer" or not known:
+            raise WireError(ErrorCode.UNAUTHORIZED)
+
+    return check
 
 
 def _add_error_handlers(api: FastAPI) -> None:
@@ -134,7 +153,9 @@ def _add_error_handlers(api: FastAPI) -> None:
 def _error_response(error: WireError, headers: Any = None) -> Response:
     headers = dict(headers or {})
     if error.code in (ErrorCode.QUEUE_FULL, ErrorCode.NOT_READY):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.code is ErrorCode.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error.as_dict(), error.code.status, headers)
 
 
@@ -151,7 +172,7 @@ def _add_pages(api: FastAPI) -> None:
     api.add_api_route("/docs", page("docs.html"), include_in_schema=False)
 
 
-def _add_state(api: FastAPI, model: Model) -> None:
+def _add_state(api: FastAPI, model: Model, check: Callable[[Request], None]) -> None:
     async def health() -> dict[str, str]:
         """The process is alive and its event loop answers."""
         return {"status": "alive"}
@@ -162,29 +183,34 @@ def _add_state(api: FastAPI, model: Model) -> None:
             raise WireError(ErrorCode.NOT_READY)
         return {"status": "ready"}
 
-    async def info() -> dict[str, Any]:
+    async def info(request: Request) -> dict[str, Any]:
         """Model, data, scores and versions of the bundle that is served."""
+        check(request)
         return {"bundle_id": model.bundle_id, **model.info}
 
     api.add_api_route("/health", health)
     api.add_api_route("/ready", ready, responses=_documented(ErrorCode.NOT_READY))
-    api.add_api_route("/info", info)
+    api.add_api_route("/info", info, responses=_documented(ErrorCode.UNAUTHORIZED))
 
 
-def _add_predict(api: FastAPI, model: Model, config: ServeConfig) -> None:
+def _add_predict(
+    api: FastAPI, model: Model, config: ServeConfig, check: Callable[[Request], None]
+) -> None:
     door = Door(config.max_queued)
 
     async def predict(request: Request) -> Response:
         """A type and four probabilities for each text, or for one user's posts read whole.
 
-        The header X-Bundle-Id names the bundle that answered.
+        The header X-Bundle-Id names the bundle that answered, Server-Timing says in milliseconds
+        how long the text took to tokenise, to wait for the model, and to be read by it.
         """
+        check(request)
         if not model.is_ready:
             raise WireError(ErrorCode.NOT_READY)
         with door.place():
-            answers, single = await _answer(request.stream(), model, config)
-        body = answers[0] if single else answers
-        return JSONResponse(body, headers={"X-Bundle-Id": model.bundle_id})
+            body, timing = await _answer(request, model, config)
+        headers = {"X-Bundle-Id": model.bundle_id, "Server-Timing": _server_timing(timing)}
+        return JSONResponse(body, headers=headers)
 
     content = {
         "schema": {"oneOf": [m.model_json_schema() for m in (TextsRequest, UserRequest)]},
@@ -202,30 +228,64 @@ def _add_predict(api: FastAPI, model: Model, config: ServeConfig) -> None:
     )
 
 
-async def _answer(
-    chunks: AsyncIterator[bytes], model: Model, config: ServeConfig
-) -> tuple[list[dict[str, Any]], bool]:
-    """Reads, checks and answers a request within the deadline; also whether it asked one thing."""
+async def _answer(request: Request, model: Model, config: ServeConfig) -> tuple[Any, Timing]:
+    """Reads, checks and answers a request within the deadline; also where the time went."""
     try:
         async with asyncio.timeout(config.deadline_s):
-            body = await read_body(chunks, max_bytes=config.max_body_bytes)
+            body = await read_body(request.stream(), max_bytes=config.max_body_bytes)
             question = parse_question(body, max_texts=config.max_texts)
-            predictions = await _predict(model, question)
+            answered = await _unless_gone(request, _predict(model, question))
     except TimeoutError:
         message = f"no answer within {config.deadline_s:g} s"
         raise WireError(ErrorCode.TOO_SLOW, message) from None
     except ClientDisconnect:
-        raise WireError(ErrorCode.NOT_JSON, "the body was cut off") from None
-    answers = [prediction.as_dict() for prediction in predictions]
+        raise WireError(ErrorCode.NOT_JSON, "the client went away") from None
+    answers = [prediction.as_dict() for prediction in answered.predictions]
+    if question.influence:
+        answers = [answers[0] | {"influence": _influence(*answers)}]
     if question.explain:
-        for answer, posts in zip(answers, question.users, strict=True):
+        for answer, posts in zip(answers, question.users, strict=False):
             answer["read"] = [model.reading(post) for post in posts]
-    return answers, question.single
+    return answers[0] if question.single else answers, answered.timing
 
 
-async def _predict(model: Model, question: Question) -> Sequence[Prediction]:
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Answered]) -> Answered:
+    """What `answer` gives; when the client hangs up first, it is cancelled.
+
+    Raises:
+        ClientDisconnect: The client hung up.
+    """
+    working = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(_hang_up(request))
     try:
-        return await model.predict(question.users, whole=question.whole)
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _influence(all_posts: dict[str, Any], *without: dict[str, Any]) -> list[dict[str, float]]:
+    full = all_posts["probabilities"]
+    return [{k: p - less["probabilities"][k] for k, p in full.items()} for less in without]
+
+
+def _server_timing(timing: Timing) -> str:
+    return ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in vars(timing).items())
+
+
+async def _predict(model: Model, question: Question) -> Answered:
+    try:
+        return await model.predict(question)
+    except WireError:
+        raise
     except Exception as error:
         # The message of an exception may hold the user's text: only where it happened is logged.
         frames = "".join(traceback.format_tb(error.__traceback__))

@@ -24,11 +24,15 @@ from pydantic import (
 
 from mbti_ray.errors import nearest
 
+# With `influence` the posts are read once more for each of them.
+MAX_INFLUENCE = 32
+
 
 class ErrorCode(Enum):
     """Every error that the service answers with; the code on the wire is the name in lower case."""
 
     NOT_JSON = 400, "the body is not JSON"
+    UNAUTHORIZED = 401, "the service has an API key; give it as `Authorization: Bearer KEY`"
     NOT_FOUND = 404, "there is nothing at this path"
     METHOD_NOT_ALLOWED = 405, "this path does not know this method"
     TOO_LARGE = 413, "the body has too many bytes, or too many texts"
@@ -46,9 +50,14 @@ class ErrorCode(Enum):
 class WireError(Exception):
     """An error to answer with; `str()` of it is the message."""
 
-    def __init__(self, code: ErrorCode, message: str = "") -> None:
+    def __init__(self, code: ErrorCode, message: str = "", *, retry_after_s: int = 1) -> None:
+        """
+        Args:
+            retry_after_s: When to ask again, for the codes that say so.
+        """
         super().__init__(message or code.meaning)
         self.code = code
+        self.retry_after_s = retry_after_s
 
     def as_dict(self) -> dict[str, Any]:
         return {"error": {"code": self.code.name.lower(), "message": str(self)}}
@@ -78,6 +87,7 @@ class TextsRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     inputs: TextOrTexts = Field(description="one text, or a list of texts read one by one")
+    truncate: StrictBool = Field(True, description="false: refuse a text longer than is read")
     explain: StrictBool = Field(False, description="also say what was hidden from the model")
 
 
@@ -86,11 +96,25 @@ class UserRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     posts: Texts = Field(description="the posts of one user, read together")
+    truncate: StrictBool = Field(True, description="false: refuse posts longer than is read")
+    influence: StrictBool = Field(
+        False,
+        description=f"also read the posts without each one of them (2 to {MAX_INFLUENCE})",
+    )
     explain: StrictBool = Field(False, description="also say what was hidden from the model")
 
 
 class Probabilities(BaseModel):
     """How likely the positive pole of each dimension is."""
+
+    E: float
+    N: float
+    T: float
+    J: float
+
+
+class Influence(BaseModel):
+    """By how much each probability would be lower without a post."""
 
     E: float
     N: float
@@ -120,6 +144,9 @@ class Answer(BaseModel):
     probabilities: Probabilities
     truncated: bool = Field(description="the text was longer than the model reads")
     windows: int = Field(description="how many pieces the text was read in")
+    influence: list[Influence] | None = Field(
+        None, description="what each post adds to each probability; only with influence"
+    )
     read: list[ReadText] | None = Field(None, description="each text; only with explain")
 
 
@@ -143,12 +170,16 @@ class Question:
         whole: Read all posts of a user, instead of one text cut to what fits.
         single: The answer is one object, not a list.
         explain: Also say what was hidden.
+        truncate: Read what fits of a text that is too long, instead of refusing it.
+        influence: The users after the first are the first one without each of its posts.
     """
 
     users: tuple[tuple[str, ...], ...]
     whole: bool
     single: bool
     explain: bool = False
+    truncate: bool = True
+    influence: bool = False
 
 
 async def read_body(chunks: AsyncIterator[bytes], *, max_bytes: int) -> bytes:
@@ -178,20 +209,45 @@ def parse_question(body: bytes, *, max_texts: int) -> Question:
     try:
         if "posts" in document:
             user = UserRequest.model_validate(document)
-            question = Question((tuple(user.posts),), whole=True, single=True, explain=user.explain)
+            question = _question_of(user)
         else:
             asked = TextsRequest.model_validate(document)
             single = isinstance(asked.inputs, str)
             texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
             question = Question(
-                tuple((text,) for text in texts), whole=False, single=single, explain=asked.explain
+                tuple((text,) for text in texts),
+                whole=False,
+                single=single,
+                explain=asked.explain,
+                truncate=asked.truncate,
             )
     except ValidationError as error:
         raise WireError(ErrorCode.INVALID, _explain(error)) from None
-    count = sum(len(posts) for posts in question.users)
+    asked_users = question.users[:1] if question.influence else question.users
+    count = sum(len(posts) for posts in asked_users)
     if count > max_texts:
         raise WireError(ErrorCode.TOO_LARGE, f"{count} texts in one request; allowed: {max_texts}")
     return question
+
+
+def _question_of(user: UserRequest) -> Question:
+    posts = tuple(user.posts)
+    users = [posts]
+    if user.influence:
+        if not 2 <= len(posts) <= MAX_INFLUENCE:
+            raise WireError(
+                ErrorCode.INVALID,
+                f"influence: is for 2 to {MAX_INFLUENCE} posts, there are {len(posts)}",
+            )
+        users += [posts[:k] + posts[k + 1 :] for k in range(len(posts))]
+    return Question(
+        tuple(users),
+        whole=True,
+        single=True,
+        explain=user.explain,
+        truncate=user.truncate,
+        influence=user.influence,
+    )
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

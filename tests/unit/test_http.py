@@ -12,8 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.serving.http import build_api
-from mbti_ray.serving.wire import ErrorCode, Question, WireError, parse_question, read_body
+from mbti_ray.serving.http import build_api, key_digest
+from mbti_ray.serving.reader import Answered, Timing
+from mbti_ray.serving.wire import (
+    MAX_INFLUENCE,
+    ErrorCode,
+    Question,
+    WireError,
+    parse_question,
+    read_body,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +35,7 @@ class Letters:
     def as_dict(self) -> dict[str, Any]:
         return {
             "type": "INTJ",
-            "probabilities": {"E": 0.1, "N": 0.9, "T": 0.9, "J": 0.9},
+            "probabilities": {"E": len(self.posts) / 10, "N": 0.9, "T": 0.9, "J": 0.9},
             "truncated": len(self.posts[0]) > 100,
             "windows": 1,
         }
@@ -41,15 +49,21 @@ class Echo:
     info: dict[str, Any] = field(default_factory=lambda: {"model": "echo"})
     is_ready: bool = True
     gate: asyncio.Event | None = None
+    cancelled: int = 0
     asked: list[tuple[Sequence[Sequence[str]], bool]] = field(default_factory=list)
 
-    async def predict(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Letters]:
-        self.asked.append((users, whole))
+    async def predict(self, question: Question) -> Answered:
+        users = question.users
+        self.asked.append((users, question.whole))
         if self.gate:
-            await self.gate.wait()
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
         if "boom" in users[0]:
             raise RuntimeError(users[0])
-        return [Letters(tuple(posts)) for posts in users]
+        return Answered([Letters(tuple(p)) for p in users], Timing(0.001, 0.25, 0.0125))  # type: ignore[misc]
 
     def reading(self, post: str) -> dict[str, Any]:
         return {"text": post, "hidden": [{"start": 0, "end": 1, "kind": "type"}]}
@@ -243,7 +257,7 @@ def test_pages_ask_nothing_of_other_hosts(path: str) -> None:
 def test_every_example_and_error_in_the_documentation_is_true() -> None:
     described = get("/openapi.json").json()["paths"]["/predict"]["post"]
     examples = described["requestBody"]["content"]["application/json"]["examples"]
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples.values():
         assert ask(example["value"]).status_code == 200
     assert {int(s) for s in described["responses"]} == {200, *(c.status for c in ErrorCode)}
@@ -280,3 +294,106 @@ def test_a_question_of_any_value_holds_only_readable_texts(key: str, value: Any)
         assert all(post.strip() for posts in found.users for post in posts)
     else:
         assert found in (ErrorCode.INVALID, ErrorCode.TOO_LARGE)
+
+
+def test_where_the_time_went_is_a_header() -> None:
+    timing = ask({"inputs": "a"}).headers["server-timing"]
+    assert timing == "tokenise;dur=1.00, queue;dur=250.00, forward;dur=12.50"
+
+
+def test_what_each_post_adds_is_the_difference_to_the_posts_without_it() -> None:
+    model = Echo()
+    answer = ask({"posts": ["a", "b", "c"], "influence": True}, model).json()
+    assert [users for users, _ in model.asked] == [
+        (("a", "b", "c"), ("b", "c"), ("a", "c"), ("a", "b"))
+    ]
+    assert [round(one["E"], 6) for one in answer["influence"]] == [0.1, 0.1, 0.1]
+    assert [one["N"] for one in answer["influence"]] == [0, 0, 0]
+    assert "influence" not in ask({"posts": ["a", "b"]}).json()
+
+
+@pytest.mark.parametrize("count", [1, MAX_INFLUENCE + 1])
+def test_influence_is_for_a_few_posts(count: int) -> None:
+    response = ask({"posts": ["a"] * count, "influence": True})
+    assert f"there are {count}" in assert_is_error(response, ErrorCode.INVALID)
+
+
+def test_the_posts_of_an_influence_count_once_towards_the_limit() -> None:
+    body = {"posts": ["a"] * 10, "influence": True}
+    assert ask(body, max_texts=10).status_code == 200
+    assert_is_error(ask(body, max_texts=9), ErrorCode.TOO_LARGE)
+
+
+def raw_request(
+    model: Echo, *, headers: dict[str, str] | None = None, hang_up: bool = False, **limits: Any
+) -> list[Any]:
+    """What the application sends for POST /predict, whose client may go once it has asked."""
+    sent: list[Any] = []
+    body = json.dumps({"inputs": "a"}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        if not hang_up:
+            await asyncio.Event().wait()
+        while not model.asked:
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "query_string": b"",
+        "headers": [(k.encode(), v.encode()) for k, v in (headers or {}).items()],
+    }
+    api = build_api(model, ServeConfig(**limits))
+    asyncio.run(asyncio.wait_for(api(scope, receive, send), 10))
+    return sent
+
+
+def test_a_client_that_hangs_up_frees_its_place() -> None:
+    model = Echo(gate=asyncio.Event())
+    raw_request(model, hang_up=True)
+    assert model.cancelled == 1
+
+
+def test_too_slow_a_model_is_left() -> None:
+    model = Echo(gate=asyncio.Event())
+    sent = raw_request(model, deadline_s=0.05)
+    assert sent[0]["status"] == 504
+    assert model.cancelled == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (None, 401),
+        ("Bearer wrong", 401),
+        ("Basic secret", 401),
+        ("Bearer secret", 200),
+        ("bearer  secret ", 200),
+    ],
+)
+@pytest.mark.parametrize("path", ["/predict", "/info"])
+def test_a_service_with_a_key_asks_for_it(path: str, given: str | None, status: int) -> None:
+    async def fetch() -> httpx.Response:
+        transport = httpx.ASGITransport(
+            build_api(Echo(), ServeConfig(), key_hash=key_digest("secret"))
+        )
+        headers = {"Authorization": given} if given else {}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert (await client.get("/ready")).status_code == 200
+            if path == "/info":
+                return await client.get(path, headers=headers)
+            return await client.post(path, json={"inputs": "a"}, headers=headers)
+
+    response = asyncio.run(fetch())
+    assert response.status_code == status
+    if status == 401:
+        assert_is_error(response, ErrorCode.UNAUTHORIZED)
+        assert response.headers["www-authenticate"] == "Bearer"

@@ -1,0 +1,172 @@
+"""One loaded bundle answering questions: a thread that tokenises, a queue, a thread that computes.
+
+Tokenising and computing overlap, and neither holds up the event loop. Knows nothing of HTTP's
+routes or of Ray.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from mbti_ray.config.schema import ServeConfig
+from mbti_ray.data.windows import Packed
+from mbti_ray.predictor import Prediction, Predictor, pool
+from mbti_ray.serving.batching import Batcher, Pass, QueueFullError
+from mbti_ray.serving.wire import ErrorCode, Question, WireError
+
+# A pass this long is timed before the service is ready: the speed that waiting is judged by.
+_TIMED_WINDOWS = 16
+# A pass on a GPU has to be larger to fill it.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+
+Posts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds from a question to its answer: tokenised, waited for the model, computed."""
+
+    tokenise: float
+    queue: float
+    forward: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Predictions in the order of a question's users, and where the time went."""
+
+    predictions: Sequence[Prediction]
+    timing: Timing
+
+
+class Reader:
+    """A predictor behind a queue; belongs to one event loop."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        executor: Executor,
+        config: ServeConfig,
+        *,
+        tokens_per_s: float,
+        observe: Callable[[Pass], None] = lambda _: None,
+    ) -> None:
+        """
+        Args:
+            executor: One thread, in which every forward pass runs.
+            tokens_per_s: As `warm_up` measured it.
+            observe: Told of every forward pass.
+        """
+        self.predictor = predictor
+        # More threads would only wait for the interpreter.
+        self._tokenising = ThreadPoolExecutor(1, "tokenise")
+        self._queue = Batcher(
+            predictor.forward,
+            executor,
+            batch_tokens=config.batch_tokens or _BATCH_TOKENS[predictor.device.type],
+            worth_tokens=predictor.worth_tokens,
+            max_wait_s=config.max_wait_s,
+            tokens_per_s=tokens_per_s,
+            observe=observe,
+        )
+        self._known: OrderedDict[bytes, Prediction] = OrderedDict()
+        self._cache = config.cache
+
+    @property
+    def wait_s(self) -> float:
+        """How long a text that came now would wait, as far as can be told."""
+        return self._queue.wait_s
+
+    async def answer(self, question: Question) -> Answered:
+        """A prediction for each of a question's users.
+
+        Raises:
+            WireError: QUEUE_FULL, or TOO_LARGE for a text that must not be truncated.
+        """
+        start = time.perf_counter()
+        keys = [_key(posts, whole=question.whole) for posts in question.users]
+        found = [self._recall(key) for key in keys]
+        missing = [i for i, prediction in enumerate(found) if prediction is None]
+        made: list[Prediction] = []
+        timing = Timing(0.0, 0.0, 0.0)
+        if missing:
+            users = [question.users[i] for i in missing]
+            made, timing = await self._read(users, whole=question.whole, start=start)
+        for i, prediction in zip(missing, made, strict=True):
+            self._keep(keys[i], prediction)
+            found[i] = prediction
+        predictions = [prediction for prediction in found if prediction is not None]
+        if not question.truncate:
+            _check_none_truncated(predictions, self.predictor.max_tokens)
+        return Answered(predictions, timing)
+
+    async def _read(
+        self, users: Sequence[Posts], *, whole: bool, start: float
+    ) -> tuple[list[Prediction], Timing]:
+        loop = asyncio.get_running_loop()
+
+        def encode() -> list[Packed]:
+            return self.predictor.encode(users, whole=whole)
+
+        packed = await loop.run_in_executor(self._tokenising, encode)
+        tokenised = time.perf_counter()
+        try:
+            done = await self._queue.read([w for row in packed for w in row.windows])
+        except QueueFullError as error:
+            raise WireError(
+                ErrorCode.QUEUE_FULL,
+                f"busy: an answer would take {error.wait_s:.0f} s",
+                retry_after_s=max(1, round(error.wait_s)),
+            ) from None
+        predictions = self.predictor.decide(pool(packed, done.logits))
+        timing = Timing(
+            tokenised - start, max(0.0, done.began - tokenised), done.ended - done.began
+        )
+        return predictions, timing
+
+    def _recall(self, key: bytes) -> Prediction | None:
+        if key in self._known:
+            self._known.move_to_end(key)
+        return self._known.get(key)
+
+    def _keep(self, key: bytes, prediction: Prediction) -> None:
+        if self._cache:
+            self._known[key] = prediction
+            while len(self._known) > self._cache:
+                self._known.popitem(last=False)
+
+
+def warm_up(predictor: Predictor) -> float:
+    """Runs texts of every length; real tokens a second of a pass as large as a full queue's."""
+    predictor.warm_up()
+    windows = [[1] * min(64, predictor.max_tokens)] * _TIMED_WINDOWS
+    predictor.forward(windows)
+    start = time.perf_counter()
+    predictor.forward(windows)
+    if predictor.device.type == "cuda":
+        torch.cuda.synchronize()
+    return sum(map(len, windows)) / (time.perf_counter() - start)
+
+
+def _key(posts: Posts, *, whole: bool) -> bytes:
+    """What an answer is kept under: no text stays in memory."""
+    digest = hashlib.blake2b(b"whole" if whole else b"one", digest_size=16)
+    for post in posts:
+        digest.update(b"\0" + post.encode())
+    return digest.digest()
+
+
+def _check_none_truncated(predictions: Sequence[Prediction], max_tokens: int) -> None:
+    for place, prediction in enumerate(predictions):
+        if prediction.truncated:
+            raise WireError(
+                ErrorCode.TOO_LARGE,
+                f"inputs[{place}]: has more than {max_tokens} tokens, which the model does not "
+                'read; leave out "truncate": false, or send it as posts',
+            )

@@ -1,0 +1,137 @@
+"""A bundle behind its queue: the predictor's answers, kept answers, refusals."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mbti_ray.bundle import write_bundle
+from mbti_ray.config import RunConfig
+from mbti_ray.config.schema import ServeConfig
+from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.predictor import Predictor, golden_logits
+from mbti_ray.serving.batching import Pass
+from mbti_ray.serving.reader import Answered, Reader, warm_up
+from mbti_ray.serving.wire import ErrorCode, Question, WireError
+
+pytestmark = pytest.mark.integration
+
+LONG = "a long evening with many words " * 20
+
+
+@pytest.fixture(scope="module")
+def predictor(
+    quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Predictor:
+    config = quick("model.max_tokens=32", "fit.epochs=1")
+    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
+    outcome = run(config, data, Worker())
+    folder: Path = tmp_path_factory.mktemp("run") / "bundle"
+    write_bundle(
+        folder,
+        config=config,
+        model=outcome.model,
+        tokenizer=data.tokenizer,
+        facts=data.facts,
+        scores={"val": outcome.val},
+        golden_logits=golden_logits,
+    )
+    return Predictor.load(folder)
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as made:
+        yield made
+
+
+def question(*users: tuple[str, ...], whole: bool = False, **changes: Any) -> Question:
+    return Question(users, whole=whole, single=False, **changes)
+
+
+def answers(reader: Reader, *questions: Question) -> list[Answered]:
+    async def main() -> list[Answered]:
+        return await asyncio.gather(*(reader.answer(q) for q in questions))
+
+    return asyncio.run(main())
+
+
+def test_answers_are_the_predictors_for_texts_and_for_users_in_windows(
+    predictor: Predictor, executor: ThreadPoolExecutor
+) -> None:
+    reader = Reader(predictor, executor, ServeConfig(), tokens_per_s=1e6)
+    texts, user = [("a",), (LONG,), ("a quiet book",)], (LONG, "a party", LONG)
+    one_by_one, whole = answers(reader, question(*texts), question(user, whole=True))
+    expected = predictor.predict(texts, whole=False) + predictor.predict([user], whole=True)
+    for found, right in zip([*one_by_one.predictions, *whole.predictions], expected, strict=True):
+        assert found.mbti_type == right.mbti_type
+        assert (found.truncated, found.windows) == (right.truncated, right.windows)
+        assert found.probabilities == pytest.approx(right.probabilities, abs=1e-6)
+    assert whole.predictions[0].windows > 1
+    assert whole.timing.forward > 0
+
+
+def test_a_text_that_comes_again_is_not_read_again(
+    predictor: Predictor, executor: ThreadPoolExecutor
+) -> None:
+    passes: list[Pass] = []
+    config = ServeConfig(cache=2)
+    reader = Reader(predictor, executor, config, tokens_per_s=1e6, observe=passes.append)
+
+    def windows_of(*users: tuple[str, ...], whole: bool = False) -> int:
+        passes.clear()
+        answers(reader, question(*users, whole=whole))
+        return sum(p.windows for p in passes)
+
+    first = answers(reader, question(("a",), ("b",)))[0].predictions
+    assert windows_of(("b",), ("a",)) == 0
+    assert answers(reader, question(("a",)))[0].predictions == first[:1]
+    # Read as a user it is another question; and the oldest of two made room for it.
+    assert windows_of(("a",), whole=True) == 1
+    assert windows_of(("a",)) == 0
+    assert windows_of(("b",)) == 1
+
+
+def test_a_text_that_must_not_be_cut_is_refused(
+    predictor: Predictor, executor: ThreadPoolExecutor
+) -> None:
+    reader = Reader(predictor, executor, ServeConfig(), tokens_per_s=1e6)
+    with pytest.raises(WireError, match=r"inputs\[1\]: has more than 32 tokens") as refused:
+        answers(reader, question(("a",), (LONG,), truncate=False))
+    assert refused.value.code is ErrorCode.TOO_LARGE
+
+
+def test_a_queue_that_is_too_long_says_when_to_come_back(
+    predictor: Predictor, executor: ThreadPoolExecutor
+) -> None:
+    reader = Reader(predictor, executor, ServeConfig(max_wait_s=2), tokens_per_s=1)
+
+    gate = threading.Event()
+
+    async def main() -> WireError:
+        executor.submit(gate.wait, 10)
+        # The first leaves the queue for the thread, which is held up; the second waits in it.
+        tasks = [asyncio.create_task(reader.answer(question(("one",))))]
+        await asyncio.sleep(0.1)
+        tasks += [asyncio.create_task(reader.answer(question(*[("a book",)] * 9)))]
+        while reader.wait_s <= 2:
+            await asyncio.sleep(0.01)
+        with pytest.raises(WireError) as refused:
+            await reader.answer(question(("a",)))
+        gate.set()
+        await asyncio.gather(*tasks)
+        return refused.value
+
+    error = asyncio.run(main())
+    assert error.code is ErrorCode.QUEUE_FULL
+    assert error.retry_after_s > 2
+
+
+def test_warming_up_measures_a_speed(predictor: Predictor) -> None:
+    assert warm_up(predictor) > 100

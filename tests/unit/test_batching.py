@@ -1,0 +1,170 @@
+"""The queue in front of the model: whose turn it is, what is refused, and who leaves."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mbti_ray.serving.batching import Batcher, Done, Pass, QueueFullError
+
+pytestmark = pytest.mark.unit
+
+
+class Model:
+    """Logits that name the window they are of; every pass is kept, and may be held up."""
+
+    def __init__(self) -> None:
+        self.passes: list[list[list[int]]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def __call__(self, windows: Sequence[list[int]]) -> Tensor:
+        self.entered.set()
+        assert self.gate.wait(10)
+        self.passes.append([list(w) for w in windows])
+        return torch.tensor([[float(sum(w)), float(len(w)), 0.0, 1.0] for w in windows])
+
+
+def batcher(model: Any, executor: ThreadPoolExecutor, **changes: Any) -> Batcher:
+    settings: dict[str, Any] = {
+        "batch_tokens": 64,
+        "worth_tokens": 16,
+        "max_wait_s": 1e9,
+        "tokens_per_s": 1000.0,
+    }
+    return Batcher(model, executor, **settings | changes)
+
+
+async def held_up(model: Model, queue: Batcher) -> "asyncio.Task[Done]":
+    """A job whose pass does not end before the gate is opened."""
+    model.gate.clear()
+    task = asyncio.create_task(queue.read([[7]]))
+    await asyncio.to_thread(model.entered.wait, 10)
+    return task
+
+
+async def waiting(
+    queue: Batcher, jobs: Sequence[Sequence[list[int]]]
+) -> list["asyncio.Task[Done]"]:
+    tasks = [asyncio.create_task(queue.read(job)) for job in jobs]
+    await asyncio.sleep(0)
+    return tasks
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=40), min_size=1, max_size=4),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_every_job_gets_its_own_logits_in_passes_within_the_budget(
+    jobs: list[list[list[int]]],
+) -> None:
+    model, passes = Model(), []
+
+    async def main() -> list[Done]:
+        with ThreadPoolExecutor(1) as executor:
+            queue = batcher(model, executor, observe=passes.append)
+            return await asyncio.gather(*(queue.read(job) for job in jobs))
+
+    for job, done in zip(jobs, asyncio.run(main()), strict=True):
+        assert done.logits[:, 0].tolist() == [float(sum(w)) for w in job]
+        assert done.logits[:, 1].tolist() == [float(len(w)) for w in job]
+        assert done.began <= done.ended
+    assert sum(p.windows for p in passes) == sum(map(len, jobs))
+    for one in passes:
+        assert one.padded_tokens <= 64 or one.windows == 1
+        assert one.padded_tokens <= 16 or one.tokens >= 0.9 * one.padded_tokens
+
+
+def test_the_oldest_is_read_first_with_those_nearest_to_its_length() -> None:
+    model = Model()
+    lengths = [20, 3, 21, 40, 19, 3]
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            queue = batcher(model, executor)
+            first = await held_up(model, queue)
+            tasks = await waiting(queue, [[[0] * n] for n in lengths])
+            model.gate.set()
+            await asyncio.gather(first, *tasks)
+
+    asyncio.run(main())
+    read = [sorted(len(w) for w in windows) for windows in model.passes]
+    assert read == [[1], [19, 20, 21], [3, 3], [40]]
+
+
+def test_what_would_wait_too_long_is_refused_at_once_with_how_long() -> None:
+    model = Model()
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            queue = batcher(model, executor, max_wait_s=0.05)
+            first = await held_up(model, queue)
+            tasks = await waiting(queue, [[[0] * 60]])
+            with pytest.raises(QueueFullError) as refused:
+                await queue.read([[1]])
+            assert refused.value.wait_s == pytest.approx(0.06)
+            model.gate.set()
+            await asyncio.gather(first, *tasks)
+            await queue.read([[1]])
+
+    asyncio.run(main())
+
+
+def test_who_stops_waiting_frees_the_place_and_is_not_read() -> None:
+    model = Model()
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            queue = batcher(model, executor)
+            first = await held_up(model, queue)
+            gone, stays = await waiting(queue, [[[5] * 30, [5] * 30], [[6] * 8]])
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            assert queue.wait_s == pytest.approx(8 / 1000)
+            model.gate.set()
+            await asyncio.gather(first, stays)
+
+    asyncio.run(main())
+    assert model.passes == [[[7]], [[6] * 8]]
+
+
+def test_a_failed_pass_fails_its_own_jobs_and_the_next_ones_are_read() -> None:
+    def model(windows: Sequence[list[int]]) -> Tensor:
+        if windows[0] == [13]:
+            raise RuntimeError("out of memory")
+        return torch.zeros(len(windows), 4)
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            queue = batcher(model, executor)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                await queue.read([[13]])
+            assert (await queue.read([[1]])).logits.shape == (1, 4)
+
+    asyncio.run(main())
+
+
+def test_passes_are_told_with_their_padding() -> None:
+    told: list[Pass] = []
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            queue = batcher(Model(), executor, observe=told.append)
+            await queue.read([[0] * 3, [0] * 5])
+
+    asyncio.run(main())
+    (one,) = told
+    assert (one.windows, one.tokens, one.padded_tokens) == (2, 8, 10)
+    assert one.seconds > 0
