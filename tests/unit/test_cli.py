@@ -138,7 +138,10 @@ def files_in(folder):
         (["serve", "optim.lr=1"], '"optim.lr=1" does not change a service; allowed: serve.*, st'),
         (["serve", "serve.prt=1"], 'unknown key "serve.prt"; allowed here: runtime, host, port'),
         (["serve", "serve.port=0"], "serve.port='0' is not allowed; allowed: a whole number at l"),
-        (["nonsense"], '"nonsense" is no verb; allowed: train, tune, evaluate, predict, export, serve'),
+        (
+            ["nonsense"],
+            '"nonsense" is no verb; allowed: train, tune, evaluate, predict, export, serve',
+        ),
         (["trian"], 'did you mean "train"?'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
