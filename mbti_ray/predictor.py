@@ -6,7 +6,7 @@ of Ray, HTTP or files of data.
 Shapes: R inputs, N windows, 4 dimensions in the order E, N, T, J.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -218,13 +218,13 @@ class Predictor:
         device = self._runtime.device
         return self._runtime(ids.to(device), None if mask is None else mask.to(device))
 
-    def warm_up(self) -> None:
-        """Run texts of each length class, so that no user waits for allocations."""
+    def texts_of_each_length(self) -> Iterator[str]:
+        """Texts from one token to more than a window holds, each twice as long as the last."""
         words = 1
         while words <= self.max_tokens:
-            self.predict([["word " * words]], whole=False)
+            yield "word " * words
             words *= 2
-        self.predict([["word " * self.max_tokens]], whole=False)
+        yield "word " * self.max_tokens
 
 
 def pool(packed: Sequence[Packed], logits: Tensor) -> Logits:

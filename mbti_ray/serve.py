@@ -21,6 +21,9 @@ _FAST_PATH = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
 
+# What a service that runs can change.
+_CHANGEABLE = ("serve.beside=", "serve.beside_share=", "storage=")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
@@ -28,6 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "serve",
         "Serve a bundle over HTTP. Without arguments: the newest best bundle under ./runs.",
         items="a bundle, run or study folder, then key=value, such as serve.port=9000",
+    )
+    change = parser.add_mutually_exclusive_group()
+    change.add_argument(
+        "--roll-out",
+        action="store_true",
+        help="have the service that runs answer with this bundle from now on, without a pause",
+    )
+    change.add_argument(
+        "--roll-back", action="store_true", help="have it answer with what it served before"
     )
     return run_command(parser, _serve, argv)
 
@@ -52,6 +64,8 @@ def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Path, ServeCon
 
 def _serve(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
+    if options.roll_out or options.roll_back:
+        return _change(place, overrides, back=options.roll_back)
     bundle, config = resolve(place, overrides)
     for name, value in _FAST_PATH.items():
         os.environ.setdefault(name, value)
@@ -64,6 +78,22 @@ def _serve(options: argparse.Namespace) -> Result:
 
     url = run_service(bundle, config, on_ready=announce)
     return {"url": url, "bundle": str(bundle)}
+
+
+def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Result:
+    if back and (place or overrides):
+        raise ConfigError("command line: --roll-back takes nothing: it goes to what was before")
+    for item in overrides:
+        if not item.startswith(_CHANGEABLE):
+            allowed = ", ".join(key.removesuffix("=") for key in _CHANGEABLE)
+            raise ConfigError(f'"{item}" cannot change while it runs; allowed: {allowed}')
+    bundle, config = (None, ServeConfig()) if back else resolve(place, overrides)
+
+    from mbti_ray.on_ray.service import change_bundle
+
+    wanted = change_bundle(bundle, config)
+    console.print(f"served now: {wanted.describe()}", markup=False, soft_wrap=True)
+    return {"front": wanted.front, "beside": wanted.beside, "share": wanted.share}
 
 
 if __name__ == "__main__":

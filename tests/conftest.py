@@ -33,6 +33,18 @@ def quick(small_file: Path) -> Callable[..., RunConfig]:
 
 
 @pytest.fixture(scope="session")
+def bundle(quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a small trained model."""
+    return _write_bundle(quick("fit.epochs=1"), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def other_bundle(quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, of other weights."""
+    return _write_bundle(quick("fit.epochs=1", "seed=1"), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A local Ray of two CPUs for the whole session, stopped at its end."""
     import mbti_ray.on_ray  # noqa: F401  # sets what Ray reads when it is imported
@@ -41,6 +53,28 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ray.init(num_cpus=2, logging_level="ERROR", include_dashboard=True)
     yield
     ray.shutdown()
+
+
+def _write_bundle(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mbti_ray.bundle import write_bundle
+    from mbti_ray.data.prepare import prepare_dataset
+    from mbti_ray.engine.fit import run
+    from mbti_ray.engine.worker import Worker
+    from mbti_ray.predictor import golden_logits
+
+    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
+    outcome = run(config, data, Worker())
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    write_bundle(
+        folder,
+        config=config,
+        model=outcome.model,
+        tokenizer=data.tokenizer,
+        facts=data.facts,
+        scores={"val": outcome.val},
+        golden_logits=golden_logits,
+    )
+    return folder
 
 
 def _write_users(path: Path, users: int) -> Path:

@@ -268,6 +268,14 @@ class ServeConfig(Section):
     runtime: Literal["torch", "onnx", "onnx-int8"] = Field(
         "torch", description="what computes the logits; `mbti_ray.export` makes the others"
     )
+    beside: str | None = Field(
+        None, description="a second bundle, run or study folder that is served beside the first"
+    )
+    beside_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="of the questions: the part that the second bundle answers; at 0 those alone "
+        "that ask for it by the header X-Bundle-Id",
+    )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     replicas: Count | tuple[Count, Count] = Field(
@@ -297,6 +305,10 @@ class ServeConfig(Section):
     def _fits_together(self) -> "ServeConfig":
         if self.gpus and self.runtime != "torch":
             raise ValueError(f"gpus={self.gpus:g} needs runtime=torch, not {self.runtime}")
+        if self.beside_share and self.beside is None:
+            raise ValueError(
+                f"beside_share={self.beside_share:g} needs a second bundle, beside=..."
+            )
         if self.least_replicas > self.most_replicas:
             raise ValueError(f"replicas: min must not be above max, got {self.replicas}")
         return self

@@ -6,7 +6,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from mbti_ray.engine.worker import Line
 from mbti_ray.serving.batching import Pass
-from mbti_ray.serving.reader import Answered
+from mbti_ray.serving.reader import Answered, Watcher
 from mbti_ray.typology import DIMENSIONS
 
 # By the metric's name: where its value stands in a report's line, and what it is.
@@ -40,7 +40,7 @@ class Gauges:
 _STAGE_BOUNDS_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
 
 
-class ServeFigures:
+class ServeFigures(Watcher):
     """The figures of one replica; Ray adds deployment and replica to each."""
 
     def __init__(self) -> None:

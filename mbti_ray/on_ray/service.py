@@ -9,11 +9,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import ray
@@ -21,16 +22,19 @@ import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
+from ray.serve.exceptions import RayServeException
 
 from mbti_ray.bundle import read_manifest
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.on_ray.cluster import connected
 from mbti_ray.on_ray.gauges import ServeFigures
+from mbti_ray.on_ray.rollout import roll_back, roll_out, wanted_now, watch_board
 from mbti_ray.predictor import Predictor
+from mbti_ray.runs import find_bundle
 from mbti_ray.serving.http import RETRY_AFTER_S, build_api, key_digest
-from mbti_ray.serving.reader import Answered, Reader, warm_up
-from mbti_ray.serving.wire import Question, WireError
+from mbti_ray.serving.reader import Reader, warm_up
+from mbti_ray.serving.shelf import Shelf, Wanted
 
 APP_NAME = "mbti"
 # The environment variable with the key that /predict and /info then ask for.
@@ -42,59 +46,52 @@ _SPARE_REQUESTS = 64
 # A burst stands in Ray's queue for some milliseconds before a replica can turn it away.
 _BURST_REQUESTS = 1000
 _READY_TIMEOUT_S = 60.0
+_NOT_RUNNING = (
+    "no service runs here; start one with `python -m mbti_ray.serve`, or set RAY_ADDRESS to the "
+    "cluster that it runs in"
+)
 # HAProxy opens these too, on all interfaces; Ray lets them be moved but not bound to one.
 _HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
 class MbtiService:
-    """One replica: a bundle behind a queue, and the thread that computes."""
+    """One replica: a shelf of bundles behind queues, and the thread that computes."""
 
-    def __init__(self, bundle: str, config: ServeConfig, key_hash: str | None = None) -> None:
+    def __init__(
+        self, service: str, wanted: Wanted, config: ServeConfig, key_hash: str | None = None
+    ) -> None:
+        self._service = service
         self._config = config
         self._key_hash = key_hash
+        self._figures = ServeFigures()
         # One thread for everything that computes, since torch keeps its number of threads for each.
-        thread = ThreadPoolExecutor(
+        self._thread = ThreadPoolExecutor(
             1, "forward", initializer=torch.set_num_threads, initargs=(config.cpus,)
         )
-        self._figures = ServeFigures()
-        predictor, tokens_per_s = thread.submit(_load_warm, Path(bundle), config).result()
-        self._reader = Reader(
-            predictor,
-            thread,
-            config,
-            tokens_per_s=tokens_per_s,
-            observe=self._figures.count_pass,
-        )
+        self._shelf = Shelf(self._load, wanted_now(service) or wanted)
+        replica = serve.get_replica_context().replica_id.unique_id
+        watch_board(service, replica, self._shelf)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self, self._config, key_hash=self._key_hash)
+        return build_api(self._shelf, self._config, key_hash=self._key_hash)
 
-    @property
-    def bundle_id(self) -> str:
-        return self._reader.predictor.bundle_id
+    def about(self) -> tuple[str, ServeConfig]:
+        """The name of the service, by which its board is found, and how it serves."""
+        return self._service, self._config
 
-    @property
-    def info(self) -> dict[str, Any]:
-        return self._reader.predictor.info | {"runtime": self._config.runtime}
-
-    @property
-    def is_ready(self) -> bool:
-        # A replica whose constructor did not load, check and warm up does not start.
-        return True
-
-    async def predict(self, question: Question) -> Answered:
-        """A prediction for each of a question's users."""
-        try:
-            answered = await self._reader.answer(question)
-        except WireError as error:
-            self._figures.count_error(error.code.name.lower())
-            raise
-        self._figures.count_answer(answered)
-        return answered
-
-    def reading(self, post: str) -> dict[str, Any]:
-        """What the model reads of a post; see `Predictor.reading`."""
-        return self._reader.predictor.reading(post)
+    def _load(self, place: str, there: Reader | None) -> Reader:
+        folder = Path(place)
+        if there is not None and there.bundle_id == read_manifest(folder).id:
+            return there
+        config = self._config
+        predictor = Predictor.load(
+            folder,
+            runtime=config.runtime,
+            device="cuda" if config.gpus else "cpu",
+            threads=config.cpus,
+        )
+        speed = warm_up(predictor, self._thread)
+        return Reader(predictor, self._thread, config, tokens_per_s=speed, watcher=self._figures)
 
 
 def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
@@ -113,7 +110,17 @@ def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
         max_constructor_retry_count=1,
     )
     key = os.environ.get(API_KEY_NAME)
-    return deployment.bind(str(bundle.resolve()), config, key_digest(key) if key else None)
+    return deployment.bind(
+        uuid4().hex, wanted_of(bundle, config), config, key_digest(key) if key else None
+    )
+
+
+def wanted_of(bundle: Path, config: ServeConfig) -> Wanted:
+    """A bundle and what `config` puts beside it, at places that any process understands."""
+    beside = find_bundle(config.beside) if config.beside else None
+    return Wanted(
+        str(bundle.resolve()), str(beside.resolve()) if beside else None, config.beside_share
+    )
 
 
 def _scale(config: ServeConfig) -> dict[str, Any]:
@@ -178,19 +185,50 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
     return url
 
 
+def change_bundle(bundle: Path | None, config: ServeConfig) -> Wanted:
+    """Have the service that runs answer with another bundle, or with what it had before.
+
+    Args:
+        bundle: None goes back to what was served before the last change.
+        config: What stands beside it.
+
+    Returns:
+        What is served now.
+
+    Raises:
+        BundleError: It cannot be served; what was served before still is.
+        ClusterError: No service runs; or not all replicas changed, so that none did.
+    """
+    with _connected_to_running():
+        try:
+            service, running = serve.get_app_handle(APP_NAME).about.remote().result()
+        except RayServeException:
+            raise ClusterError(_NOT_RUNNING) from None
+        states = serve.status().applications[APP_NAME].deployments[APP_NAME].replica_states
+        there = {"runtime": running.runtime, "replicas": states.get("RUNNING", 1)}
+        if bundle is None:
+            return roll_back(service, **there)
+        return roll_out(service, wanted_of(bundle, config), **there)
+
+
+@contextmanager
+def _connected_to_running() -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
+    except ConnectionError:
+        raise ClusterError(_NOT_RUNNING) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def _end_on(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
-
-
-def _load_warm(bundle: Path, config: ServeConfig) -> tuple[Predictor, float]:
-    predictor = Predictor.load(
-        bundle,
-        runtime=config.runtime,
-        device="cuda" if config.gpus else "cpu",
-        threads=config.cpus,
-    )
-    return predictor, warm_up(predictor)
 
 
 def _check_ports(config: ServeConfig) -> None:

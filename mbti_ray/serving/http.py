@@ -54,22 +54,43 @@ _EXAMPLES = {
 }
 
 
+_BUNDLE_HEADER = {
+    "name": "X-Bundle-Id",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "the id of the bundle that is to answer, where two are served",
+}
+
+
 class Model(Protocol):
-    """What the routes need of a model."""
+    """What the routes need of a model; `reader.Reader` is one."""
 
     @property
     def bundle_id(self) -> str: ...
 
-    @property
-    def info(self) -> dict[str, Any]: ...
+    async def answer(self, question: Question) -> Answered: ...
+
+    def reading(self, post: str) -> dict[str, Any]:
+        """A post in clean Unicode and what of it is hidden, as `wire.ReadText`."""
+
+
+class Models(Protocol):
+    """The models that a service answers with; `shelf.Shelf` holds one or two."""
 
     @property
     def is_ready(self) -> bool: ...
 
-    async def predict(self, question: Question) -> Answered: ...
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is served: the bundle's id, its data and scores, and what stands beside it."""
 
-    def reading(self, post: str) -> dict[str, Any]:
-        """A post in clean Unicode and what of it is hidden, as `wire.ReadText`."""
+    def choose(self, bundle_id: str | None, question: Question) -> Model:
+        """The model for a question, or the one that was asked for.
+
+        Raises:
+            WireError: NOT_FOUND, for a bundle that is not served.
+        """
 
 
 class Door:
@@ -99,8 +120,8 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def build_api(model: Model, config: ServeConfig, *, key_hash: str | None = None) -> FastAPI:
-    """The FastAPI application that answers with `model` within the limits of `config`.
+def build_api(models: Models, config: ServeConfig, *, key_hash: str | None = None) -> FastAPI:
+    """The FastAPI application that answers with `models` within the limits of `config`.
 
     Args:
         key_hash: `key_digest` of the key that /predict and /info ask for; None asks for none.
@@ -117,8 +138,8 @@ def build_api(model: Model, config: ServeConfig, *, key_hash: str | None = None)
     _add_error_handlers(api)
     _add_pages(api)
     check = _key_check(key_hash)
-    _add_predict(api, model, config, check)
-    _add_state(api, model, check)
+    _add_predict(api, models, config, check)
+    _add_state(api, models, check)
     return api
 
 
@@ -172,21 +193,21 @@ def _add_pages(api: FastAPI) -> None:
     api.add_api_route("/docs", page("docs.html"), include_in_schema=False)
 
 
-def _add_state(api: FastAPI, model: Model, check: Callable[[Request], None]) -> None:
+def _add_state(api: FastAPI, models: Models, check: Callable[[Request], None]) -> None:
     async def health() -> dict[str, str]:
         """The process is alive and its event loop answers."""
         return {"status": "alive"}
 
     async def ready() -> dict[str, str]:
         """The model is loaded and warm, and it reproduced its golden texts."""
-        if not model.is_ready:
+        if not models.is_ready:
             raise WireError(ErrorCode.NOT_READY)
         return {"status": "ready"}
 
     async def info(request: Request) -> dict[str, Any]:
         """Model, data, scores and versions of the bundle that is served."""
         check(request)
-        return {"bundle_id": model.bundle_id, **model.info}
+        return models.info
 
     api.add_api_route("/health", health)
     api.add_api_route("/ready", ready, responses=_documented(ErrorCode.NOT_READY))
@@ -194,23 +215,22 @@ def _add_state(api: FastAPI, model: Model, check: Callable[[Request], None]) -> 
 
 
 def _add_predict(
-    api: FastAPI, model: Model, config: ServeConfig, check: Callable[[Request], None]
+    api: FastAPI, models: Models, config: ServeConfig, check: Callable[[Request], None]
 ) -> None:
     door = Door(config.max_queued)
 
     async def predict(request: Request) -> Response:
         """A type and four probabilities for each text, or for one user's posts read whole.
 
-        The header X-Bundle-Id names the bundle that answered, Server-Timing says in milliseconds
-        how long the text took to tokenise, to wait for the model, and to be read by it.
+        The header X-Bundle-Id names the bundle that answered; in a request it asks for one of the
+        two that may be served side by side. Server-Timing says in milliseconds how long the text
+        took to tokenise, to wait for the model, and to be read by it.
         """
         check(request)
-        if not model.is_ready:
+        if not models.is_ready:
             raise WireError(ErrorCode.NOT_READY)
         with door.place():
-            body, timing = await _answer(request, model, config)
-        headers = {"X-Bundle-Id": model.bundle_id, "Server-Timing": _server_timing(timing)}
-        return JSONResponse(body, headers=headers)
+            return await _answer(request, models, config)
 
     content = {
         "schema": {"oneOf": [m.model_json_schema() for m in (TextsRequest, UserRequest)]},
@@ -224,16 +244,20 @@ def _add_predict(
             200: {"model": Answer | list[Answer], "description": "a list is answered by a list"},
             **_documented(*ErrorCode),
         },
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": content}}},
+        openapi_extra={
+            "parameters": [_BUNDLE_HEADER],
+            "requestBody": {"required": True, "content": {"application/json": content}},
+        },
     )
 
 
-async def _answer(request: Request, model: Model, config: ServeConfig) -> tuple[Any, Timing]:
-    """Reads, checks and answers a request within the deadline; also where the time went."""
+async def _answer(request: Request, models: Models, config: ServeConfig) -> Response:
+    """Reads, checks and answers a request within the deadline."""
     try:
         async with asyncio.timeout(config.deadline_s):
             body = await read_body(request.stream(), max_bytes=config.max_body_bytes)
             question = parse_question(body, max_texts=config.max_texts)
+            model = models.choose(request.headers.get("x-bundle-id"), question)
             answered = await _unless_gone(request, _predict(model, question))
     except TimeoutError:
         message = f"no answer within {config.deadline_s:g} s"
@@ -246,7 +270,13 @@ async def _answer(request: Request, model: Model, config: ServeConfig) -> tuple[
     if question.explain:
         for answer, posts in zip(answers, question.users, strict=False):
             answer["read"] = [model.reading(post) for post in posts]
-    return answers[0] if question.single else answers, answered.timing
+    return JSONResponse(
+        answers[0] if question.single else answers,
+        headers={
+            "X-Bundle-Id": model.bundle_id,
+            "Server-Timing": _server_timing(answered.timing),
+        },
+    )
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Answered]) -> Answered:
@@ -283,7 +313,7 @@ def _server_timing(timing: Timing) -> str:
 
 async def _predict(model: Model, question: Question) -> Answered:
     try:
-        return await model.predict(question)
+        return await model.answer(question)
     except WireError:
         raise
     except Exception as error:

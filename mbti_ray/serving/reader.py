@@ -8,14 +8,15 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.data.windows import Packed
+from mbti_ray.data.windows import Ids, Packed
 from mbti_ray.predictor import Prediction, Predictor, pool
 from mbti_ray.serving.batching import Batcher, Pass, QueueFullError
 from mbti_ray.serving.wire import ErrorCode, Question, WireError
@@ -45,6 +46,19 @@ class Answered:
     timing: Timing
 
 
+class Watcher:
+    """Told of all that a reader does; this one does not care."""
+
+    def count_pass(self, done: Pass) -> None:
+        """A forward pass."""
+
+    def count_answer(self, answered: Answered) -> None:
+        """A question that was answered."""
+
+    def count_error(self, code: str) -> None:
+        """A question that was turned down, and by which code of `wire.ErrorCode`."""
+
+
 class Reader:
     """A predictor behind a queue; belongs to one event loop."""
 
@@ -55,14 +69,14 @@ class Reader:
         config: ServeConfig,
         *,
         tokens_per_s: float,
-        observe: Callable[[Pass], None] = lambda _: None,
+        watcher: Watcher | None = None,
     ) -> None:
         """
         Args:
             executor: One thread, in which every forward pass runs.
             tokens_per_s: As `warm_up` measured it.
-            observe: Told of every forward pass.
         """
+        self._watcher = watcher or Watcher()
         self.predictor = predictor
         # More threads would only wait for the interpreter.
         self._tokenising = ThreadPoolExecutor(1, "tokenise")
@@ -73,15 +87,28 @@ class Reader:
             worth_tokens=predictor.worth_tokens,
             max_wait_s=config.max_wait_s,
             tokens_per_s=tokens_per_s,
-            observe=observe,
+            observe=self._watcher.count_pass,
         )
         self._known: OrderedDict[bytes, Prediction] = OrderedDict()
-        self._cache = config.cache
+        self._config = config
 
     @property
     def wait_s(self) -> float:
         """How long a text that came now would wait, as far as can be told."""
         return self._queue.wait_s
+
+    @property
+    def bundle_id(self) -> str:
+        return self.predictor.bundle_id
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the bundle says of itself, and what computes."""
+        return self.predictor.info | {"runtime": self._config.runtime}
+
+    def reading(self, post: str) -> dict[str, Any]:
+        """What the model reads of a post; see `Predictor.reading`."""
+        return self.predictor.reading(post)
 
     async def answer(self, question: Question) -> Answered:
         """A prediction for each of a question's users.
@@ -89,6 +116,15 @@ class Reader:
         Raises:
             WireError: QUEUE_FULL, or TOO_LARGE for a text that must not be truncated.
         """
+        try:
+            answered = await self._answer(question)
+        except WireError as error:
+            self._watcher.count_error(error.code.name.lower())
+            raise
+        self._watcher.count_answer(answered)
+        return answered
+
+    async def _answer(self, question: Question) -> Answered:
         start = time.perf_counter()
         keys = [_key(posts, whole=question.whole) for posts in question.users]
         found = [self._recall(key) for key in keys]
@@ -136,17 +172,25 @@ class Reader:
         return self._known.get(key)
 
     def _keep(self, key: bytes, prediction: Prediction) -> None:
-        if self._cache:
+        if self._config.cache:
             self._known[key] = prediction
-            while len(self._known) > self._cache:
+            while len(self._known) > self._config.cache:
                 self._known.popitem(last=False)
 
 
-def warm_up(predictor: Predictor) -> float:
-    """Runs texts of every length; real tokens a second of a pass as large as a full queue's."""
-    predictor.warm_up()
-    windows = [[1] * min(64, predictor.max_tokens)] * _TIMED_WINDOWS
-    predictor.forward(windows)
+def warm_up(predictor: Predictor, executor: Executor) -> float:
+    """Runs texts of every length; real tokens a second of a pass as large as a full queue's.
+
+    In small portions, so that a bundle that is served meanwhile goes on answering; and where the
+    passes will run, since threads and memory are made there.
+    """
+    for text in predictor.texts_of_each_length():
+        executor.submit(predictor.predict, [[text]], whole=False).result()
+    windows: list[Ids] = [[1] * min(64, predictor.max_tokens)] * _TIMED_WINDOWS
+    return max(executor.submit(_speed, predictor, windows).result() for _ in range(2))
+
+
+def _speed(predictor: Predictor, windows: Sequence[Ids]) -> float:
     start = time.perf_counter()
     predictor.forward(windows)
     if predictor.device.type == "cuda":

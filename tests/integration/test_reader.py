@@ -17,7 +17,7 @@ from mbti_ray.engine.fit import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.predictor import Predictor, golden_logits
 from mbti_ray.serving.batching import Pass
-from mbti_ray.serving.reader import Answered, Reader, warm_up
+from mbti_ray.serving.reader import Answered, Reader, Watcher, warm_up
 from mbti_ray.serving.wire import ErrorCode, Question, WireError
 
 pytestmark = pytest.mark.integration
@@ -51,6 +51,24 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
+class Counts(Watcher):
+    """What a reader told of itself."""
+
+    def __init__(self) -> None:
+        self.windows = 0
+        self.answers = 0
+        self.errors: list[str] = []
+
+    def count_pass(self, done: Pass) -> None:
+        self.windows += done.windows
+
+    def count_answer(self, answered: Answered) -> None:
+        self.answers += 1
+
+    def count_error(self, code: str) -> None:
+        self.errors.append(code)
+
+
 def question(*users: tuple[str, ...], whole: bool = False, **changes: Any) -> Question:
     return Question(users, whole=whole, single=False, **changes)
 
@@ -80,14 +98,14 @@ def test_answers_are_the_predictors_for_texts_and_for_users_in_windows(
 def test_a_text_that_comes_again_is_not_read_again(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:
-    passes: list[Pass] = []
+    counts = Counts()
     config = ServeConfig(cache=2)
-    reader = Reader(predictor, executor, config, tokens_per_s=1e6, observe=passes.append)
+    reader = Reader(predictor, executor, config, tokens_per_s=1e6, watcher=counts)
 
     def windows_of(*users: tuple[str, ...], whole: bool = False) -> int:
-        passes.clear()
+        counts.windows = 0
         answers(reader, question(*users, whole=whole))
-        return sum(p.windows for p in passes)
+        return counts.windows
 
     first = answers(reader, question(("a",), ("b",)))[0].predictions
     assert windows_of(("b",), ("a",)) == 0
@@ -101,10 +119,13 @@ def test_a_text_that_comes_again_is_not_read_again(
 def test_a_text_that_must_not_be_cut_is_refused(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:
-    reader = Reader(predictor, executor, ServeConfig(), tokens_per_s=1e6)
+    counts = Counts()
+    reader = Reader(predictor, executor, ServeConfig(), tokens_per_s=1e6, watcher=counts)
     with pytest.raises(WireError, match=r"inputs\[1\]: has more than 32 tokens") as refused:
         answers(reader, question(("a",), (LONG,), truncate=False))
     assert refused.value.code is ErrorCode.TOO_LARGE
+    answers(reader, question(("a",)))
+    assert (counts.answers, counts.errors) == (1, ["too_large"])
 
 
 def test_a_queue_that_is_too_long_says_when_to_come_back(
@@ -133,5 +154,5 @@ def test_a_queue_that_is_too_long_says_when_to_come_back(
     assert error.retry_after_s > 2
 
 
-def test_warming_up_measures_a_speed(predictor: Predictor) -> None:
-    assert warm_up(predictor) > 100
+def test_warming_up_measures_a_speed(predictor: Predictor, executor: ThreadPoolExecutor) -> None:
+    assert warm_up(predictor, executor) > 100

@@ -46,13 +46,18 @@ class Echo:
     """A model that waits for `gate` and remembers what it was asked."""
 
     bundle_id: str = "abc123"
-    info: dict[str, Any] = field(default_factory=lambda: {"model": "echo"})
+    info: dict[str, Any] = field(default_factory=lambda: {"bundle_id": "abc123"})
     is_ready: bool = True
     gate: asyncio.Event | None = None
     cancelled: int = 0
     asked: list[tuple[Sequence[Sequence[str]], bool]] = field(default_factory=list)
 
-    async def predict(self, question: Question) -> Answered:
+    def choose(self, bundle_id: str | None, question: Question) -> "Echo":
+        if bundle_id not in (None, self.bundle_id):
+            raise WireError(ErrorCode.NOT_FOUND, "no such bundle")
+        return self
+
+    async def answer(self, question: Question) -> Answered:
         users = question.users
         self.asked.append((users, question.whole))
         if self.gate:
@@ -242,7 +247,7 @@ def test_unknown_paths_and_methods_are_errors_of_the_same_shape() -> None:
 
 
 def test_info_is_what_the_bundle_says() -> None:
-    assert get("/info").json() == {"bundle_id": "abc123", "model": "echo"}
+    assert get("/info").json() == {"bundle_id": "abc123"}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

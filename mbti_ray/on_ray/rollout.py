@@ -1,0 +1,205 @@
+"""Another bundle for a service that runs: without a pause, on all replicas or on none.
+
+What is wanted stands on a board, an actor that every replica of a service watches. A replica loads
+and checks what is wanted beside what it serves, changes over, and says so. When one cannot, what
+was served before is wanted again. Serve's own ways were no use: a new deployment stops replicas
+before it starts others, and a new `user_config` takes them out of the proxy while it is read.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from mbti_ray.errors import BundleError, ClusterError, MbtiRayError
+from mbti_ray.predictor import Predictor
+from mbti_ray.runtimes import RuntimeKind
+from mbti_ray.serving.shelf import Shelf, Wanted
+
+logger = logging.getLogger("ray.serve")
+
+_NAMESPACE = "mbti_ray"
+# How long a replica waits for news before it asks again; a sign of life, too.
+_WATCH_S = 5.0
+# A replica that has not asked for so long is gone.
+_GONE_S = 3 * _WATCH_S
+_ROLL_OUT_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a replica serves.
+
+    Attributes:
+        number: Of what it was last told to serve.
+        trouble: Why it does not; None when it does.
+    """
+
+    number: int
+    trouble: str | None = None
+
+
+class Board:
+    """What a service is to serve, and what its replicas say of it; an actor."""
+
+    def __init__(self) -> None:
+        self._wanted: Wanted | None = None
+        self._changed = asyncio.Condition()
+        self._reports: dict[str, tuple[float, Report]] = {}
+
+    async def watch(self, replica: str, served: Wanted, report: Report) -> Wanted:
+        """What is wanted: at once where that is news for the replica, else after a while.
+
+        A board that was lost and made again learns from the replicas what was on it.
+        """
+        self._reports[replica] = (time.monotonic(), report)
+        if self._wanted is None or served.number > self._wanted.number:
+            self._wanted = served
+        with suppress(TimeoutError):
+            async with self._changed, asyncio.timeout(_WATCH_S):
+                while self._wanted.number == report.number:
+                    await self._changed.wait()
+        self._reports[replica] = (time.monotonic(), report)
+        return self._wanted
+
+    async def offer(self, wanted: Wanted) -> Wanted:
+        """Have something else served; numbered, and with what was served before."""
+        before = replace(self._wanted, before=None) if self._wanted else None
+        number = self._wanted.number + 1 if self._wanted else 1
+        async with self._changed:
+            self._wanted = replace(wanted, number=number, before=before)
+            self._changed.notify_all()
+        return self._wanted
+
+    async def wanted(self) -> Wanted | None:
+        return self._wanted
+
+    async def reports(self) -> dict[str, Report]:
+        """Of the replicas that live."""
+        alive = time.monotonic() - _GONE_S
+        return {name: report for name, (seen, report) in self._reports.items() if seen > alive}
+
+
+def watch_board(service: str, replica: str, shelf: Shelf) -> threading.Thread:
+    """Keep a replica's shelf as the board of its service wants it, in a thread of its own."""
+
+    def watch() -> None:
+        report = Report(shelf.wanted.number)
+        board = None
+        while True:
+            try:
+                board = board or make_board(service)
+                wanted = ray.get(board.watch.remote(replica, shelf.wanted, report))
+            except RayError:
+                # It went with the replica that had made it: the next one learns from us.
+                board = None
+                time.sleep(0.5)
+                continue
+            if wanted.number != report.number:
+                report = _change(shelf, wanted)
+
+    thread = threading.Thread(target=watch, name="board", daemon=True)
+    thread.start()
+    return thread
+
+
+def wanted_now(service: str) -> Wanted | None:
+    """What the board of a service says, if it says anything: where a late replica begins."""
+    try:
+        board = ray.get_actor(_board_name(service), namespace=_NAMESPACE)
+        found: Wanted | None = ray.get(board.wanted.remote())
+    except (ValueError, RayError):
+        return None
+    return found
+
+
+def make_board(service: str) -> Any:
+    """The board of a service, made where it is missing; it lives as long as whoever made it."""
+    options = {"namespace": _NAMESPACE, "get_if_exists": True, "num_cpus": 0}
+    return ray.remote(Board).options(name=_board_name(service), **options).remote()
+
+
+def _board_name(service: str) -> str:
+    return f"mbti-board-{service}"
+
+
+def _change(shelf: Shelf, wanted: Wanted) -> Report:
+    try:
+        shelf.change(wanted)
+    except Exception as error:
+        logger.error("goes on with %s: %s", shelf.wanted.front, type(error).__name__)
+        reason = str(error) if isinstance(error, MbtiRayError) else repr(error)
+        return Report(wanted.number, reason)
+    logger.warning("serves %s from now on", wanted.describe())
+    return Report(wanted.number)
+
+
+def roll_out(service: str, wanted: Wanted, *, runtime: RuntimeKind, replicas: int) -> Wanted:
+    """Have every replica of a service serve something else; what is served then.
+
+    Args:
+        runtime: What computes in the service.
+        replicas: How many replicas there are at the least.
+
+    Raises:
+        BundleError: A bundle cannot be served; what was served before still is.
+        ClusterError: Not all replicas changed over in time; what was served before is wanted again.
+    """
+    board = make_board(service)
+    # Before any replica tries: nothing is asked of them that cannot work.
+    task = ray.remote(num_cpus=0)(_check)
+    trouble = ray.get(task.remote(wanted.places, runtime))
+    if trouble:
+        raise BundleError(trouble)
+    offered: Wanted = ray.get(board.offer.remote(wanted))
+    trouble = _outcome(lambda: ray.get(board.reports.remote()), offered.number, replicas)
+    if trouble and offered.before:
+        ray.get(board.offer.remote(offered.before))
+    if trouble:
+        raise ClusterError(f"{trouble}; what was served before is served again")
+    return offered
+
+
+def roll_back(service: str, *, runtime: RuntimeKind, replicas: int) -> Wanted:
+    """Have a service serve again what it served before the last change.
+
+    Raises:
+        BundleError, ClusterError: See `roll_out`; also, there was no change.
+    """
+    wanted = wanted_now(service)
+    if wanted is None or wanted.before is None:
+        raise ClusterError("there is nothing to go back to: nothing else was rolled out")
+    return roll_out(service, wanted.before, runtime=runtime, replicas=replicas)
+
+
+def _check(places: tuple[str, ...], runtime: RuntimeKind) -> str | None:
+    """Why one of the bundles cannot be served, found without a replica."""
+    for place in places:
+        try:
+            Predictor.load(Path(place), runtime=runtime)
+        except BundleError as error:
+            return str(error)
+    return None
+
+
+def _outcome(reports: Callable[[], dict[str, Report]], number: int, replicas: int) -> str | None:
+    """Waits until all replicas have changed over; why not, otherwise."""
+    end = time.monotonic() + _ROLL_OUT_TIMEOUT_S
+    while time.monotonic() < end:
+        found = reports()
+        told = [report for report in found.values() if report.number == number]
+        trouble = next((report.trouble for report in told if report.trouble), None)
+        if trouble:
+            return trouble
+        if len(told) == len(found) >= replicas:
+            return None
+        time.sleep(0.1)
+    return f"{len(told)} of {len(found)} replicas answered within {_ROLL_OUT_TIMEOUT_S:g} s"
