@@ -1,32 +1,30 @@
-"""Reading rows: the built-in corpus, CSV, JSON lines, Parquet, saved datasets, the hub.
+"""Reading rows: all of a source at once, or one after the other; what is said of bad ones.
 
-Owns which kinds of source there are and how a bad row is reported: with its number and reason,
-never dropped in silence. What the cells of a row mean is in `rows`. Must not know of masking,
-splits or tokens.
+Owns how a bad row is reported: with its number and reason, never dropped in silence. Where records
+come from is in `records`, what the cells of one mean in `rows`. Must not know of masking, splits or
+tokens.
 """
 
-import csv
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mbti_ray.data.corpus import builtin_rows
-from mbti_ray.data.rows import COLUMNS, TEXT_COLUMNS, BadRow, Row, row_of
-from mbti_ray.data.text import repair_text
-from mbti_ray.errors import DataError, nearest
+from mbti_ray.data.records import BUILTIN, check_columns, one_line, parquet_rows, read_records
+from mbti_ray.data.rows import BadRow, Row, row_of
+from mbti_ray.errors import DataError
 
-__all__ = ["BUILTIN", "BadRow", "Row", "Source", "read_source"]
+__all__ = ["BUILTIN", "BadRow", "Row", "Source", "read_source", "stream_rows"]
 
-BUILTIN = "builtin"
-# A row number with its cells by lower-case column name, or with what is wrong with it.
-Record = tuple[int, dict[str, Any] | str]
-# Without an owner, `csv` or `text` would be a loader that reads whatever lies in the folder.
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+# The rows that tell whether a source can be read.
+_HEAD_ROWS = 1024
+# Larger files are not read a first time only to be counted.
+_MOST_BYTES_COUNTED = 2**28
 
 
 @dataclass(frozen=True)
@@ -54,187 +52,123 @@ class Source:
         return digest.hexdigest()[:16]
 
 
-def read_source(source: str, *, max_bad_share: float = 0.01, labelled: bool = True) -> Source:
+def read_source(
+    source: str,
+    *,
+    max_bad_share: float = 0.01,
+    labelled: bool = True,
+    first: int | None = None,
+) -> Source:
     """All rows of ``builtin``, a file, a folder of `save_to_disk`, or a hub dataset.
 
     With ``labelled=False`` the type may be missing or unknown; it is then None.
+
+    Args:
+        first: Read only so many rows, good and bad ones together.
 
     Raises:
         DataError: In one line: it is not there, cannot be read, has no rows, lacks a column, or
             has a larger share of bad rows than ``max_bad_share``.
     """
     if source == BUILTIN:
-        return Source(source, builtin_rows(), [], 0)
+        return Source(source, builtin_rows()[:first], [], 0)
     rows: list[Row] = []
     bad: list[BadRow] = []
     repaired = 0
     columns: set[str] = set()
-    for number, cells in _records(source):
-        if isinstance(cells, str):
-            bad.append(BadRow(number, _one_line(cells)))
-            continue
-        columns |= cells.keys()
-        try:
-            row, was_repaired = row_of(number, cells, labelled=labelled)
-        except DataError as error:
-            bad.append(BadRow(number, _one_line(error)))
-            continue
-        rows.append(row)
-        repaired += was_repaired
+    for number, cells in islice(read_records(source), first):
+        if isinstance(cells, dict):
+            columns |= cells.keys()
+        row, was_repaired = _checked(number, cells, labelled=labelled)
+        if isinstance(row, BadRow):
+            bad.append(row)
+        else:
+            rows.append(row)
+            repaired += was_repaired
     if not rows and not bad:
         raise DataError(f"{source}: has no rows")
     if columns:
-        _check_columns(source, sorted(columns), labelled=labelled)
+        check_columns(source, sorted(columns), labelled=labelled)
     _check_bad_share(source, bad, len(rows) + len(bad), max_bad_share)
     return Source(source, rows, bad, repaired)
 
 
-def _records(source: str) -> Iterator[Record]:
-    path = Path(source).expanduser()
-    reader = _READERS.get(path.suffix.lower())
-    if source and path.is_dir():
-        yield from _saved_dataset(source, path)
-    elif path.is_file():
-        if reader is None:
-            raise DataError(f'{source}: cannot read "{path.suffix}" files; allowed: {_SUFFIXES}')
-        try:
-            yield from reader(source, path)
-        except OSError as error:
-            raise DataError(f"{source}: {error.strerror or _one_line(error)}") from error
-    elif reader is None and _HUB_NAME.fullmatch(source):
-        yield from _hub_dataset(source, path)
-    else:
+def stream_rows(
+    source: str, *, labelled: bool = True, wanted: Callable[[int], bool] = lambda place: True
+) -> Iterator[tuple[int, Row | BadRow]]:
+    """The rows of a source one after the other, each with its place from 0; never all in memory.
+
+    The same rows as `read_source` gives, the bad ones where they stand and however many.
+
+    Args:
+        wanted: Told a row's place; where it says no, the row is passed over unchecked.
+
+    Raises:
+        DataError: As `read_source`, but only when the row is reached.
+    """
+    if source == BUILTIN:
+        yield from ((place, row) for place, row in enumerate(builtin_rows()) if wanted(place))
+        return
+    for place, (number, cells) in enumerate(read_records(source)):
+        if wanted(place):
+            yield place, _checked(number, cells, labelled=labelled)[0]
+
+
+def check_readable(source: str) -> None:
+    """Raise DataError unless some of a source's first rows can be read without their labels."""
+    head = read_source(source, max_bad_share=1, labelled=False, first=_HEAD_ROWS)
+    if not head.rows:
         raise DataError(
-            f"{source}: no such file; allowed: {BUILTIN}, a {_SUFFIXES} file, a folder of "
-            f"datasets' save_to_disk, a hub dataset as owner/name{_nearest_source(source, path)}"
+            f"{source}: none of its first {len(head.bad)} rows can be used; first: "
+            f"{source}:{head.bad[0].number}: {head.bad[0].reason}"
         )
 
 
-def _read_csv(source: str, path: Path) -> Iterator[Record]:
-    csv.field_size_limit(2**31 - 1)  # posts of one user can pass the default of 131,072
-    with path.open("rb") as file:
-        is_utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-    # surrogateescape keeps bytes that are not UTF-8, so that only their row has to be repaired.
-    encoding, errors = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
-    with path.open(encoding=encoding, errors=errors, newline="") as lines:
-        reader = csv.reader(lines, strict=True)
-        header: list[str] = []
-        start = 1
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                yield start, f"lines {start} to {reader.line_num} are no CSV row: {error}"
-            else:
-                if cells is None:
-                    break
-                if not header:
-                    header = [name.strip().lower() for name in cells]
-                    if header:
-                        _check_columns(source, header, labelled=False)
-                elif len(cells) not in (0, len(header)):
-                    yield start, f"{len(cells)} cells where the header has {len(header)}"
-                elif cells:
-                    yield start, dict(zip(header, cells, strict=True))
-            start = reader.line_num + 1
+def count_rows(source: str) -> int | None:
+    """How many rows a source has, bad ones included; None where counting would take long."""
+    if source == BUILTIN:
+        return len(builtin_rows())
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".parquet" and path.is_file():
+        return parquet_rows(source, path)
+    if path.is_file() and path.stat().st_size <= _MOST_BYTES_COUNTED:
+        return sum(1 for _ in read_records(source))
+    return None
 
 
-def _read_json_lines(source: str, path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield number, f"not one JSON object a line: {error}"
-                continue
-            if isinstance(record, dict):
-                yield number, {key.strip().lower(): value for key, value in record.items()}
-            else:
-                yield number, f"JSON {type(record).__name__} where an object should be"
+def fingerprint_of(source: str) -> dict[str, Any]:
+    """Bytes and SHA-256 of a source: of the file, or of all files of a saved dataset.
 
-
-def _read_parquet(source: str, path: Path) -> Iterator[Record]:
-    import pyarrow
-    import pyarrow.parquet
-
+    Raises:
+        DataError: It is a hub dataset, which may change unseen, or cannot be read.
+    """
+    path = Path(source).expanduser()
+    if source == BUILTIN:
+        return {"bytes": 0, "sha256": read_source(source).fingerprint}
+    if not path.exists():
+        raise DataError(f"{source}: may change unseen; allowed here: a file, a saved dataset")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            wanted = [name for name in file.schema_arrow.names if name.strip().lower() in COLUMNS]
-            _check_columns(source, file.schema_arrow.names, labelled=False)
-            table = file.read(columns=wanted)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{source}: cannot be read as Parquet: {_one_line(error)}") from error
-    for number, record in enumerate(table.to_pylist(), start=1):
-        yield number, {key.strip().lower(): value for key, value in record.items()}
+        for file in files:
+            with file.open("rb") as lines:
+                digest.update(hashlib.file_digest(lines, "sha256").digest())
+        size = sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise DataError(f"{source}: {error.strerror or one_line(error)}") from error
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-_READERS: dict[str, Callable[[str, Path], Iterator[Record]]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_json_lines,
-    ".json": _read_json_lines,
-    ".parquet": _read_parquet,
-}
-_SUFFIXES = "/".join(_READERS)
-
-
-def _saved_dataset(source: str, path: Path) -> Iterator[Record]:
-    import datasets
-
+def _checked(
+    number: int, cells: dict[str, Any] | str, *, labelled: bool
+) -> tuple[Row | BadRow, bool]:
+    """The row of a record, and whether a text was repaired; or what is wrong with it."""
+    if isinstance(cells, str):
+        return BadRow(number, one_line(cells)), False
     try:
-        dataset = datasets.load_from_disk(str(path))
-    except Exception as error:
-        files = sorted(p.name for p in path.iterdir() if p.suffix.lower() in _READERS)
-        has = f"; name one of its files: {', '.join(files[:3])}" if files else ""
-        raise DataError(
-            f"{source}: a folder that datasets' save_to_disk did not write{has}"
-        ) from error
-    return _dataset_records(source, dataset)
-
-
-def _hub_dataset(source: str, path: Path) -> Iterator[Record]:
-    import datasets
-
-    try:
-        dataset = datasets.load_dataset(source)
-    except Exception as error:  # offline, unknown, gated, a broken script: many kinds, one line
-        raise DataError(
-            f"{source}: no such file, and no such dataset can be had from the Hugging Face hub "
-            f"({_one_line(error)}){_nearest_source(source, path)}"
-        ) from error
-    return _dataset_records(source, dataset)
-
-
-def _dataset_records(source: str, dataset: Any) -> Iterator[Record]:
-    """Records of a `datasets` dataset, or of the train split where it has several."""
-    if isinstance(dataset, dict):
-        if "train" not in dataset:
-            raise DataError(f'{source}: has no split "train"; there are: {_quoted(dataset)}')
-        dataset = dataset["train"]
-    _check_columns(source, dataset.column_names, labelled=False)
-    wanted = [name for name in dataset.column_names if name.strip().lower() in COLUMNS]
-    for number, record in enumerate(dataset.select_columns(wanted).to_list(), start=1):
-        for name in wanted:
-            # A class label is stored as a number that only the dataset can name.
-            if isinstance(record[name], int) and hasattr(dataset.features[name], "int2str"):
-                record[name] = dataset.features[name].int2str(record[name])
-        yield number, {key.strip().lower(): value for key, value in record.items()}
-
-
-def _check_columns(source: str, columns: Sequence[str], *, labelled: bool) -> None:
-    there = [name.strip().lower() for name in columns]
-    if labelled and "type" not in there:
-        _refuse_columns(source, "type", columns)
-    if not set(TEXT_COLUMNS) & set(there):
-        _refuse_columns(source, "posts", columns)
-
-
-def _refuse_columns(source: str, missing: str, columns: Sequence[str]) -> NoReturn:
-    raise DataError(
-        f'{source}: no column "{missing}"; needed: type, and posts or text; '
-        f"there are: {_quoted(columns)}{nearest(missing, columns)}"
-    )
+        return row_of(number, cells, labelled=labelled)
+    except DataError as error:
+        return BadRow(number, one_line(error)), False
 
 
 def _check_bad_share(source: str, bad: list[BadRow], total: int, allowed: float) -> None:
@@ -243,19 +177,3 @@ def _check_bad_share(source: str, bad: list[BadRow], total: int, allowed: float)
             f"{source}: {len(bad)} of {total} rows are bad (data.max_bad_share allows "
             f"{allowed:g}); first: {source}:{bad[0].number}: {bad[0].reason}"
         )
-
-
-def _nearest_source(source: str, path: Path) -> str:
-    folder = path.parent
-    # Names only: a long common folder would make every file in it look near.
-    there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    return nearest(path.name, [*there, BUILTIN])
-
-
-def _quoted(names: Any) -> str:
-    return ", ".join(f'"{_one_line(name, limit=40)}"' for name in list(names)[:12])
-
-
-def _one_line(message: object, *, limit: int = 200) -> str:
-    text = " ".join(repair_text(str(message)).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
