@@ -8,8 +8,9 @@ from pathlib import Path
 from mbti_ray.cli import Result, build_parser, console, run_command, split_base
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.errors import ConfigError
+from mbti_ray.errors import ClusterError, ConfigError
 from mbti_ray.runs import chosen_bundle
+from mbti_ray.serving.address import environment_of
 
 # Ray reads these when it is imported. On two cores HAProxy with the throughput settings answered
 # 528 requests a second where Ray's own proxy answered 97.
@@ -23,6 +24,8 @@ _FAST_PATH = {
 
 # What a service that runs can change.
 _CHANGEABLE = ("serve.beside=", "serve.beside_share=", "storage=")
+# By which a service of this machine is found.
+_PORT = "serve.port="
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,17 +84,27 @@ def _serve(options: argparse.Namespace) -> Result:
 
 
 def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Result:
-    if back and (place or overrides):
-        raise ConfigError("command line: --roll-back takes nothing: it goes to what was before")
+    keys = (_PORT,) if back else (*_CHANGEABLE, _PORT)
+    if back and place:
+        raise ConfigError(f"command line: --roll-back goes to what was before, not to {place}")
     for item in overrides:
-        if not item.startswith(_CHANGEABLE):
-            allowed = ", ".join(key.removesuffix("=") for key in _CHANGEABLE)
+        if not item.startswith(keys):
+            allowed = ", ".join(key.removesuffix("=") for key in keys)
             raise ConfigError(f'"{item}" cannot change while it runs; allowed: {allowed}')
-    bundle, config = (None, ServeConfig()) if back else resolve(place, overrides)
+    config = load_run(None, overrides)
+    bundle = None if back else chosen_bundle(place, config.storage)
+    if "RAY_ADDRESS" not in os.environ:
+        found = environment_of(config.serve.port)
+        if found is None:
+            raise ClusterError(
+                f"serve.port={config.serve.port}: no service of this machine listens there; start "
+                "one with `python -m mbti_ray.serve`, or set RAY_ADDRESS to the cluster it runs in"
+            )
+        os.environ.update(found)
 
     from mbti_ray.on_ray.service import change_bundle
 
-    wanted = change_bundle(bundle, config)
+    wanted = change_bundle(bundle, config.serve)
     console.print(f"served now: {wanted.describe()}", markup=False, soft_wrap=True)
     return {"front": wanted.front, "beside": wanted.beside, "share": wanted.share}
 

@@ -1,6 +1,8 @@
 """What several tiers share: small real data, quick configs, and one local Ray a session."""
 
 import csv
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,6 +44,17 @@ def bundle(quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFac
 def other_bundle(quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one, of other weights."""
     return _write_bundle(quick("fit.epochs=1", "seed=1"), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def damaged_bundle(other_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose weights do not give its golden logits."""
+    folder = tmp_path_factory.mktemp("damaged") / "bundle"
+    shutil.copytree(other_bundle, folder)
+    manifest = json.loads((folder / "bundle.json").read_text("utf-8"))
+    manifest["golden"][0]["logits"][0] += 1
+    (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ Sums only; what is done with a worker's share is up to `training` and `tuning`.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,13 +41,23 @@ def connected() -> Iterator[None]:
     """A Ray to work on: the one that is connected, the one RAY_ADDRESS names, or a local one.
 
     One that was started here is stopped at the end, whatever happens.
+
+    Raises:
+        ClusterError: The one that RAY_ADDRESS names does not answer, or wants a token.
     """
     if ray.is_initialized():
         yield
         return
     # What workers print is in the dashboard; here it would be Ray's own remarks. What goes wrong in
     # a worker comes as an exception, and how far it is through `progress`.
-    ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    except ConnectionError:
+        address = os.environ.get("RAY_ADDRESS")
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: no Ray answers there; where one runs, it may want its token: "
+            "set RAY_AUTH_MODE=token, with the token in ~/.ray/auth_token"
+        ) from None
     try:
         yield
     finally:

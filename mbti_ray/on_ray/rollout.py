@@ -8,6 +8,7 @@ before it starts others, and a new `user_config` takes them out of the proxy whi
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ _NAMESPACE = "mbti_ray"
 _WATCH_S = 5.0
 # A replica that has not asked for so long is gone.
 _GONE_S = 3 * _WATCH_S
+# Longer than a replica takes to come back: the only one may have been lost.
+_ALONE_S = 600.0
 _ROLL_OUT_TIMEOUT_S = 300.0
 
 
@@ -54,12 +57,16 @@ class Board:
         self._wanted: Wanted | None = None
         self._changed = asyncio.Condition()
         self._reports: dict[str, tuple[float, Report]] = {}
+        self._last_asked = time.monotonic()
+        self._leaves: asyncio.Task[None] | None = None
 
     async def watch(self, replica: str, served: Wanted, report: Report) -> Wanted:
         """What is wanted: at once where that is news for the replica, else after a while.
 
         A board that was lost and made again learns from the replicas what was on it.
         """
+        self._last_asked = time.monotonic()
+        self._leaves = self._leaves or asyncio.create_task(self._leave_when_alone())
         self._reports[replica] = (time.monotonic(), report)
         if self._wanted is None or served.number > self._wanted.number:
             self._wanted = served
@@ -82,6 +89,12 @@ class Board:
     async def wanted(self) -> Wanted | None:
         return self._wanted
 
+    async def _leave_when_alone(self) -> None:
+        """End the process once nobody has asked for long: the service is gone."""
+        while time.monotonic() < self._last_asked + _ALONE_S:
+            await asyncio.sleep(_WATCH_S)
+        os._exit(0)
+
     async def reports(self) -> dict[str, Report]:
         """Of the replicas that live."""
         alive = time.monotonic() - _GONE_S
@@ -99,7 +112,7 @@ def watch_board(service: str, replica: str, shelf: Shelf) -> threading.Thread:
                 board = board or make_board(service)
                 wanted = ray.get(board.watch.remote(replica, shelf.wanted, report))
             except RayError:
-                # It went with the replica that had made it: the next one learns from us.
+                # Its machine is gone: the next board learns from us.
                 board = None
                 time.sleep(0.5)
                 continue
@@ -122,9 +135,9 @@ def wanted_now(service: str) -> Wanted | None:
 
 
 def make_board(service: str) -> Any:
-    """The board of a service, made where it is missing; it lives as long as whoever made it."""
-    options = {"namespace": _NAMESPACE, "get_if_exists": True, "num_cpus": 0}
-    return ray.remote(Board).options(name=_board_name(service), **options).remote()
+    """The board of a service, made where it is missing; it outlives whoever made it."""
+    options = {"namespace": _NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
+    return ray.remote(Board).options(name=_board_name(service), num_cpus=0, **options).remote()
 
 
 def _board_name(service: str) -> str:

@@ -9,9 +9,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -32,6 +32,7 @@ from mbti_ray.on_ray.gauges import ServeFigures
 from mbti_ray.on_ray.rollout import roll_back, roll_out, wanted_now, watch_board
 from mbti_ray.predictor import Predictor
 from mbti_ray.runs import find_bundle
+from mbti_ray.serving.address import found_by
 from mbti_ray.serving.http import RETRY_AFTER_S, build_api, key_digest
 from mbti_ray.serving.reader import Reader, warm_up
 from mbti_ray.serving.shelf import Shelf, Wanted
@@ -46,10 +47,6 @@ _SPARE_REQUESTS = 64
 # A burst stands in Ray's queue for some milliseconds before a replica can turn it away.
 _BURST_REQUESTS = 1000
 _READY_TIMEOUT_S = 60.0
-_NOT_RUNNING = (
-    "no service runs here; start one with `python -m mbti_ray.serve`, or set RAY_ADDRESS to the "
-    "cluster that it runs in"
-)
 # HAProxy opens these too, on all interfaces; Ray lets them be moved but not bound to one.
 _HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
@@ -176,8 +173,9 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
         _end_on(signal.default_int_handler)
         try:
             url = start_service(bundle, config)
-            on_ready(url)
-            with suppress(KeyboardInterrupt):
+            address = ray.get_runtime_context().gcs_address
+            with found_by(config.port, address), suppress(KeyboardInterrupt):
+                on_ready(url)
                 threading.Event().wait()
         finally:
             _end_on(signal.SIG_IGN)
@@ -186,7 +184,7 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
 
 
 def change_bundle(bundle: Path | None, config: ServeConfig) -> Wanted:
-    """Have the service that runs answer with another bundle, or with what it had before.
+    """Have the service of the Ray that RAY_ADDRESS names answer with another bundle.
 
     Args:
         bundle: None goes back to what was served before the last change.
@@ -199,31 +197,17 @@ def change_bundle(bundle: Path | None, config: ServeConfig) -> Wanted:
         BundleError: It cannot be served; what was served before still is.
         ClusterError: No service runs; or not all replicas changed, so that none did.
     """
-    with _connected_to_running():
+    with connected():
         try:
             service, running = serve.get_app_handle(APP_NAME).about.remote().result()
         except RayServeException:
-            raise ClusterError(_NOT_RUNNING) from None
+            address = os.environ.get("RAY_ADDRESS")
+            raise ClusterError(f"RAY_ADDRESS={address}: no service runs there") from None
         states = serve.status().applications[APP_NAME].deployments[APP_NAME].replica_states
         there = {"runtime": running.runtime, "replicas": states.get("RUNNING", 1)}
         if bundle is None:
             return roll_back(service, **there)
         return roll_out(service, wanted_of(bundle, config), **there)
-
-
-@contextmanager
-def _connected_to_running() -> Iterator[None]:
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
-    except ConnectionError:
-        raise ClusterError(_NOT_RUNNING) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _end_on(handler: Any) -> None:

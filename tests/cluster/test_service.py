@@ -1,13 +1,6 @@
 """The HTTP service on a real Ray: through Ray's own proxy here, through HAProxy as a command."""
 
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +12,7 @@ import pytest
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError
 from mbti_ray.predictor import Predictor
+from service_command import free_port, served
 
 pytestmark = [
     pytest.mark.cluster,
@@ -30,24 +24,7 @@ LONG = "a long evening with many words " * 60
 
 
 @pytest.fixture(scope="module")
-def damaged(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose weights no longer give its golden logits."""
-    folder = tmp_path_factory.mktemp("damaged") / "bundle"
-    shutil.copytree(bundle, folder)
-    manifest = json.loads((folder / "bundle.json").read_text("utf-8"))
-    manifest["golden"][0]["logits"][0] += 1
-    (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
-    return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def client(bundle: Path, damaged: Path, ray_cluster: None) -> Iterator[httpx.Client]:
+def client(bundle: Path, damaged_bundle: Path, ray_cluster: None) -> Iterator[httpx.Client]:
     """A client of a running service, in whose place a damaged bundle was refused before."""
     from ray import serve
 
@@ -55,7 +32,7 @@ def client(bundle: Path, damaged: Path, ray_cluster: None) -> Iterator[httpx.Cli
 
     config = ServeConfig(port=free_port(), max_queued=4, max_body_bytes=200_000)
     with pytest.raises(BundleError, match="does not reproduce its golden logits"):
-        start_service(damaged, config)
+        start_service(damaged_bundle, config)
     url = start_service(bundle, config)
     with httpx.Client(base_url=url, trust_env=False, timeout=60) as made:
         yield made
@@ -173,34 +150,14 @@ def test_no_text_of_a_user_is_in_a_log(client: httpx.Client) -> None:
 def test_the_command_serves_through_haproxy_until_sigterm_and_leaves_nothing(
     bundle: Path, tmp_path: Path
 ) -> None:
-    port = free_port()
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    for name in ("METRICS", "STATS"):
-        environment[f"RAY_SERVE_HAPROXY_{name}_PORT"] = str(free_port())
-    command = [sys.executable, "-m", "mbti_ray.serve", str(bundle), f"serve.port={port}"]
-    path = tmp_path / "log"
-    with (
-        path.open("w", encoding="utf-8") as log,
-        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
-    ):
-        _wait_until_said("is ready", path, process)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+    with served(bundle, tmp_path) as service:
+        with service.client() as client:
             assert client.post("/predict", json={"inputs": "a"}).status_code == 200
             big = client.post("/predict", content=b"a" * 5_000_000)
             assert error_code(big) == (413, "too_large")
-        assert _listens("haproxy", port)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0, path.read_text("utf-8")
-    assert not _listens("haproxy", port)
-
-
-def _wait_until_said(words: str, path: Path, process: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + 120
-    while words not in path.read_text("utf-8"):
-        if time.monotonic() > end or process.poll() is not None:
-            process.kill()
-            pytest.fail(path.read_text("utf-8"))
-        time.sleep(0.1)
+        assert _listens("haproxy", service.port)
+    assert service.process.returncode == 0, service.log.read_text("utf-8")
+    assert not _listens("haproxy", service.port)
 
 
 def _listens(program: str, port: int) -> bool:

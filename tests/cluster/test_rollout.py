@@ -1,0 +1,90 @@
+"""Another bundle for a service that runs, asked for by another command, under load."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mbti_ray.bundle import read_manifest
+from service_command import Load, Service, served
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with served(bundle, tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+def test_another_bundle_is_rolled_out_and_back_under_load_and_no_request_fails(
+    service: Service, bundle: Path, other_bundle: Path, damaged_bundle: Path
+) -> None:
+    first, second = read_manifest(bundle).id, read_manifest(other_bundle).id
+    with Load(service.url).running() as load:
+        load.wait_for(20)
+        assert set(load.bundles) == {first}
+        done = service.command(str(other_bundle), "--roll-out")
+        assert done.returncode == 0, done.stderr
+        assert f"served now: {other_bundle}" in done.stdout
+        load.bundles.clear()
+        load.wait_for(20)
+        # A client may still hold the answer to a question that it asked before.
+        assert load.bundles[first] <= load.clients
+
+        refused = service.command(str(damaged_bundle), "--roll-out")
+        assert refused.returncode == 2
+        assert "does not reproduce its golden logits" in refused.stderr
+        load.bundles.clear()
+        load.wait_for(20)
+        assert set(load.bundles) == {second}
+
+        back = service.command("--roll-back")
+        assert back.returncode == 0, back.stderr
+        load.bundles.clear()
+        load.wait_for(20)
+        assert load.bundles[second] <= load.clients
+    assert set(load.statuses) == {200}
+
+
+def test_two_bundles_are_served_side_by_side_and_a_header_chooses(
+    service: Service, bundle: Path, other_bundle: Path
+) -> None:
+    words = [str(bundle), "--roll-out", f"serve.beside={other_bundle}", "serve.beside_share=0.5"]
+    done = service.command(*words)
+    assert done.returncode == 0, done.stderr
+    second = read_manifest(other_bundle).id
+    with service.client() as client:
+        beside = client.get("/info").json()["beside"]
+        assert (beside["bundle_id"], beside["share"]) == (second, 0.5)
+        answers = [client.post("/predict", json={"inputs": f"text {n}"}) for n in range(40)]
+        assert {a.headers["x-bundle-id"] for a in answers} == {second, read_manifest(bundle).id}
+        asked = {"X-Bundle-Id": second}
+        chosen = client.post("/predict", json={"inputs": "a"}, headers=asked)
+        assert chosen.headers["x-bundle-id"] == second
+        unknown = client.post("/predict", json={"inputs": "a"}, headers={"X-Bundle-Id": "none"})
+        assert unknown.status_code == 404
+
+
+def test_a_replica_that_is_lost_comes_back_with_what_was_rolled_out(
+    service: Service, other_bundle: Path
+) -> None:
+    assert service.command(str(other_bundle), "--roll-out").returncode == 0
+    (replica,) = service.replicas()
+    os.kill(replica, signal.SIGKILL)
+    load = Load(service.url, clients=1)
+    with load.running():
+        while load.statuses[200] < 5:
+            load.wait_for(1)
+    assert set(load.bundles) == {read_manifest(other_bundle).id}
+    assert service.replicas() != [replica]
+
+
+def test_what_cannot_change_while_it_runs_is_refused(service: Service, bundle: Path) -> None:
+    refused = service.command(str(bundle), "--roll-out", "serve.replicas=2")
+    assert refused.returncode == 2
+    assert "cannot change while it runs" in refused.stderr
+    nowhere = service.command("--roll-back", "serve.beside_share=0.5")
+    assert nowhere.returncode == 2

@@ -1,0 +1,149 @@
+"""A service as a user runs it: the command, through HAProxy, in a Ray of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Service:
+    """A running `python -m mbti_ray.serve`."""
+
+    process: "subprocess.Popen[bytes]"
+    url: str
+    log: Path
+
+    def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Another `mbti_ray.serve`, from another process, against this one."""
+        return subprocess.run(
+            [sys.executable, "-m", "mbti_ray.serve", *words, f"serve.port={self.port}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=60)
+
+    def replicas(self) -> list[int]:
+        """Process ids of its replicas: those of its session."""
+        return [
+            int(folder.name)
+            for folder in Path("/proc").glob("[0-9]*")
+            if _name(folder).startswith("ray::ServeReplica:mbti")
+        ]
+
+
+def _name(folder: Path) -> str:
+    try:
+        return (folder / "cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+@contextmanager
+def served(bundle: Path, folder: Path, *words: str) -> Iterator[Service]:
+    """The command with its bundle and further words, until the end of the block."""
+    port = free_port()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    for name in ("METRICS", "STATS"):
+        environment[f"RAY_SERVE_HAPROXY_{name}_PORT"] = str(free_port())
+    command = [sys.executable, "-m", "mbti_ray.serve", str(bundle), f"serve.port={port}", *words]
+    log = folder / "service.log"
+    with (
+        log.open("w", encoding="utf-8") as file,
+        subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process,
+    ):
+        try:
+            wait_until_said("is ready", log, process)
+            yield Service(process, f"http://127.0.0.1:{port}", log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_until_said(words: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + 120
+    while words not in log.read_text("utf-8"):
+        if time.monotonic() > end or process.poll() is not None:
+            process.kill()
+            raise AssertionError(log.read_text("utf-8"))
+        time.sleep(0.1)
+
+
+@dataclass
+class Load:
+    """Clients that ask one text after the other; what they were answered, by status and bundle.
+
+    0 is a connection that broke.
+    """
+
+    url: str
+    clients: int = 4
+    statuses: Counter[int] = field(default_factory=Counter)
+    bundles: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def running(self) -> Iterator["Load"]:
+        stop = threading.Event()
+        threads = [threading.Thread(target=self._ask, args=(n, stop)) for n in range(self.clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more answers have come."""
+        goal = self.statuses.total() + more
+        end = time.monotonic() + 120
+        while self.statuses.total() < goal:
+            assert time.monotonic() < end, f"no answers: {self.statuses}"
+            time.sleep(0.02)
+
+    def _ask(self, number: int, stop: threading.Event) -> None:
+        with httpx.Client(base_url=self.url, trust_env=False, timeout=60) as client:
+            count = 0
+            while not stop.is_set():
+                count += 1
+                start = time.perf_counter()
+                try:
+                    answer = client.post(
+                        "/predict", json={"inputs": f"a quiet evening, number {number} {count}"}
+                    )
+                except httpx.TransportError:
+                    self.statuses[0] += 1
+                    continue
+                self.statuses[answer.status_code] += 1
+                if answer.status_code == 200:
+                    self.seconds.append(time.perf_counter() - start)
+                    self.bundles[answer.headers["x-bundle-id"]] += 1
