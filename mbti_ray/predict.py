@@ -1,31 +1,69 @@
 """`python -m mbti_ray.predict`: predictions for texts, or for a file through Ray Data."""
 
 import argparse
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mbti_ray.cli import Result, build_parser, console, print_predictions, progress_bar, run_command
+from mbti_ray.cli import (
+    Result,
+    build_parser,
+    console,
+    is_watched,
+    print_bad_rows,
+    print_predictions,
+    progress_bar,
+    run_command,
+)
 from mbti_ray.config import RunConfig, load_overrides
-from mbti_ray.errors import ConfigError
+from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs import chosen_bundle
 
-_ALLOWED = ("storage", "scaling.cpus", "scaling.use_gpu")
+if TYPE_CHECKING:
+    from mbti_ray.bundle import Manifest
+    from mbti_ray.on_ray.predicting import Job, Tally
+    from mbti_ray.tables import PartFolder
+
+_ALLOWED = ("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime")
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
+# Rows of the input in a part: some seconds on a GPU, a minute or some on a CPU.
+_PART_ROWS = 5000
+_SHOWN_BAD_ROWS = 10
+# What of a bundle decides an answer besides its weights, which its id stands for.
+_DECIDES = (
+    *("id", "unit", "max_windows", "mask_version", "mask_also"),
+    *("temperature", "thresholds", "abstain"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = build_parser(
         "predict",
-        "Predict the type of texts, or of every row of a file.",
-        items='BUNDLE (a folder; the newest without it), "text" ..., key=value (storage=FOLDER)',
+        "Predict the type of texts, or of every row of a file.\n\n"
+        "An output folder gets a Parquet file for each part of the input. If the command is\n"
+        "stopped or killed, the same command goes on and leaves the parts that are there.",
+        items='BUNDLE (a folder; the newest without it), "text" ..., key=value '
+        "(serve.runtime=onnx, scaling.cpus=1, storage=FOLDER)",
     )
     parser.add_argument(
-        "--input", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet with posts or text"
+        "--input", metavar="FILE", help=".csv, .jsonl or .parquet with posts or text"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet; needs --input"
+        "--output",
+        metavar="PLACE",
+        help="a .csv, .jsonl or .parquet file, or a folder; and --input",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="delete the parts of an output folder first"
+    )
+    parser.add_argument(
+        "--part-rows", type=int, metavar="N", help=f"rows of a part (default: {_PART_ROWS})"
     )
     return run_command(parser, _predict, argv)
 
@@ -42,36 +80,149 @@ def _predict(options: argparse.Namespace) -> Result:
     if options.input is None and not rest:
         raise ConfigError('command line: nothing to predict; give "text" ..., or --input FILE')
     bundle = chosen_bundle(place, config.storage)
-
     if options.input is None:
-        from mbti_ray.predictor import Predictor
+        return _predict_texts(bundle, config, rest)
+    return _predict_rows(bundle, config, options)
 
-        predictions = Predictor.load(bundle).predict([[text] for text in rest], whole=False)
-        answers = [prediction.as_dict() for prediction in predictions]
-        print_predictions(rest, answers)
-        return {"bundle": str(bundle), "predictions": answers}
 
-    from mbti_ray.data.sources import read_source
-    from mbti_ray.tables import check_ending
+def _predict_texts(bundle: Path, config: RunConfig, texts: list[str]) -> Result:
+    from mbti_ray.predictor import Predictor
 
-    check_ending(options.output)
-    source = read_source(str(options.input), labelled=False)
+    predictor = Predictor.load(bundle, runtime=config.serve.runtime, threads=config.scaling.cpus)
+    predictions = predictor.predict([[text] for text in texts], whole=False)
+    answers = [prediction.as_dict() for prediction in predictions]
+    print_predictions(texts, answers)
+    return {"bundle": str(bundle), "predictions": answers}
 
+
+def _predict_rows(bundle: Path, config: RunConfig, options: argparse.Namespace) -> Result:
+    from mbti_ray.bundle import read_manifest
+    from mbti_ray.data.sources import check_readable
+    from mbti_ray.tables import check_ending, check_parent, names_a_folder
+
+    output = Path(options.output)
+    if names_a_folder(options.output):
+        check_parent(output)
+        predict = _into_folder
+    else:
+        check_ending(output)
+        predict = _into_file
+    _check_options(options, is_folder=predict is _into_folder)
+    check_readable(options.input)
+    manifest = read_manifest(bundle)
+
+    from mbti_ray.data.chunks import ChunkPlan, chunk_chars_of
+    from mbti_ray.on_ray.predicting import Job
+
+    path = Path(options.input).expanduser()
+    # A worker is in another folder.
+    source = str(path.resolve()) if path.exists() else options.input
+    plan = ChunkPlan(source, manifest.unit, chunk_chars=chunk_chars_of(source))
+    job = Job(bundle, plan, config)
+    found = predict(job, manifest, options)
+    console.print(f"{found['rows']:,} rows: {output}", markup=False)
+    if found["bad"]:
+        _print_bad(options.input, found["bad"], Path(found["bad_rows"]))
+    return {"bundle": str(bundle), "bundle_id": manifest.id, "output": str(output), **found}
+
+
+def _check_options(options: argparse.Namespace, *, is_folder: bool) -> None:
+    if not is_folder and (options.fresh or options.part_rows is not None):
+        name = "--fresh" if options.fresh else "--part-rows"
+        raise ConfigError(
+            f"command line: {name} is for a folder of parts; --output {options.output} is a file, "
+            "which is replaced whole"
+        )
+    if options.part_rows is not None and options.part_rows < 1:
+        raise ConfigError(f"command line: --part-rows {options.part_rows}; allowed: 1 or more")
+    if Path(options.output).resolve() == Path(options.input).resolve():
+        raise ConfigError(f"command line: --output {options.output} is the input; name another")
+
+
+def _into_file(job: "Job", manifest: "Manifest", options: argparse.Namespace) -> dict[str, Any]:
     from mbti_ray.on_ray.cluster import connected
-    from mbti_ray.on_ray.predicting import predict_rows, rows_to_predict
+    from mbti_ray.on_ray.predicting import predict_to_file
 
-    table = rows_to_predict(bundle, source)
-    with connected(), progress_bar("rows", len(table)) as advance:
-        rows = predict_rows(bundle, table, options.output, config, advance)
-    console.print(f"{rows:,} rows: {options.output}")
-    for bad in source.bad:
-        console.print(f"{options.input}:{bad.number}: left out: {bad.reason}")
-    return {
-        "bundle": str(bundle),
-        "output": str(options.output),
-        "rows": rows,
-        "bad": len(source.bad),
-    }
+    output = Path(options.output)
+    bad_rows = output.with_suffix(".bad.jsonl")
+    with connected(), _bar(job.chunks.source) as advance:
+        tally = predict_to_file(job, output, bad_rows, advance)
+    return {"rows": tally.rows, "bad": tally.bad, "bad_rows": str(bad_rows), **_speed(tally)}
+
+
+def _into_folder(job: "Job", manifest: "Manifest", options: argparse.Namespace) -> dict[str, Any]:
+    from mbti_ray.data.sources import fingerprint_of
+    from mbti_ray.on_ray.predicting import SCHEMA
+    from mbti_ray.tables import part_folder
+
+    with part_folder(
+        Path(options.output),
+        SCHEMA,
+        made_from={
+            "bundle": _deciding(manifest, job.config.serve.runtime),
+            "input": fingerprint_of(job.chunks.source),
+        },
+        settings={
+            "part_rows": options.part_rows or _PART_ROWS,
+            "chunk_chars": job.chunks.chunk_chars,
+        },
+        fresh=options.fresh,
+    ) as folder:
+        part_rows = folder.settings["part_rows"]
+        if options.part_rows not in (None, part_rows):
+            raise RunError(
+                f"{folder.path}: was begun with --part-rows {part_rows}; leave the option out, or "
+                "--fresh deletes its parts first"
+            )
+        plan = replace(
+            job.chunks,
+            part_rows=part_rows,
+            chunk_chars=folder.settings["chunk_chars"],
+            done=frozenset(folder.done),
+        )
+        return _go_on(replace(job, chunks=plan), folder)
+
+
+def _go_on(job: "Job", folder: "PartFolder") -> dict[str, Any]:
+    from mbti_ray.on_ray.cluster import connected
+    from mbti_ray.on_ray.predicting import Tally, predict_to_folder
+
+    before, tally = len(folder.done), Tally()
+    if before:
+        console.print(f"{folder.path}: {before} parts were done already", markup=False)
+    if folder.finished is None or not folder.is_finished:
+        with connected(), _bar(job.chunks.source) as advance:
+            advance(before * job.chunks.part_rows, "")
+            tally = predict_to_folder(job, folder, advance)
+        counts = folder.finish()
+    else:
+        counts = folder.finished
+    return {**counts, "before": before, "bad_rows": str(folder.bad_rows), **_speed(tally)}
+
+
+def _deciding(manifest: "Manifest", runtime: str) -> dict[str, Any]:
+    """What decides the answers of a bundle, as JSON holds it."""
+    facts = {name: getattr(manifest, name) for name in _DECIDES}
+    export = manifest.runtimes.get(runtime, {})
+    return {**facts, "runtime": runtime, "export": export.get("sha256")}
+
+
+def _speed(tally: "Tally") -> dict[str, float]:
+    return {"seconds": tally.seconds, "rows_s": tally.rows_s}
+
+
+def _bar(source: str) -> AbstractContextManager[Callable[[int, str], None]]:
+    from mbti_ray.data.sources import count_rows
+
+    return progress_bar("rows", count_rows(source) if is_watched() else None)
+
+
+def _print_bad(source: str, count: int, kept_in: Path) -> None:
+    with kept_in.open(encoding="utf-8") as lines:
+        first = [json.loads(line) for line in islice(lines, _SHOWN_BAD_ROWS)]
+    print_bad_rows(source, first, kept_in)
+    more = f"... and {count - len(first)} more, " if count > len(first) else ""
+    console.print(f"{more}all in {kept_in}", markup=False)
 
 
 def _looks_like_a_path(item: str) -> bool:

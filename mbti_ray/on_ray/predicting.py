@@ -1,6 +1,15 @@
-"""Predictions for a file: Ray Data streams its rows through actors that hold the model."""
+"""Predictions for a file: Ray Data streams it in chunks through actors that hold the model.
 
-from collections.abc import Callable, Iterator
+A chunk is what an actor sorts by length and reads at once. Ray Data sees one row for each, so that
+it can neither join nor cut them.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +17,17 @@ import pyarrow as pa
 import ray
 import ray.data
 import torch
+from ray.data.block import BlockMetadata
 
-from mbti_ray.bundle import read_manifest
 from mbti_ray.config import RunConfig
-from mbti_ray.data.sources import Source
+from mbti_ray.data.chunks import ChunkPlan, nested, read_chunks, unnested
+from mbti_ray.errors import MbtiRayError
 from mbti_ray.on_ray.cluster import trial_resources, trials_at_once
 from mbti_ray.predictor import Predictor
-from mbti_ray.tables import write_tables
+from mbti_ray.tables import PartFolder, json_lines, write_tables
 from mbti_ray.typology import POSITIVE_POLES
 
-# Rows that one call of an actor sorts by length and reads.
-_ROWS_AT_ONCE = 256
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("number", pa.int64()),
         ("post", pa.int32()),
@@ -30,82 +38,200 @@ _SCHEMA = pa.schema(
         ("windows", pa.int32()),
     ]
 )
+# Told the rows of the input done since the last time, and a note.
+Advance = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be predicted, with which bundle.
+
+    Attributes:
+        chunks: Of a source that the machine which this process is on can read.
+    """
+
+    bundle: Path
+    chunks: ChunkPlan
+    config: RunConfig
+
+
+@dataclass
+class Tally:
+    """How much was predicted, and how fast.
+
+    Attributes:
+        rows: Rows written.
+        bad: Rows of the input that were left out.
+        seconds: From when an actor began with its first chunk to when the last was written.
+    """
+
+    rows: int = 0
+    bad: int = 0
+    seconds: float = 0.0
+    _began: float = field(default=float("inf"), repr=False)
+
+    @property
+    def rows_s(self) -> float:
+        return self.rows / self.seconds if self.seconds else 0.0
+
+    def add(self, chunk: "_Predicted") -> None:
+        self.rows += len(chunk.table)
+        self.bad += len(chunk.bad)
+        self._began = min(self._began, chunk.began)
+        self.mark()
+
+    def mark(self) -> None:
+        """Take the time."""
+        self.seconds = max(0.0, time.time() - self._began)
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """The predictions of a chunk.
+
+    Attributes:
+        records: Rows of the input in it, bad ones included.
+        began: When an actor began with it, in seconds since 1970.
+    """
+
+    part: int
+    records: int
+    table: pa.Table
+    bad: list[dict[str, Any]]
+    began: float
+
+
+def predict_to_file(job: Job, output: Path, bad_rows: Path, advance: Advance) -> Tally:
+    """Predict every row into a file, in order; the rows that cannot be read into another."""
+    tally = Tally()
+
+    def tables(add_bad: Callable[[Iterable[dict[str, Any]]], None]) -> Iterator[pa.Table]:
+        for chunk in _predicted(job):
+            yield chunk.table
+            add_bad(chunk.bad)
+            tally.add(chunk)
+            advance(chunk.records, f"{tally.rows_s:.0f} rows/s")
+
+    with json_lines(bad_rows) as add_bad:
+        write_tables(output, tables(add_bad), SCHEMA)
+    tally.mark()
+    return tally
+
+
+def predict_to_folder(job: Job, folder: PartFolder, advance: Advance) -> Tally:
+    """Predict the rows of all parts that are not done yet, a file for each part."""
+    tally = Tally()
+    for part, chunks in groupby(_predicted(job), attrgetter("part")):
+        tables: list[pa.Table] = []
+        bad: list[dict[str, Any]] = []
+        for chunk in chunks:
+            tables.append(chunk.table)
+            bad += chunk.bad
+            tally.add(chunk)
+            advance(chunk.records, f"{tally.rows_s:.0f} rows/s")
+        folder.write(part, tables, bad)
+        tally.mark()
+    return tally
+
+
+def _predicted(job: Job) -> Iterator[_Predicted]:
+    """Chunks in the order of the input, each once; of lost actors and tasks Ray makes new ones."""
+    try:
+        for batch in _results(job).iter_batches(batch_size=1, batch_format="pyarrow"):
+            (row,) = batch.drop_columns(["rows"]).to_pylist()
+            yield _Predicted(
+                part=job.chunks.part_of(row["place"]),
+                records=row["records"],
+                table=unnested(batch.column("rows")),
+                bad=json.loads(row["bad"]),
+                began=row["began"],
+            )
+    except Exception as error:
+        told = _own_error(error)
+        if told is None:
+            raise
+        raise told from None
+
+
+def _results(job: Job) -> Any:
+    """The dataset with a row for each chunk: where it was, and its predictions."""
+    resources = trial_resources(job.config)
+    actors = trials_at_once(job.config, resources, job.chunks.expected_chunks)
+    context = ray.data.DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    # Smaller than any row: each, which is a chunk, is a block of its own.
+    context.target_max_block_size = 1
+    with ray.data.DataContext.current(context):
+        return ray.data.read_datasource(
+            _Input(job.chunks), override_num_blocks=1, num_cpus=0
+        ).map_batches(
+            _Actor,
+            fn_constructor_args=(
+                job.bundle.resolve(),
+                job.config.serve.runtime,
+                resources.cpus,
+                resources.device,
+            ),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
+        )
 
 
 class _Actor:
-    def __init__(self, bundle: Path, threads: int, device: str) -> None:
+    """Holds the model."""
+
+    def __init__(self, bundle: Path, runtime: Any, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
-        self._predictor = Predictor.load(bundle, device=device)
+        self._predictor = Predictor.load(bundle, runtime=runtime, threads=threads, device=device)
         self._whole = self._predictor.unit == "user"
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        predictions = self._predictor.predict(batch.column("posts").to_pylist(), whole=self._whole)
-        columns: dict[str, Any] = {n: batch.column(n) for n in ("number", "post", "id")}
+    def __call__(self, chunk: pa.Table) -> pa.Table:
+        began = time.time()
+        rows = unnested(chunk.column("rows"))
+        predictions = self._predictor.predict(rows.column("posts").to_pylist(), whole=self._whole)
+        columns: dict[str, Any] = {n: rows.column(n) for n in ("number", "post", "id")}
         columns["type"] = [p.mbti_type for p in predictions]
         for k, pole in enumerate(POSITIVE_POLES):
             columns[pole] = [p.probabilities[k] for p in predictions]
         columns["truncated"] = [p.truncated for p in predictions]
         columns["windows"] = [p.windows for p in predictions]
-        return pa.table(columns, schema=_SCHEMA)
+        return chunk.set_column(
+            chunk.column_names.index("rows"), "rows", nested(pa.table(columns, schema=SCHEMA))
+        ).append_column("began", pa.array([began]))
 
 
-def predict_rows(
-    bundle: Path,
-    table: pa.Table,
-    output: Path,
-    config: RunConfig,
-    advance: Callable[[int, str], None],
-) -> int:
-    """Predict every row of a table, in its order, into a file; the number of rows written.
+class _Input(ray.data.Datasource):  # type: ignore[misc]
+    """The rows to predict as Ray Data reads them: in one task, which gives chunk after chunk."""
 
-    Args:
-        table: As `rows_to_predict` makes it.
-        advance: Told the number of rows done since the last time, and a note.
-    """
-    resources = trial_resources(config)
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    # A block is what Ray Data hands to one actor at a time.
-    blocks = [table.slice(at, _ROWS_AT_ONCE) for at in range(0, len(table), _ROWS_AT_ONCE)]
-    actors = trials_at_once(config, resources, len(blocks))
-    results = ray.data.from_arrow(blocks).map_batches(
-        _Actor,
-        fn_constructor_args=(bundle.resolve(), resources.cpus, resources.device),
-        batch_size=_ROWS_AT_ONCE,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=resources.cpus,
-        num_gpus=resources.gpus,
-    )
-    done = 0
+    def __init__(self, plan: ChunkPlan) -> None:
+        super().__init__()
+        self._plan = plan
 
-    def tables() -> Iterator[pa.Table]:
-        nonlocal done
-        for part in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            done += part.num_rows
-            advance(part.num_rows, "")
-            yield part.select(_SCHEMA.names).cast(_SCHEMA)
+    @property
+    def supports_distributed_reads(self) -> bool:
+        # Only the machine that the command runs on has the file for sure.
+        return False
 
-    write_tables(output, tables(), _SCHEMA)
-    return done
+    def estimate_inmemory_data_size(self) -> None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[Any]:
+        plan = self._plan
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ray.data.ReadTask(lambda: read_chunks(plan), metadata)]
 
 
-def rows_to_predict(bundle: Path, source: Source) -> pa.Table:
-    """The rows of a source as a bundle reads them: a line for each user, or for each post."""
-    unit = read_manifest(bundle).unit
-    rows: list[tuple[int, int, str | None, list[str]]] = []
-    for row in source.rows:
-        if unit == "user":
-            rows.append((row.number, -1, row.id, list(row.posts)))
-        else:
-            rows += [(row.number, k, row.id, [post]) for k, post in enumerate(row.posts)]
-    number, post, ids, posts = zip(*rows, strict=True)
-    return pa.table(
-        {
-            "number": pa.array(number, pa.int64()),
-            "post": pa.array(post, pa.int32()),
-            "id": pa.array(ids, pa.string()),
-            "posts": pa.array(posts, pa.list_(pa.string())),
-        }
-    )
+def _own_error(error: BaseException | None) -> MbtiRayError | None:
+    """What a worker had to say to the user, under what Ray has wrapped it in."""
+    while error is not None:
+        cause = getattr(error, "cause", None) or error.__cause__
+        if isinstance(error, MbtiRayError) and cause is None:
+            return error
+        error = cause
+    return None
