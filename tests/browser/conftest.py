@@ -1,14 +1,34 @@
-"""A headless Chromium for the tests of pages: fresh profile, nothing but loopback and files.
+"""A headless Chromium for the tests of pages: fresh profile, nothing but loopback and files; and
+the HTTP service on a port of its own, with bundles that were trained here.
 
 Uses the Chromium of the system (Debian: `apt-get install chromium`); where there is none, or the
 extra `test` is installed without playwright, these tests are skipped with the reason.
 """
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+import uvicorn
+
+from mbti_ray.bundle import write_bundle
+from mbti_ray.config import RunConfig
+from mbti_ray.config.schema import ServeConfig
+from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.engine.fit import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.finish import finish_run
+from mbti_ray.predictor import Predictor, golden_logits
+from mbti_ray.runs import RunFolder
+from mbti_ray.serving.http import build_api, key_digest
+from mbti_ray.serving.reader import Reader
+from mbti_ray.serving.shelf import Shelf, Wanted
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra: test)")
 
@@ -21,7 +41,8 @@ SCREENSHOTS = Path(__file__).parents[2] / "test-screenshots"
 OpenPage = Callable[..., "sync_api.Page"]
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while playwright runs, its thread can run no other event loop.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator["sync_api.Browser"]:
     path = next(filter(None, map(shutil.which, _NAMES)), None)
     if path is None:
@@ -38,17 +59,27 @@ def open_page(chromium: "sync_api.Browser") -> Iterator[OpenPage]:
     or writes an error to its console.
 
     Keyword arguments are those of a browser context, such as `color_scheme="dark"` or
-    `viewport={"width": 360, "height": 740}`.
+    `viewport={"width": 360, "height": 740}`; `expected` is what the browser may complain about,
+    such as `"status of 429"`.
     """
     contexts, trouble = [], []
 
-    def open_it(address: str, **settings: object) -> "sync_api.Page":
+    def open_it(
+        address: str, *, expected: tuple[str, ...] = (), **settings: object
+    ) -> "sync_api.Page":
         context = chromium.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda r: r.url.startswith(_LOCAL) or trouble.append(f"asked {r.url}"))
         page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("console", lambda m: m.type == "error" and trouble.append(m.text))
+        page.on(
+            "console",
+            lambda m: (
+                m.type == "error"
+                and not any(e in m.text for e in expected)
+                and trouble.append(m.text)
+            ),
+        )
         page.goto(address)
         return page
 
@@ -58,8 +89,97 @@ def open_page(chromium: "sync_api.Browser") -> Iterator[OpenPage]:
     assert trouble == []
 
 
+@pytest.fixture
+def read() -> Callable[..., None]:
+    """Gives the page for people a text, or posts, and waits until all of its answer stands."""
+
+    def read_it(page: "sync_api.Page", text: str, *, posts: bool = False) -> None:
+        page.get_by_label("several posts" if posts else "one text").check()
+        page.locator("#text").fill(text)
+        with page.expect_response("**/predict"):
+            page.get_by_role("button", name="Read it").click()
+        page.locator("#answer[aria-busy=false] #reading").wait_for()
+        if posts:
+            page.locator(".pushes").last.wait_for()
+
+    return read_it
+
+
 @pytest.fixture(scope="session")
 def screenshots() -> Path:
     """The folder where screenshots of the tested pages are kept."""
     SCREENSHOTS.mkdir(exist_ok=True)
     return SCREENSHOTS
+
+
+@pytest.fixture(scope="session")
+def bundles(
+    quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Two bundles of one dataset: `scored` as a run leaves it, `plain` without a test."""
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    cache = tmp_path_factory.mktemp("cache")
+    limits = ("model.max_tokens=32", "data.max_windows=4")
+    scoring = (
+        "scoring.threshold=balanced_accuracy",
+        "scoring.abstain=0.08",
+        "scoring.resamples=100",
+    )
+    scored = quick(*limits, *scoring)
+    data = prepare_dataset(scored, cache)
+    finish_run(scored, data, run(scored, data, Worker()), folder)
+    plain = quick(*limits, "fit.epochs=1", "seed=1")
+    write_bundle(
+        folder.path / "plain",
+        config=plain,
+        model=run(plain, data, Worker()).model,
+        tokenizer=data.tokenizer,
+        facts=data.facts,
+        scores={},
+        golden_logits=golden_logits,
+    )
+    return {"scored": folder.bundle, "plain": folder.path / "plain"}
+
+
+@contextmanager
+def _serving(shelf: Shelf, config: ServeConfig, key: str | None) -> Iterator[str]:
+    api = build_api(shelf, config, key_hash=key_digest(key) if key else None)
+    server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def serve(bundles: dict[str, Path]) -> Iterator[Callable[..., str]]:
+    """Starts the service without a cluster; its address. Keyword arguments are `ServeConfig`'s.
+
+    Besides: `wanted` is what lies on the shelf, `key` the API key, `shelf` the class of the shelf.
+    """
+    with ExitStack() as ends:
+
+        def start(
+            *,
+            wanted: Wanted | None = None,
+            key: str | None = None,
+            shelf: type[Shelf] = Shelf,
+            **limits: object,
+        ) -> str:
+            config = ServeConfig.model_validate(limits)
+            thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+            ends.callback(thread.shutdown)
+
+            def load(place: str, _: Reader | None) -> Reader:
+                return Reader(Predictor.load(Path(place)), thread, config, tokens_per_s=1e5)
+
+            loaded = shelf(load, wanted or Wanted(str(bundles["scored"])))
+            return ends.enter_context(_serving(loaded, config, key))
+
+        yield start

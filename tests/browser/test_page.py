@@ -1,0 +1,361 @@
+"""The page for people, driven in a browser against the real service with a model trained here."""
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import httpx
+import pytest
+
+from mbti_ray.data.corpus import builtin_rows
+from mbti_ray.predictor import Predictor
+from mbti_ray.serving.shelf import Shelf, Wanted
+from mbti_ray.typology import DIMENSIONS
+
+pytestmark = pytest.mark.browser
+
+PHONE = {"width": 320, "height": 640}
+DESKTOP = {"width": 1280, "height": 900}
+STILL = {"reduced_motion": "reduce"}
+POSTS = [post for row in builtin_rows(users=2) for post in row.posts][:5]
+TEXT = "\U0001f642 As an INTJ I keep lists, see www.example.org/lists \U0001f642 and read novels."
+
+
+@pytest.fixture(scope="module")
+def url(serve: Callable[..., str]) -> str:
+    return serve()
+
+
+def ask(url: str, **body: Any) -> dict[str, Any]:
+    response = httpx.post(f"{url}predict", json=body)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def shown(page: Any) -> dict[str, Any]:
+    """The type and the percentages as they stand on the page, spaces as in print."""
+    texts = page.locator(".poles i").all_inner_texts()
+    return {
+        "type": "".join(page.locator("#type b").all_inner_texts()),
+        "percent": [text.replace("\xa0", " ") for text in texts],
+    }
+
+
+def percent(share: float) -> str:
+    if share < 0.005:
+        return "< 1 %"
+    return "> 99 %" if share > 0.995 else f"{round(100 * share)} %"
+
+
+def expected(answer: dict[str, Any]) -> dict[str, Any]:
+    """What the page has to show of an answer: the share of the first and the second pole."""
+    percents = []
+    for dimension in DIMENSIONS:
+        share = answer["probabilities"][dimension.positive]
+        first = share if dimension.letters[0] == dimension.positive else 1 - share
+        percents += [percent(first), percent(1 - first)]
+    return {"type": answer["type"], "percent": percents}
+
+
+def wait_for_text(page: Any, selector: str, text: str) -> None:
+    page.locator(selector, has_text=text).wait_for(state="attached")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("name", "viewport"), [("phone", PHONE), ("desktop", DESKTOP)])
+def test_a_text_and_posts_show_what_the_service_answers(
+    url: str, open_page: Any, read: Any, screenshots: Path, name: str, viewport: Any, scheme: str
+) -> None:
+    page = open_page(url, color_scheme=scheme, viewport=viewport, **STILL)
+    page.locator("#rights tr").first.wait_for()
+    page.screenshot(path=screenshots / f"page-{name}-{scheme}-before.png", full_page=True)
+    read(page, TEXT)
+    assert shown(page) == expected(ask(url, posts=[TEXT]))
+    page.screenshot(path=screenshots / f"page-{name}-{scheme}-text.png", full_page=True)
+    read(page, "\n\n".join(POSTS), posts=True)
+    assert shown(page) == expected(ask(url, posts=POSTS))
+    assert page.locator("#read > li").count() == len(POSTS)
+    page.screenshot(path=screenshots / f"page-{name}-{scheme}-posts.png", full_page=True)
+
+
+def test_each_post_has_what_it_adds_and_the_largest_stands_out(
+    url: str, open_page: Any, read: Any
+) -> None:
+    page = open_page(url, **STILL)
+    read(page, "|||".join(POSTS), posts=True)
+    influence = ask(url, posts=POSTS, influence=True)["influence"]
+    for place, push in enumerate(influence):
+        cells = page.locator(f"#read > li:nth-child({place + 1}) .pushes > div")
+        for dimension, cell in zip(DIMENSIONS, cells.all(), strict=True):
+            value = push[dimension.positive]
+            pole = dimension.positive if value > 0 else dimension.negative
+            text = f"{round(100 * abs(value))} to {pole}" if abs(value) >= 0.005 else "–"
+            assert cell.locator("dd").inner_text().strip() == text
+            bar = cell.locator(".push i").evaluate("i => parseFloat(i.style.left)")
+            assert (bar < 50) == (pole == dimension.letters[0] and abs(value) > 0)
+            largest = max(map(abs, push.values()))
+            assert cell.evaluate("c => c.className === 'most'") == (
+                abs(value) == largest and largest >= 0.005
+            )
+
+
+def test_what_was_hidden_is_struck_out_and_named_in_words(
+    url: str, open_page: Any, read: Any
+) -> None:
+    page = open_page(url, **STILL)
+    read(page, TEXT)
+    marks = page.locator("#read mark")
+    assert marks.locator("s").all_inner_texts() == ["INTJ", "www.example.org/lists"]
+    assert [t.strip() for t in marks.locator("small").all_text_contents()] == [
+        "hidden: name of a type",
+        "hidden: address",
+    ]
+    assert "1 name of a type, 1 address" in page.locator("#masked").inner_text()
+
+
+def test_the_band_and_the_line_are_the_bundles_and_x_is_said_in_words(
+    url: str, open_page: Any, read: Any, bundles: dict[str, Path]
+) -> None:
+    predictor = Predictor.load(bundles["scored"])
+    texts = [post for row in builtin_rows(users=60) for post in row.posts[:1]]
+    types = [p.mbti_type for p in predictor.predict([[t] for t in texts], whole=True)]
+    text, mbti_type = next(
+        (t, m) for t, m in zip(texts, types, strict=True) if 0 < m.count("X") < 4
+    )
+    page = open_page(url, **STILL)
+    read(page, text)
+    info = httpx.get(f"{url}info").json()
+    rows = page.locator(".axis").all()
+    for k, (dimension, row) in enumerate(zip(DIMENSIONS, rows, strict=True)):
+        low, high = (info["thresholds"][k] + s * info["abstain"] for s in (-1, 1))
+        if dimension.letters[0] == dimension.positive:
+            low, high = 1 - high, 1 - low
+        left, width = row.locator(".band").evaluate(
+            "b => [parseFloat(b.style.left), parseFloat(b.style.width)]"
+        )
+        assert left == pytest.approx(100 * max(low, 0), abs=0.01)
+        assert left + width == pytest.approx(100 * min(high, 1), abs=0.01)
+        note = row.locator("p").inner_text()
+        assert note.startswith("Too close to tell" if mbti_type[k] == "X" else mbti_type[k])
+    assert "cannot tell" in page.locator("#type").inner_text()
+
+
+def test_how_sure_it_is_comes_from_the_test_beside_always_the_commonest(
+    url: str, open_page: Any, read: Any
+) -> None:
+    page = open_page(url, **STILL)
+    page.locator("#rights tr").first.wait_for()
+    card = httpx.get(f"{url}info").json()["scores"]["scorecard"]
+    always = card["baselines"]["majority"]
+    cells = [row.locator("td").all() for row in page.locator("#rights tr").all()]
+    found = [(a.inner_text().split("\n")[0], b.inner_text()) for a, b in cells]
+    keys = [d.key for d in DIMENSIONS]
+    pairs = [(card["dimensions"][k]["accuracy"]["value"], always[k]["value"]) for k in keys]
+    pairs += [(card["overall"][k]["value"], always[k]["value"]) for k in ("accuracy", "all_four")]
+    assert [(a.replace("\xa0", " "), b.replace("\xa0", " ")) for a, b in found] == [
+        (percent(a), percent(b)) for a, b in pairs
+    ]
+    assert f"{card['overall']['brier']['value']:.2f}" in page.locator("#calibrated").inner_text()
+    read(page, TEXT)
+    alike = page.locator("#sure b, #sure li > small:nth-child(2)").all_inner_texts()
+    assert len(alike) == 4
+    assert all(re.fullmatch(r"\d+ of \d+|nobody got a figure near that", t) for t in alike)
+
+
+def test_a_text_longer_than_is_read_says_so(url: str, open_page: Any, read: Any) -> None:
+    page = open_page(url, **STILL)
+    read(page, "a quiet evening")
+    assert "in one piece" in page.locator("#extent").inner_text()
+    read(page, " ".join(POSTS))
+    pieces = ask(url, posts=[" ".join(POSTS)])["windows"]
+    assert pieces > 1
+    assert f"in {pieces} pieces" in page.locator("#extent").inner_text()
+    read(page, " ".join(POSTS * 9))
+    assert "Longer than it reads: the first 4 pieces" in page.locator("#extent").inner_text()
+
+
+def test_the_answer_is_of_the_bundle_that_gave_it(
+    serve: Callable[..., str], bundles: dict[str, Path], open_page: Any, read: Any
+) -> None:
+    front, beside = str(bundles["scored"]), str(bundles["plain"])
+    url = serve(wanted=Wanted(front, beside=beside, share=1.0))
+    info = httpx.get(f"{url}info").json()
+    page = open_page(url, **STILL)
+    asked: list[dict[str, str]] = []
+    page.on("request", lambda r: r.url.endswith("/predict") and asked.append(r.headers))
+    read(page, "\n\n".join(POSTS), posts=True)
+    assert shown(page) == expected(ask(url, posts=POSTS))
+    # What each post adds is asked of the same bundle again.
+    assert [headers.get("x-bundle-id") for headers in asked] == [None, info["beside"]["bundle_id"]]
+    # The line of the other bundle says nothing here.
+    known = info["beside"].get("thresholds", [None])[0]
+    tick = page.locator(".tick").first
+    place = tick.evaluate("t => 1 - parseFloat(t.style.left) / 100")
+    assert (place if tick.is_visible() else None) == pytest.approx(known)
+
+
+def test_a_bundle_without_a_test_says_that_nobody_knows(
+    serve: Callable[..., str], bundles: dict[str, Path], open_page: Any, read: Any
+) -> None:
+    page = open_page(serve(wanted=Wanted(str(bundles["plain"]))), **STILL)
+    read(page, TEXT)
+    assert page.locator("#unknown").is_visible()
+    assert not page.locator("#scores").is_visible()
+    assert not page.locator("#sureness").is_visible()
+
+
+def test_posts_joined_by_bars_are_posts_as_soon_as_they_are_pasted(
+    url: str, open_page: Any
+) -> None:
+    page = open_page(url, permissions=["clipboard-read", "clipboard-write"], **STILL)
+    page.evaluate("text => navigator.clipboard.writeText(text)", "one|||two\n\nstill two|||three")
+    page.locator("#text").focus()
+    page.keyboard.press("Control+V")
+    wait_for_text(page, "#count", "3 posts")
+    assert page.get_by_label("several posts").is_checked()
+
+
+def test_nothing_written_is_said_and_not_asked(url: str, open_page: Any) -> None:
+    page = open_page(url, **STILL)
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url))
+    page.locator("#text").fill(" \n\n ")
+    page.get_by_role("button", name="Read it").click()
+    wait_for_text(page, "#problem", "nothing to read yet")
+    assert page.locator("#text").get_attribute("aria-invalid") == "true"
+    assert page.evaluate("document.activeElement.id") == "text"
+    assert not any(address.endswith("predict") for address in asked)
+
+
+def test_markup_in_a_text_is_shown_as_text(url: str, open_page: Any, read: Any) -> None:
+    page = open_page(url, **STILL)
+    markup = "<img src=nothing onerror=alert(1)><b id=bold>bold</b> &amp; INTJ"
+    read(page, f"{markup}\n\n{markup}", posts=True)
+    assert page.locator("#read .text").first.text_content().startswith(markup[:-4])
+    assert page.locator("img, #bold").count() == 0
+    assert "innerHTML" not in page.content()
+
+
+@contextmanager
+def only_place_taken(url: str) -> Iterator[None]:
+    """Holds the one place of a service with `max_queued=1`: a client whose body never ends."""
+    address = urlparse(url)
+    with socket.create_connection((str(address.hostname), int(address.port or 0))) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        while httpx.post(f"{url}predict", json={"inputs": "a"}).status_code != 429:
+            pass
+        yield
+
+
+def test_a_busy_service_is_asked_once_more_after_the_seconds_that_it_says(
+    serve: Callable[..., str], open_page: Any
+) -> None:
+    url = serve(max_queued=1)
+    page = open_page(url, expected=("status of 429",), **STILL)
+    refused: list[float] = []
+    page.on("response", lambda r: r.status == 429 and refused.append(r.request.timing["startTime"]))
+    page.locator("#text").fill(TEXT)
+    with only_place_taken(url):
+        page.locator("#text").press("Control+Enter")
+        wait_for_text(page, "#status", "It asks to wait 1 second; then this page asks again")
+        wait_for_text(page, "#problem", "busy with other texts. It asks to wait 1 second")
+        assert len(refused) == 2
+        assert refused[1] - refused[0] >= 990
+        assert page.locator("#text").input_value() == TEXT
+        page.locator("#text").press("Control+Enter")
+        wait_for_text(page, "#status", "It asks to wait 1 second; then this page asks again")
+    page.locator("#reading").wait_for()
+    assert shown(page) == expected(ask(url, posts=[TEXT]))
+    assert page.locator("#problem").inner_text() == ""
+
+
+def test_escape_stops_the_waiting(serve: Callable[..., str], open_page: Any) -> None:
+    url = serve(max_queued=1)
+    page = open_page(url, expected=("status of 429",), **STILL)
+    page.locator("#text").fill(TEXT)
+    with only_place_taken(url):
+        page.locator("#text").press("Control+Enter")
+        page.get_by_role("button", name="Stop").wait_for()
+        page.keyboard.press("Escape")
+        wait_for_text(page, "#status", "Stopped.")
+        assert not page.get_by_role("button", name="Stop").is_visible()
+        assert page.locator("#answer").get_attribute("aria-busy") == "false"
+
+
+class Loading(Shelf):
+    """A shelf whose model is being loaded until somebody says that it is there."""
+
+    loaded = False
+
+    @property
+    def is_ready(self) -> bool:
+        return type(self).loaded
+
+
+def test_a_model_that_is_being_loaded_is_waited_for(
+    serve: Callable[..., str], open_page: Any
+) -> None:
+    url = serve(shelf=Loading)
+    page = open_page(url, expected=("status of 503",), **STILL)
+    page.locator("#text").fill(TEXT)
+    page.locator("#text").press("Control+Enter")
+    wait_for_text(page, "#status", "still loading its model")
+    Loading.loaded = True
+    page.locator("#reading").wait_for()
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "sentence"),
+    [
+        ({"deadline_s": 1e-6}, 504, "took too long and was given up"),
+        ({"max_texts": 3}, 413, "5 texts in one request; allowed: 3"),
+    ],
+)
+def test_what_the_service_cannot_do_is_a_sentence(
+    serve: Callable[..., str], open_page: Any, limits: Any, status: int, sentence: str
+) -> None:
+    page = open_page(serve(**limits), expected=(f"status of {status}",), **STILL)
+    page.get_by_label("several posts").check()
+    page.locator("#text").fill("\n\n".join(POSTS))
+    page.get_by_role("button", name="Read it").click()
+    wait_for_text(page, "#problem", sentence)
+    assert "will stand here" in page.locator("#heading").inner_text()
+
+
+def test_a_service_that_is_gone_is_a_sentence(url: str, open_page: Any) -> None:
+    page = open_page(url, expected=("ERR_INTERNET_DISCONNECTED",), **STILL)
+    page.context.set_offline(True)
+    page.locator("#text").fill(TEXT)
+    page.locator("#text").press("Control+Enter")
+    wait_for_text(page, "#problem", "cannot be reached")
+
+
+def test_a_key_is_asked_for_used_and_kept_nowhere(
+    serve: Callable[..., str], open_page: Any
+) -> None:
+    page = open_page(serve(key="sesame"), expected=("status of 401",), **STILL)
+    page.locator("#lock").wait_for()
+    page.locator("#text").fill(TEXT)
+    page.locator("#text").press("Control+Enter")
+    wait_for_text(page, "#problem", "only to those who have its key")
+    assert page.evaluate("document.activeElement.id") == "key"
+    assert page.locator("#key").get_attribute("type") == "password"
+    page.keyboard.type("guess")
+    page.keyboard.press("Enter")
+    wait_for_text(page, "#problem", "does not know this key")
+    page.keyboard.type("sesame")
+    page.keyboard.press("Enter")
+    page.locator("#reading").wait_for()
+    assert not page.locator("#lock").is_visible()
+    assert page.locator("#key").input_value() == ""
+    kept = page.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    )
+    assert json.loads(kept) == [{}, {}, ""]
+    page.reload()
+    page.locator("#lock").wait_for()
