@@ -61,16 +61,15 @@ FLOAT32 = ("torch", "onnx")
 Figures = dict[str, Any]
 
 
-def build_models(source: str, folder: Path) -> tuple[Path, Path]:
-    """The bundle with its exports, and the same encoder as a folder of transformers."""
+def build_bundle(source: str, folder: Path, *, seed: int = 0) -> Path:
+    """A bundle of the preset minilm with fresh heads, with its exports; in `folder`/bundle."""
     config = load_run("minilm", [f"data.source={source}", "data.unit=post", "data.split_by=post"])
     data = prepare_dataset(config, folder / "cache")
-    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
-    bundle = folder / "run" / "bundle"
+    bundle = folder / "bundle"
     write_bundle(
         bundle,
         config=config,
-        model=model,
+        model=build_model(config.model, vocabulary=len(data.tokenizer), seed=seed),
         tokenizer=data.tokenizer,
         facts=data.facts,
         scores={},
@@ -78,18 +77,29 @@ def build_models(source: str, folder: Path) -> tuple[Path, Path]:
     )
     texts = [g.text for g in read_bundle(bundle).manifest.golden]
     record_runtimes(bundle, export_onnx(bundle, lambda b, kind: golden_logits(b, texts, kind)))
-    peer = folder / "peer"
-    other = AutoModelForSequenceClassification.from_pretrained(
-        locate_encoder(config.model.encoder),
+    return bundle
+
+
+def build_peer(bundle: Path, folder: Path) -> Path:
+    """The encoder and heads of a bundle as a folder of transformers."""
+    found = read_bundle(bundle)
+    config = found.model_config
+    model = AutoModelForSequenceClassification.from_pretrained(
+        locate_encoder(config.encoder),
         num_labels=4,
         problem_type="multi_label_classification",
     )
-    heads = read_model(read_bundle(bundle)).heads
-    other.classifier.load_state_dict(heads.state_dict())
-    other.save_pretrained(peer)
-    data.tokenizer.model_max_length = config.model.max_tokens
-    data.tokenizer.save_pretrained(peer)
-    return bundle, peer
+    model.classifier.load_state_dict(read_model(found).heads.state_dict())
+    model.save_pretrained(folder)
+    found.tokenizer.model_max_length = config.max_tokens
+    found.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def read_texts(source: str) -> list[str]:
+    texts = [post for row in read_source(source, labelled=False).rows for post in row.posts]
+    random.Random(0).shuffle(texts)
+    return texts
 
 
 def free_port() -> int:
@@ -329,13 +339,11 @@ def main() -> int:
     output = options.output or RESULTS / ("serve_quick.json" if options.quick else "serve.json")
     load = os.getloadavg()[0]
     source = str(options.source.resolve()) if options.source else "builtin"
-    rows = read_source(source, labelled=False).rows
-    texts = [post for row in rows for post in row.posts]
-    random.Random(0).shuffle(texts)
-    texts = texts[: options.texts]
+    texts = read_texts(source)[: options.texts]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        bundle, peer = build_models(source, folder)
+        bundle = build_bundle(source, folder)
+        peer = build_peer(bundle, folder / "peer")
         raws, rounds = [], []
         for _ in range(options.repeats):
             raws.append(measure_raw(bundle, texts[:384]))

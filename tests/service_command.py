@@ -1,5 +1,6 @@
-"""A service as a user runs it: the command, through HAProxy, in a Ray of its own."""
+"""A service as a user runs it: the command, through HAProxy, in a Ray of its own; and its users."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import httpx
 
 
@@ -105,6 +108,7 @@ class Load:
 
     url: str
     clients: int = 4
+    body: dict[str, Any] | None = None
     statuses: Counter[int] = field(default_factory=Counter)
     bundles: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -135,11 +139,10 @@ class Load:
             count = 0
             while not stop.is_set():
                 count += 1
+                body = self.body or {"inputs": f"a quiet evening, number {number} {count}"}
                 start = time.perf_counter()
                 try:
-                    answer = client.post(
-                        "/predict", json={"inputs": f"a quiet evening, number {number} {count}"}
-                    )
+                    answer = client.post("/predict", json=body)
                 except httpx.TransportError:
                     self.statuses[0] += 1
                     continue
@@ -147,3 +150,34 @@ class Load:
                 if answer.status_code == 200:
                     self.seconds.append(time.perf_counter() - start)
                     self.bundles[answer.headers["x-bundle-id"]] += 1
+
+
+def open_loop(url: str, body: dict[str, Any], *, rate: float, seconds: float) -> Load:
+    """Asks so many times a second for so long, answered or not; waits for all the answers."""
+    load = Load(url)
+
+    async def ask(session: aiohttp.ClientSession) -> None:
+        start = time.perf_counter()
+        try:
+            async with session.post(f"{url}/predict", json=body) as response:
+                await response.read()
+        except aiohttp.ClientError:
+            load.statuses[0] += 1
+            return
+        load.statuses[response.status] += 1
+        if response.status == 200:
+            load.seconds.append(time.perf_counter() - start)
+
+    async def main() -> None:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            start = time.perf_counter()
+            for number in range(int(rate * seconds)):
+                await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
+                tasks.create_task(ask(session))
+
+    asyncio.run(main())
+    return load

@@ -58,8 +58,13 @@ class ServeFigures(Watcher):
         self._windows = Counter("mbti_serve_windows", description="windows that were read")
         self._errors = Counter(
             "mbti_serve_errors",
-            description="questions that the model did not answer, by code",
+            description="requests that got an error, by code",
             tag_keys=("code",),
+        )
+        self._answers = Counter(
+            "mbti_serve_answers",
+            description="questions that were answered, by bundle",
+            tag_keys=("bundle",),
         )
         self._poles = Counter(
             "mbti_serve_predictions",
@@ -74,8 +79,9 @@ class ServeFigures(Watcher):
         self._tokens.inc(done.tokens)
         self._padded.inc(done.padded_tokens)
 
-    def count_answer(self, answered: Answered) -> None:
+    def count_answer(self, answered: Answered, bundle_id: str) -> None:
         """One answered question."""
+        self._answers.inc(tags={"bundle": bundle_id})
         for stage, seconds in vars(answered.timing).items():
             self._stage.observe(seconds, tags={"stage": stage})
         for prediction in answered.predictions:
@@ -83,5 +89,5 @@ class ServeFigures(Watcher):
                 self._poles.inc(tags={"dimension": dimension.name, "pole": pole})
 
     def count_error(self, code: str) -> None:
-        """One question that the model turned down."""
+        """One request that got an error."""
         self._errors.inc(tags={"code": code})

@@ -70,7 +70,12 @@ class MbtiService:
         watch_board(service, replica, self._shelf)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._shelf, self._config, key_hash=self._key_hash)
+        return build_api(
+            self._shelf,
+            self._config,
+            key_hash=self._key_hash,
+            count_error=self._figures.count_error,
+        )
 
     def about(self) -> tuple[str, ServeConfig]:
         """The name of the service, by which its board is found, and how it serves."""

@@ -120,11 +120,18 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def build_api(models: Models, config: ServeConfig, *, key_hash: str | None = None) -> FastAPI:
+def build_api(
+    models: Models,
+    config: ServeConfig,
+    *,
+    key_hash: str | None = None,
+    count_error: Callable[[str], None] = lambda _: None,
+) -> FastAPI:
     """The FastAPI application that answers with `models` within the limits of `config`.
 
     Args:
         key_hash: `key_digest` of the key that /predict and /info ask for; None asks for none.
+        count_error: Told the code of every error that is answered.
     """
     # FastAPI's own documentation page loads scripts from elsewhere: /docs is a page of ours.
     api = FastAPI(
@@ -135,7 +142,7 @@ def build_api(models: Models, config: ServeConfig, *, key_hash: str | None = Non
         redoc_url=None,
         redirect_slashes=False,
     )
-    _add_error_handlers(api)
+    _add_error_handlers(api, count_error)
     _add_pages(api)
     check = _key_check(key_hash)
     _add_predict(api, models, config, check)
@@ -156,15 +163,17 @@ def _key_check(key_hash: str | None) -> Callable[[Request], None]:
     return check
 
 
-def _add_error_handlers(api: FastAPI) -> None:
+def _add_error_handlers(api: FastAPI, count_error: Callable[[str], None]) -> None:
     async def on_wire_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, WireError)
+        count_error(error.code.name.lower())
         return _error_response(error)
 
     async def on_http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         known = {code.status: code for code in ErrorCode}
         code = known.get(error.status_code, ErrorCode.INVALID)
+        count_error(code.name.lower())
         return _error_response(WireError(code), error.headers)
 
     api.add_exception_handler(WireError, on_wire_error)

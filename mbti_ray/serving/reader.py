@@ -52,11 +52,8 @@ class Watcher:
     def count_pass(self, done: Pass) -> None:
         """A forward pass."""
 
-    def count_answer(self, answered: Answered) -> None:
-        """A question that was answered."""
-
-    def count_error(self, code: str) -> None:
-        """A question that was turned down, and by which code of `wire.ErrorCode`."""
+    def count_answer(self, answered: Answered, bundle_id: str) -> None:
+        """A question that was answered, and by which bundle."""
 
 
 class Reader:
@@ -116,15 +113,6 @@ class Reader:
         Raises:
             WireError: QUEUE_FULL, or TOO_LARGE for a text that must not be truncated.
         """
-        try:
-            answered = await self._answer(question)
-        except WireError as error:
-            self._watcher.count_error(error.code.name.lower())
-            raise
-        self._watcher.count_answer(answered)
-        return answered
-
-    async def _answer(self, question: Question) -> Answered:
         start = time.perf_counter()
         keys = [_key(posts, whole=question.whole) for posts in question.users]
         found = [self._recall(key) for key in keys]
@@ -140,7 +128,9 @@ class Reader:
         predictions = [prediction for prediction in found if prediction is not None]
         if not question.truncate:
             _check_none_truncated(predictions, self.predictor.max_tokens)
-        return Answered(predictions, timing)
+        answered = Answered(predictions, timing)
+        self._watcher.count_answer(answered, self.bundle_id)
+        return answered
 
     async def _read(
         self, users: Sequence[Posts], *, whole: bool, start: float

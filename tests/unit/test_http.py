@@ -246,6 +246,35 @@ def test_unknown_paths_and_methods_are_errors_of_the_same_shape() -> None:
     assert wrong.headers["allow"] == "POST"
 
 
+def test_every_error_is_counted_by_its_code() -> None:
+    counted: list[str] = []
+    api = build_api(Echo(), ServeConfig(max_texts=1), count_error=counted.append)
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            await client.get("/nothing")
+            await client.post("/predict", content=b"{")
+            await client.post("/predict", json={"inputs": ["a", "b"]})
+            await client.post("/predict", json={"inputs": "a"})
+
+    asyncio.run(main())
+    assert counted == ["not_found", "not_json", "too_large"]
+
+
+def test_a_header_asks_for_a_bundle() -> None:
+    async def main() -> list[httpx.Response]:
+        async with client_of(Echo()) as client:
+            return [
+                await client.post("/predict", json={"inputs": "a"}, headers={"X-Bundle-Id": name})
+                for name in ("abc123", "nothing")
+            ]
+
+    known, unknown = asyncio.run(main())
+    assert known.headers["x-bundle-id"] == "abc123"
+    assert_is_error(unknown, ErrorCode.NOT_FOUND)
+
+
 def test_info_is_what_the_bundle_says() -> None:
     assert get("/info").json() == {"bundle_id": "abc123"}
 
