@@ -5,7 +5,7 @@ Sums only; what is done with a worker's share is up to `training` and `tuning`.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,9 @@ import ray
 
 from mbti_ray.config import RunConfig
 from mbti_ray.errors import ClusterError
+
+# What each machine has, by the names that Ray gives it.
+Nodes = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -64,70 +67,84 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
-def run_resources(config: RunConfig) -> Resources:
+def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     """What each worker of a single run takes: by default its part of all the CPUs there are.
 
+    Args:
+        config: The run.
+        nodes: Those to reckon with; None is those that are there.
+
     Raises:
         ClusterError: The cluster does not hold `scaling.workers` of them.
     """
-    gpus = _gpus_per_worker(config)
+    nodes = nodes_there() if nodes is None else nodes
+    gpus = _gpus_per_worker(config, nodes)
     cpus = config.scaling.cpus
     if cpus is None:
-        most = max(int(node.get("CPU", 0)) for node in _nodes())
+        most = max(int(node.get("CPU", 0)) for node in nodes)
         # A worker lives on one machine: the most CPUs with which all of them find a place.
-        wanted = min(config.scaling.most, max(config.scaling.least, _places(Resources(1, gpus))))
-        fitting = (c for c in range(most, 0, -1) if _places(Resources(c, gpus)) >= wanted)
+        places = _places(Resources(1, gpus), nodes)
+        wanted = min(config.scaling.most, max(config.scaling.least, places))
+        fitting = (c for c in range(most, 0, -1) if _places(Resources(c, gpus), nodes) >= wanted)
         cpus = next(fitting, 1)
-    return _checked(config, Resources(cpus, gpus))
+    return _checked(config, Resources(cpus, gpus), nodes)
 
 
-def trial_resources(config: RunConfig) -> Resources:
+def trial_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     """What each worker of a trial takes: by default one CPU, so that trials run side by side.
+
+    Args:
+        config: The study.
+        nodes: Those to reckon with; None is those that are there.
 
     Raises:
         ClusterError: The cluster does not hold `scaling.workers` of them.
     """
-    gpus = _gpus_per_worker(config) * config.scaling.gpus
-    return _checked(config, Resources(config.scaling.cpus or 1, gpus))
+    nodes = nodes_there() if nodes is None else nodes
+    gpus = _gpus_per_worker(config, nodes) * config.scaling.gpus
+    return _checked(config, Resources(config.scaling.cpus or 1, gpus), nodes)
 
 
-def trials_at_once(config: RunConfig, resources: Resources, limit: int | None) -> int:
+def trials_at_once(
+    config: RunConfig, resources: Resources, limit: int | None, nodes: Nodes | None = None
+) -> int:
     """How many trials the cluster holds at once, or the limit if that is lower.
 
     Tune is never told more than this: with more, trials that have their driver but not their
     workers would wait for each other for ever.
     """
-    fits = _places(resources) // config.scaling.most
+    fits = _places(resources, nodes_there() if nodes is None else nodes) // config.scaling.most
     return max(1, min(fits, limit or fits))
 
 
-def _nodes() -> list[dict[str, float]]:
+def nodes_there() -> list[dict[str, float]]:
+    """What each machine of the cluster has, all of it, taken or not."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _places(each: Resources) -> int:
-    """How many such workers the machines of the cluster hold together."""
+def _places(each: Resources, nodes: Nodes) -> int:
+    """How many such workers the machines hold together."""
     return sum(
         # 1 // 0.1 is 9.
         min(int(node.get(name, 0) / need + 1e-9) for name, need in each.as_dict().items())
-        for node in _nodes()
+        for node in nodes
     )
 
 
-def _gpus_per_worker(config: RunConfig) -> int:
+def _gpus_per_worker(config: RunConfig, nodes: Nodes) -> int:
     wanted = config.scaling.use_gpu
     if wanted == "auto":
         # All workers of a run are alike: one GPU each, or none.
-        return int(_places(Resources(1, 1)) >= config.scaling.least)
+        return int(_places(Resources(1, 1), nodes) >= config.scaling.least)
     return int(wanted)
 
 
-def _checked(config: RunConfig, each: Resources) -> Resources:
-    workers, places = config.scaling.least, _places(each)
+def _checked(config: RunConfig, each: Resources, nodes: Nodes) -> Resources:
+    workers, places = config.scaling.least, _places(each, nodes)
     if places < workers:
         takes = " and ".join(f"{n:g} {name}" for name, n in each.as_dict().items())
         machines = "; ".join(
-            f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in _nodes()
+            f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes
         )
         raise ClusterError(
             f"scaling.workers={workers}: a worker takes {takes}, and the cluster ({machines}) has "
