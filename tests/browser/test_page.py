@@ -1,20 +1,16 @@
 """The page for people, driven in a browser against the real service with a model trained here."""
 
-import json
 import re
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import httpx
 import pytest
 
 from mbti_ray.data.corpus import builtin_rows
 from mbti_ray.predictor import Predictor
-from mbti_ray.serving.shelf import Shelf, Wanted
+from mbti_ray.serving.shelf import Wanted
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.browser
@@ -104,6 +100,24 @@ def test_each_post_has_what_it_adds_and_the_largest_stands_out(
             )
 
 
+def test_an_answer_stays_where_what_each_post_adds_cannot_be_had(url: str, open_page: Any) -> None:
+    page = open_page(url, expected=("ERR_FAILED",), **STILL)
+
+    def cut(route: Any) -> None:
+        route.abort() if "influence" in route.request.post_data else route.continue_()
+
+    page.route("**/predict", cut)
+    page.get_by_label("several posts").check()
+    page.locator("#text").fill("\n\n".join(POSTS))
+    page.locator("#text").press("Control+Enter")
+    wait_for_text(page, "#pushing", "is not known. The service cannot be reached.")
+    assert shown(page) == expected(ask(url, posts=POSTS))
+    page.unroute("**/predict")
+    page.get_by_role("button", name="Try that again").click()
+    page.locator(".pushes").last.wait_for()
+    assert not page.locator("#again").is_visible()
+
+
 def test_what_was_hidden_is_struck_out_and_named_in_words(
     url: str, open_page: Any, read: Any
 ) -> None:
@@ -161,6 +175,9 @@ def test_how_sure_it_is_comes_from_the_test_beside_always_the_commonest(
         (percent(a), percent(b)) for a, b in pairs
     ]
     assert f"{card['overall']['brier']['value']:.2f}" in page.locator("#calibrated").inner_text()
+    is_better = card["paired"]["accuracy"]["low"] > 0
+    beside = "It is right more often than" if is_better else "Its test does not show"
+    assert page.locator("#beside").inner_text().startswith(beside)
     read(page, TEXT)
     alike = page.locator("#sure b, #sure li > small:nth-child(2)").all_inner_texts()
     assert len(alike) == 4
@@ -220,18 +237,6 @@ def test_posts_joined_by_bars_are_posts_as_soon_as_they_are_pasted(
     assert page.get_by_label("several posts").is_checked()
 
 
-def test_nothing_written_is_said_and_not_asked(url: str, open_page: Any) -> None:
-    page = open_page(url, **STILL)
-    asked: list[str] = []
-    page.on("request", lambda r: asked.append(r.url))
-    page.locator("#text").fill(" \n\n ")
-    page.get_by_role("button", name="Read it").click()
-    wait_for_text(page, "#problem", "nothing to read yet")
-    assert page.locator("#text").get_attribute("aria-invalid") == "true"
-    assert page.evaluate("document.activeElement.id") == "text"
-    assert not any(address.endswith("predict") for address in asked)
-
-
 def test_markup_in_a_text_is_shown_as_text(url: str, open_page: Any, read: Any) -> None:
     page = open_page(url, **STILL)
     markup = "<img src=nothing onerror=alert(1)><b id=bold>bold</b> &amp; INTJ"
@@ -239,123 +244,3 @@ def test_markup_in_a_text_is_shown_as_text(url: str, open_page: Any, read: Any) 
     assert page.locator("#read .text").first.text_content().startswith(markup[:-4])
     assert page.locator("img, #bold").count() == 0
     assert "innerHTML" not in page.content()
-
-
-@contextmanager
-def only_place_taken(url: str) -> Iterator[None]:
-    """Holds the one place of a service with `max_queued=1`: a client whose body never ends."""
-    address = urlparse(url)
-    with socket.create_connection((str(address.hostname), int(address.port or 0))) as client:
-        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-        while httpx.post(f"{url}predict", json={"inputs": "a"}).status_code != 429:
-            pass
-        yield
-
-
-def test_a_busy_service_is_asked_once_more_after_the_seconds_that_it_says(
-    serve: Callable[..., str], open_page: Any
-) -> None:
-    url = serve(max_queued=1)
-    page = open_page(url, expected=("status of 429",), **STILL)
-    refused: list[float] = []
-    page.on("response", lambda r: r.status == 429 and refused.append(r.request.timing["startTime"]))
-    page.locator("#text").fill(TEXT)
-    with only_place_taken(url):
-        page.locator("#text").press("Control+Enter")
-        wait_for_text(page, "#status", "It asks to wait 1 second; then this page asks again")
-        wait_for_text(page, "#problem", "busy with other texts. It asks to wait 1 second")
-        assert len(refused) == 2
-        assert refused[1] - refused[0] >= 990
-        assert page.locator("#text").input_value() == TEXT
-        page.locator("#text").press("Control+Enter")
-        wait_for_text(page, "#status", "It asks to wait 1 second; then this page asks again")
-    page.locator("#reading").wait_for()
-    assert shown(page) == expected(ask(url, posts=[TEXT]))
-    assert page.locator("#problem").inner_text() == ""
-
-
-def test_escape_stops_the_waiting(serve: Callable[..., str], open_page: Any) -> None:
-    url = serve(max_queued=1)
-    page = open_page(url, expected=("status of 429",), **STILL)
-    page.locator("#text").fill(TEXT)
-    with only_place_taken(url):
-        page.locator("#text").press("Control+Enter")
-        page.get_by_role("button", name="Stop").wait_for()
-        page.keyboard.press("Escape")
-        wait_for_text(page, "#status", "Stopped.")
-        assert not page.get_by_role("button", name="Stop").is_visible()
-        assert page.locator("#answer").get_attribute("aria-busy") == "false"
-
-
-class Loading(Shelf):
-    """A shelf whose model is being loaded until somebody says that it is there."""
-
-    loaded = False
-
-    @property
-    def is_ready(self) -> bool:
-        return type(self).loaded
-
-
-def test_a_model_that_is_being_loaded_is_waited_for(
-    serve: Callable[..., str], open_page: Any
-) -> None:
-    url = serve(shelf=Loading)
-    page = open_page(url, expected=("status of 503",), **STILL)
-    page.locator("#text").fill(TEXT)
-    page.locator("#text").press("Control+Enter")
-    wait_for_text(page, "#status", "still loading its model")
-    Loading.loaded = True
-    page.locator("#reading").wait_for()
-
-
-@pytest.mark.parametrize(
-    ("limits", "status", "sentence"),
-    [
-        ({"deadline_s": 1e-6}, 504, "took too long and was given up"),
-        ({"max_texts": 3}, 413, "5 texts in one request; allowed: 3"),
-    ],
-)
-def test_what_the_service_cannot_do_is_a_sentence(
-    serve: Callable[..., str], open_page: Any, limits: Any, status: int, sentence: str
-) -> None:
-    page = open_page(serve(**limits), expected=(f"status of {status}",), **STILL)
-    page.get_by_label("several posts").check()
-    page.locator("#text").fill("\n\n".join(POSTS))
-    page.get_by_role("button", name="Read it").click()
-    wait_for_text(page, "#problem", sentence)
-    assert "will stand here" in page.locator("#heading").inner_text()
-
-
-def test_a_service_that_is_gone_is_a_sentence(url: str, open_page: Any) -> None:
-    page = open_page(url, expected=("ERR_INTERNET_DISCONNECTED",), **STILL)
-    page.context.set_offline(True)
-    page.locator("#text").fill(TEXT)
-    page.locator("#text").press("Control+Enter")
-    wait_for_text(page, "#problem", "cannot be reached")
-
-
-def test_a_key_is_asked_for_used_and_kept_nowhere(
-    serve: Callable[..., str], open_page: Any
-) -> None:
-    page = open_page(serve(key="sesame"), expected=("status of 401",), **STILL)
-    page.locator("#lock").wait_for()
-    page.locator("#text").fill(TEXT)
-    page.locator("#text").press("Control+Enter")
-    wait_for_text(page, "#problem", "only to those who have its key")
-    assert page.evaluate("document.activeElement.id") == "key"
-    assert page.locator("#key").get_attribute("type") == "password"
-    page.keyboard.type("guess")
-    page.keyboard.press("Enter")
-    wait_for_text(page, "#problem", "does not know this key")
-    page.keyboard.type("sesame")
-    page.keyboard.press("Enter")
-    page.locator("#reading").wait_for()
-    assert not page.locator("#lock").is_visible()
-    assert page.locator("#key").input_value() == ""
-    kept = page.evaluate(
-        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
-    )
-    assert json.loads(kept) == [{}, {}, ""]
-    page.reload()
-    page.locator("#lock").wait_for()

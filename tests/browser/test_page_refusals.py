@@ -1,0 +1,163 @@
+"""The page for people where the service refuses: busy, loading, too slow, locked, gone."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlparse
+
+import httpx
+import pytest
+
+from mbti_ray.serving.shelf import Shelf
+
+pytestmark = pytest.mark.browser
+
+STILL = {"reduced_motion": "reduce"}
+TEXT = "As an INTJ I keep lists."
+
+
+@pytest.fixture(scope="module")
+def url(serve: Callable[..., str]) -> str:
+    return serve()
+
+
+def type_of(url: str) -> str:
+    return str(httpx.post(f"{url}predict", json={"posts": [TEXT]}).json()["type"])
+
+
+def wait_for_text(page: Any, selector: str, text: str) -> None:
+    page.locator(selector, has_text=text).wait_for(state="attached")
+
+
+def test_nothing_written_is_said_and_not_asked(url: str, open_page: Any) -> None:
+    page = open_page(url, **STILL)
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url))
+    page.locator("#text").fill(" \n\n ")
+    page.get_by_role("button", name="Read it").click()
+    wait_for_text(page, "#problem", "nothing to read yet")
+    assert page.locator("#text").get_attribute("aria-invalid") == "true"
+    assert page.evaluate("document.activeElement.id") == "text"
+    assert not any(address.endswith("predict") for address in asked)
+
+
+@contextmanager
+def only_place_taken(url: str) -> Iterator[None]:
+    """Holds the one place of a service with `max_queued=1`: a client whose body never ends."""
+    address = urlparse(url)
+    with socket.create_connection((str(address.hostname), int(address.port or 0))) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        while httpx.post(f"{url}predict", json={"inputs": "a"}).status_code != 429:
+            pass
+        yield
+
+
+def test_a_busy_service_is_asked_once_more_after_the_seconds_that_it_says(
+    serve: Callable[..., str], open_page: Any
+) -> None:
+    url = serve(max_queued=1)
+    page = open_page(url, expected=("status of 429",), **STILL)
+    refused: list[float] = []
+    page.on("response", lambda r: r.status == 429 and refused.append(r.request.timing["startTime"]))
+    page.locator("#text").fill(TEXT)
+    with only_place_taken(url):
+        page.locator("#text").press("Control+Enter")
+        wait_for_text(page, "#status", "It asks to wait 1 second; then this page asks again")
+        wait_for_text(page, "#problem", "busy with other texts. It asks to wait 1 second")
+        assert len(refused) == 2
+        assert refused[1] - refused[0] >= 990
+        assert page.locator("#text").input_value() == TEXT
+        page.locator("#text").press("Control+Enter")
+        wait_for_text(page, "#status", "It asks to wait 1 second; then this page asks again")
+    page.locator("#reading").wait_for()
+    assert "".join(page.locator("#type b").all_inner_texts()) == type_of(url)
+    assert page.locator("#problem").inner_text() == ""
+
+
+def test_escape_stops_the_waiting(serve: Callable[..., str], open_page: Any) -> None:
+    url = serve(max_queued=1)
+    page = open_page(url, expected=("status of 429",), **STILL)
+    page.locator("#text").fill(TEXT)
+    with only_place_taken(url):
+        page.locator("#text").press("Control+Enter")
+        page.get_by_role("button", name="Stop").wait_for()
+        page.keyboard.press("Escape")
+        wait_for_text(page, "#status", "Stopped.")
+        assert not page.get_by_role("button", name="Stop").is_visible()
+        assert page.locator("#answer").get_attribute("aria-busy") == "false"
+
+
+class Loading(Shelf):
+    """A shelf whose model is being loaded until somebody says that it is there."""
+
+    loaded = False
+
+    @property
+    def is_ready(self) -> bool:
+        return type(self).loaded
+
+
+def test_a_model_that_is_being_loaded_is_waited_for(
+    serve: Callable[..., str], open_page: Any
+) -> None:
+    url = serve(shelf=Loading)
+    page = open_page(url, expected=("status of 503",), **STILL)
+    page.locator("#text").fill(TEXT)
+    page.locator("#text").press("Control+Enter")
+    wait_for_text(page, "#status", "still loading its model")
+    Loading.loaded = True
+    page.locator("#reading").wait_for()
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "sentence"),
+    [
+        ({"deadline_s": 1e-6}, 504, "took too long and was given up"),
+        ({"max_texts": 3}, 413, "5 texts in one request; allowed: 3"),
+    ],
+)
+def test_what_the_service_cannot_do_is_a_sentence(
+    serve: Callable[..., str], open_page: Any, limits: Any, status: int, sentence: str
+) -> None:
+    page = open_page(serve(**limits), expected=(f"status of {status}",), **STILL)
+    page.get_by_label("several posts").check()
+    page.locator("#text").fill("a\n\nb\n\nc\n\nd\n\ne")
+    page.get_by_role("button", name="Read it").click()
+    wait_for_text(page, "#problem", sentence)
+    assert "will stand here" in page.locator("#heading").inner_text()
+
+
+def test_a_service_that_is_gone_is_a_sentence(url: str, open_page: Any) -> None:
+    page = open_page(url, expected=("ERR_INTERNET_DISCONNECTED",), **STILL)
+    page.context.set_offline(True)
+    page.locator("#text").fill(TEXT)
+    page.locator("#text").press("Control+Enter")
+    wait_for_text(page, "#problem", "cannot be reached")
+
+
+def test_a_key_is_asked_for_used_and_kept_nowhere(
+    serve: Callable[..., str], open_page: Any
+) -> None:
+    page = open_page(serve(key="sesame"), expected=("status of 401",), **STILL)
+    page.locator("#lock").wait_for()
+    page.locator("#text").fill(TEXT)
+    page.locator("#text").press("Control+Enter")
+    wait_for_text(page, "#problem", "only to those who have its key")
+    assert page.evaluate("document.activeElement.id") == "key"
+    assert page.locator("#key").get_attribute("type") == "password"
+    page.keyboard.type("guess")
+    page.keyboard.press("Enter")
+    wait_for_text(page, "#problem", "does not know this key")
+    page.keyboard.type("sesame")
+    page.keyboard.press("Enter")
+    page.locator("#reading").wait_for()
+    assert not page.locator("#lock").is_visible()
+    assert page.locator("#key").input_value() == ""
+    kept = page.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    )
+    assert json.loads(kept) == [{}, {}, ""]
+    page.reload()
+    page.locator("#lock").wait_for()
