@@ -15,7 +15,7 @@ from mbti_ray.cli import (
     split_base,
 )
 from mbti_ray.config import load_run
-from mbti_ray.runs import chosen_bundle
+from mbti_ray.runs import bundle_place, find_bundle
 
 _SPLITS = ("auto", "all", "train", "val", "test")
 
@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate",
         "Score a bundle on labelled rows, with and without type words, beside what any model has\n"
         "to beat.",
-        items="BUNDLE (a bundle, run or study folder; default: the newest), data.source=FILE",
+        items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "
+        "data.source=FILE",
     )
     parser.add_argument(
         "--split",
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
-    bundle = chosen_bundle(place, load_run(None, overrides).storage)
+    home = bundle_place(place, load_run(None, overrides).storage)
 
     from mbti_ray.labelled import evaluate_bundle, read_labelled
     from mbti_ray.pages.html import check_page_path, write_whole
@@ -56,22 +57,23 @@ def _evaluate(options: argparse.Namespace) -> Result:
         check_ending(options.output)
     if options.report is not None:
         check_page_path(options.report, option="--report")
+    bundle = find_bundle(home)
     labelled = read_labelled(bundle, overrides, split=options.split)
     with progress_bar("rows", len(labelled.examples)) as advance:
         evaluation = evaluate_bundle(bundle, labelled, advance)
-    print_pairs([("bundle", f"{bundle} ({evaluation.bundle_id})"), ("data", labelled.description)])
+    print_pairs([("bundle", f"{home} ({evaluation.bundle_id})"), ("data", labelled.description)])
     print_scorecard(evaluation.scorecards)
     if options.output is not None:
         write_table(options.output, evaluation.rows)
         console.print(f"rows: {options.output}")
     if options.report is not None:
-        title = f"{bundle} on {labelled.description}"
+        title = f"{home} on {labelled.description}"
         write_whole(
             options.report, scorecard_page(title, evaluation.scorecards, facts=labelled.facts)
         )
         console.print(f"report: {options.report}")
     return {
-        "bundle": str(bundle),
+        "bundle": str(home),
         "bundle_id": evaluation.bundle_id,
         "split": labelled.split,
         "scores": evaluation.scores,

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mbti_ray.cli import (
@@ -14,7 +15,7 @@ from mbti_ray.cli import (
     split_base,
 )
 from mbti_ray.config import load_run
-from mbti_ray.runs import chosen_bundle
+from mbti_ray.runs import bundle_place, open_run
 
 _SHOWN = ("acc_mean", "acc_total", "brier")
 
@@ -25,15 +26,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         "export",
         "Write a bundle's graph for ONNX Runtime, in float32 and with int8 weights, and what each\n"
         "scores on labelled rows. serve.runtime=onnx or onnx-int8 then takes it.",
-        items="BUNDLE (a bundle, run or study folder; default: the newest), data.source=FILE",
+        items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "
+        "data.source=FILE",
     )
     return run_command(parser, _export, argv)
 
 
 def _export(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
-    folder = chosen_bundle(place, load_run(None, overrides).storage)
+    home = bundle_place(place, load_run(None, overrides).storage)
+    # Not the copy in this user's cache, which others may be reading.
+    with open_run(home) as folder:
+        made = _export_in(folder.path, overrides)
+        folder.keep()
+    return {"bundle": str(home), "runtimes": made}
 
+
+def _export_in(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[str, Any]]:
+    """Export the bundle of a folder; what each runtime is, as bundle.json has it."""
     from mbti_ray.bundle import read_manifest, record_runtimes
     from mbti_ray.labelled import read_labelled, runtime_scores
     from mbti_ray.predictor import golden_logits
@@ -51,7 +61,7 @@ def _export(options: argparse.Namespace) -> Result:
         facts["scores"] = _beside(scores[kind], scores["torch"], labelled.description)
     record_runtimes(folder, made)
     _show(scores, labelled.description)
-    return {"bundle": str(folder), "runtimes": made}
+    return made
 
 
 def _beside(

@@ -258,7 +258,7 @@ class MBTIClassifier:
 
     @classmethod
     def load_from_checkpoint(cls, path: str | Path, *, device: str = "cpu") -> "MBTIClassifier":
-        """A classifier from a bundle folder, or from the run or study folder that holds one.
+        """A classifier from a bundle, or from the run or study that holds one, by path or URL.
 
         Raises:
             RunError: There is no bundle at the path.

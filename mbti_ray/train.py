@@ -3,6 +3,8 @@
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
 from mbti_ray.cli import (
     Result,
@@ -20,9 +22,10 @@ from mbti_ray.cli import (
     run_progress,
     split_base,
 )
-from mbti_ray.config import PRESETS, load_run
+from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import resumed_run
-from mbti_ray.runs import cache_folder, choose_run
+from mbti_ray.runs import RunFolder, cache_folder, choose_run
+from mbti_ray.storage import local_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,20 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> Result:
-    base, overrides = split_base(options.items)
+    place, overrides = split_base(options.items)
+    base = local_file(place)
     config = load_run(base, overrides)
-    folder = choose_run(config, default_name=default_name(base), existing=options.existing)
-    if options.existing == "resume":
-        config = resumed_run(folder.config, base, overrides)
+    chosen = choose_run(config, default_name=default_name(place), existing=options.existing)
+    with chosen.at_hand() as folder:
+        if options.existing == "resume":
+            config = resumed_run(folder.config, base, overrides)
+        return _train_in(folder, config, options)
 
+
+def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace) -> Result:
     from mbti_ray.data.prepare import prepare_dataset
     from mbti_ray.engine.summary import summarize
 
     with progress_bar("tokenising", None) as advance:
         data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
     bad_rows = data.facts.as_dict()["bad"]
-    print_bad_rows(config.data.source, bad_rows, folder.bad_rows)
-    print_pairs([("run", str(folder.path)), *summarize(config, data)])
+    print_bad_rows(config.data.source, bad_rows, cast(Path, folder.home / folder.bad_rows.name))
+    print_pairs([("run", str(folder.home)), *summarize(config, data)])
 
     from mbti_ray.on_ray.cluster import connected, run_resources
     from mbti_ray.on_ray.training import train
@@ -67,9 +75,10 @@ def _train(options: argparse.Namespace) -> Result:
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})
     print_findings(scores["diagnosis"])
-    console.print(f"report: {folder.report}")
-    console.print(f"bundle: {folder.bundle}")
-    return {"run": str(folder.path), "bundle": str(folder.bundle), "scores": scores}
+    bundle = folder.home / folder.bundle.name
+    console.print(f"report: {folder.home / folder.report.name}")
+    console.print(f"bundle: {bundle}")
+    return {"run": str(folder.home), "bundle": str(bundle), "scores": scores}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from mbti_ray.cli import (
     Result,
@@ -26,6 +27,7 @@ from mbti_ray.cli import (
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
 from mbti_ray.runs import RunFolder, cache_folder, choose_run
+from mbti_ray.storage import local_file
 
 if TYPE_CHECKING:
     from mbti_ray.on_ray.cluster import Resources
@@ -44,21 +46,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tune(options: argparse.Namespace) -> Result:
-    base, overrides = split_base(options.items)
+    place, overrides = split_base(options.items)
+    base = local_file(place)
     config = load_study(base, overrides)
-    folder = choose_run(
-        config, default_name=f"study-{default_name(base)}", existing=options.existing
+    chosen = choose_run(
+        config, default_name=f"study-{default_name(place)}", existing=options.existing
     )
-    if options.existing == "resume":
-        config = resumed_study(folder.config, base, overrides)
+    with chosen.at_hand() as folder:
+        if options.existing == "resume":
+            config = resumed_study(folder.config, base, overrides)
+        return _tune_in(folder, config, options)
 
+
+def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace) -> Result:
     from mbti_ray.data.prepare import prepare_dataset
     from mbti_ray.engine.summary import summarize
 
     with progress_bar("tokenising", None) as advance:
         data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
     bad_rows = data.facts.as_dict()["bad"]
-    print_bad_rows(config.data.source, bad_rows, folder.bad_rows)
+    print_bad_rows(config.data.source, bad_rows, cast(Path, folder.home / folder.bad_rows.name))
 
     from mbti_ray.on_ray.cluster import connected, trial_resources, trials_at_once
     from mbti_ray.on_ray.tuning import finish_study, search
@@ -66,7 +73,7 @@ def _tune(options: argparse.Namespace) -> Result:
     with connected():
         resources = trial_resources(config)
         at_once = trials_at_once(config, resources, config.study.max_concurrent)
-        pairs = [("study", str(folder.path)), ("search", _search_line(config, at_once, resources))]
+        pairs = [("study", str(folder.home)), ("search", _search_line(config, at_once, resources))]
         print_pairs([*pairs, *summarize(config, data)])
         folder.begin(config, options.existing)
         folder.write_bad_rows(bad_rows)
@@ -106,13 +113,15 @@ def _conclude(figures: "Figures", folder: RunFolder) -> Result:
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})
     print_findings([*scores["diagnosis"], *figures["findings"]])
-    console.print(f"report: {folder.report}")
-    console.print(f"scorecard: {folder.best.report}")
-    console.print(f"bundle: {folder.best.bundle} (from the checkpoint of trial {figures['best']})")
+    best_home = folder.best.home
+    bundle = best_home / folder.bundle.name
+    console.print(f"report: {folder.home / folder.report.name}")
+    console.print(f"scorecard: {best_home / folder.report.name}")
+    console.print(f"bundle: {bundle} (from the checkpoint of trial {figures['best']})")
     console.print(f"repeat: {figures['command']}", markup=False, soft_wrap=True)
     return {
-        "study": str(folder.path),
-        "bundle": str(folder.best.bundle),
+        "study": str(folder.home),
+        "bundle": str(bundle),
         "trials": figures["counts"],
         "ended_early": figures["stopped_early"],
         "best": best,

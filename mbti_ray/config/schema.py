@@ -328,7 +328,7 @@ class RunConfig(Section):
     name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = Field(
         None, description="run folder under storage; null: preset and time"
     )
-    storage: str = Field("./runs", description="folder that holds the runs")
+    storage: str = Field("./runs", description="folder or URL (s3://...) that holds the runs")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -12,9 +12,10 @@ the rank (see `step`), so a run continues bit for bit from its position alone.
 
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mbti_ray.errors import RunError
+from mbti_ray.storage import Place, Remote
 
 State = dict[str, Tensor]
 
@@ -106,19 +108,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise _damaged(folder, error) from None
 
 
-def checkpoints_under(folder: Path) -> list[Path]:
+@overload
+def checkpoints_under(folder: Path) -> list[Path]: ...
+@overload
+def checkpoints_under(folder: Remote) -> list[Remote]: ...
+def checkpoints_under(folder: Any) -> Any:
     """The checkpoints under `folder` that have all their files, the one with most steps first."""
     steps = {mark.parent: _step_of(mark.parent) for mark in folder.rglob("progress.json")}
     whole = {place: step for place, step in steps.items() if step is not None}
     return sorted(whole, key=lambda place: whole[place], reverse=True)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
+def newest_checkpoint(folder: Place) -> Place | None:
     """The first of `checkpoints_under`, if there is one."""
-    return next(iter(checkpoints_under(folder)), None)
+    found: Sequence[Place] = checkpoints_under(folder)
+    return found[0] if found else None
 
 
-def _step_of(folder: Path) -> int | None:
+def _step_of(folder: Place) -> int | None:
     """The step of a checkpoint, or None where a crash has left only part of one."""
     if folder.name.endswith(UNFINISHED) or not all((folder / f).is_file() for f in _FILES):
         return None

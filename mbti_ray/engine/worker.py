@@ -7,7 +7,7 @@ process group; `on_ray` derives the ones that live inside TorchTrainer and insid
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from inspect import signature
 from pathlib import Path
@@ -100,8 +100,11 @@ class Worker:
         if self.world_size > 1:
             dist.barrier()
 
-    def checkpoints(self) -> list[Path]:
-        """The checkpoints to go on from, newest first, the same on every rank."""
+    def checkpoints(self) -> Sequence[Path]:
+        """The checkpoints to go on from, newest first, the same on every rank.
+
+        They are looked at one after the other, each when the one before it was damaged.
+        """
         return [] if self.folder is None else checkpoints_under(self.folder / "checkpoints")
 
     def note(self, text: str) -> None:

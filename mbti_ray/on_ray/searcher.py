@@ -53,6 +53,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     Args:
         budget: Trials to suggest.
+        keep: Makes what the database says safe; called when a trial has begun and when it has
+            ended. Without it, the database is where it is kept.
         on_trial: Called with each trial that has ended.
 
     Attributes:
@@ -66,6 +68,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         config: StudyConfig,
         *,
         budget: float = math.inf,
+        keep: Callable[[], None] = lambda: None,
         on_trial: OnTrial | None = None,
     ) -> None:
         super().__init__(metric=config.objective, mode=mode_of(config.objective))
@@ -73,6 +76,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._config = config
         self._budget = budget
         self._restarts = config.failure.max_failures
+        self._keep = keep
         self._on_trial = on_trial
         self._open: dict[str, _Open] = {}
         self._ends = math.inf
@@ -108,6 +112,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         number = self.numbers[trial_id] = trial.number
         self._kept(lambda: trial.set_user_attr("folder", f"trials/{trial_folder_name(number)}"))
         self._kept(lambda: trial.set_user_attr("seed", self._config.seed))
+        # Before it runs, so that its number and its folder are never given to another trial.
+        self._kept(self._keep)
         return dict(trial.params)
 
     def on_trial_result(self, trial_id: str, result: Result) -> None:
@@ -194,6 +200,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def _tell(self, trial: optuna.Trial, **outcome: Any) -> None:
         self._kept(lambda: self._study.tell(trial, **outcome))
+        self._kept(self._keep)
         if self._on_trial is not None and self.trouble is None:
             self._on_trial(record_of(self._study.get_trials(deepcopy=False)[trial.number]))
 

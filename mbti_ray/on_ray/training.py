@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,13 @@ from mbti_ray.finish import finish_run
 from mbti_ray.on_ray.cluster import Resources
 from mbti_ray.on_ray.gauges import Gauges
 from mbti_ray.on_ray.progress import Show, board
-from mbti_ray.runs import RunFolder
+from mbti_ray.on_ray.remote import Fetched, storage_of
+from mbti_ray.runs import RunFolder, open_run
+from mbti_ray.storage import StorageError
 
 _KEPT_CHECKPOINTS = 2
+# Between two looks at a store for the file that asks the run to stop; a folder is looked at always.
+_LOOK_S = 5.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -49,10 +54,12 @@ class TrainWorker(Worker):
         self._board = board
         self._gauges = Gauges(folder.path.name)
         self._is_warned = False
+        self._next_look = 0.0
 
     def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
         if line is not None and self.rank == 0:
             append_line(self._run.metrics, line)
+            self._run.keep()
             self._gauges.show(line)
         ray.train.report(
             flat(line or {}),
@@ -63,22 +70,50 @@ class TrainWorker(Worker):
             delete_local_checkpoint_after_upload=checkpoint is not None,
         )
 
-    def checkpoints(self) -> list[Path]:
+    def checkpoints(self) -> Sequence[Path]:
         # Ray knows the newest that was uploaded; the others lie beside it.
         newest = ray.train.get_checkpoint()
         if newest is None:
             return []
-        path = Path(newest.path)
-        return [path, *(p for p in checkpoints_under(path.parent) if p != path)]
+        name = Path(newest.path).name
+        home = self._run.home
+        if isinstance(home, Path):
+            path = Path(newest.path)
+            return [path, *(p for p in checkpoints_under(path.parent) if p != path)]
+        kept = home / self._run.checkpoints.name
+        return Fetched([kept / name, *(p for p in checkpoints_under(kept) if p.name != name)])
+
+    def note(self, text: str) -> None:
+        super().note(self._run.told(text))
+        self._keep()
+
+    def rewind(self, step: int) -> None:
+        super().rewind(step)
+        self._keep()
+
+    def _keep(self) -> None:
+        if self.rank == 0:
+            self._run.keep()
 
     def request(self) -> Request | None:
-        if self._run.stop.exists():
+        if self._is_asked_to_stop():
             return Request.STOP
         if not self._is_warned and ray.train.get_preemption_info() is not None:
             self._is_warned = True
             self.note("a machine of this run is about to be taken away; saved a checkpoint")
             return Request.SAVE
         return None
+
+    def _is_asked_to_stop(self) -> bool:
+        if self._run.remote is None:
+            return self._run.is_asked_to_stop()
+        if time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + _LOOK_S
+        # Nothing is lost by a look that fails: there is another one.
+        with suppress(StorageError):
+            return self._run.is_asked_to_stop()
+        return False
 
     def progress(self, done: int, total: int, note: str) -> None:
         if self._board is not None:
@@ -116,7 +151,8 @@ def train(
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             failure = error
-        reason = _left_reason(folder) or (_reason_of(failure) if failure else None)
+        folder.bring()
+        reason = _left_reason(folder) or (_reason_of(failure, folder) if failure else None)
         if reason:
             raise reason from None
         if failure:
@@ -131,7 +167,7 @@ def _left_reason(folder: RunFolder) -> MbtiRayError | None:
     return kind(folder.failure.read_text("utf-8").strip())
 
 
-def _reason_of(error: ray.train.TrainingFailedError) -> MbtiRayError | None:
+def _reason_of(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiRayError | None:
     """What the user can mend of a failure of the workers, if that is what it was."""
     for failure in getattr(error, "worker_failures", {}).values():
         cause = getattr(failure, "_base_exc", failure)
@@ -140,6 +176,12 @@ def _reason_of(error: ray.train.TrainingFailedError) -> MbtiRayError | None:
         if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
             return RunError(
                 f"a checkpoint could not be kept ({os.strerror(cause.errno)}); make room, and go "
+                "on with --resume"
+            )
+        if isinstance(cause, OSError) and cause.errno is None and folder.remote:
+            said = " ".join(str(cause).split())
+            return RunError(
+                f"{folder.home}: a checkpoint could not be kept ({said[:200]}); mend that, and go "
                 "on with --resume"
             )
     return None
@@ -158,7 +200,7 @@ def _trainer(
         train_loop_config={
             "config": config.model_dump(mode="json", exclude={"study", "search"}),
             "data": ray.put(data),
-            "folder": str(folder.path),
+            "folder": folder.home,
             "threads": resources.cpus,
             "board": handle,
         },
@@ -169,7 +211,7 @@ def _trainer(
         ),
         run_config=RayRunConfig(
             name=folder.checkpoints.name,
-            storage_path=str(folder.path),
+            **storage_of(folder.home),
             failure_config=FailureConfig(
                 max_failures=config.failure.max_failures,
                 preemption_grace_s=config.failure.grace_s,
@@ -182,19 +224,20 @@ def _trainer(
 
 
 def _loop(settings: dict[str, Any]) -> None:
-    folder = RunFolder(Path(settings["folder"]))
-    if folder.failure.exists():
-        # Restarts are for lost workers; what the user has to mend would only fail again.
-        return
-    torch.set_num_threads(settings["threads"])
-    quiet_ray()
-    with leaving_the_reason(folder):
-        config = config_of(settings["config"])
-        worker = TrainWorker(folder, board=settings["board"])
-        data: Dataset = ray.get(settings["data"])
-        outcome = run(config, data, worker)
-        if worker.rank == 0:
-            finish_run(config, data, outcome, folder)
+    with open_run(settings["folder"]) as folder:
+        if folder.failure.exists():
+            # Restarts are for lost workers; what the user has to mend would only fail again.
+            return
+        torch.set_num_threads(settings["threads"])
+        quiet_ray()
+        with leaving_the_reason(folder):
+            config = config_of(settings["config"])
+            worker = TrainWorker(folder, board=settings["board"])
+            data: Dataset = ray.get(settings["data"])
+            outcome = run(config, data, worker)
+            if worker.rank == 0:
+                finish_run(config, data, outcome, folder)
+                folder.keep(anew=[folder.bundle.name])
 
 
 @contextmanager
@@ -203,7 +246,7 @@ def stopping_on_sigterm(folder: RunFolder) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: folder.stop.touch())
+    before = signal.signal(signal.SIGTERM, lambda number, frame: folder.ask_to_stop())
     try:
         yield
     finally:
@@ -218,7 +261,8 @@ def leaving_the_reason(folder: RunFolder) -> Iterator[None]:
     except MbtiRayError as error:
         # A full disk may be the very reason.
         with suppress(OSError):
-            folder.failure.write_text(str(error) + "\n", "utf-8")
+            folder.failure.write_text(folder.told(str(error)) + "\n", "utf-8")
+            folder.keep()
         raise
 
 

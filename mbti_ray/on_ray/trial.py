@@ -4,7 +4,7 @@ An actor is kept for the next trial, with its imports, the dataset and the encod
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,11 @@ from mbti_ray.engine.fit import run
 from mbti_ray.engine.worker import Line, Worker
 from mbti_ray.errors import MbtiRayError
 from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.on_ray.remote import Fetched
 from mbti_ray.on_ray.searcher import FAILED, SEEDS
 from mbti_ray.on_ray.training import flat, quiet_ray, train
-from mbti_ray.runs import RunFolder
+from mbti_ray.runs import open_run
+from mbti_ray.storage import Place
 
 # What the function takes that builds a TorchTrainer and waits for it. A share of a CPU, however
 # small, would leave the last worker of a cluster that is just large enough without a whole one, for
@@ -40,7 +42,7 @@ class Job:
     Attributes:
         base: The run config that each starts from, in its plain form.
         data: Reference to the dataset in the object store.
-        folder: Where trials of several workers keep what they write.
+        trials: Where the trials are kept, each in a folder of its name.
         resources: Of one worker.
         objectives: What is sought.
         seeds: How often a trial is trained.
@@ -48,7 +50,7 @@ class Job:
 
     base: Mapping[str, Any]
     data: Any
-    folder: Path
+    trials: Place
     resources: Resources
     objectives: tuple[Monitor, ...]
     seeds: int
@@ -62,8 +64,9 @@ class Job:
 class TrialWorker(Worker):
     """The only rank of a trial that trains inside its Tune actor."""
 
-    def __init__(self, *, device: str, is_last: bool) -> None:
+    def __init__(self, *, device: str, trials: Place, is_last: bool) -> None:
         super().__init__(device=device)
+        self._trials = trials
         self._is_last = is_last
 
     def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
@@ -75,9 +78,14 @@ class TrialWorker(Worker):
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
 
-    def checkpoints(self) -> list[Path]:
+    def checkpoints(self) -> Sequence[Path]:
         checkpoint = tune.get_checkpoint()
-        return [Path(checkpoint.path)] if checkpoint else []
+        if checkpoint is None:
+            return []
+        path = Path(checkpoint.path)
+        if isinstance(self._trials, Path):
+            return [path]
+        return Fetched([self._trials / path.parent.name / path.name])
 
 
 def trainable(job: Job, *, workers: int) -> Trainable:
@@ -101,7 +109,7 @@ def _trial(values: dict[str, Any], *, job: Job) -> None:
 def _train_seeds(values: dict[str, Any], job: Job) -> None:
     """Train with each seed; the scheduler sees the first, the study the mean of all."""
     data = ray.get(job.data)
-    worker = TrialWorker(device=job.resources.device, is_last=job.seeds == 1)
+    worker = TrialWorker(device=job.resources.device, trials=job.trials, is_last=job.seeds == 1)
     progress = run(job.config(values), data, worker, score_test=False).progress
     if job.seeds == 1:
         return
@@ -125,15 +133,15 @@ def _train_seeds(values: dict[str, Any], job: Job) -> None:
 
 
 def _trial_of_several(values: dict[str, Any], *, job: Job) -> None:
-    folder = RunFolder(job.folder / tune.get_context().get_trial_name())
     try:
-        train(
-            job.config(values),
-            ray.get(job.data),
-            folder,
-            job.resources,
-            callbacks=[TuneReportCallback()],
-        )
+        with open_run(job.trials / tune.get_context().get_trial_name()) as folder:
+            train(
+                job.config(values),
+                ray.get(job.data),
+                folder,
+                job.resources,
+                callbacks=[TuneReportCallback()],
+            )
     except Exception as error:
         _report_failure(job, error)
 

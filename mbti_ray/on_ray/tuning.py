@@ -29,12 +29,14 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.finish import finish_run
 from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.on_ray.remote import Fetched, storage_of
 from mbti_ray.on_ray.schedulers import build_scheduler
 from mbti_ray.on_ray.searcher import OnTrial, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.trial import Job, trainable
 from mbti_ray.pages.html import write_whole
 from mbti_ray.pages.study_page import study_page
-from mbti_ray.runs import RunFolder
+from mbti_ray.runs import RunFolder, open_run
+from mbti_ray.storage import Place
 from mbti_ray.study.figures import study_figures
 from mbti_ray.study.store import open_study
 from mbti_ray.study.trials import TrialRecord, best_of, ended_count, records_of
@@ -88,15 +90,16 @@ def search(
     if missing <= 0:
         return study, None
     os.environ |= _TUNE_SETTINGS
-    searcher = StudySearcher(study, config, budget=missing, on_trial=on_trial)
+    searcher = StudySearcher(study, config, budget=missing, keep=folder.keep, on_trial=on_trial)
     tuner = _tuner(config, data, folder, resources, searcher, at_once=at_once)
     with _closing_on_signals(searcher, say):
         try:
             tuner.fit()
         except KeyboardInterrupt:
             searcher.give_back_open()
+            folder.keep()
             raise StoppedError(
-                f"{folder.path}: cut off; the trials that ran are tried again, --resume goes on"
+                f"{folder.home}: cut off; the trials that ran are tried again, --resume goes on"
             ) from None
     if searcher.trouble is not None:
         raise searcher.trouble
@@ -129,13 +132,14 @@ def finish_study(
     best = best_of(records, config.objectives)
     if best is None:
         reason = next((r.reason for r in records if r.reason), "see the Ray logs")
-        raise RunError(f"{folder.path}: no trial was evaluated; the first says: {reason}")
+        raise RunError(f"{folder.home}: no trial was evaluated; the first says: {reason}")
     checkpoint = _checkpoint_of(best, folder)
     # In a worker, because the driver's machine may have no GPU and little memory.
     task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(_finish_best)
     run_config = _best_run(config, best, resources)
     plain = run_config.model_dump(mode="json")
-    ray.get(task.remote(plain, ray.put(data), checkpoint, folder.best.path, resources))
+    ray.get(task.remote(plain, ray.put(data), checkpoint, folder.best.home, resources))
+    folder.best.bring()
     figures = study_figures(study, config) | {
         "at_once": at_once,
         "stopped_early": ended,
@@ -143,15 +147,16 @@ def finish_study(
         "command": _repeating(folder),
     }
     write_whole(folder.report, study_page(figures))
+    folder.keep()
     return figures
 
 
-def _checkpoint_of(trial: TrialRecord, folder: RunFolder) -> Path:
+def _checkpoint_of(trial: TrialRecord, folder: RunFolder) -> Place:
     """Of the weights that the trial ended with, which need not have seen the most steps."""
-    place = folder.path / str(trial.folder)
+    place = folder.home / str(trial.folder)
     found = place / trial.checkpoint if trial.checkpoint else newest_checkpoint(place)
     if found is None or not found.exists():
-        raise RunError(f"{folder.path}: the checkpoint of trial {trial.number} is gone")
+        raise RunError(f"{folder.home}: the checkpoint of trial {trial.number} is gone")
     return found
 
 
@@ -162,18 +167,20 @@ def _best_run(config: StudyConfig, best: TrialRecord, resources: Resources) -> R
 
 def _repeating(folder: RunFolder) -> str:
     name = f"{folder.path.name}-again"
-    config = shlex.quote(str(folder.best.config))
+    config = shlex.quote(str(folder.best.home / folder.config.name))
     return f"python -m mbti_ray.train {config} name={name}"
 
 
 def _finish_best(
-    tree: dict[str, Any], data: Dataset, checkpoint: Path, best: Path, resources: Resources
+    tree: dict[str, Any], data: Dataset, checkpoint: Place, best: Place, resources: Resources
 ) -> None:
     torch.set_num_threads(resources.cpus)
-    config, folder = config_of(tree), RunFolder(best)
-    worker = Worker(device=resources.device)
-    folder.begin(config, "fresh")
-    finish_run(config, data, rescore(config, data, worker, checkpoint), folder)
+    config, worker = config_of(tree), Worker(device=resources.device)
+    with open_run(best) as folder:
+        folder.begin(config, "fresh")
+        found = [checkpoint] if isinstance(checkpoint, Path) else Fetched([checkpoint])
+        finish_run(config, data, rescore(config, data, worker, found[0]), folder)
+        folder.keep()
 
 
 def _tuner(
@@ -188,7 +195,7 @@ def _tuner(
     job = Job(
         base=_run_of(config).model_dump(mode="json"),
         data=ray.put(data),
-        folder=folder.path / _TRIALS,
+        trials=folder.home / _TRIALS,
         resources=resources,
         objectives=config.objectives,
         seeds=config.study.seeds,
@@ -214,7 +221,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name=_TRIALS,
-            storage_path=str(folder.path),
+            **storage_of(folder.home),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=_KEPT[config.study.scheduler]),
             failure_config=tune.FailureConfig(max_failures=config.failure.max_failures),
             verbose=0,

@@ -19,6 +19,7 @@ from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.schema import mode_of
 from mbti_ray.config.search import default_point
 from mbti_ray.errors import ConfigError, RunError
+from mbti_ray.runs import open_run
 from mbti_ray.study.points import distributions, fits
 from mbti_ray.study.trials import EVALUATED, best_of, record_of
 
@@ -104,12 +105,12 @@ def _begin(study: optuna.Study, config: StudyConfig) -> None:
     if config.study.try_default and default is not None:
         study.enqueue_trial(default, user_attrs={"is_default": True})
     for place in config.study.warm_start:
-        _learn_from(study, config, Path(place).expanduser())
+        with open_run(place) as earlier:
+            _learn_from(study, config, earlier.path, f"study.warm_start={place}")
 
 
-def _learn_from(study: optuna.Study, config: StudyConfig, folder: Path) -> None:
+def _learn_from(study: optuna.Study, config: StudyConfig, folder: Path, where: str) -> None:
     """Take over the trials of an earlier study that fit, and try its best point here too."""
-    where = f"study.warm_start={folder}"
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{where}: is no folder of a study (no config.yaml in it)")
     earlier = load_study(str(folder / "config.yaml"))

@@ -17,9 +17,9 @@ PACKAGE = Path(__file__).parents[2] / "mbti_ray"
 LAYERS = (
     ("errors",),
     ("typology",),
-    ("config",),
+    ("config", "storage"),
     ("data", "runs"),
-    ("scores", "model"),
+    ("scores", "model", "checks"),
     ("bundle", "engine", "study"),
     ("runtimes",),
     ("predictor", "pages", "tables"),
@@ -32,9 +32,11 @@ LAYERS = (
 # What a part may import of all that lies below it, where that is less than all.
 ONLY = {
     "scores": {"typology", "config", "errors"},
-    "study": {"scores", "config", "errors"},
+    "storage": {"errors"},
+    "data": {"config", "typology", "errors"},
+    "study": {"runs", "scores", "config", "errors"},
     "pages": {"scores", "config", "typology", "errors"},
-    "runs": {"config", "errors"},
+    "runs": {"config", "storage", "errors"},
     "tables": {"errors"},
     "cli": {"errors"},
     "__main__": {"errors"},

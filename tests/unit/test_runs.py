@@ -189,7 +189,7 @@ def test_storage_has_to_be_a_folder(tmp_path):
     assert storage_folder(str(tmp_path / "x" / ".." / "y")) == (tmp_path / "y").resolve()
     (tmp_path / "file").write_text("")
     assert "is a file" in refusal(ConfigError, storage_folder, str(tmp_path / "file"))
-    assert "URLs are not" in refusal(ConfigError, storage_folder, "s3://bucket/runs")
+    assert storage_folder(f"file://{tmp_path}/z") == (tmp_path / "z").resolve()
 
 
 # A bundle to read

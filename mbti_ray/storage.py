@@ -1,0 +1,300 @@
+"""Storage by URL: what is kept in a bucket, through pyarrow, as Ray keeps its checkpoints there.
+
+An object appears whole or not at all; nothing is appended to, nothing renamed. What has to grow,
+and what needs a real disk, is made in a folder on this machine and put up from there. Knows files
+and folders; must not know what a run or a bundle is.
+"""
+
+import fnmatch
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from mbti_ray.errors import ConfigError, RunError
+
+_MARK = "mbti_ray-"
+_FILE = "file"
+# What the answer of a store means to the person who reads it.
+_HINTS = {
+    "NO_SUCH_BUCKET": "make the bucket, or name one that exists",
+    "NETWORK_CONNECTION": "check the network, and AWS_ENDPOINT_URL where it is set",
+    "ACCESS_DENIED": "check the credentials and what they allow",
+    "INVALID_ACCESS_KEY_ID": "check the credentials (AWS_ACCESS_KEY_ID, a profile, a role)",
+    "SIGNATURE_DOES_NOT_MATCH": "check the credentials (AWS_SECRET_ACCESS_KEY)",
+}
+
+
+class StorageError(RunError, OSError):
+    """A store cannot be reached, or does not take or give what it is asked."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file or folder that a URL names, with as much of pathlib as runs need.
+
+    Attributes:
+        url: As people write it, options after a question mark included.
+        path: What the file system calls it.
+        filesystem: pyarrow's; it travels to other machines, without credentials that were found
+            there: each machine has its own.
+    """
+
+    url: str
+    path: str
+    filesystem: Any = field(compare=False, repr=False)
+
+    @classmethod
+    def at(cls, url: str) -> "Remote":
+        """What a URL names; a region that it does not say is asked for.
+
+        Raises:
+            ConfigError: It is no URL of a store, or holds a password.
+            StorageError: The region cannot be asked for.
+        """
+        import pyarrow as pa
+        from pyarrow.fs import FileSystem
+
+        if urlsplit(url).password is not None:
+            raise ConfigError(
+                f"{url.partition('://')[0]}://...: holds a password, which would stand in configs "
+                "and logs; give credentials by the environment, a profile or the machine's role"
+            )
+        try:
+            with _reaching(url, let_through=(pa.ArrowInvalid, ImportError, ValueError)):
+                filesystem, path = FileSystem.from_uri(url)
+        except (pa.ArrowInvalid, ImportError, ValueError) as error:
+            raise ConfigError(
+                f"{url}: {_line(error)}; allowed: a folder, s3://, gs://, abfs://, hdfs:// or "
+                "fsspec+PROTOCOL:// with the package of that protocol"
+            ) from None
+        return cls(url, path.rstrip("/"), filesystem)
+
+    def __truediv__(self, name: str) -> "Remote":
+        base, mark, options = self.url.partition("?")
+        url = f"{base.rstrip('/')}/{name}{mark}{options}"
+        return Remote(url, f"{self.path}/{name}", self.filesystem)
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    @property
+    def parent(self) -> "Remote":
+        base, mark, options = self.url.partition("?")
+        url = f"{base.rstrip('/').rpartition('/')[0]}{mark}{options}"
+        return Remote(url, self.path.rpartition("/")[0], self.filesystem)
+
+    def exists(self) -> bool:
+        return not _is_nothing(self._facts())
+
+    def is_file(self) -> bool:
+        return bool(self._facts().is_file)
+
+    def modified(self) -> float:
+        """Seconds since 1970."""
+        return (self._facts().mtime_ns or 0) / 1e9
+
+    def files(self) -> list["Remote"]:
+        """The files that lie directly in it; none where there is nothing."""
+        return [self / f.base_name for f in self._listed() if f.is_file]
+
+    def glob(self, pattern: str) -> list["Remote"]:
+        """The files at FOLDERS/REST, such as ``quick-*/config.yaml``; only FOLDERS has a ``*``."""
+        first, _, rest = pattern.partition("/")
+        names = [f.base_name for f in self._listed() if not f.is_file]
+        places = [self / name / rest for name in sorted(names) if fnmatch.fnmatch(name, first)]
+        with _reaching(self.url):
+            facts = self.filesystem.get_file_info([place.path for place in places])
+        return [place for place, fact in zip(places, facts, strict=True) if fact.is_file]
+
+    def rglob(self, name: str) -> list["Remote"]:
+        """The files of that name anywhere below."""
+        start = len(self.path) + 1
+        found = [f.path for f in self._listed(recursive=True) if f.is_file and f.base_name == name]
+        return [self / path[start:] for path in found]
+
+    def read_text(self, encoding: str) -> str:
+        with _reaching(self.url), self.filesystem.open_input_stream(self.path) as file:
+            return str(file.read(), encoding)
+
+    def write_text(self, text: str, encoding: str) -> None:
+        self._make_parent()
+        with _reaching(self.url), self.filesystem.open_output_stream(self.path) as file:
+            file.write(text.encode(encoding))
+
+    def put(self, source: Path) -> None:
+        """Put a file up."""
+        self._make_parent()
+        self._copy(str(source), self.path, is_up=True)
+
+    def fetch(self, target: Path) -> None:
+        """Bring the file or the whole folder to this machine.
+
+        Raises:
+            StorageError: There is nothing, or the disk is full.
+        """
+        facts = self._facts()
+        if _is_nothing(facts):
+            raise StorageError(f"{self.url}: there is nothing")
+        (target.parent if facts.is_file else target).mkdir(parents=True, exist_ok=True)
+        self._copy(self.path, str(target), is_up=False)
+
+    def delete(self) -> None:
+        """Delete the file or the whole folder, if there is one."""
+        facts = self._facts()
+        if _is_nothing(facts):
+            return
+        with _reaching(self.url):
+            delete = self.filesystem.delete_file if facts.is_file else self.filesystem.delete_dir
+            delete(self.path)
+
+    def check_writable(self) -> None:
+        """Raise StorageError unless something can be written below, before any work is done."""
+        self._make_parent()
+        probe = f"{self.path}/.probe-{uuid4().hex}"
+        with _reaching(self.url):
+            with self.filesystem.open_output_stream(probe) as file:
+                file.write(b"")
+            self.filesystem.delete_file(probe)
+
+    def _facts(self) -> Any:
+        with _reaching(self.url):
+            return self.filesystem.get_file_info(self.path)
+
+    def _listed(self, *, recursive: bool = False) -> list[Any]:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self.path, recursive=recursive, allow_not_found=True)
+        with _reaching(self.url):
+            return list(self.filesystem.get_file_info(selector))
+
+    def _make_parent(self) -> None:
+        # In a bucket a folder is only the beginning of names.
+        if self.filesystem.type_name not in ("s3", "gcs"):
+            with _reaching(self.url):
+                self.filesystem.create_dir(self.parent.path, recursive=True)
+
+    def _copy(self, source: str, target: str, *, is_up: bool) -> None:
+        from pyarrow.fs import LocalFileSystem, copy_files
+
+        here, there = LocalFileSystem(), self.filesystem
+        ends = (here, there) if is_up else (there, here)
+        with _reaching(self.url):
+            copy_files(source, target, source_filesystem=ends[0], destination_filesystem=ends[1])
+
+
+# A folder or file wherever it is. What `Remote` has of pathlib is what may be done with a place.
+Place = Path | Remote
+
+
+def place_at(text: str) -> Place:
+    """The folder or file that a path or a URL names; ``file://`` is a path.
+
+    Raises:
+        ConfigError, StorageError: See `Remote.at`.
+    """
+    if "://" not in text:
+        return Path(text).expanduser()
+    if urlsplit(text).scheme == _FILE:
+        return Path(str(Remote.at(text).path))
+    return Remote.at(text)
+
+
+def address(place: Place) -> str:
+    """The place as any process understands it, whatever its working directory."""
+    return str(place.resolve() if isinstance(place, Path) else place)
+
+
+def user_cache() -> Path:
+    """Where this user's machine keeps copies of what is far away."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "mbti_ray"
+
+
+def local_copy(remote: Remote, kind: str, contents: str) -> Path:
+    """A copy of a file or folder in this user's cache, made once for the same contents.
+
+    Processes that ask at the same time do not disturb each other.
+
+    Args:
+        kind: The folder of the cache.
+        contents: What tells this file or folder from any other.
+    """
+    key = hashlib.sha256(contents.encode()).hexdigest()[:16]
+    copy = user_cache() / kind / (key + PurePosixPath(remote.name).suffix)
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".bringing-") as aside:
+            remote.fetch(Path(aside, copy.name))
+            # Another process may have been faster.
+            with suppress(OSError):
+                Path(aside, copy.name).rename(copy)
+    return copy
+
+
+def local_file(place: str | None) -> str | None:
+    """The path of a small file; what a URL holds is copied into this user's cache."""
+    if place is None or "://" not in place:
+        return place
+    file = place_at(place)
+    if isinstance(file, Remote):
+        return str(local_copy(file, "files", file.read_text("utf-8")))
+    return str(file)
+
+
+def working_path(remote: Remote) -> Path:
+    """Where on this machine a working copy of it may be made; nobody else is given the same.
+
+    The end of it is the path in the store, so `told` knows what it stands for.
+    """
+    return Path(tempfile.gettempdir(), _MARK + uuid4().hex, remote.path.strip("/"))
+
+
+def working_root(path: Path, remote: Remote) -> Path:
+    """The folder that `working_path` made up, which holds nothing but the working copy."""
+    return path.parents[len(PurePosixPath(remote.path.strip("/")).parts) - 1]
+
+
+def told(text: str, remote: Remote) -> str:
+    """A message as people should read it: working copies have the names of what they are of."""
+    inside = re.escape(remote.path.strip("/"))
+    base = remote.url.partition("?")[0].rstrip("/")
+    return re.sub(rf"\S*/{_MARK}[0-9a-f]{{32}}/{inside}", lambda _: base, text)
+
+
+@contextmanager
+def _reaching(url: str, *, let_through: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """What goes wrong inside becomes one sentence about the URL."""
+    try:
+        yield
+    except Exception as error:
+        # Each store's library has exceptions of its own.
+        if isinstance(error, let_through):
+            raise
+        raise StorageError(_sentence(url, error)) from None
+
+
+def _sentence(url: str, error: Exception) -> str:
+    said = re.sub(r" \(Request ID.*?\)", "", _line(error))
+    reason = said.partition("AWS Error ")[2] or said
+    hint = next((hint for mark, hint in _HINTS.items() if mark in said), None)
+    return f"{url}: {reason[:200]}" + (f"; {hint}" if hint else "")
+
+
+def _is_nothing(facts: Any) -> bool:
+    return bool(facts.type.name == "NotFound")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

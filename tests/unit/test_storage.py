@@ -1,0 +1,514 @@
+"""Storage by URL, against a real S3 server and fsspec's memory: places, runs, bundles, studies."""
+
+import json
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import optuna
+import pytest
+import yaml
+from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from s3_server import CREDENTIALS, Server, s3_server
+
+from mbti_ray.config import RunConfig, StudyConfig, load_run, load_study
+from mbti_ray.engine.checkpoint import checkpoints_under, newest_checkpoint
+from mbti_ray.errors import ConfigError, MbtiRayError, RunError
+from mbti_ray.on_ray.remote import Fetched
+from mbti_ray.runs import (
+    RunFolder,
+    bundle_place,
+    cache_folder,
+    choose_run,
+    chosen_bundle,
+    find_bundle,
+    open_run,
+)
+from mbti_ray.storage import (
+    Remote,
+    StorageError,
+    address,
+    local_file,
+    place_at,
+    user_cache,
+    working_path,
+)
+from mbti_ray.study.points import ask
+from mbti_ray.study.store import open_study
+from mbti_ray.study.trials import records_of
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with s3_server() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What this machine holds: its folders for what is temporary and for copies are in it."""
+    place = tmp_path / "machine"
+    (place / "tmp").mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(place / "tmp"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    return place
+
+
+@pytest.fixture
+def bucket(server: Server, request: pytest.FixtureRequest) -> Remote:
+    """A prefix of the test's own."""
+    return remote(f"{server.url}/{request.node.name.translate(dict.fromkeys(b'[]/:'))}")
+
+
+@pytest.fixture(params=["s3", "memory"])
+def place(request: pytest.FixtureRequest, server: Server) -> Iterator[Remote]:
+    name = request.node.name.translate(dict.fromkeys(b"[]/:"))
+    yield remote(f"{server.url}/{name}" if request.param == "s3" else f"fsspec+memory://x/{name}")
+    MemoryFileSystem.store.clear()
+
+
+def remote(url: str) -> Remote:
+    found = place_at(url)
+    assert isinstance(found, Remote)
+    return found
+
+
+def files_under(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def config_in(storage: Remote, *overrides: str) -> RunConfig:
+    return load_run("quick", [f"storage={storage}", *overrides])
+
+
+# Places
+
+
+def test_a_file_is_there_as_soon_as_it_is_written_and_what_was_there_before_is_gone(
+    place: Remote,
+) -> None:
+    file = place / "a" / "note.txt"
+    assert not file.exists()
+    file.write_text("longer than the second", "utf-8")
+    file.write_text("sécond", "utf-8")
+    assert file.read_text("utf-8") == "sécond"
+    assert file.is_file()
+    assert (place / "a").exists()
+    assert not (place / "a").is_file()
+    assert (file.name, file.parent) == ("note.txt", place / "a")
+
+
+def test_what_is_put_up_comes_back_as_a_file_and_as_a_whole_folder(
+    place: Remote, tmp_path: Path
+) -> None:
+    (tmp_path / "weights").write_bytes(bytes(range(256)) * 4096)
+    for name in ("bundle/weights", "bundle/onnx/graph", "other/weights"):
+        (place / name).put(tmp_path / "weights")
+    (place / "bundle" / "weights").fetch(tmp_path / "new" / "file")
+    (place / "bundle").fetch(tmp_path / "whole")
+    assert files_under(tmp_path / "whole") == {"weights", "onnx/graph"}
+    content = (tmp_path / "weights").read_bytes()
+    assert (tmp_path / "new" / "file").read_bytes() == content
+    assert (tmp_path / "whole" / "onnx" / "graph").read_bytes() == content
+
+
+def test_deleting_takes_a_file_or_a_whole_folder_and_no_more(place: Remote) -> None:
+    for name in ("run/a", "run/deep/b", "run-2/a", "file"):
+        (place / name).write_text("x", "utf-8")
+    (place / "run").delete()
+    (place / "file").delete()
+    (place / "nothing").delete()
+    assert not (place / "run").exists()
+    assert not (place / "file").exists()
+    assert (place / "run-2" / "a").is_file()
+
+
+def test_files_are_found_by_pattern_and_by_name(place: Remote) -> None:
+    for name in ("quick-1/config.yaml", "quick-2/config.yaml", "tune-1/best/config.yaml", "a.yaml"):
+        (place / name).write_text(name, "utf-8")
+    found = place.glob("quick-*/config.yaml")
+    assert [f.parent.name for f in found] == ["quick-1", "quick-2"]
+    assert [f.read_text("utf-8") for f in found] == ["quick-1/config.yaml", "quick-2/config.yaml"]
+    assert place.glob("*/best/config.yaml") == [place / "tune-1" / "best" / "config.yaml"]
+    assert len(place.rglob("config.yaml")) == 3
+    assert place.files() == [place / "a.yaml"]
+    assert (place / "nothing").glob("*/x") == (place / "nothing").files() == []
+
+
+def test_nothing_cannot_be_fetched(place: Remote, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="there is nothing"):
+        (place / "nothing").fetch(tmp_path / "x")
+
+
+def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
+    assert place_at(f"file://{tmp_path}/with%20space") == tmp_path / "with space"
+    assert cache_folder(f"file://{tmp_path}") == tmp_path / "cache"
+
+
+def test_tokenised_data_stays_on_this_machine(bucket: Remote) -> None:
+    assert cache_folder(str(bucket)) == user_cache() / "datasets"
+
+
+def test_options_of_a_url_stay_behind_what_is_joined_to_it(server: Server) -> None:
+    given = server.address("runs")
+    joined = remote(given) / "quick-1" / "best"
+    assert joined.url == given.replace("/runs?", "/runs/quick-1/best?")
+    assert joined.path == "bucket/runs/quick-1/best"
+    assert joined.parent.url == given.replace("/runs?", "/runs/quick-1?")
+    assert address(joined) == joined.url
+
+
+def test_what_travels_to_another_machine_knows_the_server_but_not_the_credentials(
+    bucket: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bucket / "a").write_text("here", "utf-8")
+    travelling = pickle.dumps(bucket)
+    assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode() not in travelling
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert (pickle.loads(travelling) / "a").read_text("utf-8") == "here"
+
+
+def test_a_config_by_url_is_read_from_a_copy(bucket: Remote) -> None:
+    (bucket / "config.yaml").write_text("preset: quick\nseed: 5\n", "utf-8")
+    base = local_file(str(bucket / "config.yaml"))
+    assert load_run(base).seed == 5
+    assert local_file("quick") == "quick"
+    assert local_file(None) is None
+
+
+# What cannot be reached
+
+
+def refusal(url: str) -> str:
+    """The sentence with which a run in this storage is refused, before anything is done for it."""
+    with pytest.raises(MbtiRayError) as caught:
+        choose_run(load_run("quick", [f"storage={url}"]), default_name="quick", existing="refuse")
+    said = str(caught.value)
+    assert "\n" not in said
+    assert caught.value.exit_code == 2
+    return said
+
+
+@pytest.mark.usefixtures("server")
+def test_a_bucket_that_does_not_exist_is_refused_with_what_to_do() -> None:
+    said = refusal("s3://nobody/runs")
+    assert said.startswith("s3://nobody/runs: NO_SUCH_BUCKET")
+    assert said.endswith("make the bucket, or name one that exists")
+
+
+def test_wrong_credentials_are_refused_with_where_they_come_from(server: Server) -> None:
+    def known_users_only(count: str) -> None:
+        httpx.post(f"{server.endpoint}/moto-api/reset-auth", content=count).raise_for_status()
+
+    known_users_only("0")
+    try:
+        said = refusal(f"{server.url}/runs")
+    finally:
+        known_users_only("inf")
+    assert said.startswith(f"{server.url}/runs: INVALID_ACCESS_KEY_ID")
+    assert said.endswith("check the credentials (AWS_ACCESS_KEY_ID, a profile, a role)")
+
+
+@pytest.mark.usefixtures("server")
+def test_a_store_that_does_not_answer_is_refused_with_where_it_was_looked_for() -> None:
+    said = refusal("s3://bucket/runs?endpoint_override=127.0.0.1:9&scheme=http&region=x")
+    assert "NETWORK_CONNECTION" in said
+    assert said.endswith("check the network, and AWS_ENDPOINT_URL where it is set")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ftp://host/runs", "Unrecognized filesystem type"),
+        ("fsspec+nobody://host/runs", "Protocol not known: nobody"),
+        ("s3:///runs", "Missing bucket name"),
+        ("s3://key:secret@bucket/runs", "give credentials by the environment"),
+    ],
+)
+def test_a_url_that_is_no_storage_is_refused(url: str, reason: str) -> None:
+    said = refusal(url)
+    assert reason in said
+    assert "secret" not in said
+
+
+# Runs
+
+
+def test_a_run_begins_in_the_store_and_leaves_nothing_on_this_machine(
+    bucket: Remote, machine: Path
+) -> None:
+    config = config_in(bucket, "name=mine")
+    chosen = choose_run(config, default_name="quick", existing="refuse")
+    assert not chosen.home.exists()
+    assert files_under(machine) == set()
+    with chosen.at_hand() as folder:
+        folder.begin(config, "refuse")
+        folder.write_bad_rows([{"number": 3}])
+        assert files_under(machine)
+    assert files_under(machine) == set()
+    with open_run(str(bucket / "mine")) as again:
+        assert load_run(str(again.config)) == config
+        assert json.loads(again.bad_rows.read_text("utf-8")) == {"number": 3}
+
+
+def test_a_run_in_a_store_is_refused_resumed_and_deleted_as_in_a_folder(bucket: Remote) -> None:
+    config = config_in(bucket, "name=mine")
+    with choose_run(config, default_name="quick", existing="refuse").at_hand() as folder:
+        folder.begin(config, "refuse")
+        for name in ("metrics.jsonl", "failure.txt", "notes.txt", "stop"):
+            (folder.path / name).write_text("{}\n")
+        folder.keep()
+    with pytest.raises(RunError, match=rf"{bucket}/mine: exists already; --resume"):
+        choose_run(config, default_name="quick", existing="refuse")
+    with pytest.raises(RunError, match=r'no run to resume; did you mean "mine"'):
+        choose_run(config_in(bucket, "name=mime"), default_name="quick", existing="resume")
+    with choose_run(config, default_name="quick", existing="resume").at_hand() as folder:
+        assert folder.failure.exists()
+        folder.begin(config, "resume")
+        assert folder.metrics.exists()
+    assert {f.name for f in (bucket / "mine").files()} == {"config.yaml", "metrics.jsonl"}
+    with choose_run(config, default_name="quick", existing="fresh").at_hand() as folder:
+        folder.begin(config, "fresh")
+    assert {f.name for f in (bucket / "mine").files()} == {"config.yaml"}
+
+
+def test_resume_without_a_name_takes_the_run_of_the_preset_that_began_last(bucket: Remote) -> None:
+    for name in ("quick-2", "quick-1", "tune-9"):
+        # The server counts whole seconds.
+        threading.Event().wait(1.1 if name == "quick-1" else 0)
+        with RunFolder.at(bucket / name).at_hand() as folder:
+            folder.begin(config_in(bucket), "refuse")
+    chosen = choose_run(config_in(bucket), default_name="quick", existing="resume")
+    assert chosen.home == bucket / "quick-1"
+
+
+def test_a_folder_that_is_no_run_is_not_deleted(bucket: Remote) -> None:
+    (bucket / "photos" / "1.jpg").write_text("x", "utf-8")
+    with pytest.raises(RunError, match=r"so it is no run; not deleted"):
+        choose_run(config_in(bucket, "name=photos"), default_name="quick", existing="fresh")
+
+
+def test_only_what_has_changed_is_put_up_and_the_marks_of_a_whole_come_last() -> None:
+    written: list[str] = []
+
+    class Recording(MemoryFileSystem):  # type: ignore[misc]
+        cachable = False
+
+        def _open(self, path: str, mode: str = "rb", **options: object) -> object:
+            if "w" in mode:
+                written.append(path.removeprefix("/store/run/"))
+            return super()._open(path, mode, **options)
+
+    store = Remote("fsspec+memory://store", "/store", PyFileSystem(FSSpecHandler(Recording())))
+    with RunFolder.at(store / "run").at_hand() as folder:
+        folder.bundle.mkdir()
+        for name in ("scores.json", "bundle/bundle.json", "a.html", "bundle/card.md", "z.html"):
+            (folder.path / name).write_text("1")
+        folder.keep()
+        assert written[-2:] == ["bundle/bundle.json", "scores.json"]
+        assert len(written) == 5
+        written.clear()
+        folder.keep()
+        assert written == []
+        with folder.metrics.open("a") as file:
+            file.write("{}\n")
+        folder.keep()
+        assert written == ["metrics.jsonl"]
+    MemoryFileSystem.store.clear()
+
+
+def test_a_folder_that_is_replaced_keeps_nothing_of_what_was_there(bucket: Remote) -> None:
+    (bucket / "run" / "bundle" / "onnx" / "old").write_text("x", "utf-8")
+    with RunFolder.at(bucket / "run").at_hand() as folder:
+        folder.bundle.mkdir()
+        (folder.bundle / "bundle.json").write_text("{}")
+        folder.keep(anew=["bundle"])
+    assert (bucket / "run").rglob("old") == []
+    assert (bucket / "run" / "bundle" / "bundle.json").is_file()
+
+
+def test_two_processes_that_write_into_one_run_do_not_undo_each_other(bucket: Remote) -> None:
+    with open_run(bucket / "run") as driver, open_run(bucket / "run") as rank:
+        driver.config.write_text("config")
+        driver.keep()
+        rank.metrics.write_text("line 1")
+        rank.keep()
+        driver.ask_to_stop()
+        assert rank.is_asked_to_stop()
+        assert not rank.stop.exists()
+        driver.bring()
+        assert driver.metrics.read_text() == "line 1"
+        rank.metrics.write_text("line 1, line 2")
+        rank.keep()
+        driver.keep()
+    assert (bucket / "run" / "metrics.jsonl").read_text("utf-8") == "line 1, line 2"
+
+
+def test_what_goes_wrong_speaks_of_the_url_and_not_of_the_working_copy(bucket: Remote) -> None:
+    with pytest.raises(RunError) as caught, open_run(bucket / "run") as folder:
+        raise RunError(f"{folder.path}/checkpoints: checkpoint is damaged")
+    assert str(caught.value) == f"{bucket}/run/checkpoints: checkpoint is damaged"
+    with open_run(bucket / "run") as folder:
+        inside = working_path(bucket / "run" / "checkpoints" / "c1")
+        assert folder.told(f"see {inside}: gone") == f"see {bucket}/run/checkpoints/c1: gone"
+
+
+# Checkpoints
+
+
+def put_checkpoint(place: Remote, step: int, *, leave_out: str = "") -> Remote:
+    for name in {"model.safetensors", "optimizer.pt", "progress.json"} - {leave_out}:
+        (place / name).write_text(json.dumps({"step": step}), "utf-8")
+    return place
+
+
+def test_the_checkpoints_of_a_store_are_those_with_all_their_files_most_steps_first(
+    bucket: Remote,
+) -> None:
+    early = put_checkpoint(bucket / "trial-1" / "checkpoint_000001", 5)
+    late = put_checkpoint(bucket / "trial-1" / "checkpoint_000000", 20)
+    put_checkpoint(bucket / "trial-1" / "checkpoint_000009", 90, leave_out="optimizer.pt")
+    assert checkpoints_under(bucket) == [late, early]
+    assert newest_checkpoint(bucket) == late
+    assert newest_checkpoint(bucket / "trial-2") is None
+
+
+def test_checkpoints_are_brought_one_at_a_time_and_go_with_the_list(
+    bucket: Remote, machine: Path
+) -> None:
+    places = [put_checkpoint(bucket / f"checkpoint_{n}", n) for n in (2, 1)]
+    fetched = Fetched(places)
+    assert files_under(machine) == set()
+    seen = []
+    for path in fetched:
+        seen.append(json.loads((path / "progress.json").read_text("utf-8"))["step"])
+        assert len(files_under(machine)) == 3
+    assert seen == [2, 1]
+    del fetched
+    assert files_under(machine) == set()
+
+
+# Bundles
+
+
+def put_bundle(place: Remote, text: str = "{}") -> Remote:
+    (place / "model.safetensors").write_text("weights", "utf-8")
+    (place / "onnx" / "graph.onnx").write_text("graph", "utf-8")
+    (place / "bundle.json").write_text(text, "utf-8")
+    return place
+
+
+def test_a_bundle_by_url_is_found_at_its_own_folder_a_run_and_a_study(bucket: Remote) -> None:
+    run = put_bundle(bucket / "run" / "bundle")
+    best = put_bundle(bucket / "study" / "best" / "bundle", '{"id": 1}')
+    local = find_bundle(str(run))
+    assert files_under(local) == {"bundle.json", "model.safetensors", "onnx/graph.onnx"}
+    assert find_bundle(str(bucket / "run")) == local
+    assert find_bundle(str(bucket / "study")) == find_bundle(best)
+    assert bundle_place(str(bucket / "study"), "./runs") == best
+    with pytest.raises(RunError, match=rf"{bucket}/nothing: no such folder"):
+        find_bundle(str(bucket / "nothing"))
+
+
+def test_the_newest_bundle_of_a_store_is_a_studys_even_where_a_run_is_newer(
+    bucket: Remote,
+) -> None:
+    best = put_bundle(bucket / "study" / "best" / "bundle", '{"id": 1}')
+    put_bundle(bucket / "run" / "bundle", '{"id": 2}')
+    assert bundle_place(None, str(bucket)) == best
+    assert (chosen_bundle(None, str(bucket)) / "bundle.json").read_text() == '{"id": 1}'
+    with pytest.raises(RunError, match=r"holds no bundle; make one with"):
+        bundle_place(None, str(bucket / "empty"))
+
+
+def test_a_bundle_is_copied_once_and_again_when_it_has_changed(bucket: Remote) -> None:
+    bundle = put_bundle(bucket / "bundle", '{"runtimes": {}}')
+    first = find_bundle(bundle)
+    mark = (first / "model.safetensors").stat().st_ino
+    assert find_bundle(bundle) == first
+    assert (first / "model.safetensors").stat().st_ino == mark
+    put_bundle(bundle, '{"runtimes": {"onnx": 1}}')
+    assert find_bundle(bundle) != first
+
+
+def test_replicas_that_ask_for_a_bundle_at_once_all_get_it_whole(
+    bucket: Remote, machine: Path
+) -> None:
+    bundle = put_bundle(bucket / "bundle")
+    found: list[set[str]] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(files_under(find_bundle(bundle))))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [{"bundle.json", "model.safetensors", "onnx/graph.onnx"}] * 8
+    assert len(list((machine / "cache" / "mbti_ray" / "bundles").iterdir())) == 1
+
+
+# Studies
+
+
+def study_config(folder: Path, *changes: str) -> StudyConfig:
+    tree = {
+        "preset": "quick",
+        "study": {"trials": 8, "try_default": False},
+        "search": {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(tree), "utf-8")
+    return load_study(str(folder / "study.yaml"), changes)
+
+
+def try_a_point(study: optuna.Study, config: StudyConfig, value: float) -> None:
+    trial = ask(study, config.search)
+    assert trial is not None
+    for name, figure in {"values": [value], "evaluations": [[1, value]]}.items():
+        trial.set_user_attr(name, figure)
+    study.tell(trial, value)
+
+
+@pytest.mark.parametrize("storage", ["null", "journal"])
+def test_a_study_in_a_store_goes_on_on_another_machine_with_what_was_cut_off(
+    bucket: Remote, tmp_path: Path, machine: Path, storage: str
+) -> None:
+    config = study_config(tmp_path, f"study.storage={storage}")
+    with open_run(bucket / "study") as folder:
+        folder.begin(config, "refuse")
+        study = open_study(folder.path, config, name="study")
+        try_a_point(study, config, 0.5)
+        running = ask(study, config.search)
+        assert running is not None
+        folder.keep()
+        # The machine is lost before this is put up.
+        try_a_point(study, config, 0.9)
+    assert files_under(machine) == set()
+    with open_run(bucket / "study") as folder:
+        again = open_study(folder.path, config, name="study")
+        first, lost, waiting = records_of(again)[0], *again.get_trials()[1:]
+        assert (first.state, first.values) == ("COMPLETE", [0.5])
+        assert (lost.state.name, lost.params) == ("FAIL", running.params)
+        assert waiting.state.name == "WAITING"
+        assert waiting.user_attrs == {"retry_of": 1}
+
+
+def test_a_study_begins_with_what_another_in_a_store_has_learned(
+    bucket: Remote, tmp_path: Path
+) -> None:
+    config = study_config(tmp_path)
+    with open_run(bucket / "earlier") as folder:
+        folder.begin(config, "refuse")
+        try_a_point(open_study(folder.path, config, name="earlier"), config, 0.75)
+        folder.keep()
+    later = study_config(tmp_path, f"study.warm_start=[{bucket}/earlier]")
+    (record, *_) = records_of(open_study(tmp_path, later, name="later"))
+    assert (record.imported, record.values) == ("earlier, trial 0", [0.75])
+    nowhere = study_config(tmp_path, f"study.warm_start=[{bucket}/nothing]")
+    with pytest.raises(ConfigError, match=rf"study.warm_start={bucket}/nothing: is no folder of a"):
+        open_study(tmp_path, nowhere, name="other")
