@@ -5,6 +5,7 @@ it can neither join nor cut them.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import ray
 import ray.data
 import torch
 from ray.data.block import BlockMetadata
+from ray.exceptions import RayError
 
 from mbti_ray.config import RunConfig
 from mbti_ray.data.chunks import ChunkPlan, nested, read_chunks, unnested
@@ -157,6 +159,7 @@ def _results(job: Job) -> Any:
     """The dataset with a row for each chunk: where it was, and its predictions."""
     resources = trial_resources(job.config)
     actors = trials_at_once(job.config, resources, job.chunks.expected_chunks)
+    _quiet()
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -186,13 +189,21 @@ class _Actor:
 
     def __init__(self, bundle: Path, runtime: Any, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
-        self._predictor = Predictor.load(bundle, runtime=runtime, threads=threads, device=device)
-        self._whole = self._predictor.unit == "user"
+        self._loaded: Predictor | MbtiRayError
+        try:
+            self._loaded = Predictor.load(bundle, runtime=runtime, threads=threads, device=device)
+        except MbtiRayError as error:
+            # Raised here it would come to the driver as the text of a stack trace.
+            self._loaded = error
 
     def __call__(self, chunk: pa.Table) -> pa.Table:
+        if isinstance(self._loaded, MbtiRayError):
+            raise self._loaded
         began = time.time()
         rows = unnested(chunk.column("rows"))
-        predictions = self._predictor.predict(rows.column("posts").to_pylist(), whole=self._whole)
+        predictions = self._loaded.predict(
+            rows.column("posts").to_pylist(), whole=self._loaded.unit == "user"
+        )
         columns: dict[str, Any] = {n: rows.column(n) for n in ("number", "post", "id")}
         columns["type"] = [p.mbti_type for p in predictions]
         for k, pole in enumerate(POSITIVE_POLES):
@@ -227,11 +238,19 @@ class _Input(ray.data.Datasource):  # type: ignore[misc]
         return [ray.data.ReadTask(lambda: read_chunks(plan), metadata)]
 
 
+def _quiet() -> None:
+    """Keep Ray Data's remarks, and its stack traces of what is raised anyway, to its log file."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console":
+            handler.setLevel(logging.CRITICAL)
+
+
 def _own_error(error: BaseException | None) -> MbtiRayError | None:
     """What a worker had to say to the user, under what Ray has wrapped it in."""
     while error is not None:
         cause = getattr(error, "cause", None) or error.__cause__
-        if isinstance(error, MbtiRayError) and cause is None:
-            return error
+        if isinstance(error, MbtiRayError) and not isinstance(error, RayError):
+            # Ray Data adds lines of its own.
+            return type(error)(str(error).splitlines()[0])
         error = cause
     return None

@@ -1,17 +1,96 @@
-"""Files through Ray Data on a real local Ray."""
+"""Files through Ray Data on a real local Ray: all rows once, in order, whatever is killed."""
 
-import csv
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from mbti_ray.data.corpus import builtin_rows
 from mbti_ray.data.sources import read_source
 from mbti_ray.predict import main as predict
 from mbti_ray.predictor import Predictor
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+# Of chunks of the smallest size a part of so many rows holds several.
+PART_ROWS = 400
+
+
+@pytest.fixture(scope="module")
+def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6,000 users of the built-in corpus without labels; rows 7 and 2,407 are bad."""
+    path = tmp_path_factory.mktemp("large") / "large.jsonl"
+    users = [list(row.posts) for row in builtin_rows(users=300)]
+    rows = zip(range(6000), chain.from_iterable(repeat(users)), strict=False)
+    lines = [json.dumps({"id": f"u{n}", "posts": posts[n % 5 :]}) for n, posts in rows]
+    lines[6], lines[2406] = '{"id": "u6", "posts": []}', "{oops"
+    path.write_text("\n".join(lines), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(bundle: Path, large_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parts of the large file as a command writes them to which nothing happens."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    with command(bundle, large_file, output) as process:
+        said, _ = process.communicate(timeout=180)
+    assert process.returncode == 0
+    result = json.loads(said.splitlines()[-1])
+    assert (result["rows"], result["bad"], result["parts"]) == (5998, 2, 15)
+    assert result["rows_s"] == pytest.approx(result["rows"] / result["seconds"])
+    return output
+
+
+def command(bundle: Path, source: Path, output: Path) -> subprocess.Popen[str]:
+    """The command as a process of its own on the session's Ray."""
+    import ray
+
+    arguments = [str(bundle), "--input", str(source), "--output", f"{output}/", "--json"]
+    arguments += ["--part-rows", str(PART_ROWS)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mbti_ray.predict", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+    )
+
+
+def parts_of(folder: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in sorted(folder.glob("part-*.parquet"))}
+
+
+def wait_for(happened: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if found := happened():
+            return found
+        assert process.poll() is None, "the command ended too early"
+        time.sleep(0.005)
+    pytest.fail("it did not happen")
+
+
+def workers(title: str) -> Iterator[psutil.Process]:
+    """The processes in which Ray is at something with this in its name."""
+    for process in psutil.process_iter(["cmdline"]):
+        if title in " ".join(process.info["cmdline"] or ()):
+            yield process
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    assert pq.read_table(folder).equals(pq.read_table(whole))
+    assert list(parts_of(folder)) == list(parts_of(whole))
+    assert (folder / "_bad_rows.jsonl").read_bytes() == (whole / "_bad_rows.jsonl").read_bytes()
 
 
 def test_a_file_is_predicted_in_its_order_with_its_ids(
@@ -20,17 +99,23 @@ def test_a_file_is_predicted_in_its_order_with_its_ids(
     output = tmp_path / "out.parquet"
     assert predict([str(bundle), "--input", str(small_file), "--output", str(output)]) == 0
     rows = pq.read_table(output).to_pylist()
-    with small_file.open(encoding="utf-8", newline="") as file:
-        assert [row["id"] for row in rows] == [row["id"] for row in csv.DictReader(file)]
     source = read_source(str(small_file))
-    expected = Predictor.load(bundle).predict([row.posts for row in source.rows], whole=True)
+    assert [row["id"] for row in rows] == [row.id for row in source.rows]
+    assert [row["number"] for row in rows] == [row.number for row in source.rows]
+    assert_predicted(bundle, rows, [row.posts for row in source.rows])
+    assert [p.name for p in tmp_path.iterdir()] == ["out.parquet"]
+
+
+def assert_predicted(bundle: Path, rows: list[dict[str, Any]], users: list[Any]) -> None:
+    expected = Predictor.load(bundle).predict(users, whole=True)
     assert [row["type"] for row in rows] == [p.mbti_type for p in expected]
+    assert [row["windows"] for row in rows] == [p.windows for p in expected]
     for row, prediction in zip(rows, expected, strict=True):
         given = [row[pole] for pole in "ENTJ"]
         assert given == pytest.approx(prediction.probabilities, abs=1e-5)
 
 
-def test_an_unlabelled_file_is_predicted_and_its_bad_rows_are_said(
+def test_bad_rows_are_said_and_listed_beside_the_output(
     bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     posts = [json.dumps({"id": str(n), "text": f"a quiet evening {n}"}) for n in range(150)]
@@ -41,3 +126,109 @@ def test_an_unlabelled_file_is_predicted_and_its_bad_rows_are_said(
     rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
     assert [row["id"] for row in rows] == [str(n) for n in range(150) if n != 7]
     assert "in.jsonl:8: left out" in capfd.readouterr().out
+    (bad,) = [json.loads(s) for s in (tmp_path / "out.bad.jsonl").read_text().splitlines()]
+    assert bad["number"] == 8
+    assert bad["reason"].startswith("not one JSON object a line")
+
+
+def test_parts_are_one_table_in_order_and_equal_what_the_predictor_says(
+    bundle: Path, large_file: Path, whole: Path
+) -> None:
+    rows = pq.read_table(whole).to_pylist()
+    source = read_source(str(large_file), labelled=False)
+    assert [row["id"] for row in rows] == [row.id for row in source.rows]
+    assert_predicted(bundle, rows, [row.posts for row in source.rows])
+    assert [pq.read_metadata(p).num_rows for p in sorted(whole.glob("part-*"))] == [
+        *([PART_ROWS - 1] + [PART_ROWS] * 5) * 2,
+        *[PART_ROWS] * 3,
+    ]
+    lines = (whole / "_bad_rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [7, 2407]
+
+
+def test_a_killed_command_is_gone_on_with_and_its_parts_are_left_as_they_are(
+    bundle: Path, large_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    with command(bundle, large_file, output) as process:
+        wait_for(lambda: parts_of(output), process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = parts_of(output)
+    assert 1 <= len(before) < 15
+    with command(bundle, large_file, output) as process:
+        said, _ = process.communicate(timeout=180)
+    assert process.returncode == 0
+    assert f"{len(before)} parts were done already" in " ".join(said.split())
+    result = json.loads(said.splitlines()[-1])
+    assert (result["before"], result["parts"], result["rows"]) == (len(before), 15, 5998)
+    assert before.items() <= parts_of(output).items()
+    assert_same(output, whole)
+
+
+@pytest.mark.parametrize(("title", "parts"), [("MapWorker", 1), ("Read_Input", 0)])
+def test_a_killed_worker_costs_no_row_and_gives_none_twice(
+    bundle: Path, large_file: Path, whole: Path, tmp_path: Path, title: str, parts: int
+) -> None:
+    output = tmp_path / "out"
+    with command(bundle, large_file, output) as process:
+        wait_for(lambda: len(parts_of(output)) >= parts, process)
+        (worker, *_) = wait_for(lambda: list(workers(title)), process)
+        worker.kill()
+        assert len(parts_of(output)) < 15
+        assert process.wait(180) == 0
+    assert_same(output, whole)
+
+
+def test_a_finished_folder_is_left_as_it_is(
+    bundle: Path, large_file: Path, whole: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = parts_of(whole)
+    arguments = [str(bundle), "--input", str(large_file), "--output", str(whole), "--json"]
+    assert predict(arguments) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (result["before"], result["rows"], result["bad"]) == (15, 5998, 2)
+    assert parts_of(whole) == before
+
+
+def test_another_input_bundle_or_part_size_is_refused_and_fresh_begins_again(
+    bundle: Path,
+    small_file: Path,
+    whole: Path,
+    large_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    output, other = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(whole, output)
+    shutil.copytree(bundle, other)
+    manifest = json.loads((other / "bundle.json").read_text())
+    (other / "bundle.json").write_text(json.dumps({**manifest, "temperature": [2.0] * 4}))
+    before = parts_of(output)
+    place = ["--output", f"{output}/"]
+    for arguments, says in (
+        ([str(bundle), "--input", str(small_file)], "was begun with another input (bytes "),
+        ([str(other), "--input", str(large_file)], "another bundle (temperature [1.0, "),
+        ([str(bundle), "--input", str(large_file), "--part-rows", "9"], "begun with --part-rows 4"),
+    ):
+        assert predict([*arguments, *place]) == 2
+        error = capfd.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+        assert parts_of(output) == before
+    assert predict([str(bundle), "--input", str(small_file), *place, "--fresh"]) == 0
+    assert list(parts_of(output)) == ["part-000000.parquet"]
+    assert pq.read_table(output).num_rows == 312
+
+
+def test_what_a_worker_cannot_read_is_one_line(
+    bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\nsome words\n")
+    arguments = [str(bundle), "--input", str(source), "--output", str(tmp_path / "out.csv")]
+    assert predict([*arguments, "serve.runtime=onnx"]) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert "holds no export for serve.runtime=onnx; make it with" in said[-1]
+    assert not [line for line in said if "Traceback" in line]
+    assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]
