@@ -51,17 +51,32 @@ class Service:
         return httpx.Client(base_url=self.url, trust_env=False, timeout=60)
 
     def replicas(self) -> list[int]:
-        """Process ids of its replicas: those of its session."""
+        """Process ids of its replicas."""
+        parents = {int(p.name): _parent(p) for p in Path("/proc").glob("[0-9]*")}
         return [
-            int(folder.name)
-            for folder in Path("/proc").glob("[0-9]*")
-            if _name(folder).startswith("ray::ServeReplica:mbti")
+            process
+            for process in parents
+            if self.process.pid in _ancestors(process, parents)
+            and _command_line(process).startswith("ray::ServeReplica:mbti")
         ]
 
 
-def _name(folder: Path) -> str:
+def _ancestors(process: int, parents: dict[int, int]) -> Iterator[int]:
+    while process := parents.get(process, 0):
+        yield process
+
+
+def _parent(folder: Path) -> int:
     try:
-        return (folder / "cmdline").read_bytes().decode(errors="replace")
+        # The name before it may hold spaces and brackets.
+        return int((folder / "stat").read_text("utf-8").rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _command_line(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return ""
 

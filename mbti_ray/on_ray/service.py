@@ -23,27 +23,31 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import LoggingConfig
 
 from mbti_ray.bundle import read_manifest
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
+from mbti_ray.on_ray.board import wanted_now
 from mbti_ray.on_ray.cluster import connected
 from mbti_ray.on_ray.gauges import ServeFigures
-from mbti_ray.on_ray.rollout import roll_back, roll_out, wanted_now, watch_board
+from mbti_ray.on_ray.rollout import roll_back, roll_out, watch_board
 from mbti_ray.predictor import Predictor
 from mbti_ray.runs import find_bundle
 from mbti_ray.serving.address import found_by
 from mbti_ray.serving.http import RETRY_AFTER_S, build_api, key_digest
 from mbti_ray.serving.reader import Reader, warm_up
-from mbti_ray.serving.shelf import Shelf, Wanted
+from mbti_ray.serving.shelf import Shelf
+from mbti_ray.serving.wanted import Wanted
 
 APP_NAME = "mbti"
 # The environment variable with the key that /predict and /info then ask for.
 API_KEY_NAME = "MBTI_RAY_API_KEY"
 # Enough to fill a forward pass while the one before is read.
 _REQUESTS_A_REPLICA = 16
-# Pages and probes are answered although as many predictions wait as may.
-_SPARE_REQUESTS = 64
+# Pages and probes are answered although as many predictions wait as may, and although so many
+# clients are slow to send theirs.
+_SPARE_REQUESTS = 1024
 # A burst stands in Ray's queue for some milliseconds before a replica can turn it away.
 _BURST_REQUESTS = 1000
 _READY_TIMEOUT_S = 60.0
@@ -108,6 +112,8 @@ def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
         max_ongoing_requests=config.max_queued + _SPARE_REQUESTS,
         max_queued_requests=_BURST_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
+        # One object a line: time, route, status, request id; never a body.
+        logging_config=LoggingConfig(encoding="JSON"),
         # A damaged bundle is as damaged at the second try.
         max_constructor_retry_count=1,
     )

@@ -238,8 +238,7 @@ def _add_predict(
         check(request)
         if not models.is_ready:
             raise WireError(ErrorCode.NOT_READY)
-        with door.place():
-            return await _answer(request, models, config)
+        return await _answer(request, models, config, door)
 
     content = {
         "schema": {"oneOf": [m.model_json_schema() for m in (TextsRequest, UserRequest)]},
@@ -260,14 +259,18 @@ def _add_predict(
     )
 
 
-async def _answer(request: Request, models: Models, config: ServeConfig) -> Response:
-    """Reads, checks and answers a request within the deadline."""
+async def _answer(request: Request, models: Models, config: ServeConfig, door: Door) -> Response:
+    """Reads, checks and answers a request within the deadline.
+
+    A place is taken once the body is there: clients that are slow to send take nobody's.
+    """
     try:
         async with asyncio.timeout(config.deadline_s):
             body = await read_body(request.stream(), max_bytes=config.max_body_bytes)
             question = parse_question(body, max_texts=config.max_texts)
             model = models.choose(request.headers.get("x-bundle-id"), question)
-            answered = await _unless_gone(request, _predict(model, question))
+            with door.place():
+                answered = await _unless_gone(request, _predict(model, question))
     except TimeoutError:
         message = f"no answer within {config.deadline_s:g} s"
         raise WireError(ErrorCode.TOO_SLOW, message) from None

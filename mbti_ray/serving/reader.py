@@ -4,21 +4,21 @@ Tokenising and computing overlap, and neither holds up the event loop. Knows not
 routes or of Ray.
 """
 
-import asyncio
 import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.data.windows import Ids, Packed
+from mbti_ray.data.windows import Ids
 from mbti_ray.predictor import Prediction, Predictor, pool
 from mbti_ray.serving.batching import Batcher, Pass, QueueFullError
+from mbti_ray.serving.tokenising import Tokenising
 from mbti_ray.serving.wire import ErrorCode, Question, WireError
 
 # A pass this long is timed before the service is ready: the speed that waiting is judged by.
@@ -75,8 +75,7 @@ class Reader:
         """
         self._watcher = watcher or Watcher()
         self.predictor = predictor
-        # More threads would only wait for the interpreter.
-        self._tokenising = ThreadPoolExecutor(1, "tokenise")
+        self._tokenising = Tokenising(predictor)
         self._queue = Batcher(
             predictor.forward,
             executor,
@@ -92,7 +91,7 @@ class Reader:
     @property
     def wait_s(self) -> float:
         """How long a text that came now would wait, as far as can be told."""
-        return self._queue.wait_s
+        return self._tokenising.wait_s + self._queue.wait_s
 
     @property
     def bundle_id(self) -> str:
@@ -135,21 +134,15 @@ class Reader:
     async def _read(
         self, users: Sequence[Posts], *, whole: bool, start: float
     ) -> tuple[list[Prediction], Timing]:
-        loop = asyncio.get_running_loop()
-
-        def encode() -> list[Packed]:
-            return self.predictor.encode(users, whole=whole)
-
-        packed = await loop.run_in_executor(self._tokenising, encode)
+        # Before anything is done for a text that cannot be read in time.
+        if self.wait_s > self._config.max_wait_s:
+            raise _busy(self.wait_s)
+        packed = await self._tokenising.encode(users, whole=whole)
         tokenised = time.perf_counter()
         try:
             done = await self._queue.read([w for row in packed for w in row.windows])
         except QueueFullError as error:
-            raise WireError(
-                ErrorCode.QUEUE_FULL,
-                f"busy: an answer would take {error.wait_s:.0f} s",
-                retry_after_s=max(1, round(error.wait_s)),
-            ) from None
+            raise _busy(error.wait_s) from None
         predictions = self.predictor.decide(pool(packed, done.logits))
         timing = Timing(
             tokenised - start, max(0.0, done.began - tokenised), done.ended - done.began
@@ -186,6 +179,14 @@ def _speed(predictor: Predictor, windows: Sequence[Ids]) -> float:
     if predictor.device.type == "cuda":
         torch.cuda.synchronize()
     return sum(map(len, windows)) / (time.perf_counter() - start)
+
+
+def _busy(wait_s: float) -> WireError:
+    return WireError(
+        ErrorCode.QUEUE_FULL,
+        f"busy: an answer would take {wait_s:.0f} s",
+        retry_after_s=max(1, round(wait_s)),
+    )
 
 
 def _key(posts: Posts, *, whole: bool) -> bytes:

@@ -28,7 +28,8 @@ from mbti_ray.predictor import Predictor, golden_logits
 from mbti_ray.runs import RunFolder
 from mbti_ray.serving.http import build_api, key_digest
 from mbti_ray.serving.reader import Reader
-from mbti_ray.serving.shelf import Shelf, Wanted
+from mbti_ray.serving.shelf import Shelf
+from mbti_ray.serving.wanted import Wanted
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra: test)")
 
@@ -117,6 +118,8 @@ def bundles(
     quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """Two bundles of one dataset: `scored` as a run leaves it, `plain` without a test."""
+    # Beside another process that computes, two threads wait for each other most of the time.
+    torch.set_num_threads(1)
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     cache = tmp_path_factory.mktemp("cache")
     limits = ("model.max_tokens=32", "data.max_windows=4")

@@ -145,6 +145,9 @@ def test_no_text_of_a_user_is_in_a_log(client: httpx.Client) -> None:
     assert any("replica" in path.name for path in logs)
     found = [p for p in logs if p.is_file() and secret.encode() in p.read_bytes()]
     assert found == []
+    (lines,) = (p.read_text("utf-8").splitlines() for p in logs if p.name.startswith("replica_"))
+    asked = [line for line in map(json.loads, lines) if line.get("route") == "/predict"]
+    assert {"asctime", "request_id", "replica", "message"} <= asked[-1].keys()
 
 
 def test_the_command_serves_through_haproxy_until_sigterm_and_leaves_nothing(

@@ -150,5 +150,23 @@ def test_a_queue_that_is_too_long_says_when_to_come_back(
     assert error.retry_after_s > 2
 
 
+def test_a_crowd_of_texts_to_tokenise_is_a_queue_too(
+    predictor: Predictor, executor: ThreadPoolExecutor
+) -> None:
+    reader = Reader(predictor, executor, ServeConfig(max_wait_s=0.05), tokens_per_s=1e9)
+    long = question((LONG * 20,))
+
+    async def main() -> list[Answered | BaseException]:
+        return await asyncio.gather(
+            *(reader.answer(long) for _ in range(50)), return_exceptions=True
+        )
+
+    found = asyncio.run(main())
+    refused = [error for error in found if isinstance(error, WireError)]
+    assert {error.code for error in refused} == {ErrorCode.QUEUE_FULL}
+    assert 0 < len(refused) < 50
+    assert reader.wait_s == 0
+
+
 def test_warming_up_measures_a_speed(predictor: Predictor, executor: ThreadPoolExecutor) -> None:
     assert warm_up(predictor, executor) > 100

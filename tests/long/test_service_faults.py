@@ -1,12 +1,9 @@
-"""The service under what it will meet: too much load, lost replicas, slow clients, nonsense."""
+"""The service under what it will meet: too much load, slow clients, nonsense."""
 
-import os
 import random
-import signal
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,6 @@ import schemathesis
 from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import GenerationMode
 
-from mbti_ray.config.schema import ServeConfig
 from service_command import Load, Service, open_loop, served
 
 pytestmark = [pytest.mark.long]
@@ -107,46 +103,6 @@ def test_random_bytes_are_never_a_fault_of_the_service(service: Service) -> None
                 broken[chance.randrange(len(broken))] = chance.randrange(256)
             response = client.post("/predict", content=bytes(broken))
             assert response.status_code in (200, 400, 413, 422), response.text
-
-
-def test_a_replica_that_is_killed_takes_only_its_own_requests_with_it(
-    bundle: Path, tmp_path: Path
-) -> None:
-    with served(bundle, tmp_path, "serve.replicas=2") as service:
-        before = service.replicas()
-        assert len(before) == 2
-        with Load(service.url, clients=6).running() as load:
-            load.wait_for(200)
-            os.kill(before[0], signal.SIGKILL)
-            load.wait_for(1000)
-            end = time.monotonic() + 120
-            while len(service.replicas()) < 2:
-                assert time.monotonic() < end, "the lost replica did not come back"
-                time.sleep(0.2)
-            load.wait_for(200)
-        lost = load.statuses.total() - load.statuses[200]
-        print(f"kill -9 of one of two replicas: {load.statuses}")
-        # At the most what the six clients had under way, half of it there.
-        assert lost <= load.clients
-
-
-def test_a_client_that_hangs_up_frees_its_place(bundle: Path, tmp_path: Path) -> None:
-    places = 4
-    with served(bundle, tmp_path, f"serve.max_queued={places}") as service:
-
-        def hang_up(_: int) -> None:
-            with socket.create_connection(("127.0.0.1", service.port)) as connection:
-                head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
-                connection.sendall(head + b'{"inputs"')
-                time.sleep(0.05)
-
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(hang_up, range(400)))
-        end = time.monotonic() + ServeConfig().deadline_s
-        with service.client() as client:
-            while client.post("/predict", json={"inputs": "a"}).status_code != 200:
-                assert time.monotonic() < end, "places are still taken"
-                time.sleep(0.1)
 
 
 def _resident_mib(process: int) -> float:

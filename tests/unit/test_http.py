@@ -219,6 +219,26 @@ def test_one_request_more_than_fits_is_429_at_once_and_others_are_answered() -> 
     assert health.status_code == 200
 
 
+def test_a_client_that_is_slow_to_send_takes_nobodys_place() -> None:
+    async def main() -> tuple[httpx.Response, httpx.Response]:
+        sent = asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b'{"inputs": '
+            await sent.wait()
+            yield b'"a"}'
+
+        async with client_of(Echo(), max_queued=1) as client:
+            waiting = asyncio.create_task(client.post("/predict", content=slow()))
+            await asyncio.sleep(0.05)
+            other = await client.post("/predict", json={"inputs": "b"})
+            assert not waiting.done()
+            sent.set()
+            return other, await waiting
+
+    assert [response.status_code for response in asyncio.run(main())] == [200, 200]
+
+
 def test_an_answer_after_the_deadline_is_504() -> None:
     response = ask({"inputs": "a"}, Echo(gate=asyncio.Event()), deadline_s=0.01)
     assert_is_error(response, ErrorCode.TOO_SLOW)

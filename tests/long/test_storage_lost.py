@@ -1,0 +1,118 @@
+"""The machine of a command is lost, with all that was on it: what is in the bucket is enough."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from s3_server import Server, s3_server
+
+from mbti_ray.config import load_study
+from mbti_ray.runs import open_run
+from mbti_ray.storage import place_at
+from mbti_ray.study.store import open_study
+from mbti_ray.study.trials import TrialRecord, records_of
+
+pytestmark = pytest.mark.long
+
+SETTINGS = ["fit.epochs=10", "fit.patience=null", "fit.checkpoint_steps=20", "scaling.cpus=1"]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with s3_server() as found:
+        yield found
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What may be lost."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine" / "cache"))
+    return tmp_path / "machine"
+
+
+def command(verb: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"mbti_ray.{verb}", *arguments]
+
+
+def lose(driver: "subprocess.Popen[bytes]", machine: Path) -> None:
+    assert driver.poll() is None
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    # Ray ends the workers of a driver that is gone; two Rays at once would confuse each other.
+    time.sleep(15)
+    shutil.rmtree(machine)
+
+
+def epochs_of(url: str) -> list[int]:
+    metrics = place_at(f"{url}/metrics.jsonl")
+    if not metrics.exists():
+        return []
+    return [json.loads(line)["epoch"] for line in metrics.read_text("utf-8").splitlines()]
+
+
+def records(url: str) -> list[TrialRecord]:
+    with open_run(url) as folder:
+        if not (folder.path / "optuna.db").exists():
+            return []
+        config = load_study(str(folder.config))
+        return records_of(open_study(folder.path, config, name=folder.path.name))
+
+
+def test_a_run_in_a_bucket_whose_machine_is_lost_ends_as_the_uninterrupted_one(
+    server: Server, machine: Path, tmp_path: Path
+) -> None:
+    url, place = f"{server.url}/runs/lost", f"storage={server.url}/runs"
+    driver = subprocess.Popen(command("train", "quick", *SETTINGS, place, "name=lost"))
+    deadline = time.monotonic() + 240
+    while len(epochs_of(url)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    lose(driver, machine)
+    assert "runs/lost/bundle/bundle.json" not in server.keys("runs")
+    subprocess.run(command("train", "--resume", place, "name=lost"), check=True, timeout=300)
+    assert epochs_of(url) == list(range(1, 11))
+    local = command("train", "quick", *SETTINGS, f"storage={tmp_path}", "name=whole")
+    subprocess.run(local, check=True, timeout=300)
+    weights = place_at(f"{url}/bundle/model.safetensors")
+    weights.fetch(tmp_path / "weights")  # type: ignore[union-attr]
+    whole = tmp_path / "whole" / "bundle" / "model.safetensors"
+    assert (tmp_path / "weights").read_bytes() == whole.read_bytes()
+
+
+def test_a_study_in_a_bucket_whose_machine_is_lost_tries_again_what_ran(
+    server: Server, machine: Path, tmp_path: Path
+) -> None:
+    tree = {
+        "preset": "quick",
+        "fit": {"epochs": 4, "patience": None},
+        "study": {"trials": 5, "startup_trials": 6, "scheduler": "none"},
+        "search": {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree), "utf-8")
+    url, place = f"{server.url}/studies/lost", [f"storage={server.url}/studies", "name=lost"]
+    driver = subprocess.Popen(command("tune", str(tmp_path / "study.yaml"), *place))
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if sum(r.state == "COMPLETE" for r in records(url)) >= 2:
+            break
+        time.sleep(0.2)
+    lose(driver, machine)
+    before = records(url)
+    subprocess.run(command("tune", *place, "--resume"), check=True, timeout=300)
+    after = records(url)
+    complete = [r for r in before if r.state == "COMPLETE"]
+    assert len(complete) >= 2
+    assert [r for r in after if r.number in {c.number for c in complete}] == complete
+    lost = [r for r in after if r.state == "FAIL"]
+    assert lost
+    assert Counter(r.state for r in after) == {"COMPLETE": 5, "FAIL": len(lost)}
+    assert {r.retry_of for r in after if r.retry_of is not None} == {r.number for r in lost}
+    assert "studies/lost/best/bundle/bundle.json" in server.keys("studies")
