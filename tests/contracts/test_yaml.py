@@ -53,7 +53,8 @@ class _StrictLoader(yaml.SafeLoader):
     """Refuses what YAML itself would pass over: the second of two equal keys wins."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        # As written: a merge (<<) may bring a key that stands here too, and gives way to it.
+        keys = [str(key.value) for key, _ in node.value]
         assert len(keys) == len(set(keys)), f"line {node.start_mark.line + 1}: a key twice: {keys}"
         return super().construct_mapping(node, deep)
 
