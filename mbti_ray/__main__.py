@@ -15,6 +15,7 @@ VERBS = {
     "export": "make a bundle fast on a CPU: ONNX Runtime, float32 and int8",
     "serve": "start the HTTP service",
     "audit": "say what is in a data file",
+    "doctor": "check whether what is configured can run",
 }
 
 

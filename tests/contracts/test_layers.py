@@ -35,6 +35,7 @@ ONLY = {
     "storage": {"errors"},
     "data": {"config", "typology", "errors"},
     "study": {"runs", "scores", "config", "errors"},
+    "checks": {"data", "config", "storage", "errors"},
     "pages": {"scores", "config", "typology", "errors"},
     "runs": {"config", "storage", "errors"},
     "tables": {"errors"},

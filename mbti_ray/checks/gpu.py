@@ -1,0 +1,105 @@
+"""The GPUs of a machine: whether torch can compute on them, and NCCL sum over them."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mbti_ray.checks.verdict import State, Verdict
+
+_CHECK = "gpu"
+_DRIVER = Path("/proc/driver/nvidia/version")
+_GIB = 1 << 30
+_WHEEL = "install torch with CUDA there (https://pytorch.org lists the builds)"
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What is known of the GPUs of a machine.
+
+    Attributes:
+        driver: Version of NVIDIA's driver; None where none is loaded.
+        built_for: CUDA version that torch is built for; None for a build for CPUs only.
+        probed: What `gpu_probe` found, or None where it was not asked.
+        problem: Why it found nothing.
+    """
+
+    driver: str | None
+    built_for: str | None
+    probed: dict[str, Any] | None = None
+    problem: str | None = None
+
+
+def find_driver() -> str | None:
+    """The version of NVIDIA's kernel driver."""
+    try:
+        words = _DRIVER.read_text("utf-8").splitlines()[0].split()
+    except (OSError, IndexError):
+        return None
+    return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
+
+
+def look_at_gpus(built_for: str | None, *, timeout_s: float) -> Gpus:
+    """Let torch compute on every GPU, in a process of its own."""
+    driver = find_driver()
+    # -P: the files beside the script are no modules to be found by their name.
+    command = [sys.executable, "-P", str(Path(__file__).with_name("gpu_probe.py"))]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Gpus(driver, built_for, problem=f"torch did not answer within {timeout_s:g} s")
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return Gpus(driver, built_for, problem=lines[-1][:200])
+    return Gpus(driver, built_for, json.loads(done.stdout.splitlines()[-1]))
+
+
+def judge_gpus(gpus: Gpus, *, counted: int, is_needed: bool) -> Verdict:
+    """Of one machine.
+
+    Args:
+        counted: GPUs that Ray hands out there.
+        is_needed: Whether what is configured computes on GPUs.
+    """
+    if gpus.driver is None and not counted:
+        found = "none here" + (", and scaling.use_gpu asks for one" if is_needed else "")
+        remedy = "set scaling.use_gpu=auto, or take a machine with a GPU" if is_needed else ""
+        return Verdict(_CHECK, "wrong" if is_needed else "ok", found, remedy)
+    bad: State = "wrong" if is_needed or counted else "warning"
+    if gpus.built_for is None:
+        found = f"{counted or 'some'} there, but torch is a build for CPUs only"
+        return Verdict(_CHECK, bad, found, _WHEEL)
+    if gpus.problem is not None:
+        return Verdict(_CHECK, bad, f"torch cannot be asked: {gpus.problem}", _driver_remedy(gpus))
+    if gpus.probed is None:
+        return Verdict(_CHECK, "ok", f"{counted} there, torch is built for CUDA {gpus.built_for}")
+    return _judge_probed(gpus, gpus.probed, counted, bad)
+
+
+def _judge_probed(gpus: Gpus, probed: dict[str, Any], counted: int, bad: State) -> Verdict:
+    usable = [gpu for gpu in probed["gpus"] if not gpu["problem"]]
+    if len(usable) < max(counted, 1):
+        reasons = [gpu["problem"] for gpu in probed["gpus"] if gpu["problem"]]
+        reason = next(iter([*reasons, probed["reason"]]), None) or "no reason given"
+        found = f"torch can compute on {len(usable)} of {max(counted, 1)} ({reason})"
+        return Verdict(_CHECK, bad, found, _driver_remedy(gpus))
+    names = ", ".join(f"{g['name']} {g['memory_bytes'] / _GIB:.0f} GiB" for g in usable)
+    found = f"{names}; driver {gpus.driver}, torch for CUDA {gpus.built_for}"
+    if probed["nccl"] is None:
+        remedy = "install the build of torch for Linux that has NCCL"
+        return Verdict(_CHECK, "warning", f"{found}, no NCCL: one GPU a run only", remedy)
+    if probed.get("together"):
+        remedy = "run with NCCL_DEBUG=INFO to see which way between the GPUs fails"
+        return Verdict(_CHECK, bad, f"NCCL cannot sum over them: {probed['together']}", remedy)
+    return Verdict(_CHECK, "ok", f"{found}, NCCL {probed['nccl']}")
+
+
+def _driver_remedy(gpus: Gpus) -> str:
+    return (
+        f"look at nvidia-smi there; driver {gpus.driver or 'none'} has to support CUDA "
+        f"{gpus.built_for}"
+    )

@@ -1,0 +1,73 @@
+"""What one machine is like, all of it together: asked here, or on a node of a cluster."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mbti_ray.checks.autoscaler import Autoscaler, find_autoscaler
+from mbti_ray.checks.disk import Disk, measure
+from mbti_ray.checks.encoder import Encoder, find_encoder
+from mbti_ray.checks.gpu import Gpus, find_driver, look_at_gpus
+from mbti_ray.checks.storage import Seen
+from mbti_ray.checks.token import Token, find_token
+from mbti_ray.checks.versions import installed, torch_is_built_for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for on a machine.
+
+    Attributes:
+        encoder: `model.encoder`.
+        ray_folder: Where Ray keeps what it writes.
+        gpu_timeout_s: How long torch may take on the GPUs; 0 does not ask it.
+        logs: Of the head, where its autoscaler's log is.
+    """
+
+    encoder: str
+    ray_folder: Path
+    gpu_timeout_s: float = 0.0
+    logs: Path | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was found on one."""
+
+    versions: dict[str, str]
+    token: Token
+    encoder: Encoder
+    disk: Disk
+    gpus: Gpus
+    seen: Seen | None
+    autoscaler: Autoscaler | None
+    took_s: float
+    # Last, so that it is as near to the answer as can be.
+    clock_s: float = field(default_factory=time.time)
+
+
+def look(wanted: Wanted, leave: Callable[[], Seen] | None = None) -> Machine:
+    """Look at the machine that this is called on.
+
+    Args:
+        leave: Looks for the driver's note in the storage folder and leaves one.
+    """
+    began = time.monotonic()
+    built_for = torch_is_built_for()
+    asks_torch = wanted.gpu_timeout_s > 0 and built_for is not None and find_driver() is not None
+    gpus = (
+        look_at_gpus(built_for, timeout_s=wanted.gpu_timeout_s)
+        if asks_torch
+        else Gpus(find_driver(), built_for)
+    )
+    return Machine(
+        versions=installed(),
+        token=find_token(),
+        encoder=find_encoder(wanted.encoder),
+        disk=measure(wanted.ray_folder),
+        gpus=gpus,
+        seen=leave() if leave else None,
+        autoscaler=find_autoscaler(wanted.logs) if wanted.logs else None,
+        took_s=time.monotonic() - began,
+    )

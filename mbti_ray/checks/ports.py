@@ -1,0 +1,50 @@
+"""The ports that the service and the dashboard listen on."""
+
+import os
+import socket
+from contextlib import closing
+
+from mbti_ray.checks.verdict import Verdict
+from mbti_ray.config.schema import ServeConfig
+
+_CHECK = "ports"
+_DASHBOARD = 8265
+# HAProxy opens these too, on all interfaces; Ray lets them be moved but not bound to one.
+_HAPROXY = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
+
+
+def why_taken(host: str, port: int) -> str | None:
+    """Why nothing can listen there; None if something can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+def judge_ports(config: ServeConfig, *, with_dashboard: bool) -> list[Verdict]:
+    """Of this machine: only the service needs them, so what is taken is a warning.
+
+    Args:
+        with_dashboard: Whether a Ray that is still to be started will want its dashboard's.
+    """
+    wanted = [(config.host, config.port, "serve.port", "set serve.port to a port that is free")]
+    for name, default in _HAPROXY.items():
+        port = int(os.environ.get(name, default))
+        wanted.append(("", port, "HAProxy of the service", f"set {name} to a port that is free"))
+    if with_dashboard:
+        remedy = "another Ray may run here; this one takes the next free port"
+        wanted.append(("127.0.0.1", _DASHBOARD, "dashboard", remedy))
+    taken = []
+    for host, port, use, remedy in wanted:
+        reason = why_taken(host, port)
+        if reason is not None:
+            found = f"{host or '*'}:{port} ({use}): {reason}"
+            taken.append(Verdict(_CHECK, "warning", found, remedy))
+    if taken:
+        return taken
+    ports = ", ".join(str(port) for _, port, _, _ in wanted)
+    return [Verdict(_CHECK, "ok", f"{ports} are free")]

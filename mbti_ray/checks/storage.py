@@ -1,0 +1,182 @@
+"""Whether runs can be kept where `storage` says, and whether every machine sees the same there.
+
+The driver leaves a note, each machine looks for it and leaves its own, and the driver looks for
+those: a folder that has the same name on every machine, but is another disk, is found out.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from uuid import uuid4
+
+from mbti_ray.checks.verdict import Verdict, named
+from mbti_ray.errors import MbtiRayError
+from mbti_ray.storage import Place
+
+_CHECK = "storage"
+_DRIVER = "driver"
+# A network file system may show a new file of another machine a little later.
+_PATIENCE_S = 3.0
+_LOOKS_EVERY_S = 0.1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one machine found there.
+
+    Attributes:
+        is_there: Whether there is such a folder at all.
+        is_shared: Whether it holds the note of the driver.
+        problem: Why nothing could be read or written; None if it could.
+    """
+
+    is_there: bool
+    is_shared: bool
+    problem: str | None = None
+
+
+class Notes:
+    """The notes of one examination, in a folder of their own in the storage folder.
+
+    Made and taken away by the driver: `with Notes(place) as notes`.
+
+    Attributes:
+        problem: Why the driver cannot write there; None if it can.
+    """
+
+    def __init__(self, storage: Place, name: str | None = None) -> None:
+        self.storage = storage
+        self.name = name or f".doctor-{uuid4().hex[:12]}"
+        self.problem: str | None = None
+        self._made: list[Path] = []
+
+    def __enter__(self) -> "Notes":
+        if isinstance(self.storage, Path):
+            self._made = [p for p in (self.storage, *self.storage.parents) if not p.exists()]
+        try:
+            self._write(_DRIVER)
+        except (OSError, MbtiRayError) as error:
+            self.problem = _reason(error)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with suppress(OSError, MbtiRayError):
+            self._delete()
+        # Nothing is left of a folder that was not there before.
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+
+    def leave(self, machine: str) -> Seen:
+        """On a machine: look for the driver's note and leave one. Makes no storage folder."""
+        try:
+            is_there = not isinstance(self.storage, Path) or self.storage.is_dir()
+            is_shared = is_there and _waits_for(self._folder / _DRIVER)
+            if is_shared:
+                self._write(machine)
+        except (OSError, MbtiRayError) as error:
+            return Seen(is_there=True, is_shared=False, problem=_reason(error))
+        return Seen(is_there, is_shared)
+
+    def is_back(self, machine: str) -> bool:
+        """On the driver: whether the note of a machine can be read here."""
+        try:
+            return _waits_for(self._folder / machine)
+        except (OSError, MbtiRayError):
+            return False
+
+    @property
+    def _folder(self) -> Place:
+        return self.storage / self.name
+
+    def _write(self, note: str) -> None:
+        if isinstance(self.storage, Path):
+            (self.storage / self.name).mkdir(parents=True, exist_ok=True)
+        (self._folder / note).write_text(f"{note}\n", "utf-8")
+
+    def _delete(self) -> None:
+        if not isinstance(self._folder, Path):
+            self._folder.delete()
+            return
+        for path in self._folder.glob("*"):
+            path.unlink()
+        self._folder.rmdir()
+
+
+def judge_own_storage(notes: Notes) -> Verdict:
+    """Of the machine that the command runs on."""
+    if notes.problem is None:
+        return Verdict(_CHECK, "ok", f"{notes.storage} can be written and read")
+    found = f"{notes.storage} cannot be written to here ({notes.problem})"
+    return Verdict(_CHECK, "wrong", found, "set storage=... to a folder or URL that can")
+
+
+def judge_storage(
+    notes: Notes, by_machine: Mapping[str, Seen], *, idle: frozenset[str] = frozenset()
+) -> list[Verdict]:
+    """Of the machines that were asked, as they and the driver found it.
+
+    Args:
+        idle: Machines that no worker will ever be on.
+    """
+    own = judge_own_storage(notes)
+    if own.state == "wrong" or not by_machine:
+        return [own]
+    faults = {
+        machine: fault
+        for machine, seen in by_machine.items()
+        if (fault := _fault(notes, machine, seen)) is not None
+    }
+    if not faults:
+        count = len(by_machine)
+        nodes = f"by {count} nodes" if count > 1 else "by the node"
+        return [Verdict(_CHECK, "ok", f"{notes.storage} is written {nodes} and read back here")]
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for machine, fault in faults.items():
+        groups.setdefault((fault, machine in idle), []).append(machine)
+    remedy = f"mount the same folder at {notes.storage} on all machines, or set storage=s3://..."
+    return [
+        Verdict(
+            _CHECK,
+            "warning" if is_idle else "wrong",
+            f"{notes.storage} {fault.format(machines=named(machines))}",
+            remedy,
+        )
+        for (fault, is_idle), machines in groups.items()
+    ]
+
+
+def _fault(notes: Notes, machine: str, seen: Seen) -> str | None:
+    if seen.problem is not None:
+        problem = seen.problem.replace("{", "{{").replace("}", "}}")
+        return f"cannot be used on {{machines}} ({problem})"
+    if not seen.is_there:
+        return "is not there on {machines}: what is written on one machine, others do not see"
+    if not seen.is_shared:
+        return "is another folder on {machines} than here: it does not hold what was written here"
+    if not notes.is_back(machine):
+        return "does not show here what was written on {machines}"
+    return None
+
+
+def _waits_for(note: Place) -> bool:
+    end = time.monotonic() + _PATIENCE_S
+    while not note.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(_LOOKS_EVERY_S)
+    return note.read_text("utf-8") == f"{note.name}\n"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())

@@ -1,0 +1,98 @@
+"""`python -m mbti_ray.doctor`: whether what is configured can run, before anything is taken."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from mbti_ray.cli import Result, build_parser, console, run_command, split_base
+from mbti_ray.config import PRESETS, RunConfig, load_run, load_study
+from mbti_ray.runs import storage_folder
+
+if TYPE_CHECKING:
+    from mbti_ray.checks.verdict import Verdict
+
+_COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
+_STUDY = ("study", "search")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command; the exit code is 2 when something is wrong."""
+    parser = build_parser(
+        "doctor",
+        "Check whether a run or study can run: versions, token, storage, disk, room, GPUs,\n"
+        "encoder, ports, clocks. Without --cluster: on this machine, and no Ray is started.",
+        items=f"a preset ({', '.join(PRESETS)}; default: quick), FILE.yaml or STUDY.yaml, then "
+        "key=value",
+    )
+    parser.add_argument(
+        "--cluster",
+        action="store_true",
+        help="ask every node of the Ray that is running (RAY_ADDRESS, or the one on this machine); "
+        "where there is none, a local one is started",
+    )
+    report: dict[str, Any] = {}
+
+    def command(options: argparse.Namespace) -> Result:
+        report.update(_doctor(options))
+        return report
+
+    return run_command(parser, command, argv) or (2 if report.get("wrong") else 0)
+
+
+def _doctor(options: argparse.Namespace) -> dict[str, Any]:
+    config = _load(*split_base(options.items))
+    storage_folder(config.storage)
+    began = time.monotonic()
+
+    from mbti_ray.on_ray.checks import examine_cluster, examine_here
+
+    verdicts = examine_cluster(config) if options.cluster else examine_here(config)
+    seconds = time.monotonic() - began
+    counts = {state: sum(v.state == state for v in verdicts) for state in _COLOURS}
+    _print(verdicts)
+    said = ", ".join(f"{count} {state}" for state, count in counts.items())
+    console.print(f"{said}, in {seconds:.1f} s")
+    return {
+        "wrong": counts["wrong"],
+        "warnings": counts["warning"],
+        "seconds": round(seconds, 1),
+        "checks": [verdict.as_dict() for verdict in verdicts],
+    }
+
+
+def _load(base: str | None, overrides: list[str]) -> RunConfig:
+    """The config of a run, or of a study where the file or an argument has a study's sections."""
+    is_study = any(item.startswith(tuple(f"{s}." for s in _STUDY)) for item in overrides)
+    if base is not None and Path(base).suffix in (".yaml", ".yml") and Path(base).is_file():
+        tree = _tree(Path(base))
+        is_study = is_study or (isinstance(tree, dict) and any(s in tree for s in _STUDY))
+    return load_study(base, overrides) if is_study else load_run(base, overrides)
+
+
+def _tree(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        # Loading it says what is wrong with it.
+        return None
+
+
+def _print(verdicts: "Sequence[Verdict]") -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "check", "found", "to change"):
+        table.add_column(heading, overflow="fold")
+    for verdict in verdicts:
+        colour = _COLOURS[verdict.state]
+        cells = (verdict.check, verdict.found, verdict.remedy)
+        table.add_row(f"[{colour}]{verdict.state}[/{colour}]", *map(escape, cells))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,330 @@
+"""The checks on the machines of a Ray: a small task on every node, and the sums of what will run.
+
+What a machine is asked and what the answers mean is in `mbti_ray.checks`; here is who is asked.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mbti_ray.checks.autoscaler import Autoscaler, judge_nodes
+from mbti_ray.checks.clock import judge_clocks, least_skew_s
+from mbti_ray.checks.disk import judge_ray_disk, judge_storage_disk, measure, need_of
+from mbti_ray.checks.gpu import judge_gpus
+from mbti_ray.checks.machine import Machine, Wanted, look
+from mbti_ray.checks.ports import judge_ports
+from mbti_ray.checks.storage import Notes, Seen, judge_own_storage, judge_storage
+from mbti_ray.checks.token import find_token, judge_token, judge_tokens
+from mbti_ray.checks.verdict import Verdict, first_wrong, merged, named
+from mbti_ray.checks.versions import installed, judge_versions
+from mbti_ray.config import RunConfig, StudyConfig
+from mbti_ray.errors import ClusterError
+from mbti_ray.on_ray import reach
+from mbti_ray.on_ray.cluster import (
+    Nodes,
+    connected,
+    run_resources,
+    trial_resources,
+    trials_at_once,
+)
+from mbti_ray.runs import storage_folder
+from mbti_ray.storage import Place
+
+# The whole has to end within half a minute, the start of a Ray included.
+_ANSWER_WITHIN_S = 15.0
+_GPU_WITHIN_S = 12.0
+_HEAD = "node:__internal_head__"
+_DRIVER = "the driver"
+
+
+@dataclass
+class Answers:
+    """What came back from the nodes, by their names."""
+
+    machines: dict[str, Machine] = field(default_factory=dict)
+    skews: dict[str, float] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
+
+    def take(self, name: str, machine: Machine, asked: float, answered: float) -> None:
+        self.machines[name] = machine
+        self.skews[name] = least_skew_s(machine.clock_s, asked + machine.took_s, answered)
+
+    @property
+    def autoscaler(self) -> Autoscaler | None:
+        return next((m.autoscaler for m in self.machines.values() if m.autoscaler), None)
+
+
+def examine_here(config: RunConfig) -> list[Verdict]:
+    """This machine alone, without a Ray: would a run or study do here?"""
+    here = reach.machine_here()
+    wanted = Wanted(config.model.encoder, reach.ray_folder(), _GPU_WITHIN_S)
+    needs_gpu = config.scaling.use_gpu is True
+    with Notes(storage_folder(config.storage)) as notes:
+        machine = look(wanted)
+        return [
+            *judge_versions({"this machine": machine.versions}),
+            judge_token(machine.token, joins="RAY_ADDRESS" in os.environ),
+            judge_own_storage(notes),
+            *_disks(config, notes.storage, {"this machine": machine}),
+            judge_sums(config, [here], [])[0],
+            judge_gpus(machine.gpus, counted=int(here.get("GPU", 0)), is_needed=needs_gpu),
+            machine.encoder.verdict,
+            *judge_ports(config.serve, with_dashboard=True),
+        ]
+
+
+def examine_cluster(config: RunConfig) -> list[Verdict]:
+    """Every node of the Ray that a run would get; a local one is started where there is none."""
+    refusal = reach.refusal(find_token())
+    if refusal is not None:
+        return [refusal]
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(connected())
+        except (ClusterError, ConnectionError, RuntimeError, RayError) as error:
+            found = " ".join(str(error).split())[:300]
+            return [Verdict("cluster", "wrong", found, "start Ray, or correct RAY_ADDRESS")]
+        with Notes(storage_folder(config.storage)) as notes:
+            nodes = _alive()
+            answers = ask(config, nodes, notes, gpu_within_s=_GPU_WITHIN_S)
+            return [
+                Verdict("cluster", "ok", f"{len(nodes)} node(s): {named(nodes)}"),
+                *_missing(nodes, answers),
+                *_essential(config, nodes, answers, notes),
+                *judge_tokens(
+                    {name: m.token for name, m in answers.machines.items()},
+                    is_asked_for=reach.asks_for_token(),
+                ),
+                *judge_clocks(answers.skews),
+                *reach.judge_dashboard(),
+                *judge_ports(config.serve, with_dashboard=False),
+            ]
+
+
+def check_before(
+    config: RunConfig, storage: Place, *, warn: Callable[[str], None] = lambda line: None
+) -> Nodes:
+    """What can be said at once before a run or study takes anything; Ray is connected.
+
+    On one machine it looks around, on several it runs one task on each.
+
+    Args:
+        config: What is about to run.
+        storage: Where it will be kept.
+        warn: Called with a line for what will not stop it.
+
+    Returns:
+        The nodes to reckon with: those that are there, and those that the autoscaler may add.
+
+    Raises:
+        ClusterError: With the first thing that is wrong, and what to change.
+    """
+    nodes = _alive()
+    with Notes(storage) as notes:
+        answers = ask(config, nodes, notes, gpu_within_s=0.0)
+        verdicts = _essential(config, nodes, answers, notes)
+        verdicts += [v for v in _missing(nodes, answers) if v.state == "warning"]
+    wrong = first_wrong(verdicts)
+    if wrong is not None:
+        raise ClusterError(wrong.line())
+    for verdict in verdicts:
+        if verdict.state == "warning":
+            warn(verdict.line())
+    return [*_sizes(nodes), *_addable(nodes, answers)]
+
+
+def ask(
+    config: RunConfig, nodes: Mapping[str, Any], notes: Notes, *, gpu_within_s: float
+) -> Answers:
+    """Look at every node: from inside where it is the one that this runs on, by tasks else."""
+    answers = Answers()
+    wanted = Wanted(config.model.encoder, reach.ray_folder(), gpu_within_s, reach.logs_folder())
+    if len(nodes) == 1 and reach.is_node_here(next(iter(nodes.values()))["NodeID"]):
+        (name,) = nodes
+        asked = time.time()
+        answers.take(name, look(wanted, partial(notes.leave, name)), asked, time.time())
+        return answers
+    asked = time.time()
+    waiting = {_task(node).remote(wanted, notes, name): name for name, node in nodes.items()}
+    end = time.monotonic() + _ANSWER_WITHIN_S
+    while waiting:
+        ready, _ = ray.wait(list(waiting), timeout=max(0.0, end - time.monotonic()))
+        if not ready:
+            break
+        answered, name = time.time(), waiting.pop(ready[0])
+        try:
+            answers.take(name, ray.get(ready[0]), asked, answered)
+        except (RayError, ImportError, AttributeError) as error:
+            answers.silent[name] = _why(error)
+    for ref, name in waiting.items():
+        ray.cancel(ref, force=True)
+        answers.silent[name] = f"no answer within {_ANSWER_WITHIN_S:g} s"
+    return answers
+
+
+def judge_sums(config: RunConfig, there: Nodes, addable: Nodes) -> tuple[Verdict, bool]:
+    """Whether what is configured finds a place; and whether its workers compute on GPUs."""
+    try:
+        found, uses_gpu = _share(config, there)
+        if addable and isinstance(config, StudyConfig):
+            found += f"; {_share(config, [*there, *addable])[0]} once all machines are there"
+        return Verdict("resources", "ok", found), uses_gpu
+    except ClusterError as error:
+        problem = str(error)
+    if addable:
+        try:
+            found, uses_gpu = _share(config, [*there, *addable])
+        except ClusterError as error:
+            problem = str(error)
+        else:
+            found = f"only with machines that the autoscaler has yet to add: {found}"
+            return Verdict("resources", "warning", found, "nothing; it begins minutes later"), (
+                uses_gpu
+            )
+    found, _, remedy = problem.partition("; lower ")
+    return Verdict("resources", "wrong", found, f"lower {remedy}" if remedy else ""), False
+
+
+def _share(config: RunConfig, nodes: Nodes) -> tuple[str, bool]:
+    scaling = config.scaling
+    if isinstance(config, StudyConfig):
+        each = trial_resources(config, nodes)
+        count = trials_at_once(config, each, config.study.max_concurrent, nodes)
+        what = f"{count} trial(s) at once, {scaling.most} worker(s) each"
+    else:
+        each = run_resources(config, nodes)
+        what = (
+            f"{scaling.most} worker(s)"
+            if scaling.least == scaling.most
+            else (f"{scaling.least} to {scaling.most} workers")
+        )
+    gpus = f" and {each.gpus:g} GPU" if each.gpus else ""
+    return f"{what} of {each.cpus} CPU{gpus}", each.gpus > 0
+
+
+def _essential(
+    config: RunConfig, nodes: Mapping[str, Any], answers: Answers, notes: Notes
+) -> list[Verdict]:
+    """What a run or study would fail of, in the order in which it would."""
+    machines = answers.machines
+    sums, uses_gpu = judge_sums(config, _sizes(nodes), _addable(nodes, answers))
+    seen = {name: m.seen for name, m in machines.items() if m.seen is not None}
+    return [
+        *_silent(answers),
+        *judge_versions({_DRIVER: installed()} | {n: m.versions for n, m in machines.items()}),
+        *judge_storage(notes, seen, idle=frozenset(n for n in nodes if _is_idle(nodes[n]))),
+        *_disks(config, notes.storage, machines),
+        sums,
+        *_gpus(nodes, machines, is_needed=uses_gpu),
+        *merged({name: m.encoder.verdict for name, m in machines.items()}),
+    ]
+
+
+def _disks(config: RunConfig, storage: Place, machines: Mapping[str, Machine]) -> list[Verdict]:
+    found = judge_ray_disk({name: m.disk for name, m in machines.items()})
+    weights = max((m.encoder.weights_bytes for m in machines.values()), default=0)
+    if isinstance(storage, Path):
+        found.append(judge_storage_disk(measure(storage), need_of(config, weights)))
+    return found
+
+
+def _gpus(
+    nodes: Mapping[str, Any], machines: Mapping[str, Machine], *, is_needed: bool
+) -> list[Verdict]:
+    with_gpu = {
+        name: judge_gpus(
+            m.gpus,
+            counted=int(nodes[name]["Resources"].get("GPU", 0)),
+            is_needed=is_needed and "GPU" in nodes[name]["Resources"],
+        )
+        for name, m in machines.items()
+        if m.gpus.driver is not None or "GPU" in nodes[name]["Resources"]
+    }
+    return merged(with_gpu) if with_gpu else [Verdict("gpu", "ok", "none in this cluster")]
+
+
+def _silent(answers: Answers) -> list[Verdict]:
+    remedy = (
+        "look at that machine and its raylet's log (a changed token or a full disk are enough), "
+        "or stop Ray there"
+    )
+    groups: dict[str, list[str]] = {}
+    for name, why in answers.silent.items():
+        groups.setdefault(why, []).append(name)
+    return [
+        Verdict(
+            "nodes",
+            "wrong",
+            f"{named(names)}: {why}",
+            "install constraints.txt there, or send the code along (ray job submit --working-dir .)"
+            if "No module" in why
+            else remedy,
+        )
+        for why, names in groups.items()
+    ]
+
+
+def _missing(nodes: Mapping[str, Any], answers: Answers) -> list[Verdict]:
+    if answers.autoscaler is None:
+        return []
+    alive = [node["NodeManagerAddress"] for node in nodes.values()]
+    running = answers.autoscaler.running(list(nodes.values()))
+    return judge_nodes(answers.autoscaler, alive, running)
+
+
+def _addable(nodes: Mapping[str, Any], answers: Answers) -> list[dict[str, float]]:
+    if answers.autoscaler is None:
+        return []
+    return answers.autoscaler.may_add(answers.autoscaler.running(list(nodes.values())))
+
+
+def _sizes(nodes: Mapping[str, Any]) -> list[dict[str, float]]:
+    return [node["Resources"] for node in nodes.values()]
+
+
+def _alive() -> dict[str, Any]:
+    """The nodes that are there, by a name that a person knows; the head first."""
+    nodes = sorted(
+        (node for node in ray.nodes() if node["Alive"]),
+        key=lambda node: (_HEAD not in node["Resources"], node["NodeManagerAddress"]),
+    )
+    addresses = [node["NodeManagerAddress"] for node in nodes]
+    return {_name(node, addresses): node for node in nodes}
+
+
+def _name(node: Mapping[str, Any], addresses: Sequence[str]) -> str:
+    address: str = node["NodeManagerAddress"]
+    # Several on one machine, as in tests.
+    return address if addresses.count(address) == 1 else f"{address}-{node['NodeID'][:6]}"
+
+
+def _is_idle(node: Mapping[str, Any]) -> bool:
+    """Whether no worker will ever be there, nor the driver is."""
+    is_driver = reach.is_node_here(node["NodeID"])
+    return not node["Resources"].get("CPU") and not is_driver
+
+
+def _task(node: Mapping[str, Any]) -> Any:
+    place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=place)(_look)
+
+
+def _look(wanted: Wanted, notes: Notes, name: str) -> Machine:
+    leave: Callable[[], Seen] = partial(notes.leave, name)
+    return look(wanted, leave)
+
+
+def _why(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return f"cannot be asked ({last.strip()[:200]})"

@@ -1,0 +1,137 @@
+"""The doctor on a real local Ray: all in order, and each fault named before anything is taken."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbti_ray.config import load_run, load_study
+from mbti_ray.errors import ClusterError
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+
+def wrong_of(verdicts):
+    return [v for v in verdicts if v.state == "wrong"]
+
+
+def test_a_ray_in_order_has_nothing_wrong_and_every_check_speaks(tmp_path):
+    from mbti_ray.on_ray.checks import examine_cluster
+
+    verdicts = examine_cluster(load_run("quick", [f"storage={tmp_path / 'runs'}"]))
+    assert wrong_of(verdicts) == []
+    assert {v.check for v in verdicts} == {
+        *("cluster", "versions", "storage", "disk", "resources", "gpu", "encoder"),
+        *("token", "clock", "dashboard", "ports"),
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_storage_that_cannot_be_written_is_wrong(tmp_path):
+    from mbti_ray.on_ray.checks import examine_cluster
+
+    (tmp_path / "file").write_text("")
+    verdicts = examine_cluster(load_run("quick", [f"storage={tmp_path / 'file' / 'runs'}"]))
+    (verdict,) = wrong_of(verdicts)
+    assert verdict.check == "storage"
+    assert "cannot be written to here (Not a directory)" in verdict.found
+
+
+def test_more_workers_than_there_is_room_for_are_wrong(tmp_path):
+    from mbti_ray.on_ray.checks import examine_cluster
+
+    overrides = [f"storage={tmp_path}", "scaling.workers=3"]
+    for config in (load_run("quick", overrides), load_study(None, overrides)):
+        (verdict,) = wrong_of(examine_cluster(config))
+        assert verdict.check == "resources"
+        assert "scaling.workers=3: a worker takes 1 CPU" in verdict.found
+        assert verdict.remedy == "lower scaling.workers"
+
+
+def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
+    from mbti_ray.on_ray.checks import judge_sums
+
+    there, addable = [{"CPU": 2.0}], [{"CPU": 8.0, "GPU": 1.0}] * 2
+    config = load_run("quick", ["scaling.workers=2", "scaling.use_gpu=true"])
+    verdict, uses_gpu = judge_sums(config, there, [])
+    assert (verdict.state, uses_gpu) == ("wrong", False)
+    verdict, uses_gpu = judge_sums(config, there, addable)
+    assert (verdict.state, uses_gpu) == ("warning", True)
+    assert verdict.found == (
+        "only with machines that the autoscaler has yet to add: 2 worker(s) of 8 CPU and 1 GPU"
+    )
+    study = load_study(None, ["scaling.use_gpu=false"])
+    verdict, uses_gpu = judge_sums(study, there, addable)
+    assert (verdict.state, uses_gpu) == ("ok", False)
+    assert verdict.found.startswith("2 trial(s) at once, 1 worker(s) each of 1 CPU; 18 trial(s)")
+
+
+def test_before_a_run_begins_all_is_well_or_the_first_wrong_line_is_raised(tmp_path):
+    from mbti_ray.on_ray.checks import check_before
+    from mbti_ray.on_ray.cluster import run_resources
+
+    warned: list[str] = []
+    config = load_run("quick")
+    nodes = check_before(config, tmp_path / "runs", warn=warned.append)
+    assert run_resources(config, nodes) == run_resources(config)
+    assert not [line for line in warned if line.startswith(("resources", "storage"))]
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ClusterError, match=r"^resources: scaling.workers=3: a worker takes 1 CPU"):
+        check_before(load_run("quick", ["scaling.workers=3"]), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ClusterError, match=r"^storage: .*cannot be written to here") as caught:
+        check_before(load_run("quick", ["scaling.workers=3"]), tmp_path / "file" / "runs")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_node_is_asked_by_a_task_too(tmp_path):
+    """On one machine it is looked at from inside; on several there is a task on each."""
+    import ray
+
+    from mbti_ray.checks.machine import Wanted
+    from mbti_ray.checks.storage import Notes
+    from mbti_ray.on_ray.checks import _alive, _task
+
+    with Notes(tmp_path) as notes:
+        ((name, node),) = _alive().items()
+        wanted = Wanted("tiny", Path("/tmp/ray"))
+        machine = ray.get(_task(node).remote(wanted, notes, name), timeout=60)
+        assert machine.seen is not None
+        assert machine.seen.is_shared
+        assert notes.is_back(name)
+    assert machine.versions["ray"] == ray.__version__
+
+
+def test_a_node_that_is_gone_is_said_not_to_answer(tmp_path):
+    from mbti_ray.checks.storage import Notes
+    from mbti_ray.on_ray.checks import _alive, _silent, ask
+
+    nodes = _alive()
+    gone = {"Resources": {"CPU": 1.0}, "NodeManagerAddress": "10.0.0.9", "NodeID": "0" * 56}
+    with Notes(tmp_path) as notes:
+        answers = ask(load_run("quick"), nodes | {"10.0.0.9": gone}, notes, gpu_within_s=0.0)
+    assert list(answers.machines) == list(nodes)
+    (verdict,) = _silent(answers)
+    assert verdict.state == "wrong"
+    assert verdict.found.startswith("10.0.0.9: ")
+    assert verdict.remedy
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "wrong"), [([], 0, []), (["scaling.workers=3"], 2, ["resources"])]
+)
+def test_the_command_exits_with_what_it_found(overrides, code, wrong, tmp_path):
+    import ray
+
+    command = [sys.executable, "-m", "mbti_ray.doctor", "--cluster", "--json", "quick", *overrides]
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == code, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert [c["check"] for c in said["checks"] if c["state"] == "wrong"] == wrong
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,708 @@
+"""Each check of the doctor on real folders, sockets and logs; what it says names the remedy."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mbti_ray.__main__ import main
+from mbti_ray.checks.autoscaler import (
+    failures_in,
+    find_autoscaler,
+    judge_nodes,
+    read_autoscaler,
+)
+from mbti_ray.checks.clock import judge_clocks, least_skew_s
+from mbti_ray.checks.disk import Disk, Need, judge_ray_disk, judge_storage_disk, measure, need_of
+from mbti_ray.checks.encoder import find_encoder
+from mbti_ray.checks.gpu import Gpus, find_driver, judge_gpus, look_at_gpus
+from mbti_ray.checks.ports import judge_ports, why_taken
+from mbti_ray.checks.storage import Notes, Seen, judge_own_storage, judge_storage
+from mbti_ray.checks.token import Token, find_token, judge_token, judge_tokens, refused_here
+from mbti_ray.checks.verdict import Verdict, first_wrong, merged, named, worst
+from mbti_ray.checks.versions import installed, judge_versions, torch_is_built_for
+from mbti_ray.config import load_run, load_study
+from mbti_ray.storage import place_at
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+REFUSED = """\
+2026-11-24 23:06:42,849\tINFO log_timer.py:25 -- NodeUpdater: 10.0.0.3: Setup commands succeeded [LogTimer=22ms]
+2026-11-24 23:06:42,849\tINFO updater.py:509 -- \x1b[2m[7/7]\x1b[22m \x1b[36mStarting the Ray runtime\x1b[39m
+\x1b[37mLocal node IP\x1b[39m: \x1b[1m10.0.0.3\x1b[22m
+[2026-11-24 23:06:52,626 W 61 61] gcs_client.cc:210: Failed to get cluster ID from GCS server: Unauthenticated: RPC error: InvalidAuthToken: Authentication token is missing or incorrect
+RuntimeError: Failed to connect to GCS. Last connection error: Traceback (most recent call last):
+\x1b[0m2026-11-24 23:07:14,996\tINFO log_timer.py:25 -- NodeUpdater: 10.0.0.3: Ray start commands failed [LogTimer=32147ms]
+2026-11-24 23:07:14,996\tINFO log_timer.py:25 -- NodeUpdater: 10.0.0.3: Applied config 9a1pscp1aea0q2  [LogTimer=33521ms]
+2026-11-24 23:07:14,997\tERR updater.py:177 -- \x1b[31mNew status: \x1b[1mupdate-failed\x1b[22m\x1b[26m\x1b[39m
+"""  # noqa: E501
+OTHER_VERSION = """\
+RuntimeError: Version mismatch: The cluster was started with:
+    Ray: 2.60.0
+    Python: 3.11.7
+This process on node 10.0.0.4 was started with:
+    Ray: 2.59.0
+    Python: 3.11.7
+2026-11-24 23:07:14,996\tINFO log_timer.py:25 -- NodeUpdater: 10.0.0.4: Ray start commands failed [LogTimer=2147ms]
+"""  # noqa: E501
+STARTED = (
+    "NodeUpdater: {}: Ray start commands succeeded [LogTimer=3000ms]\n"  # As above, afterwards.
+)
+_HEAD_NODE = {
+    "Resources": {"node:__internal_head__": 1.0},
+    "Labels": {"ray.io/node-group": "t"},
+}
+CLUSTER_FILE = {
+    "max_workers": 5,
+    "head_node_type": "head",
+    "provider": {"type": "aws"},
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "node_config": {}},
+        "gpu": {"resources": {"CPU": 8, "GPU": 1}, "min_workers": 1, "max_workers": 4},
+        "cpu": {"resources": {"CPU": 4}, "min_workers": 0, "max_workers": 3},
+    },
+}
+
+
+# --- verdicts ---------------------------------------------------------------------------------
+
+
+def test_the_worst_state_is_that_of_the_whole():
+    ok, warning, wrong = (Verdict("x", state, "") for state in ("ok", "warning", "wrong"))
+    assert worst([]) == "ok"
+    assert worst([warning, ok]) == "warning"
+    assert worst([warning, wrong, ok]) == "wrong"
+    assert first_wrong([ok, wrong]) is wrong
+    assert first_wrong([ok, warning]) is None
+
+
+def test_machines_that_found_the_same_share_a_line_and_are_named():
+    bad, good = Verdict("disk", "wrong", "full", "make room"), Verdict("disk", "ok", "room")
+    lines = [v.line() for v in merged({"a": good, "b": bad, "c": good})]
+    assert lines == ["disk: room (a, c)", "disk: full (b); make room"]
+    assert merged({"a": good}) == [good]
+
+
+def test_of_many_machines_only_the_first_are_named():
+    assert named(f"10.0.0.{n}" for n in range(7)) == (
+        "10.0.0.0, 10.0.0.1, 10.0.0.2, 10.0.0.3 and 3 more"
+    )
+
+
+# --- versions ---------------------------------------------------------------------------------
+
+
+def test_what_is_installed_here_is_found_and_agrees_with_itself():
+    found = installed()
+    import ray
+    import torch
+
+    assert found["ray"] == ray.__version__
+    assert found["torch"] == torch.__version__
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert torch_is_built_for() == torch.version.cuda
+    (verdict,) = judge_versions({"10.0.0.1": found, "10.0.0.2": dict(found)})
+    assert verdict.state == "ok"
+    assert verdict.found.endswith("; the same on 10.0.0.1, 10.0.0.2")
+
+
+@pytest.mark.parametrize(
+    ("changed", "state"),
+    [
+        ({"ray": "2.59.0"}, "wrong"),
+        ({"torch": "2.12.0"}, "wrong"),
+        ({"torch": "none"}, "wrong"),
+        ({"python": "3.12.1"}, "wrong"),
+        ({"mbti_ray": "0.1.0 (00000000)"}, "wrong"),
+        ({"optuna": "4.9.0"}, "warning"),
+    ],
+    ids=str,
+)
+def test_another_version_on_a_node_is_named_with_the_node(changed, state):
+    here = installed()
+    (verdict,) = judge_versions({"10.0.0.1": here, "10.0.0.2": here | changed})
+    ((name, version),) = changed.items()
+    assert verdict.state == state
+    assert verdict.found == f"{name} is {_public(here[name])} on 10.0.0.1, {version} on 10.0.0.2"
+    assert verdict.remedy
+
+
+def _public(version: str) -> str:
+    return version.partition("+")[0]
+
+
+def test_torch_for_cpus_on_the_head_and_for_gpus_on_workers_go_together():
+    here = installed() | {"torch": "2.13.0+cpu"}
+    (verdict,) = judge_versions({"head": here, "worker": here | {"torch": "2.13.0+cu130"}})
+    assert verdict.state == "ok"
+
+
+def test_a_patch_release_of_python_is_a_warning():
+    here = installed() | {"python": "3.11.7"}
+    (verdict,) = judge_versions({"head": here, "worker": here | {"python": "3.11.9"}})
+    assert verdict.state == "warning"
+
+
+# --- token ------------------------------------------------------------------------------------
+
+
+def test_a_token_is_looked_for_where_ray_looks_and_never_kept(tmp_path):
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("s3cret\n")
+    other = tmp_path / "other"
+    other.write_text("s3cret")
+    at_home = find_token({}, tmp_path)
+    by_path = find_token({"RAY_AUTH_TOKEN_PATH": str(other)}, tmp_path)
+    given = find_token({"RAY_AUTH_TOKEN": "another", "RAY_AUTH_TOKEN_PATH": "x"}, tmp_path)
+    assert at_home.digest == by_path.digest != given.digest
+    assert (by_path.place, given.place) == (str(other), "RAY_AUTH_TOKEN")
+    assert "s3cret" not in f"{at_home}{by_path}"
+
+
+def test_token_mode_without_a_token_is_wrong_where_a_cluster_is_joined(tmp_path):
+    token = find_token({"RAY_AUTH_MODE": "token"}, tmp_path)
+    assert judge_token(token, joins=False).state == "ok"
+    verdict = judge_token(token, joins=True)
+    assert verdict.state == "wrong"
+    assert f"{tmp_path}/.ray/auth_token holds none" in verdict.found
+    assert "copy the head's ~/.ray/auth_token to this machine" in verdict.remedy
+
+
+def test_a_path_of_a_token_that_leads_nowhere_is_wrong(tmp_path):
+    token = find_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, tmp_path)
+    assert judge_token(token, joins=False).state == "wrong"
+
+
+def test_a_token_without_its_mode_is_said_to_be_shown_by_no_worker(tmp_path):
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("s3cret")
+    verdict = judge_token(find_token({}, tmp_path), joins=False)
+    assert verdict.state == "ok"
+    assert "only with RAY_AUTH_MODE=token" in verdict.found
+
+
+def test_nodes_whose_token_is_another_are_named():
+    same, odd = Token("token", "p", "11111111"), Token("token", "p", "22222222")
+    (verdict,) = judge_tokens({"a": same, "b": odd, "c": same}, is_asked_for=True)
+    assert verdict.state == "warning"
+    assert verdict.found.startswith("b would show another one, or none")
+    (verdict,) = judge_tokens({"a": same, "c": same}, is_asked_for=True)
+    assert verdict.line() == "token: asked for, the same on 2 nodes"
+
+
+def test_several_nodes_without_a_token_are_a_warning_and_one_is_none():
+    none = Token(None, "p", None)
+    assert judge_tokens({"a": none}, is_asked_for=False)[0].state == "ok"
+    (verdict,) = judge_tokens({"a": none, "b": none}, is_asked_for=False)
+    assert verdict.state == "warning"
+    assert "ray get-auth-token --generate" in verdict.remedy
+
+
+def test_a_machine_that_is_not_let_in_is_told_which_token_it_showed():
+    verdict = refused_here(Token(None, "/h/.ray/auth_token", None), "10.0.0.1:6379")
+    assert verdict.state == "wrong"
+    assert "it shows no token (/h/.ray/auth_token has none)" in verdict.found
+    assert "RAY_AUTH_MODE=token" in verdict.remedy
+
+
+# --- storage ----------------------------------------------------------------------------------
+
+
+def test_a_folder_that_all_see_is_written_and_read_back_and_left_as_it_was(tmp_path):
+    storage = tmp_path / "new" / "runs"
+    with Notes(storage) as notes:
+        seen = {name: _on_a_node(notes).leave(name) for name in ("a", "b")}
+        (verdict,) = judge_storage(notes, seen)
+    assert verdict.line() == f"storage: {storage} is written by 2 nodes and read back here"
+    assert list(tmp_path.iterdir()) == []
+
+
+def _on_a_node(notes: Notes, storage: Path | None = None) -> Notes:
+    """As the notes arrive there; `storage` is what that machine has under the name."""
+    return Notes(storage or notes.storage, notes.name)
+
+
+def test_a_folder_that_was_there_stays_with_what_is_in_it(tmp_path):
+    (tmp_path / "run").mkdir()
+    with Notes(tmp_path) as notes:
+        assert notes.problem is None
+        assert len(list(tmp_path.iterdir())) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_only_the_driver_sees_is_named_with_the_machines(tmp_path):
+    with Notes(tmp_path / "runs") as notes:
+        seen = {"a": notes.leave("a"), "b": _on_a_node(notes, tmp_path / "none").leave("b")}
+        (verdict,) = judge_storage(notes, seen)
+    assert verdict.state == "wrong"
+    assert verdict.found.startswith(f"{tmp_path}/runs is not there on b: ")
+    assert verdict.remedy.startswith("mount the same folder at ")
+    assert not (tmp_path / "none").exists()
+
+
+def test_another_disk_under_the_same_name_is_found_out(tmp_path):
+    (tmp_path / "local").mkdir()
+    with Notes(tmp_path / "runs") as notes:
+        seen = {"b": _on_a_node(notes, tmp_path / "local").leave("b")}
+        (verdict,) = judge_storage(notes, seen)
+    assert verdict.state == "wrong"
+    assert "is another folder on b than here" in verdict.found
+    assert list((tmp_path / "local").iterdir()) == []
+
+
+def test_a_note_that_does_not_come_back_is_wrong(tmp_path):
+    with Notes(tmp_path) as notes:
+        (verdict,) = judge_storage(notes, {"b": Seen(is_there=True, is_shared=True)})
+    assert verdict.state == "wrong"
+    assert "does not show here what was written on b" in verdict.found
+
+
+def test_a_machine_that_nothing_will_run_on_is_only_a_warning(tmp_path):
+    with Notes(tmp_path) as notes:
+        seen = {"b": Seen(is_there=False, is_shared=False)}
+        (verdict,) = judge_storage(notes, seen, idle=frozenset({"b"}))
+    assert verdict.state == "warning"
+
+
+def test_a_place_that_cannot_be_written_to_is_wrong(tmp_path):
+    (tmp_path / "file").write_text("")
+    with Notes(tmp_path / "file" / "runs") as notes:
+        verdict = judge_own_storage(notes)
+        assert judge_storage(notes, {"a": notes.leave("a")}) == [verdict]
+    assert verdict.state == "wrong"
+    assert "cannot be written to here (Not a directory)" in verdict.found
+    assert "storage=" in verdict.remedy
+
+
+def test_a_store_by_url_is_written_and_read_back_and_left_as_it_was():
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    with Notes(place_at("fsspec+memory://bucket/runs")) as notes:
+        (verdict,) = judge_storage(notes, {"a": _on_a_node(notes).leave("a")})
+    assert verdict.state == "ok", verdict.line()
+    assert [p for p in MemoryFileSystem.store if "doctor" in p] == []
+
+
+# --- disk -------------------------------------------------------------------------------------
+
+
+def test_room_is_measured_where_the_folder_would_be(tmp_path):
+    disk = measure(tmp_path / "a" / "b")
+    assert disk.total_bytes == measure(tmp_path).total_bytes
+    assert 0 < disk.free_bytes <= disk.total_bytes
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "state"),
+    [(4, 100, "wrong"), (4, 20, "warning"), (50, 100, "ok"), (200, 10_000, "wrong")],
+)
+def test_a_disk_on_which_ray_stops_storing_is_wrong(free, total, state):
+    gib = 1 << 30
+    (verdict,) = judge_ray_disk({"a": Disk("/tmp/ray", free * gib, total * gib)})
+    assert verdict.state == state
+    assert bool(verdict.remedy) == (state != "ok")
+
+
+@pytest.mark.parametrize(("free", "state"), [(5, "wrong"), (50, "warning"), (500, "ok")])
+def test_storage_has_to_hold_a_checkpoint_and_should_hold_all_that_is_kept(free, state):
+    verdict = judge_storage_disk(Disk("/runs", free, 1000), Need(10, 100))
+    assert verdict.state == state
+
+
+def test_a_study_needs_room_for_the_checkpoint_of_each_trial():
+    run, study = load_run("quick"), load_study(None, ["study.trials=50"])
+    assert need_of(run, 100) == Need(500, 1300)
+    assert need_of(study, 100) == Need(500, 100 + 51 * 400)
+    heads = load_run("quick", ["model.trainable=heads"])
+    assert need_of(heads, 100).most_bytes < need_of(run, 100).most_bytes
+
+
+# --- encoder ----------------------------------------------------------------------------------
+
+
+def _encoder_folder(folder: Path, *files: str) -> Path:
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_text("{}")
+    return folder
+
+
+def test_the_tiny_encoder_is_always_there():
+    assert find_encoder("tiny").verdict.state == "ok"
+
+
+def test_a_folder_with_weights_and_tokenizer_can_be_loaded(tmp_path):
+    folder = _encoder_folder(tmp_path / "e", "config.json", "model.safetensors", "tokenizer.json")
+    found = find_encoder(str(folder))
+    assert (found.verdict.state, found.weights_bytes) == ("ok", 2)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ((), "holds no config.json"),
+        (("config.json", "tokenizer.json"), "holds no weights"),
+        (("config.json", "model.safetensors"), "holds no tokenizer"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_wrong(files, says, tmp_path):
+    verdict = find_encoder(str(_encoder_folder(tmp_path / "e", *files))).verdict
+    assert verdict.state == "wrong"
+    assert says in verdict.found
+    assert verdict.remedy
+
+
+def test_a_folder_that_is_not_there_is_wrong(tmp_path):
+    verdict = find_encoder(str(tmp_path / "none")).verdict
+    assert verdict.state == "wrong"
+    assert "no such folder" in verdict.found
+    assert "on every machine" in verdict.remedy
+
+
+@contextmanager
+def hub(status: int) -> Iterator[tuple[str, list[str]]]:
+    """A hub on loopback that answers everything so; its address, and what it was asked."""
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *ignored: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "says"),
+    [
+        (200, "ok", "has it"),
+        (307, "ok", "has it"),
+        (404, "wrong", "has no such model"),
+        (401, "wrong", "does not give it to this machine"),
+        (503, "wrong", "answers 503"),
+    ],
+)
+def test_a_hub_is_asked_for_what_its_cache_lacks(status, state, says, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with hub(status) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        verdict = find_encoder("nobody/no-such-encoder").verdict
+    assert (verdict.state, verdict.found) == (state, verdict.found)
+    assert says in verdict.found
+    assert asked == ["/nobody/no-such-encoder/resolve/main/config.json"]
+
+
+def test_a_hub_that_is_not_reached_is_wrong_and_says_how_to_do_without(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with _listening() as port:
+        pass
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    verdict = find_encoder("nobody/no-such-encoder").verdict
+    assert verdict.state == "wrong"
+    assert f"http://127.0.0.1:{port} is not reached" in verdict.found
+    assert "hf download nobody/no-such-encoder" in verdict.remedy
+
+
+def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch):
+    with hub(200) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        verdict = find_encoder("nobody/no-such-encoder").verdict
+    assert verdict.state == "wrong"
+    assert "HF_HUB_OFFLINE" in verdict.found
+    assert asked == []
+
+
+# --- gpu --------------------------------------------------------------------------------------
+
+
+def test_torch_is_asked_in_a_process_of_its_own_and_says_what_it_has():
+    import torch
+
+    found = look_at_gpus("13.0", timeout_s=120)
+    assert found.problem is None
+    assert found.probed is not None
+    assert len(found.probed["gpus"]) == torch.cuda.device_count()
+    assert found.probed["torch"] == torch.__version__
+
+
+def test_torch_that_does_not_answer_in_time_is_said_to():
+    found = look_at_gpus("13.0", timeout_s=0.01)
+    assert found.problem == "torch did not answer within 0.01 s"
+    assert judge_gpus(found, counted=1, is_needed=True).state == "wrong"
+
+
+@pytest.mark.skipif(find_driver() is not None, reason="this machine has a GPU")
+def test_no_gpu_is_wrong_only_where_one_is_asked_for():
+    none = Gpus(find_driver(), torch_is_built_for())
+    assert judge_gpus(none, counted=0, is_needed=False).line() == "gpu: none here"
+    verdict = judge_gpus(none, counted=0, is_needed=True)
+    assert verdict.state == "wrong"
+    assert "scaling.use_gpu" in verdict.remedy
+
+
+def _probed(*problems: str | None, nccl: str | None = "2.28.9", reason: str | None = None):
+    gpus = [{"name": "H100", "memory_bytes": 80 << 30, "problem": p} for p in problems]
+    return {"gpus": gpus, "nccl": nccl, "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "counted", "state", "says"),
+    [
+        (Gpus("580.1", None), 1, "wrong", "torch is a build for CPUs only"),
+        (Gpus("470.1", "13.0", _probed(reason="driver is too old")), 2, "wrong", "0 of 2 (driver"),
+        (Gpus("580.1", "13.0", _probed(None, "no kernel image")), 2, "wrong", "1 of 2 (no kernel"),
+        (Gpus("580.1", "13.0", _probed(None, nccl=None)), 1, "warning", "no NCCL"),
+        (Gpus("580.1", "13.0", _probed(None) | {"together": "timeout"}), 1, "wrong", "cannot sum"),
+        (Gpus("580.1", "13.0", _probed(None)), 1, "ok", "H100 80 GiB; driver 580.1"),
+        (Gpus("580.1", "13.0"), 1, "ok", "1 there, torch is built for CUDA 13.0"),
+    ],
+)
+def test_gpus_that_ray_gives_out_have_to_compute(gpus, counted, state, says):
+    verdict = judge_gpus(gpus, counted=counted, is_needed=True)
+    assert verdict.state == state
+    assert says in verdict.found
+    assert bool(verdict.remedy) == (state != "ok")
+
+
+# --- ports ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _listening(host: str = "127.0.0.1") -> Iterator[int]:
+    with closing(socket.socket()) as server:
+        server.bind((host, 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_a_port_that_somebody_listens_on_is_named_with_its_setting(monkeypatch):
+    for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
+        monkeypatch.setenv(name, "0")
+    with _listening() as port:
+        config = load_run("quick", [f"serve.port={port}"]).serve
+        (verdict,) = judge_ports(config, with_dashboard=False)
+        assert verdict.state == "warning"
+        assert f"127.0.0.1:{port} (serve.port): Address already in use" in verdict.found
+        assert "set serve.port" in verdict.remedy
+    assert why_taken("127.0.0.1", port) is None
+    assert judge_ports(config, with_dashboard=False)[0].state == "ok"
+
+
+# --- clocks -----------------------------------------------------------------------------------
+
+
+def test_a_clock_between_question_and_answer_is_right_and_others_are_off_at_least_so():
+    assert least_skew_s(101, 100, 102) == 0
+    assert least_skew_s(110, 100, 102) == 8
+    assert least_skew_s(90, 100, 102) == -10
+
+
+@pytest.mark.parametrize(
+    ("skew", "state"), [(0, "ok"), (1.5, "ok"), (-30, "warning"), (4000, "wrong")]
+)
+def test_clocks_that_are_off_are_named(skew, state):
+    (verdict,) = judge_clocks({"a": 0.0, "b": skew})
+    assert verdict.state == state
+    if state != "ok":
+        assert f"b by {skew:+d} s" in verdict.found
+        assert "time synchronisation" in verdict.remedy
+
+
+# --- what ray up was told, and what came of it -------------------------------------------------
+
+
+def test_a_worker_with_a_wrong_token_is_found_in_the_log_of_the_head():
+    autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED)
+    (verdict,) = judge_nodes(autoscaler, ["10.0.0.1"], {})
+    assert verdict.state == "wrong"
+    assert verdict.found == (
+        "10.0.0.3 could not join: its token is missing or another than the head's"
+    )
+    assert "~/.ray/auth_token" in verdict.remedy
+    assert "RAY_AUTH_MODE=token" in verdict.remedy
+
+
+def test_a_worker_with_another_ray_is_found_in_the_log_of_the_head():
+    autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED + OTHER_VERSION)
+    verdicts = judge_nodes(autoscaler, ["10.0.0.1"], {})
+    assert [v.found for v in verdicts] == [
+        "10.0.0.3 could not join: its token is missing or another than the head's",
+        "10.0.0.4 could not join: it has another version of Ray or Python than the head",
+    ]
+    assert "install the head's versions there" in verdicts[1].remedy
+
+
+def test_a_worker_that_joined_at_last_is_no_failure():
+    log = REFUSED + OTHER_VERSION + STARTED.format("10.0.0.3")
+    assert list(failures_in(log)) == ["10.0.0.4"]
+
+
+def test_a_worker_that_failed_once_and_is_there_now_is_not_named():
+    autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED)
+    assert judge_nodes(autoscaler, ["10.0.0.1", "10.0.0.3"], {"gpu": 1}) == []
+
+
+def test_machines_that_should_be_there_and_are_not_are_a_warning():
+    (verdict,) = judge_nodes(read_autoscaler(CLUSTER_FILE), ["10.0.0.1"], {"cpu": 1})
+    assert verdict.state == "warning"
+    assert verdict.found == "1 of 1 machines of type gpu are not there"
+
+
+def test_machines_of_ones_own_that_are_not_there_are_named_by_address():
+    tree = yaml.safe_load("""
+        max_workers: 2
+        head_node_type: local.cluster.node
+        provider: {type: local, head_ip: 10.0.0.1, worker_ips: [10.0.0.2, 10.0.0.3]}
+        available_node_types:
+          local.cluster.node: {resources: {}, node_config: {}, min_workers: 2, max_workers: 2}
+    """)
+    autoscaler = read_autoscaler(tree)
+    running = autoscaler.running([_HEAD_NODE, {"Resources": {"CPU": 1.0}, "Labels": {}}])
+    (verdict,) = judge_nodes(autoscaler, ["10.0.0.1", "10.0.0.2"], running)
+    assert verdict.found == "1 of 2 machines of type local.cluster.node are not there (10.0.0.3)"
+    # What such a machine has is not known before it is there.
+    assert autoscaler.may_add(running) == []
+
+
+def test_the_autoscaler_may_add_up_to_the_limits_of_each_type_and_of_all():
+    autoscaler = read_autoscaler(CLUSTER_FILE)
+    gpu, cpu = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 4.0}
+    assert autoscaler.may_add({}) == [gpu] * 4 + [cpu]
+    assert autoscaler.may_add({"gpu": 1, "cpu": 3}) == [gpu]
+    assert autoscaler.may_add({"gpu": 4, "cpu": 1}) == []
+
+
+def test_the_head_is_no_worker_of_its_type():
+    worker = {"Resources": {"CPU": 2.0}, "Labels": {"ray.io/node-group": "t"}}
+    assert read_autoscaler(CLUSTER_FILE).running([_HEAD_NODE, worker]) == {"t": 1}
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_the_autoscaler_of_this_machine_is_found_by_its_process(tmp_path):
+    (tmp_path / "bootstrap.yaml").write_text(json.dumps(CLUSTER_FILE))
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "monitor.out").write_text(REFUSED)
+    script = tmp_path / "monitor.py"
+    script.write_text("print(flush=True)\ninput()\n")
+    options = [f"--logs-dir={logs}", f"--autoscaling-config={tmp_path / 'bootstrap.yaml'}"]
+    command = [sys.executable, str(script), *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = find_autoscaler(logs)
+        assert find_autoscaler(tmp_path / "others") is None
+        process.communicate(b"\n", timeout=60)
+    assert found is not None
+    assert found.most == 5
+    assert list(found.failures) == ["10.0.0.3"]
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, with nothing of a cluster in the environment."""
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def report(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_preset_quick_can_run_on_this_machine_and_nothing_is_left(place, capsys):
+    assert main(["doctor", "--json"]) == 0
+    said = report(capsys)
+    assert said["wrong"] == 0
+    assert {check["check"] for check in said["checks"]} == {
+        *("versions", "token", "storage", "disk", "resources", "gpu", "encoder", "ports")
+    }
+    assert list(place.iterdir()) == []
+    assert "ray" in sys.modules
+    assert not sys.modules["ray"].is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("argv", "check", "says"),
+    [
+        (["quick", "scaling.workers=500"], "resources", "scaling.workers=500: a worker takes"),
+        (["quick", "storage=file/runs"], "storage", "cannot be written to here"),
+        (["quick", "model.encoder=./none"], "encoder", "no such folder"),
+        (["study.yaml", "scaling.workers=500"], "resources", "scaling.workers=500: a worker takes"),
+    ],
+)
+def test_what_cannot_run_exits_with_2_and_a_remedy(argv, check, says, place, capsys):
+    study = yaml.safe_dump({"preset": "quick", "search": {"optim.lr": {"low": 1e-3, "high": 1e-2}}})
+    (place / "study.yaml").write_text(study)
+    (place / "file").write_text("")
+    assert main(["doctor", "--json", *argv]) == 2
+    said = report(capsys)
+    assert said["wrong"] == 1
+    (wrong,) = [c for c in said["checks"] if c["state"] == "wrong"]
+    assert wrong["check"] == check
+    assert says in wrong["found"]
+    assert wrong["remedy"]
+
+
+def test_a_study_is_known_by_its_file_or_by_its_arguments(place, capsys):
+    assert main(["doctor", "--json", str(ROOT / "tune_configs/quick.yaml")]) == 0
+    assert "trial(s) at once" in str(report(capsys))
+    assert main(["doctor", "--json", "study.trials=3"]) == 0
+    assert "trial(s) at once" in str(report(capsys))
+    assert main(["doctor", "--json", "quick"]) == 0
+    assert "trial(s) at once" not in str(report(capsys))
+
+
+def test_a_ray_that_is_not_there_is_said_at_once(place, capsys, monkeypatch):
+    with _listening() as port:
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    assert main(["doctor", "--cluster", "--json"]) == 2
+    (check,) = report(capsys)["checks"]
+    assert check["check"] == "cluster"
+    assert "no Ray answers at" in check["found"]
+    assert "RAY_ADDRESS" in check["remedy"]
+
+
+def test_what_listens_there_and_is_no_ray_is_said_to_be_none(place, capsys, monkeypatch):
+    # Ray itself takes the machine's own address for 127.0.0.1.
+    with _listening("") as port:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        assert main(["doctor", "--cluster", "--json"]) == 2
+        (check,) = report(capsys)["checks"]
+    assert "is open, but no Ray answers there" in check["found"]
+
+
+def test_the_table_of_the_command_shows_each_state_and_what_to_change(place):
+    command = [sys.executable, "-m", "mbti_ray.doctor", "scaling.workers=500"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("wrong") and "resources" in line for line in lines)
+    assert any(line.startswith("ok") and "storage" in line for line in lines)
+    assert "lower" in done.stdout
+    assert re.fullmatch(r"\d ok, \d warning, 1 wrong, in [0-9.]+ s", lines[-1])
