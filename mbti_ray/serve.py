@@ -18,6 +18,8 @@ _FAST_PATH = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    # Asking twice does no harm here: what a lost replica leaves unanswered goes to another one.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
     # Ray gives load balancers of other makers 30 s to notice that a replica goes; there are none.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
