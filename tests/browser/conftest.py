@@ -160,29 +160,55 @@ def _serving(shelf: Shelf, config: ServeConfig, key: str | None) -> Iterator[str
         thread.join()
 
 
+class Services:
+    """Services without a cluster, each with a thread that computes."""
+
+    def __init__(self, ends: ExitStack, bundle: Path) -> None:
+        self._ends = ends
+        self._bundle = bundle
+        self._threads: dict[str, ThreadPoolExecutor] = {}
+
+    def __call__(
+        self,
+        *,
+        wanted: Wanted | None = None,
+        key: str | None = None,
+        shelf: type[Shelf] = Shelf,
+        **limits: object,
+    ) -> str:
+        """Starts one; its address.
+
+        Args:
+            wanted: What lies on the shelf.
+            key: The API key.
+            shelf: The class of the shelf.
+            limits: As in `ServeConfig`.
+        """
+        config = ServeConfig.model_validate(limits)
+        thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+        self._ends.callback(thread.shutdown)
+
+        def load(place: str, _: Reader | None) -> Reader:
+            return Reader(Predictor.load(Path(place)), thread, config, tokens_per_s=1e5)
+
+        loaded = shelf(load, wanted or Wanted(str(self._bundle)))
+        url = self._ends.enter_context(_serving(loaded, config, key))
+        self._threads[url] = thread
+        return url
+
+    @contextmanager
+    def computing(self, url: str) -> Iterator[None]:
+        """Until the end of the block, the service's thread has something else to compute."""
+        end = threading.Event()
+        self._threads[url].submit(end.wait)
+        try:
+            yield
+        finally:
+            end.set()
+
+
 @pytest.fixture(scope="module")
-def serve(bundles: dict[str, Path]) -> Iterator[Callable[..., str]]:
-    """Starts the service without a cluster; its address. Keyword arguments are `ServeConfig`'s.
-
-    Besides: `wanted` is what lies on the shelf, `key` the API key, `shelf` the class of the shelf.
-    """
+def serve(bundles: dict[str, Path]) -> Iterator[Services]:
+    """Starts the service, and ends it after the last test of the file."""
     with ExitStack() as ends:
-
-        def start(
-            *,
-            wanted: Wanted | None = None,
-            key: str | None = None,
-            shelf: type[Shelf] = Shelf,
-            **limits: object,
-        ) -> str:
-            config = ServeConfig.model_validate(limits)
-            thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
-            ends.callback(thread.shutdown)
-
-            def load(place: str, _: Reader | None) -> Reader:
-                return Reader(Predictor.load(Path(place)), thread, config, tokens_per_s=1e5)
-
-            loaded = shelf(load, wanted or Wanted(str(bundles["scored"])))
-            return ends.enter_context(_serving(loaded, config, key))
-
-        yield start
+        yield Services(ends, bundles["scored"])

@@ -1,11 +1,10 @@
 """The page for people where the service refuses: busy, loading, too slow, locked, gone."""
 
 import json
-import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlparse
 
 import httpx
 import pytest
@@ -44,13 +43,16 @@ def test_nothing_written_is_said_and_not_asked(url: str, open_page: Any) -> None
 
 
 @contextmanager
-def only_place_taken(url: str) -> Iterator[None]:
-    """Holds the one place of a service with `max_queued=1`: a client whose body never ends."""
-    address = urlparse(url)
-    with socket.create_connection((str(address.hostname), int(address.port or 0))) as client:
-        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-        while httpx.post(f"{url}predict", json={"inputs": "a"}).status_code != 429:
-            pass
+def only_place_taken(serve: Any, url: str) -> Iterator[None]:
+    """Somebody else's text takes the one place of a service with `max_queued=1`."""
+
+    def other() -> httpx.Response:
+        return httpx.post(f"{url}predict", json={"inputs": "a"}, timeout=60)
+
+    with ThreadPoolExecutor(2) as clients, serve.computing(url):
+        others = [clients.submit(other) for _ in range(2)]
+        refused, _ = wait(others, return_when=FIRST_COMPLETED)
+        assert [r.result().status_code for r in refused] == [429]
         yield
 
 
@@ -62,7 +64,7 @@ def test_a_busy_service_is_asked_once_more_after_the_seconds_that_it_says(
     refused: list[float] = []
     page.on("response", lambda r: r.status == 429 and refused.append(r.request.timing["startTime"]))
     page.locator("#text").fill(TEXT)
-    with only_place_taken(url):
+    with only_place_taken(serve, url):
         page.locator("#text").press("Control+Enter")
         wait_for_text(page, "#status", "It asks to wait 1 second; then this page asks again")
         wait_for_text(page, "#problem", "busy with other texts. It asks to wait 1 second")
