@@ -13,8 +13,8 @@ and ended in turn, and medians of the repeats count:
 A closed loop of 1, 16 and 64 clients, each of which asks for one text after the other, and an open
 loop at a fixed rate. `raw` is `Predictor.predict` over all texts at once, sorted by length; the
 overhead at one client is its median latency less that of a forward pass on the same windows. Files:
-`mbti_ray.predict --input` from its first rows to its last, beside raw and beside a transformers
-pipeline with batch_size=32. Needs `pip install 'mbti_ray[bench,onnx,minilm]'`. The last line is one
+`mbti_ray.predict --input`, from when it begins with the first rows to the last, beside raw and a
+transformers pipeline with batch_size=32. Needs `pip install 'mbti_ray[bench,onnx,minilm]'`. The last line is one
 JSON object: vs_best_peer_at_64 and share_of_raw (of the faster runtime in float32),
 overhead_ms_at_1, files_vs_raw, files_vs_pipeline.
 """
@@ -34,11 +34,10 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import httpx
 import torch
+from clients import Figures, closed_loop, open_loop
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from mbti_ray.bundle import read_bundle, read_model, record_runtimes, write_bundle
@@ -57,8 +56,6 @@ OURS = ("torch", "onnx", "onnx-int8")
 PEERS = ("fastapi", "litserve")
 CLIENTS = (1, 16, 64)
 FLOAT32 = ("torch", "onnx")
-
-Figures = dict[str, Any]
 
 
 def build_bundle(source: str, folder: Path, *, seed: int = 0) -> Path:
@@ -156,63 +153,6 @@ class Side:
             self._log.close()
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, text: str, found: list[float]) -> int:
-    start = time.perf_counter()
-    try:
-        async with session.post(f"{url}/predict", json={"inputs": text}) as response:
-            await response.read()
-            found.append(time.perf_counter() - start)
-            return response.status
-    except (aiohttp.ClientError, TimeoutError):
-        return 0
-
-
-def _figures(latencies: list[float], statuses: list[int], seconds: float) -> Figures:
-    done = sum(status == 200 for status in statuses)
-    ordered = sorted(latencies) or [float("nan")]
-    return {
-        "requests_s": done / seconds,
-        "p50_ms": 1000 * statistics.median(ordered),
-        "p99_ms": 1000 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
-        "requests": len(statuses),
-        "errors": len(statuses) - done,
-    }
-
-
-async def closed_loop(url: str, texts: list[str], clients: int, seconds: float) -> Figures:
-    """Each client asks again as soon as it is answered."""
-    latencies: list[float] = []
-    statuses: list[int] = []
-    start = time.perf_counter()
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as session:
-
-        async def client(number: int) -> None:
-            chance = random.Random(number)
-            while time.perf_counter() < start + seconds:
-                statuses.append(await _ask(session, url, chance.choice(texts), latencies))
-
-        await asyncio.gather(*(client(n) for n in range(clients)))
-    # What was asked in time is waited for: so many answers took so long.
-    return _figures(latencies, statuses, time.perf_counter() - start)
-
-
-async def open_loop(url: str, texts: list[str], rate: float, seconds: float) -> Figures:
-    """Asks at a fixed rate, answered or not."""
-    latencies: list[float] = []
-    chance = random.Random(0)
-    start = time.perf_counter()
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        tasks = []
-        for number in range(int(rate * seconds)):
-            await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
-            text = chance.choice(texts)
-            tasks.append(asyncio.create_task(_ask(session, url, text, latencies)))
-        statuses = list(await asyncio.gather(*tasks))
-    return _figures(latencies, statuses, time.perf_counter() - start) | {"rate": rate}
-
-
 def measure_side(side: Side, texts: list[str], seconds: float, rate: float) -> Figures:
     side.wait_ready(texts[0])
     asyncio.run(closed_loop(side.url, texts, 16, 2.0))  # warm
@@ -244,25 +184,12 @@ def measure_files(bundle: Path, peer: Path, texts: list[str], folder: Path) -> F
     """Rows a second: our files from the first rows to the last, raw, a pipeline with batches."""
     file = folder / "texts.jsonl"
     file.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), "utf-8")
-    script = (
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from mbti_ray.config import load_run\n"
-        "from mbti_ray.data.sources import read_source\n"
-        "from mbti_ray.on_ray.cluster import connected\n"
-        "from mbti_ray.on_ray.predicting import predict_rows, rows_to_predict\n"
-        "bundle, file, out = map(Path, sys.argv[1:])\n"
-        "marks = []\n"
-        "table = rows_to_predict(bundle, read_source(str(file), labelled=False))\n"
-        "with connected():\n"
-        "    predict_rows(bundle, table, out, load_run(None, []),\n"
-        "                 lambda n, _: marks.append((time.perf_counter(), n)))\n"
-        "print((sum(n for _, n in marks[1:])) / (marks[-1][0] - marks[0][0]))\n"
-    )
+    command = [sys.executable, "-m", "mbti_ray.predict", str(bundle), "--json"]
+    command += ["--input", str(file), "--output", str(folder / "out.parquet")]
     start = time.perf_counter()
-    command = [sys.executable, "-c", script, str(bundle), str(file), str(folder / "out.parquet")]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
     whole_s = time.perf_counter() - start
+    ours = json.loads(done.stdout.strip().splitlines()[-1])
     torch.set_num_threads(CORES)
     predictor = Predictor.load(bundle)
     start = time.perf_counter()
@@ -273,7 +200,7 @@ def measure_files(bundle: Path, peer: Path, texts: list[str], folder: Path) -> F
     start = time.perf_counter()
     read(few, batch_size=32, truncation=True, function_to_apply="sigmoid", top_k=None)
     return {
-        "ours_rows_s": float(done.stdout.strip().splitlines()[-1]),
+        "ours_rows_s": ours["rows_s"],
         "ours_whole_command_s": whole_s,
         "raw_rows_s": raw,
         "pipeline_rows_s": len(few) / (time.perf_counter() - start),
