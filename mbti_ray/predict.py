@@ -72,6 +72,11 @@ def _predict(options: argparse.Namespace) -> Result:
     overrides = [item for item in options.items if _OVERRIDE.match(item)]
     rest = [item for item in options.items if item not in overrides]
     config = load_overrides(RunConfig(), overrides, allowed=_ALLOWED)
+    if config.scaling.use_gpu is True and config.serve.runtime != "torch":
+        raise ConfigError(
+            f"command line: serve.runtime={config.serve.runtime} computes on CPUs; leave out "
+            "scaling.use_gpu=true, or take serve.runtime=torch"
+        )
     place = rest.pop(0) if rest and _looks_like_a_path(rest[0]) else None
     if (options.input is None) != (options.output is None):
         raise ConfigError("command line: --input and --output go together")

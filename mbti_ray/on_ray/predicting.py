@@ -21,9 +21,9 @@ import torch
 from ray.data.block import BlockMetadata
 from ray.exceptions import RayError
 
-from mbti_ray.config import RunConfig
+from mbti_ray.config import RunConfig, overridden
 from mbti_ray.data.chunks import ChunkPlan, nested, read_chunks, unnested
-from mbti_ray.errors import MbtiRayError
+from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.on_ray.cluster import trial_resources, trials_at_once
 from mbti_ray.predictor import Predictor
 from mbti_ray.tables import PartFolder, json_lines, write_tables
@@ -141,6 +141,8 @@ def _predicted(job: Job) -> Iterator[_Predicted]:
     try:
         for batch in _results(job).iter_batches(batch_size=1, batch_format="pyarrow"):
             (row,) = batch.drop_columns(["rows"]).to_pylist()
+            if row["refused"]:
+                raise BundleError(row["refused"])
             yield _Predicted(
                 part=job.chunks.part_of(row["place"]),
                 records=row["records"],
@@ -157,8 +159,12 @@ def _predicted(job: Job) -> Iterator[_Predicted]:
 
 def _results(job: Job) -> Any:
     """The dataset with a row for each chunk: where it was, and its predictions."""
-    resources = trial_resources(job.config)
-    actors = trials_at_once(job.config, resources, job.chunks.expected_chunks)
+    config = job.config
+    if config.serve.runtime != "torch":
+        # ONNX Runtime computes on CPUs; a GPU would only be kept from others.
+        config = overridden(config, {"scaling.use_gpu": False})
+    resources = trial_resources(config)
+    actors = trials_at_once(config, resources, job.chunks.expected_chunks)
     _quiet()
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
@@ -172,7 +178,7 @@ def _results(job: Job) -> Any:
             _Actor,
             fn_constructor_args=(
                 job.bundle.resolve(),
-                job.config.serve.runtime,
+                config.serve.runtime,
                 resources.cpus,
                 resources.device,
             ),
@@ -193,13 +199,13 @@ class _Actor:
         try:
             self._loaded = Predictor.load(bundle, runtime=runtime, threads=threads, device=device)
         except MbtiRayError as error:
-            # Raised here it would come to the driver as the text of a stack trace.
+            # Raised, it would come to the driver as the text of a stack trace.
             self._loaded = error
 
     def __call__(self, chunk: pa.Table) -> pa.Table:
-        if isinstance(self._loaded, MbtiRayError):
-            raise self._loaded
         began = time.time()
+        if isinstance(self._loaded, MbtiRayError):
+            return _answered(chunk, SCHEMA.empty_table(), began, refused=str(self._loaded))
         rows = unnested(chunk.column("rows"))
         predictions = self._loaded.predict(
             rows.column("posts").to_pylist(), whole=self._loaded.unit == "user"
@@ -210,9 +216,17 @@ class _Actor:
             columns[pole] = [p.probabilities[k] for p in predictions]
         columns["truncated"] = [p.truncated for p in predictions]
         columns["windows"] = [p.windows for p in predictions]
-        return chunk.set_column(
-            chunk.column_names.index("rows"), "rows", nested(pa.table(columns, schema=SCHEMA))
-        ).append_column("began", pa.array([began]))
+        return _answered(chunk, pa.table(columns, schema=SCHEMA), began)
+
+
+def _answered(
+    chunk: pa.Table, predictions: pa.Table, began: float, *, refused: str | None = None
+) -> pa.Table:
+    """A chunk with its predictions in place of its rows, or with why there are none."""
+    place = chunk.column_names.index("rows")
+    answered = chunk.set_column(place, "rows", nested(predictions))
+    answered = answered.append_column("began", pa.array([began]))
+    return answered.append_column("refused", pa.array([refused], pa.string()))
 
 
 class _Input(ray.data.Datasource):  # type: ignore[misc]
