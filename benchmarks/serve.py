@@ -14,9 +14,10 @@ A closed loop of 1, 16 and 64 clients, each of which asks for one text after the
 loop at a fixed rate. `raw` is `Predictor.predict` over all texts at once, sorted by length; the
 overhead at one client is its median latency less that of a forward pass on the same windows. Files:
 `mbti_ray.predict --input`, from when it begins with the first rows to the last, beside raw and a
-transformers pipeline with batch_size=32. Needs `pip install 'mbti_ray[bench,onnx,minilm]'`. The last line is one
-JSON object: vs_best_peer_at_64 and share_of_raw (of the faster runtime in float32),
-overhead_ms_at_1, files_vs_raw, files_vs_pipeline.
+transformers pipeline with batch_size=32. Needs `pip install 'mbti_ray[bench,onnx,minilm]'`.
+
+The last line is one JSON object: vs_best_peer_at_64 and share_of_raw (of the faster runtime in
+float32), overhead_ms_at_1, files_vs_raw, files_vs_pipeline.
 """
 
 import argparse
