@@ -26,12 +26,12 @@ from mbti_ray.errors import ConfigError, MbtiRayError, RunError, nearest
 from mbti_ray.storage import (
     Place,
     Remote,
+    held,
     local_copy,
     place_at,
     told,
     user_cache,
     working_path,
-    working_root,
 )
 
 Existing = Literal["refuse", "resume", "fresh"]
@@ -128,16 +128,13 @@ class RunFolder:
         if self.remote is None:
             yield self
             return
-        root = working_root(self.path, self.remote)
-        root.mkdir(mode=0o700)
-        try:
-            self.bring()
-            yield self
-        except MbtiRayError as error:
-            error.args = (self.told(str(error)),)
-            raise
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
+        with held(self.path, self.remote):
+            try:
+                self.bring()
+                yield self
+            except MbtiRayError as error:
+                error.args = (self.told(str(error)),)
+                raise
 
     def bring(self) -> None:
         """Take what is kept elsewhere into the working copy: its files, none of its folders."""

@@ -5,10 +5,12 @@ and what needs a real disk, is made in a folder on this machine and put up from 
 and folders; must not know what a run or a bundle is.
 """
 
+import fcntl
 import fnmatch
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,8 @@ from uuid import uuid4
 from mbti_ray.errors import ConfigError, RunError
 
 _MARK = "mbti_ray-"
+# The kernel lets go of a lock when its process ends, however it does.
+_LOCK = ".held"
 _FILE = "file"
 # What the answer of a store means to the person who reads it.
 _HINTS = {
@@ -261,9 +265,34 @@ def working_path(remote: Remote) -> Path:
     return Path(tempfile.gettempdir(), _MARK + uuid4().hex, remote.path.strip("/"))
 
 
-def working_root(path: Path, remote: Remote) -> Path:
-    """The folder that `working_path` made up, which holds nothing but the working copy."""
-    return path.parents[len(PurePosixPath(remote.path.strip("/")).parts) - 1]
+@contextmanager
+def held(path: Path, remote: Remote) -> Iterator[None]:
+    """Room for a working copy at `working_path`, as long as this process needs it.
+
+    What a process that was killed has left is deleted by the next one that makes room.
+    """
+    root = path.parents[len(PurePosixPath(remote.path.strip("/")).parts) - 1]
+    _sweep(root.parent)
+    # Under its name only once it is locked, so that nobody takes it for an old one.
+    aside = root.with_name(f"{root.name}.new")
+    aside.mkdir(mode=0o700)
+    with (aside / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        aside.rename(root)
+        try:
+            yield
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    for root in folder.glob(f"{_MARK}*"):
+        if not re.fullmatch(f"{_MARK}[0-9a-f]{{32}}", root.name):
+            continue
+        # Not ours, gone already, or in use.
+        with suppress(OSError), (root / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(root, ignore_errors=True)
 
 
 def told(text: str, remote: Remote) -> str:

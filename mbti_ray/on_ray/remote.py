@@ -1,12 +1,17 @@
 """What Ray keeps where storage is a URL, and how it comes to the process that needs it."""
 
-import shutil
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, overload
 
-from mbti_ray.storage import Place, Remote, working_path, working_root
+from mbti_ray.runs import RunFolder
+from mbti_ray.storage import Place, Remote, StorageError, held, working_path
+
+# Between two looks for the file that asks a run to stop.
+_LOOK_S = 2.0
 
 
 def storage_of(place: Place) -> dict[str, Any]:
@@ -14,6 +19,30 @@ def storage_of(place: Place) -> dict[str, Any]:
     if isinstance(place, Path):
         return {"storage_path": str(place)}
     return {"storage_path": place.path, "storage_filesystem": place.filesystem}
+
+
+@contextmanager
+def watched(folder: RunFolder) -> Iterator[Callable[[], bool]]:
+    """Whether a run is asked to stop, answered at once: a store is asked by a thread."""
+    if folder.remote is None:
+        yield folder.is_asked_to_stop
+        return
+    asked, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not asked.is_set() and not ended.wait(_LOOK_S):
+            # Nothing is lost by a look that fails: there is another one.
+            with suppress(StorageError):
+                if folder.is_asked_to_stop():
+                    asked.set()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield asked.is_set
+    finally:
+        ended.set()
+        watcher.join()
 
 
 class Fetched(Sequence[Path]):
@@ -24,8 +53,8 @@ class Fetched(Sequence[Path]):
 
     def __init__(self, places: Sequence[Remote]) -> None:
         self._places = places
-        self._roots: list[Path] = []
-        weakref.finalize(self, _remove, self._roots)
+        self._brought = ExitStack()
+        weakref.finalize(self, self._brought.close)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -38,13 +67,8 @@ class Fetched(Sequence[Path]):
         if isinstance(index, slice):
             return Fetched(self._places[index])
         place = self._places[index]
-        _remove(self._roots)
+        self._brought.close()
         path = working_path(place)
-        self._roots.append(working_root(path, place))
+        self._brought.enter_context(held(path, place))
         place.fetch(path)
         return path
-
-
-def _remove(roots: list[Path]) -> None:
-    while roots:
-        shutil.rmtree(roots.pop(), ignore_errors=True)

@@ -6,8 +6,7 @@ import logging
 import os
 import signal
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,26 +34,25 @@ from mbti_ray.finish import finish_run
 from mbti_ray.on_ray.cluster import Resources
 from mbti_ray.on_ray.gauges import Gauges
 from mbti_ray.on_ray.progress import Show, board
-from mbti_ray.on_ray.remote import Fetched, storage_of
+from mbti_ray.on_ray.remote import Fetched, storage_of, watched
 from mbti_ray.runs import RunFolder, open_run
-from mbti_ray.storage import StorageError
 
 _KEPT_CHECKPOINTS = 2
-# Between two looks at a store for the file that asks the run to stop; a folder is looked at always.
-_LOOK_S = 5.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class TrainWorker(Worker):
     """A rank inside TorchTrainer; Ray has made the process group already."""
 
-    def __init__(self, folder: RunFolder, *, board: Any) -> None:
+    def __init__(
+        self, folder: RunFolder, *, board: Any, is_asked_to_stop: Callable[[], bool]
+    ) -> None:
         super().__init__(device=get_device(), folder=folder.path)
         self._run = folder
         self._board = board
         self._gauges = Gauges(folder.path.name)
         self._is_warned = False
-        self._next_look = 0.0
+        self._is_asked_to_stop = is_asked_to_stop
 
     def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
         if line is not None and self.rank == 0:
@@ -103,17 +101,6 @@ class TrainWorker(Worker):
             self.note("a machine of this run is about to be taken away; saved a checkpoint")
             return Request.SAVE
         return None
-
-    def _is_asked_to_stop(self) -> bool:
-        if self._run.remote is None:
-            return self._run.is_asked_to_stop()
-        if time.monotonic() < self._next_look:
-            return False
-        self._next_look = time.monotonic() + _LOOK_S
-        # Nothing is lost by a look that fails: there is another one.
-        with suppress(StorageError):
-            return self._run.is_asked_to_stop()
-        return False
 
     def progress(self, done: int, total: int, note: str) -> None:
         if self._board is not None:
@@ -230,9 +217,9 @@ def _loop(settings: dict[str, Any]) -> None:
             return
         torch.set_num_threads(settings["threads"])
         quiet_ray()
-        with leaving_the_reason(folder):
+        with leaving_the_reason(folder), watched(folder) as is_asked_to_stop:
             config = config_of(settings["config"])
-            worker = TrainWorker(folder, board=settings["board"])
+            worker = TrainWorker(folder, board=settings["board"], is_asked_to_stop=is_asked_to_stop)
             data: Dataset = ray.get(settings["data"])
             outcome = run(config, data, worker)
             if worker.rank == 0:

@@ -1,7 +1,10 @@
 """Storage by URL, against a real S3 server and fsspec's memory: places, runs, bundles, studies."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -358,6 +361,28 @@ def test_what_goes_wrong_speaks_of_the_url_and_not_of_the_working_copy(bucket: R
         assert folder.told(f"see {inside}: gone") == f"see {bucket}/run/checkpoints/c1: gone"
 
 
+def test_what_a_killed_process_left_is_deleted_by_the_next_and_what_a_living_one_has_is_not(
+    bucket: Remote, machine: Path
+) -> None:
+    code = (
+        "import sys, time; from mbti_ray.runs import open_run\n"
+        "with open_run(sys.argv[1]) as folder:\n"
+        "    folder.metrics.write_text('{}'); print(folder.path, flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "TMPDIR": str(machine / "tmp")}
+    command = [sys.executable, "-c", code, str(bucket / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as other:
+        assert other.stdout is not None
+        left = Path(other.stdout.readline().strip())
+        with open_run(bucket / "run"):
+            assert (left / "metrics.jsonl").exists()
+        other.kill()
+    assert (left / "metrics.jsonl").exists()
+    with open_run(bucket / "run"):
+        assert not left.exists()
+    assert files_under(machine) == set()
+
+
 # Checkpoints
 
 
@@ -387,7 +412,7 @@ def test_checkpoints_are_brought_one_at_a_time_and_go_with_the_list(
     seen = []
     for path in fetched:
         seen.append(json.loads((path / "progress.json").read_text("utf-8"))["step"])
-        assert len(files_under(machine)) == 3
+        assert len([f for f in files_under(machine) if "checkpoint_" in f]) == 3
     assert seen == [2, 1]
     del fetched
     assert files_under(machine) == set()
