@@ -12,6 +12,8 @@ export RAY_SERVE_ENABLE_HA_PROXY=1
 export RAY_SERVE_THROUGHPUT_OPTIMIZED=1
 # A line for each request is what the log files are for.
 export RAY_SERVE_LOG_TO_STDERR=0
+# Asking twice does no harm here: what a lost replica leaves unanswered goes to another one.
+export RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response junk-response"
 # Ray gives load balancers of other makers 30 s to notice that a replica goes; HAProxy is told.
 export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=1
 # Gloo, which training on CPUs speaks, listens where the host's own name leads; on Debian and Ubuntu

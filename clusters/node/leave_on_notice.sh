@@ -1,9 +1,9 @@
 #!/bin/bash
-# Tells Ray that this machine is about to be taken away, as soon as its cloud says so. Ray then gives
-# it no more work, and a run saves a checkpoint while it still can. Ends at once on a machine that is
-# not let on those terms. Works on AWS (spot) and Google Cloud (spot, preemptible).
+# Tells Ray that this machine is about to be taken away, as soon as its cloud says so. Ray then
+# gives it no more work, and a run saves a checkpoint while it still can. Ends at once on a machine
+# that is not let on those terms. Works on AWS (spot) and Google Cloud (spot, preemptible).
 set -u
-# Where a cloud's machines ask about themselves; another one in tests.
+# Where a cloud's machines ask about themselves. This one, and the times, are others in tests.
 metadata=${METADATA_URL:-http://169.254.169.254}
 # The clouds advise to look at least so often.
 poll_s=${POLL_S:-5}
@@ -19,10 +19,10 @@ aws() {
 google() { get --header 'Metadata-Flavor: Google' "$metadata/computeMetadata/v1/instance/$1"; }
 
 if [ "$(aws instance-life-cycle)" = spot ]; then
-    left_s=120
+    left_s=${LEFT_S:-120}
     is_leaving() { aws spot/instance-action > /dev/null; }
 elif [ "$(google scheduling/preemptible)" = TRUE ]; then
-    left_s=30
+    left_s=${LEFT_S:-30}
     is_leaving() { [ "$(google preempted)" = TRUE ]; }
 else
     echo "not a machine that is taken away with notice"
