@@ -1,0 +1,103 @@
+"""`ray up` of the on-premise file, the same commands as on a laptop, and `ray down`.
+
+The tests stand in the order in which a user does these things, and share one cluster.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from cluster import RUNS, Cluster, wait_until
+
+pytestmark = pytest.mark.hosts
+
+
+def workers_with(cluster: Cluster, pattern: str) -> int:
+    """On how many workers there is such a file of Ray's session."""
+    look = ["bash", "-c", f"ls /tmp/ray/session_latest/{pattern}"]
+    return sum(not host.run(*look, check=False).returncode for host in cluster.workers)
+
+
+def test_ray_up_makes_one_cluster_of_three_hosts(cluster: Cluster) -> None:
+    cpus = {node["NodeManagerAddress"]: node["Resources"].get("CPU") for node in cluster.alive()}
+    # Nothing is scheduled on the head.
+    assert cpus == {cluster.head.address: None} | {host.address: 1 for host in cluster.workers}
+
+
+def test_every_host_has_the_token_and_nobody_gets_in_with_another(cluster: Cluster) -> None:
+    hosts = [cluster.laptop, cluster.head, *cluster.workers]
+    tokens = {host.run("cat", "/home/ray/.ray/auth_token").stdout for host in hosts}
+    assert len(tokens) == 1
+    (token,) = tokens
+    assert token not in (cluster.storage.parent / "cluster.yaml").read_text("utf-8")
+    assert token not in cluster.head.run("cat", "/home/ray/ray_bootstrap_config.yaml").stdout
+    address = f"{cluster.head.address}:6379"
+    for key, said in (("RAY_AUTH_TOKEN=" + "0" * 64, "invalid"), ("RAY_AUTH_MODE=disabled", "")):
+        line = f"RAY_AUTH_MODE=token {key} timeout 60 ray start --address={address} --num-cpus=1"
+        joined = cluster.laptop.run("bash", "-c", line, check=False)
+        assert joined.returncode, joined.stdout
+        assert said in joined.stdout.lower()
+    assert len(cluster.alive()) == 3
+
+
+def test_jobs_are_taken_on_the_head_itself_only(cluster: Cluster) -> None:
+    probe = ["bash", "-c", f"exec 3<>/dev/tcp/{cluster.head.address}/8265"]
+    assert cluster.workers[0].run(*probe, check=False).returncode
+    assert not cluster.head.run(
+        "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8265", check=False
+    ).returncode
+
+
+def test_a_run_of_two_hosts_is_sent_from_a_third_and_leaves_a_bundle(cluster: Cluster) -> None:
+    command = ["python", "-m", "mbti_ray.train", "quick", f"storage={RUNS}", "name=two"]
+    said = cluster.submit(*command, "scaling.workers=2", "fit.epochs=3", job="two")
+    assert "2 worker(s)" in said
+    assert f"bundle: {RUNS}/two/bundle" in said
+    assert workers_with(cluster, "logs/train/ray-train-app-worker-*") == 2
+    assert (cluster.storage / "two/bundle/bundle.json").is_file()
+    lines = (cluster.storage / "two/metrics.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_a_study_tries_on_both_hosts_and_leaves_its_best(cluster: Cluster) -> None:
+    command = ["python", "-m", "mbti_ray.tune", "tune_configs/quick.yaml", f"storage={RUNS}"]
+    said = cluster.submit(
+        *command,
+        "name=study",
+        "study.trials=4",
+        "fit.epochs=2",
+        "study.scheduler=none",
+        job="study",
+    )
+    assert "2 at once" in said
+    assert (cluster.storage / "study/best/bundle/bundle.json").is_file()
+    assert (cluster.storage / "study/report.html").is_file()
+
+
+def test_the_service_answers_other_hosts_until_its_job_is_stopped(cluster: Cluster) -> None:
+    command = ["python", "-m", "mbti_ray.serve", f"{RUNS}/two", "serve.host=0.0.0.0"]
+    cluster.begin(*command, job="service")
+    url = f"http://{cluster.head.address}:8000"
+    ask = ["curl", "--silent", "--fail", "--max-time", "10", f"{url}/predict"]
+    ask += ["--data", '{"inputs": "I would rather read than go out."}']
+    try:
+        wait_until(
+            lambda: not cluster.laptop.run(*ask, check=False).returncode, 180, "a prediction"
+        )
+    except AssertionError as error:
+        raise AssertionError(cluster.job("logs", "service")) from error
+    answer = json.loads(cluster.laptop.run(*ask).stdout)
+    assert len(answer["type"]) == 4
+    cluster.job("stop", "service")
+    wait_until(lambda: bool(cluster.laptop.run(*ask, check=False).returncode), 60, "the end")
+
+
+def test_ray_down_leaves_nothing_running(cluster: Cluster) -> None:
+    cluster.ray("down", "--yes")
+    # Ray has no hand on the workers of an on-premise cluster; they go when they miss the head.
+    wait_until(lambda: not cluster.left_running(), 120, cluster.left_running)
+
+
+def test_nothing_of_the_hosts_is_seen_on_the_machine(cluster: Cluster) -> None:
+    for name in ("/home/ray", "/mnt/shared", "/mnt/keys"):
+        assert not Path(name).exists()
