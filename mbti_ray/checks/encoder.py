@@ -83,7 +83,7 @@ def _of_the_hub(name: str) -> Encoder:
 
 def _ask_hub(name: str) -> Verdict:
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    token = os.environ.get("HF_TOKEN")
+    token = _hub_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         answer = httpx.head(
@@ -102,6 +102,15 @@ def _ask_hub(name: str) -> Verdict:
         return Verdict(_CHECK, "wrong", f"{name}: {hub} does not give it to this machine", remedy)
     found = f"{name} is not in the hub's cache, and {hub} answers {answer.status_code}"
     return Verdict(_CHECK, "wrong", found, _cache(name))
+
+
+def _hub_token() -> str | None:
+    """The one of the environment, or that which `hf auth login` left."""
+    if os.environ.get("HF_TOKEN"):
+        return os.environ["HF_TOKEN"]
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    return path.read_text("utf-8").strip() if path.is_file() else None
 
 
 def _cache(name: str) -> str:

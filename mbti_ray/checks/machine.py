@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,20 +55,25 @@ def look(wanted: Wanted, leave: Callable[[], Seen] | None = None) -> Machine:
         leave: Looks for the driver's note in the storage folder and leaves one.
     """
     began = time.monotonic()
-    built_for = torch_is_built_for()
-    asks_torch = wanted.gpu_timeout_s > 0 and built_for is not None and find_driver() is not None
-    gpus = (
-        look_at_gpus(built_for, timeout_s=wanted.gpu_timeout_s)
-        if asks_torch
-        else Gpus(find_driver(), built_for)
-    )
-    return Machine(
-        versions=installed(),
-        token=find_token(),
-        encoder=find_encoder(wanted.encoder),
-        disk=measure(wanted.ray_folder),
-        gpus=gpus,
-        seen=leave() if leave else None,
-        autoscaler=find_autoscaler(wanted.logs) if wanted.logs else None,
-        took_s=time.monotonic() - began,
-    )
+    # Each of these may have to wait for something else.
+    with ThreadPoolExecutor(3) as pool:
+        gpus = pool.submit(_find_gpus, wanted.gpu_timeout_s)
+        encoder = pool.submit(find_encoder, wanted.encoder)
+        seen = pool.submit(leave) if leave else None
+        return Machine(
+            versions=installed(),
+            token=find_token(),
+            disk=measure(wanted.ray_folder),
+            autoscaler=find_autoscaler(wanted.logs) if wanted.logs else None,
+            encoder=encoder.result(),
+            gpus=gpus.result(),
+            seen=seen.result() if seen else None,
+            took_s=time.monotonic() - began,
+        )
+
+
+def _find_gpus(timeout_s: float) -> Gpus:
+    driver, built_for = find_driver(), torch_is_built_for()
+    if timeout_s > 0 and driver is not None and built_for is not None:
+        return look_at_gpus(built_for, timeout_s=timeout_s)
+    return Gpus(driver, built_for)

@@ -5,7 +5,7 @@ those: a folder that has the same name on every machine, but is another disk, is
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +43,20 @@ class Notes:
 
     Made and taken away by the driver: `with Notes(place) as notes`.
 
+    Args:
+        storage: Where runs are kept.
+        name: Of the folder; None makes one up.
+        patience_s: How long a note of another machine may take to appear.
+
     Attributes:
         problem: Why the driver cannot write there; None if it can.
     """
 
-    def __init__(self, storage: Place, name: str | None = None) -> None:
+    def __init__(
+        self, storage: Place, name: str | None = None, *, patience_s: float = _PATIENCE_S
+    ) -> None:
         self.storage = storage
+        self._patience_s = patience_s
         self.name = name or f".doctor-{uuid4().hex[:12]}"
         self.problem: str | None = None
         self._made: list[Path] = []
@@ -79,28 +87,34 @@ class Notes:
         """On a machine: look for the driver's note and leave one. Makes no storage folder."""
         try:
             is_there = not isinstance(self.storage, Path) or self.storage.is_dir()
-            is_shared = is_there and _waits_for(self._folder / _DRIVER)
+            is_shared = is_there and not self.missing([_DRIVER])
             if is_shared:
                 self._write(machine)
         except (OSError, MbtiRayError) as error:
             return Seen(is_there=True, is_shared=False, problem=_reason(error))
         return Seen(is_there, is_shared)
 
-    def is_back(self, machine: str) -> bool:
-        """On the driver: whether the note of a machine can be read here."""
-        try:
-            return _waits_for(self._folder / machine)
-        except (OSError, MbtiRayError):
-            return False
+    def missing(self, machines: Iterable[str]) -> set[str]:
+        """The machines whose notes do not appear here."""
+        end = time.monotonic() + self._patience_s
+        waiting = {name for name in machines if not self._says(name)}
+        while waiting and time.monotonic() < end:
+            time.sleep(_LOOKS_EVERY_S)
+            waiting = {name for name in waiting if not self._says(name)}
+        return waiting
 
     @property
     def _folder(self) -> Place:
         return self.storage / self.name
 
+    def _says(self, name: str) -> bool:
+        note = self._folder / name
+        return note.exists() and note.read_text("utf-8") == _text(name)
+
     def _write(self, note: str) -> None:
         if isinstance(self.storage, Path):
             (self.storage / self.name).mkdir(parents=True, exist_ok=True)
-        (self._folder / note).write_text(f"{note}\n", "utf-8")
+        (self._folder / note).write_text(_text(note), "utf-8")
 
     def _delete(self) -> None:
         if not isinstance(self._folder, Path):
@@ -130,10 +144,11 @@ def judge_storage(
     own = judge_own_storage(notes)
     if own.state == "wrong" or not by_machine:
         return [own]
+    not_back = notes.missing(m for m, seen in by_machine.items() if seen.is_shared)
     faults = {
         machine: fault
         for machine, seen in by_machine.items()
-        if (fault := _fault(notes, machine, seen)) is not None
+        if (fault := _fault(seen, is_back=machine not in not_back)) is not None
     }
     if not faults:
         count = len(by_machine)
@@ -154,7 +169,7 @@ def judge_storage(
     ]
 
 
-def _fault(notes: Notes, machine: str, seen: Seen) -> str | None:
+def _fault(seen: Seen, *, is_back: bool) -> str | None:
     if seen.problem is not None:
         problem = seen.problem.replace("{", "{{").replace("}", "}}")
         return f"cannot be used on {{machines}} ({problem})"
@@ -162,18 +177,13 @@ def _fault(notes: Notes, machine: str, seen: Seen) -> str | None:
         return "is not there on {machines}: what is written on one machine, others do not see"
     if not seen.is_shared:
         return "is another folder on {machines} than here: it does not hold what was written here"
-    if not notes.is_back(machine):
+    if not is_back:
         return "does not show here what was written on {machines}"
     return None
 
 
-def _waits_for(note: Place) -> bool:
-    end = time.monotonic() + _PATIENCE_S
-    while not note.exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(_LOOKS_EVERY_S)
-    return note.read_text("utf-8") == f"{note.name}\n"
+def _text(name: str) -> str:
+    return f"{name}\n"
 
 
 def _reason(error: Exception) -> str:

@@ -44,6 +44,12 @@ _ANSWER_WITHIN_S = 15.0
 _GPU_WITHIN_S = 12.0
 _HEAD = "node:__internal_head__"
 _DRIVER = "the driver"
+_LACKING = "No module named"
+_SEND = "install constraints.txt there, and send the code along (ray job submit --working-dir .)"
+_LOOK = (
+    "look at that machine, its network and its raylet's log (a changed token or a full disk are "
+    "enough), or stop Ray there"
+)
 
 
 @dataclass
@@ -253,22 +259,11 @@ def _gpus(
 
 
 def _silent(answers: Answers) -> list[Verdict]:
-    remedy = (
-        "look at that machine and its raylet's log (a changed token or a full disk are enough), "
-        "or stop Ray there"
-    )
     groups: dict[str, list[str]] = {}
     for name, why in answers.silent.items():
         groups.setdefault(why, []).append(name)
     return [
-        Verdict(
-            "nodes",
-            "wrong",
-            f"{named(names)}: {why}",
-            "install constraints.txt there, or send the code along (ray job submit --working-dir .)"
-            if "No module" in why
-            else remedy,
-        )
+        Verdict("nodes", "wrong", f"{named(names)}: {why}", _SEND if _LACKING in why else _LOOK)
         for why, names in groups.items()
     ]
 

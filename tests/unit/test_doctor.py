@@ -230,7 +230,7 @@ def test_a_folder_that_all_see_is_written_and_read_back_and_left_as_it_was(tmp_p
 
 def _on_a_node(notes: Notes, storage: Path | None = None) -> Notes:
     """As the notes arrive there; `storage` is what that machine has under the name."""
-    return Notes(storage or notes.storage, notes.name)
+    return Notes(storage or notes.storage, notes.name, patience_s=0.0)
 
 
 def test_a_folder_that_was_there_stays_with_what_is_in_it(tmp_path):
@@ -262,7 +262,7 @@ def test_another_disk_under_the_same_name_is_found_out(tmp_path):
 
 
 def test_a_note_that_does_not_come_back_is_wrong(tmp_path):
-    with Notes(tmp_path) as notes:
+    with Notes(tmp_path, patience_s=0.1) as notes:
         (verdict,) = judge_storage(notes, {"b": Seen(is_there=True, is_shared=True)})
     assert verdict.state == "wrong"
     assert "does not show here what was written on b" in verdict.found
@@ -377,7 +377,8 @@ def hub(status: int) -> Iterator[tuple[str, list[str]]]:
 
     class Hub(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            asked.append(self.path)
+            token = self.headers.get("Authorization")
+            asked.append(f"{self.path} {token}" if token else self.path)
             self.send_response(status)
             self.end_headers()
 
@@ -400,14 +401,27 @@ def hub(status: int) -> Iterator[tuple[str, list[str]]]:
         (503, "wrong", "answers 503"),
     ],
 )
-def test_a_hub_is_asked_for_what_its_cache_lacks(status, state, says, monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+def test_a_hub_is_asked_for_what_its_cache_lacks(status, state, says, tmp_path, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
     with hub(status) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
         verdict = find_encoder("nobody/no-such-encoder").verdict
-    assert (verdict.state, verdict.found) == (state, verdict.found)
+    assert verdict.state == state
     assert says in verdict.found
     assert asked == ["/nobody/no-such-encoder/resolve/main/config.json"]
+
+
+def test_a_hub_is_shown_the_token_that_a_login_left(tmp_path, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "token").write_text("hf_abc\n")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with hub(200) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        find_encoder("nobody/no-such-encoder")
+    assert asked == ["/nobody/no-such-encoder/resolve/main/config.json Bearer hf_abc"]
 
 
 def test_a_hub_that_is_not_reached_is_wrong_and_says_how_to_do_without(monkeypatch):
