@@ -26,6 +26,7 @@ _MARK = "mbti_ray-"
 # The kernel lets go of a lock when its process ends, however it does.
 _LOCK = ".held"
 _FILE = "file"
+_BUCKETS = ("s3", "gcs")
 # What the answer of a store means to the person who reads it.
 _HINTS = {
     "NO_SUCH_BUCKET": "make the bucket, or name one that exists",
@@ -79,11 +80,13 @@ class Remote:
                 f"{url}: {_line(error)}; allowed: a folder, s3://, gs://, abfs://, hdfs:// or "
                 "fsspec+PROTOCOL:// with the package of that protocol"
             ) from None
+        if not path and filesystem.type_name in _BUCKETS:
+            raise ConfigError(f"{url}: names no bucket; allowed: {url}BUCKET/PREFIX")
         return cls(url, path.rstrip("/"), filesystem)
 
     def __truediv__(self, name: str) -> "Remote":
         base, mark, options = self.url.partition("?")
-        url = f"{base.rstrip('/')}/{name}{mark}{options}"
+        url = f"{base.removesuffix('/')}/{name}{mark}{options}"
         return Remote(url, f"{self.path}/{name}", self.filesystem)
 
     def __str__(self) -> str:
@@ -96,7 +99,7 @@ class Remote:
     @property
     def parent(self) -> "Remote":
         base, mark, options = self.url.partition("?")
-        url = f"{base.rstrip('/').rpartition('/')[0]}{mark}{options}"
+        url = f"{base.removesuffix('/').rpartition('/')[0]}{mark}{options}"
         return Remote(url, self.path.rpartition("/")[0], self.filesystem)
 
     def exists(self) -> bool:
@@ -165,12 +168,12 @@ class Remote:
 
     def check_writable(self) -> None:
         """Raise StorageError unless something can be written below, before any work is done."""
-        self._make_parent()
-        probe = f"{self.path}/.probe-{uuid4().hex}"
+        probe = self / f".probe-{uuid4().hex}"
+        probe._make_parent()
         with _reaching(self.url):
-            with self.filesystem.open_output_stream(probe) as file:
+            with self.filesystem.open_output_stream(probe.path) as file:
                 file.write(b"")
-            self.filesystem.delete_file(probe)
+            self.filesystem.delete_file(probe.path)
 
     def _facts(self) -> Any:
         with _reaching(self.url):
@@ -185,7 +188,7 @@ class Remote:
 
     def _make_parent(self) -> None:
         # In a bucket a folder is only the beginning of names.
-        if self.filesystem.type_name not in ("s3", "gcs"):
+        if self.filesystem.type_name not in _BUCKETS:
             with _reaching(self.url):
                 self.filesystem.create_dir(self.parent.path, recursive=True)
 
@@ -298,7 +301,7 @@ def _sweep(folder: Path) -> None:
 def told(text: str, remote: Remote) -> str:
     """A message as people should read it: working copies have the names of what they are of."""
     inside = re.escape(remote.path.strip("/"))
-    base = remote.url.partition("?")[0].rstrip("/")
+    base = remote.url.partition("?")[0].removesuffix("/")
     return re.sub(rf"\S*/{_MARK}[0-9a-f]{{32}}/{inside}", lambda _: base, text)
 
 

@@ -230,6 +230,7 @@ def test_a_store_that_does_not_answer_is_refused_with_where_it_was_looked_for() 
         ("ftp://host/runs", "Unrecognized filesystem type"),
         ("fsspec+nobody://host/runs", "Protocol not known: nobody"),
         ("s3:///runs", "Missing bucket name"),
+        ("s3://", "names no bucket; allowed: s3://BUCKET/PREFIX"),
         ("s3://key:secret@bucket/runs", "give credentials by the environment"),
     ],
 )
