@@ -160,7 +160,7 @@ def ask(
         answers.take(name, look(wanted, partial(notes.leave, name)), asked, time.time())
         return answers
     asked = time.time()
-    waiting = {_task(node).remote(wanted, notes, name): name for name, node in nodes.items()}
+    waiting = {_on(node).remote(wanted, notes, name): name for name, node in nodes.items()}
     end = time.monotonic() + _ANSWER_WITHIN_S
     while waiting:
         ready, _ = ray.wait(list(waiting), timeout=max(0.0, end - time.monotonic()))
@@ -308,14 +308,18 @@ def _is_idle(node: Mapping[str, Any]) -> bool:
     return not node["Resources"].get("CPU") and not is_driver
 
 
-def _task(node: Mapping[str, Any]) -> Any:
-    place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=place)(_look)
-
-
 def _look(wanted: Wanted, notes: Notes, name: str) -> Machine:
     leave: Callable[[], Seen] = partial(notes.leave, name)
     return look(wanted, leave)
+
+
+_look_there = ray.remote(num_cpus=0, max_retries=0)(_look)
+
+
+def _on(node: Mapping[str, Any]) -> Any:
+    """The task that looks around on that node and on no other."""
+    place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return _look_there.options(scheduling_strategy=place, name="doctor")
 
 
 def _why(error: Exception) -> str:

@@ -93,12 +93,12 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
 
     from mbti_ray.checks.machine import Wanted
     from mbti_ray.checks.storage import Notes
-    from mbti_ray.on_ray.checks import _alive, _task
+    from mbti_ray.on_ray.checks import _alive, _on
 
     with Notes(tmp_path) as notes:
         ((name, node),) = _alive().items()
         wanted = Wanted("tiny", Path("/tmp/ray"))
-        machine = ray.get(_task(node).remote(wanted, notes, name), timeout=60)
+        machine = ray.get(_on(node).remote(wanted, notes, name), timeout=60)
         assert machine.seen is not None
         assert machine.seen.is_shared
         assert notes.missing([name]) == set()
