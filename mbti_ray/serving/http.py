@@ -9,18 +9,18 @@ import hashlib
 import hmac
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
+from mbti_ray.serving.pages import add_pages
 from mbti_ray.serving.reader import Answered, Timing
 from mbti_ray.serving.wire import (
     Answer,
@@ -37,14 +37,6 @@ from mbti_ray.serving.wire import (
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
-# What lies outside this file's origin cannot be loaded even if a page asked for it.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 _EXAMPLES = {
     "one text": {"inputs": "I'd rather stay in with a good book."},
     "several texts": {"inputs": ["Party tonight, everyone is invited!", "Lists keep me sane."]},
@@ -143,7 +135,7 @@ def build_api(
         redirect_slashes=False,
     )
     _add_error_handlers(api, count_error)
-    _add_pages(api)
+    add_pages(api)
     check = _key_check(key_hash)
     _add_predict(api, models, config, check)
     _add_state(api, models, check)
@@ -187,19 +179,6 @@ def _error_response(error: WireError, headers: Any = None) -> Response:
     if error.code is ErrorCode.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error.as_dict(), error.code.status, headers)
-
-
-def _add_pages(api: FastAPI) -> None:
-    def page(name: str) -> Callable[[], Awaitable[Response]]:
-        html = (files("mbti_ray.serving") / name).read_text(encoding="utf-8")
-
-        async def show() -> Response:
-            return HTMLResponse(html, headers=_PAGE_HEADERS)
-
-        return show
-
-    api.add_api_route("/", page("page.html"), include_in_schema=False)
-    api.add_api_route("/docs", page("docs.html"), include_in_schema=False)
 
 
 def _add_state(api: FastAPI, models: Models, check: Callable[[Request], None]) -> None:

@@ -55,11 +55,8 @@ class Shelf:
         found = {"bundle_id": front.bundle_id, **front.info}
         if row.wanted.beside is not None:
             beside = row.reader(row.wanted.beside)
-            found["beside"] = {
-                "bundle_id": beside.bundle_id,
-                "share": row.wanted.share,
-                "scores": beside.info["scores"],
-            }
+            facts = {"bundle_id": beside.bundle_id, "share": row.wanted.share}
+            found["beside"] = {**beside.info, **facts}
         return found
 
     def change(self, wanted: Wanted) -> None:

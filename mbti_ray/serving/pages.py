@@ -1,0 +1,49 @@
+"""The pages of the service: files of this package, sent with what they may do.
+
+Knows nothing of models or of what the pages ask.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+
+from fastapi import FastAPI, Response
+from fastapi.responses import HTMLResponse
+
+
+def add_pages(api: FastAPI) -> None:
+    """The page for people at / and the description of the interface at /docs."""
+
+    def page(name: str) -> Callable[[], Awaitable[Response]]:
+        html = (files("mbti_ray.serving") / name).read_text(encoding="utf-8")
+        headers = _page_headers(html)
+
+        async def show() -> Response:
+            return HTMLResponse(html, headers=headers)
+
+        return show
+
+    api.add_api_route("/", page("page.html"), include_in_schema=False)
+    api.add_api_route("/docs", page("docs.html"), include_in_schema=False)
+
+
+def _page_headers(html: str) -> dict[str, str]:
+    """A page may run its own script and style and ask its own service, and nothing else."""
+
+    def hashes(tag: str) -> str:
+        texts = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digests = (base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in texts)
+        return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+    return {
+        "Content-Security-Policy": f"default-src 'none'; script-src {hashes('script')}; "
+        f"style-src {hashes('style')}; connect-src 'self'; img-src data:; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+        "trusted-types 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        # A page belongs to the version that serves it.
+        "Cache-Control": "no-cache",
+    }
