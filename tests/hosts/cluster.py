@@ -69,7 +69,9 @@ class Cluster:
         tree["setup_commands"] = ['echo "source ~/cluster/node/environment.sh" > ~/.bashrc']
         small = f" --object-store-memory={_STORE_BYTES}"
         tree["head_start_ray_commands"][-1] += small
-        tree["worker_start_ray_commands"][-1] += f"{small} --num-cpus={self._cpus}"
+        start = next(c for c in tree["worker_start_ray_commands"] if "ray start" in c)
+        at = tree["worker_start_ray_commands"].index(start)
+        tree["worker_start_ray_commands"][at] += f"{small} --num-cpus={self._cpus}"
         return dict(tree)
 
     def ray(
