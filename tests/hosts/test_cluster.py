@@ -48,6 +48,14 @@ def test_jobs_are_taken_on_the_head_itself_only(cluster: Cluster) -> None:
     ).returncode
 
 
+def test_the_doctor_finds_nothing_wrong_on_any_host(cluster: Cluster) -> None:
+    command = ["python", "-m", "mbti_ray.doctor", "--cluster", "--json", "quick"]
+    said = cluster.submit(*command, f"storage={RUNS}", "scaling.workers=2", job="doctor")
+    (line,) = [text for text in said.splitlines() if text.startswith("{")]
+    found = json.loads(line)["checks"]
+    assert not [check for check in found if check["state"] == "wrong"]
+
+
 def test_a_run_of_two_hosts_is_sent_from_a_third_and_leaves_a_bundle(cluster: Cluster) -> None:
     command = ["python", "-m", "mbti_ray.train", "quick", f"storage={RUNS}", "name=two"]
     said = cluster.submit(*command, "scaling.workers=2", "fit.epochs=3", job="two")
