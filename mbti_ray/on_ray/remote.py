@@ -70,5 +70,7 @@ class Fetched(Sequence[Path]):
         self._brought.close()
         path = working_path(place)
         self._brought.enter_context(held(path, place))
-        place.fetch(path)
+        # One that is gone is as one whose files are: who reads it says so, and takes the next.
+        if place.exists():
+            place.fetch(path)
         return path

@@ -1,14 +1,13 @@
 """The machine of a command is lost, with all that was on it: what is in the bucket is enough."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,8 @@ from mbti_ray.runs import open_run
 from mbti_ray.storage import place_at
 from mbti_ray.study.store import open_study
 from mbti_ray.study.trials import TrialRecord, records_of
+
+psutil = pytest.importorskip("psutil")
 
 pytestmark = pytest.mark.long
 
@@ -44,11 +45,15 @@ def command(verb: str, *arguments: str) -> list[str]:
 
 
 def lose(driver: "subprocess.Popen[bytes]", machine: Path) -> None:
+    """All processes of the command end at once, and what they had written here is gone."""
     assert driver.poll() is None
-    os.kill(driver.pid, signal.SIGKILL)
+    # The driver first: while it lives, Ray starts others for those that end.
+    lost = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+    for process in lost:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     driver.wait()
-    # Ray ends the workers of a driver that is gone; two Rays at once would confuse each other.
-    time.sleep(15)
+    psutil.wait_procs(lost, timeout=30)
     shutil.rmtree(machine)
 
 

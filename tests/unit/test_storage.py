@@ -419,6 +419,13 @@ def test_checkpoints_are_brought_one_at_a_time_and_go_with_the_list(
     assert files_under(machine) == set()
 
 
+def test_a_checkpoint_that_is_gone_is_passed_over_as_a_damaged_one_is(bucket: Remote) -> None:
+    gone, there = bucket / "checkpoint_2", put_checkpoint(bucket / "checkpoint_1", 1)
+    first, second = [set(files_under(path)) for path in Fetched([gone, there])]
+    assert first == set()
+    assert second == {"model.safetensors", "optimizer.pt", "progress.json"}
+
+
 # Bundles
 
 
