@@ -158,6 +158,11 @@ class Switch:
     Args:
         folder: Empty; for keys and for what the hosts share.
         shm_bytes: Shared memory of a host.
+
+    Attributes:
+        shared: What is /mnt/shared on all hosts.
+        hosts: In the order in which they were added.
+        holder: The process of this machine that keeps the switch.
     """
 
     def __init__(self, folder: Path, *, shm_bytes: int = 512 << 20) -> None:
@@ -167,8 +172,8 @@ class Switch:
         self.hosts: list[Host] = []
         self._keys = _make_keys(folder / "keys")
         self._shm_bytes = shm_bytes
-        self._holder = _hold(folder / "switch.log", ["unshare", "--net"], ["sleep", "infinity"])
-        _wait_for_own_network(self._holder.pid)
+        self.holder = _hold(folder / "switch.log", ["unshare", "--net"], ["sleep", "infinity"])
+        _wait_for_own_network(self.holder.pid)
         self.ip("link", "add", "bridge", "type", "bridge")
         # Ray finds a host's own address by asking for the way to one outside.
         self.ip("address", "add", f"{_NETWORK}.254/24", "dev", "bridge")
@@ -176,7 +181,7 @@ class Switch:
 
     def ip(self, *arguments: str) -> None:
         """Run `ip` in the switch's namespace."""
-        _ip_in(self._holder.pid, *arguments)
+        _ip_in(self.holder.pid, *arguments)
 
     def add_host(self, name: str) -> Host:
         """Start one more host; it can be reached by ssh afterwards."""
@@ -210,8 +215,8 @@ class Switch:
         """End all hosts and the switch."""
         for host in self.hosts:
             host.kill()
-        self._holder.kill()
-        self._holder.wait()
+        self.holder.kill()
+        self.holder.wait()
 
 
 @contextmanager
