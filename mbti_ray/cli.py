@@ -100,7 +100,8 @@ def run_command(
 
 def split_base(items: Sequence[str]) -> tuple[str | None, list[str]]:
     """The preset or file in front, if there is one, and the `key=value` arguments."""
-    if items and "=" not in items[0]:
+    # A URL may have options.
+    if items and ("=" not in items[0] or "://" in items[0].partition("=")[0]):
         return items[0], list(items[1:])
     return None, list(items)
 
@@ -123,7 +124,12 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     console.print(table)
 
 
-def print_bad_rows(source: str, rows: Sequence[Mapping[str, Any]], kept_in: Path) -> None:
+def print_warning(line: str) -> None:
+    """What is not as it should be, though it goes on."""
+    console.print(line, style="yellow", markup=False, soft_wrap=True)
+
+
+def print_bad_rows(source: str, rows: Sequence[Mapping[str, Any]], kept_in: object) -> None:
     """The rows that were left out of the data, the first of them by name."""
     for row in rows[:_SHOWN_BAD_ROWS]:
         console.print(f"{source}:{row['number']}: left out: {row['reason']}", markup=False)

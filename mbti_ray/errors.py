@@ -5,6 +5,7 @@
     ├── DataError       a file, a row, a split
     ├── BundleError     a servable folder that is damaged or does not reproduce itself
     ├── RunError        a run or study folder: it exists already, there is none, training diverged
+    │   ├── StorageError  a store cannot be reached, or refuses (in storage.py; also an OSError)
     │   └── StoppedError  asked to stop from outside: nobody's fault, but not the end either
     └── ClusterError    resources that are not there, an extra that is not installed on a node
 

@@ -3,14 +3,14 @@
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from mbti_ray.cli import Result, build_parser, console, run_command, split_base
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
-from mbti_ray.runs import chosen_bundle
+from mbti_ray.runs import bundle_place
 from mbti_ray.serving.address import environment_of
+from mbti_ray.storage import Place
 
 # Ray reads these when it is imported. On two cores HAProxy with the throughput settings answered
 # 528 requests a second where Ray's own proxy answered 97.
@@ -49,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parser, _serve, argv)
 
 
-def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Path, ServeConfig]:
+def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Place, ServeConfig]:
     """The bundle to serve and how.
 
     Args:
-        place: A bundle, or a run or study folder; None is the newest best bundle under `storage`.
+        place: A bundle, or a run or study folder, or its URL; None is the newest best bundle under
+            `storage`.
         overrides: `serve.*=...` and `storage=...`.
 
     Raises:
@@ -64,7 +65,7 @@ def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Path, ServeCon
         if not item.startswith(("serve.", "storage=")):
             raise ConfigError(f'"{item}" does not change a service; allowed: serve.*, storage')
     config = load_run(None, overrides)
-    return chosen_bundle(place, config.storage), config.serve
+    return bundle_place(place, config.storage), config.serve
 
 
 def _serve(options: argparse.Namespace) -> Result:
@@ -94,7 +95,7 @@ def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Resul
             allowed = ", ".join(key.removesuffix("=") for key in keys)
             raise ConfigError(f'"{item}" cannot change while it runs; allowed: {allowed}')
     config = load_run(None, overrides)
-    bundle = None if back else chosen_bundle(place, config.storage)
+    bundle = None if back else bundle_place(place, config.storage)
     if "RAY_ADDRESS" not in os.environ:
         found = environment_of(config.serve.port)
         if found is None:

@@ -3,8 +3,6 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import cast
 
 from mbti_ray.cli import (
     Result,
@@ -17,6 +15,7 @@ from mbti_ray.cli import (
     print_pairs,
     print_scorecard,
     print_scores,
+    print_warning,
     progress_bar,
     run_command,
     run_progress,
@@ -57,14 +56,16 @@ def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace)
     with progress_bar("tokenising", None) as advance:
         data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
     bad_rows = data.facts.as_dict()["bad"]
-    print_bad_rows(config.data.source, bad_rows, cast(Path, folder.home / folder.bad_rows.name))
+    print_bad_rows(config.data.source, bad_rows, folder.home / folder.bad_rows.name)
     print_pairs([("run", str(folder.home)), *summarize(config, data)])
 
+    from mbti_ray.on_ray.checks import check_before
     from mbti_ray.on_ray.cluster import connected, run_resources
     from mbti_ray.on_ray.training import train
 
     with connected():
-        resources = run_resources(config)
+        nodes = check_before(config, folder.home.parent, warn=print_warning)
+        resources = run_resources(config, nodes)
         folder.begin(config, options.existing)
         folder.write_bad_rows(bad_rows)
         with run_progress() as show:

@@ -3,8 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from mbti_ray.cli import (
     Result,
@@ -18,6 +17,7 @@ from mbti_ray.cli import (
     print_scorecard,
     print_scores,
     print_trials,
+    print_warning,
     progress_bar,
     run_command,
     short,
@@ -65,14 +65,16 @@ def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace
     with progress_bar("tokenising", None) as advance:
         data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
     bad_rows = data.facts.as_dict()["bad"]
-    print_bad_rows(config.data.source, bad_rows, cast(Path, folder.home / folder.bad_rows.name))
+    print_bad_rows(config.data.source, bad_rows, folder.home / folder.bad_rows.name)
 
+    from mbti_ray.on_ray.checks import check_before
     from mbti_ray.on_ray.cluster import connected, trial_resources, trials_at_once
     from mbti_ray.on_ray.tuning import finish_study, search
 
     with connected():
-        resources = trial_resources(config)
-        at_once = trials_at_once(config, resources, config.study.max_concurrent)
+        nodes = check_before(config, folder.home.parent, warn=print_warning)
+        resources = trial_resources(config, nodes)
+        at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)
         pairs = [("study", str(folder.home)), ("search", _search_line(config, at_once, resources))]
         print_pairs([*pairs, *summarize(config, data)])
         folder.begin(config, options.existing)

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
@@ -18,6 +17,7 @@ from ray.exceptions import RayError
 from mbti_ray.errors import BundleError, ClusterError, MbtiRayError
 from mbti_ray.on_ray.board import Report, make_board, wanted_now
 from mbti_ray.predictor import Predictor
+from mbti_ray.runs import find_bundle
 from mbti_ray.runtimes import RuntimeKind
 from mbti_ray.serving.shelf import Shelf
 from mbti_ray.serving.wanted import Wanted
@@ -103,8 +103,8 @@ def _check(places: tuple[str, ...], runtime: RuntimeKind) -> str | None:
     """Why one of the bundles cannot be served, found without a replica."""
     for place in places:
         try:
-            Predictor.load(Path(place), runtime=runtime)
-        except BundleError as error:
+            Predictor.load(find_bundle(place), runtime=runtime)
+        except MbtiRayError as error:
             return str(error)
     return None
 

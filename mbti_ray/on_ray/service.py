@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -33,12 +32,13 @@ from mbti_ray.on_ray.cluster import connected
 from mbti_ray.on_ray.gauges import ServeFigures
 from mbti_ray.on_ray.rollout import roll_back, roll_out, watch_board
 from mbti_ray.predictor import Predictor
-from mbti_ray.runs import find_bundle
+from mbti_ray.runs import bundle_place, find_bundle
 from mbti_ray.serving.address import found_by
 from mbti_ray.serving.http import RETRY_AFTER_S, build_api, key_digest
 from mbti_ray.serving.reader import Reader, warm_up
 from mbti_ray.serving.shelf import Shelf
 from mbti_ray.serving.wanted import Wanted
+from mbti_ray.storage import Place, address
 
 APP_NAME = "mbti"
 # The environment variable with the key that /predict and /info then ask for.
@@ -86,7 +86,7 @@ class MbtiService:
         return self._service, self._config
 
     def _load(self, place: str, there: Reader | None) -> Reader:
-        folder = Path(place)
+        folder = find_bundle(place)
         if there is not None and there.bundle_id == read_manifest(folder).id:
             return there
         config = self._config
@@ -100,8 +100,8 @@ class MbtiService:
         return Reader(predictor, self._thread, config, tokens_per_s=speed, watcher=self._figures)
 
 
-def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
-    """The Serve application that answers from `bundle`, which every node must find at that path."""
+def build_app(bundle: Place, config: ServeConfig) -> serve.Application:
+    """The Serve application that answers from `bundle`, which every node must find there."""
     deployment = serve.deployment(
         serve.ingress()(MbtiService),
         name=APP_NAME,
@@ -123,12 +123,10 @@ def build_app(bundle: Path, config: ServeConfig) -> serve.Application:
     )
 
 
-def wanted_of(bundle: Path, config: ServeConfig) -> Wanted:
+def wanted_of(bundle: Place, config: ServeConfig) -> Wanted:
     """A bundle and what `config` puts beside it, at places that any process understands."""
-    beside = find_bundle(config.beside) if config.beside else None
-    return Wanted(
-        str(bundle.resolve()), str(beside.resolve()) if beside else None, config.beside_share
-    )
+    beside = address(bundle_place(config.beside, "")) if config.beside else None
+    return Wanted(address(bundle), beside, config.beside_share)
 
 
 def _scale(config: ServeConfig) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def _scale(config: ServeConfig) -> dict[str, Any]:
     return {"autoscaling_config": scaling}
 
 
-def start_service(bundle: Path, config: ServeConfig) -> str:
+def start_service(bundle: Place, config: ServeConfig) -> str:
     """Starts the service in the Ray that is connected; its address, once it is ready.
 
     Raises:
@@ -161,11 +159,11 @@ def start_service(bundle: Path, config: ServeConfig) -> str:
     return url
 
 
-def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], None]) -> str:
+def run_service(bundle: Place, config: ServeConfig, *, on_ready: Callable[[str], None]) -> str:
     """Serves until SIGINT or SIGTERM, then ends every process that it started.
 
     Args:
-        bundle: The folder to serve.
+        bundle: The folder to serve, or its URL.
         config: Where and how.
         on_ready: Called with the address when the service answers.
 
@@ -175,7 +173,7 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
     Raises:
         BundleError, ClusterError: See `start_service`; also, a port is taken.
     """
-    read_manifest(bundle)
+    read_manifest(find_bundle(bundle))
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _end_on(signal.default_int_handler)
@@ -184,8 +182,8 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
         _end_on(signal.default_int_handler)
         try:
             url = start_service(bundle, config)
-            address = ray.get_runtime_context().gcs_address
-            with found_by(config.port, address), suppress(KeyboardInterrupt):
+            ray_address = ray.get_runtime_context().gcs_address
+            with found_by(config.port, ray_address), suppress(KeyboardInterrupt):
                 on_ready(url)
                 threading.Event().wait()
         finally:
@@ -194,7 +192,7 @@ def run_service(bundle: Path, config: ServeConfig, *, on_ready: Callable[[str], 
     return url
 
 
-def change_bundle(bundle: Path | None, config: ServeConfig) -> Wanted:
+def change_bundle(bundle: Place | None, config: ServeConfig) -> Wanted:
     """Have the service of the Ray that RAY_ADDRESS names answer with another bundle.
 
     Args:
@@ -212,13 +210,13 @@ def change_bundle(bundle: Path | None, config: ServeConfig) -> Wanted:
         try:
             service, running = serve.get_app_handle(APP_NAME).about.remote().result()
         except RayServeException:
-            address = os.environ.get("RAY_ADDRESS")
-            raise ClusterError(f"RAY_ADDRESS={address}: no service runs there") from None
+            there = os.environ.get("RAY_ADDRESS")
+            raise ClusterError(f"RAY_ADDRESS={there}: no service runs there") from None
         states = serve.status().applications[APP_NAME].deployments[APP_NAME].replica_states
-        there = {"runtime": running.runtime, "replicas": states.get("RUNNING", 1)}
+        facts = {"runtime": running.runtime, "replicas": states.get("RUNNING", 1)}
         if bundle is None:
-            return roll_back(service, **there)
-        return roll_out(service, wanted_of(bundle, config), **there)
+            return roll_back(service, **facts)
+        return roll_out(service, wanted_of(bundle, config), **facts)
 
 
 def _end_on(handler: Any) -> None:
@@ -256,7 +254,7 @@ def _check_cpus(config: ServeConfig) -> None:
         )
 
 
-def _deploy_error(error: RuntimeError, bundle: Path) -> BundleError | ClusterError:
+def _deploy_error(error: RuntimeError, bundle: Place) -> BundleError | ClusterError:
     status = serve.status().applications.get(APP_NAME)
     text = status.message if status else str(error)
     for deployment in status.deployments.values() if status else ():
