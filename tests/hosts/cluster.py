@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,20 @@ class Cluster:
         argv = [f"cd {HOME}/mbti_ray && exec ray {verb} {_FILE} {_quoted(arguments)}"]
         return self.laptop.run("bash", "-c", *argv, check=check, timeout_s=timeout_s)
 
-    def submit(self, *command: str, job: str, timeout_s: float = 300.0) -> str:
+    def submit(
+        self,
+        *command: str,
+        job: str,
+        timeout_s: float = 300.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
         """Run a command as a job, sent from the laptop through `ray dashboard`; what it printed.
 
         Args:
             job: Its id.
+            environment: Of all its processes, on every host.
         """
-        self.begin(*command, job=job)
+        self.begin(*command, job=job, environment=environment)
         return self.finish(job, timeout_s=timeout_s)
 
     def finish(self, job: str, *, timeout_s: float = 300.0) -> str:
@@ -98,11 +105,13 @@ class Cluster:
         assert self.job_state(job) == "SUCCEEDED", said
         return said
 
-    def begin(self, *command: str, job: str) -> None:
+    def begin(self, *command: str, job: str, environment: Mapping[str, str] | None = None) -> None:
         """Start a job and leave it to itself."""
         if self._tunnel is None or self._tunnel.poll() is not None:
             self._tunnel = self._open_tunnel()
-        self.job("submit", f"--no-wait --working-dir . --submission-id {job} -- {_quoted(command)}")
+        given = _q(json.dumps({"env_vars": dict(environment or {})}))
+        options = f"--no-wait --working-dir . --submission-id {job} --runtime-env-json {given}"
+        self.job("submit", f"{options} -- {_quoted(command)}")
 
     def job(self, verb: str, arguments: str) -> str:
         """`ray job VERB`, on the laptop, from the repository's root."""

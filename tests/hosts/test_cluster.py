@@ -67,6 +67,26 @@ def test_a_run_of_two_hosts_is_sent_from_a_third_and_leaves_a_bundle(cluster: Cl
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
+def test_a_run_of_two_hosts_lies_in_a_bucket_that_a_third_serves(cluster: Cluster) -> None:
+    log = cluster.storage.parent / "bucket.log"
+    cluster.laptop.start("moto_server", "-H", "0.0.0.0", "-p", "5000", log=log)
+    server = f"{cluster.laptop.address}:5000"
+    make = ["curl", "--silent", "--fail", "--request", "PUT", f"http://{server}/bucket"]
+    wait_until(lambda: not cluster.laptop.run(*make, check=False).returncode, 60, log.read_text)
+    environment = {
+        "AWS_ACCESS_KEY_ID": "of-no-account",
+        "AWS_SECRET_ACCESS_KEY": "of-no-account",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{server}",
+    }
+    place = ["storage=s3://bucket/runs", "name=far"]
+    command = ["python", "-m", "mbti_ray.train", "quick", *place, "scaling.workers=2"]
+    said = cluster.submit(*command, "fit.epochs=2", job="far", environment=environment)
+    assert "bundle: s3://bucket/runs/far/bundle" in said
+    get = ["curl", "--silent", "--fail", f"http://{server}/bucket/runs/far/bundle/bundle.json"]
+    assert json.loads(cluster.laptop.run(*get).stdout)
+
+
 def test_a_study_tries_on_both_hosts_and_leaves_its_best(cluster: Cluster) -> None:
     command = ["python", "-m", "mbti_ray.tune", "tune_configs/quick.yaml", f"storage={RUNS}"]
     said = cluster.submit(
