@@ -108,13 +108,22 @@ def trial_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
 def trials_at_once(
     config: RunConfig, resources: Resources, limit: int | None, nodes: Nodes | None = None
 ) -> int:
-    """How many trials the cluster holds at once, or the limit if that is lower.
+    """How many trials run side by side: as many as the cluster holds, or at most the limit.
 
-    Tune is never told more than this: with more, trials that have their driver but not their
-    workers would wait for each other for ever.
+    Trials of one worker may wait for machines that are still to come, so a limit counts even above
+    what there is room for now. Of trials of several workers Tune is never told more than fit: those
+    that have their driver but not their workers would wait for each other for ever.
     """
     fits = _places(resources, nodes_there() if nodes is None else nodes) // config.scaling.most
-    return max(1, min(fits, limit or fits))
+    if limit is None or config.scaling.most > 1:
+        return max(1, min(fits, limit or fits))
+    return limit
+
+
+def workers_at_once(resources: Resources, limit: int | None) -> int:
+    """How many such workers the cluster holds now, or the limit if that is lower; one at least."""
+    places = _places(resources, nodes_there())
+    return max(1, min(places, limit or places))
 
 
 def nodes_there() -> list[dict[str, float]]:

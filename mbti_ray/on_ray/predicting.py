@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 from mbti_ray.config import RunConfig, overridden
 from mbti_ray.data.chunks import ChunkPlan, nested, read_chunks, unnested
 from mbti_ray.errors import BundleError, MbtiRayError
-from mbti_ray.on_ray.cluster import trial_resources, trials_at_once
+from mbti_ray.on_ray.cluster import trial_resources, workers_at_once
 from mbti_ray.predictor import Predictor
 from mbti_ray.tables import PartFolder, json_lines, write_tables
 from mbti_ray.typology import POSITIVE_POLES
@@ -164,7 +164,7 @@ def _results(job: Job) -> Any:
         # ONNX Runtime computes on CPUs; a GPU would only be kept from others.
         config = overridden(config, {"scaling.use_gpu": False})
     resources = trial_resources(config)
-    actors = trials_at_once(config, resources, job.chunks.expected_chunks)
+    actors = workers_at_once(resources, job.chunks.expected_chunks)
     _quiet()
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True

@@ -27,6 +27,7 @@ from ray.serve.schema import LoggingConfig
 from mbti_ray.bundle import read_manifest
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
+from mbti_ray.memory import keep_giving_back
 from mbti_ray.on_ray.board import wanted_now
 from mbti_ray.on_ray.cluster import connected
 from mbti_ray.on_ray.gauges import ServeFigures
@@ -65,6 +66,7 @@ class MbtiService:
         self._config = config
         self._key_hash = key_hash
         self._figures = ServeFigures()
+        keep_giving_back()
         # One thread for everything that computes, since torch keeps its number of threads for each.
         self._thread = ThreadPoolExecutor(
             1, "forward", initializer=torch.set_num_threads, initargs=(config.cpus,)

@@ -31,6 +31,7 @@ from mbti_ray.engine.fit import run
 from mbti_ray.engine.worker import Line, Request, Worker, append_line
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError
 from mbti_ray.finish import finish_run
+from mbti_ray.memory import keep_giving_back
 from mbti_ray.on_ray.cluster import Resources
 from mbti_ray.on_ray.gauges import Gauges
 from mbti_ray.on_ray.progress import Show, board
@@ -217,6 +218,7 @@ def _loop(settings: dict[str, Any]) -> None:
             return
         torch.set_num_threads(settings["threads"])
         quiet_ray()
+        keep_giving_back()
         with leaving_the_reason(folder), watched(folder) as is_asked_to_stop:
             config = config_of(settings["config"])
             worker = TrainWorker(folder, board=settings["board"], is_asked_to_stop=is_asked_to_stop)

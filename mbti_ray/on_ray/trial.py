@@ -20,6 +20,7 @@ from mbti_ray.config.schema import Monitor, mode_of
 from mbti_ray.engine.fit import run
 from mbti_ray.engine.worker import Line, Worker
 from mbti_ray.errors import MbtiRayError
+from mbti_ray.memory import keep_giving_back
 from mbti_ray.on_ray.cluster import Resources
 from mbti_ray.on_ray.remote import Fetched
 from mbti_ray.on_ray.searcher import FAILED, SEEDS
@@ -100,6 +101,7 @@ def trainable(job: Job, *, workers: int) -> Trainable:
 def _trial(values: dict[str, Any], *, job: Job) -> None:
     torch.set_num_threads(job.resources.cpus)
     quiet_ray()
+    keep_giving_back()
     try:
         _train_seeds(values, job)
     except Exception as error:
