@@ -25,7 +25,7 @@ def ready() -> dict[str, str]:
 
 @api.post("/predict")
 def predict(question: Question) -> dict[str, float]:
-    answer = read(question.inputs, function_to_apply="sigmoid", truncation=True)
+    (answer,) = read([question.inputs], function_to_apply="sigmoid", truncation=True)
     return {one["label"]: one["score"] for one in answer}
 
 

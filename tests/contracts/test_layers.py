@@ -167,7 +167,7 @@ def test_only_one_file_of_the_program_names_the_package_of_minilm():
         (
             "config/load.py",
             "from mbti_ray.data import text",
-            "config may import errors, memory, typology",
+            "config may import errors, memory",
         ),
         ("data/text.py", "from mbti_ray import model", "data may import config, errors, typology"),
         ("model/loss.py", "from mbti_ray.scores.counts import Counts", "model may import"),
