@@ -23,7 +23,7 @@ test: setup lint types
 # Faults that take longer than a change should wait for, and several hosts in namespaces of this
 # machine (as root, with openssh-server, rsync, iproute2 and curl).
 test-long: setup
-	$(BIN)/python -m pytest -m "long or hosts" tests/long tests/hosts
+	$(BIN)/python -m pytest -m "long or hosts"
 
 lint: setup
 	$(BIN)/ruff check .

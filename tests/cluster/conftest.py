@@ -1,5 +1,6 @@
 """What the tests with Ray share: small disks, doing something once another happened."""
 
+import shutil
 import subprocess
 import threading
 import time
@@ -26,6 +27,17 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield make
     for place in places:
         subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+@pytest.fixture
+def fill() -> Callable[[Path, int], None]:
+    """Fills the disk of a folder with a file, but for so many KiB."""
+
+    def write(place: Path, kib_left: int) -> None:
+        free = shutil.disk_usage(place).free - 1024 * kib_left
+        (place / "filler").write_bytes(bytes(max(free, 0)))
+
+    return write
 
 
 @pytest.fixture

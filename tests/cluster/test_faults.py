@@ -123,13 +123,18 @@ def test_losing_one_of_two_elastic_workers_costs_the_steps_since_the_checkpoint(
 def test_a_full_disk_ends_the_run_with_what_to_do_and_the_resumed_run_is_whole(
     small_file: Path,
     disk: Callable[[int], Path],
+    fill: Callable[[Path, int], None],
+    when: Callable[..., threading.Thread],
     tmp_path: Path,
     expected: dict[str, torch.Tensor],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    # Room for a config and a cache, not for checkpoints.
-    small_disk = disk(2)
+    # There is room when it begins; then somebody else takes it, all but that of a few lines.
+    small_disk = disk(30)
+    begun = small_disk / "full" / "config.yaml"
+    filling = when(begun.exists, lambda: fill(small_disk, 300))
     assert train(arguments(small_file, small_disk, "full", "failure.max_failures=0")) == 2
+    filling.join()
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert "could not be kept" in error
     assert "make room" in error

@@ -173,6 +173,7 @@ def test_a_killed_command_is_gone_on_with_and_its_parts_are_left_as_they_are(
     assert_same(output, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("title", "parts"), [("MapWorker", 1), ("Read_Input", 0)])
 def test_a_killed_worker_costs_no_row_and_gives_none_twice(
     bundle: Path, large_file: Path, whole: Path, tmp_path: Path, title: str, parts: int

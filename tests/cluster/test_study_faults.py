@@ -177,11 +177,18 @@ def test_a_database_that_is_held_for_a_while_loses_nothing(
 
 
 def test_a_full_disk_is_said_in_a_line_and_the_study_goes_on_where_there_is_room(
-    study_file: Path, disk: Callable[[int], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    study_file: Path,
+    disk: Callable[[int], Path],
+    fill: Callable[[Path, int], None],
+    when: When,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    # Room for a cache, a database and a few checkpoints.
-    small_disk = disk(6)
+    # There is room when it begins; then somebody else takes all but that of a few checkpoints.
+    small_disk = disk(60)
+    filling = when((small_disk / "full" / "config.yaml").exists, lambda: fill(small_disk, 4500))
     assert tune([str(study_file), f"storage={small_disk}", "name=full"]) == 2
+    filling.join()
     said = capfd.readouterr().err.strip().splitlines()[-1]
     assert "full" in said or "No space" in said
     before = records(small_disk / "full")
