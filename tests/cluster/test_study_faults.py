@@ -107,6 +107,7 @@ def test_a_killed_trial_process_loses_no_point_of_the_study(
     assert_nothing_repeated(found)
 
 
+@pytest.mark.long
 def test_a_trial_whose_process_is_killed_for_good_is_a_failed_trial(
     when: When, study_file: Path, tmp_path: Path
 ) -> None:

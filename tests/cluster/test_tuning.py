@@ -160,6 +160,7 @@ def test_several_objectives_end_with_a_front_and_several_seeds_with_their_mean(
     assert answer["scores"]["val"]["acc_mean"] == pytest.approx(best)
 
 
+@pytest.mark.long
 def test_a_population_copies_its_best_and_says_what_each_trained_with(
     small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_population_copies_its_best_and_says_what_each_trained_with(
     assert best.values == [pytest.approx(answer["scores"]["val"]["acc_mean"])]
 
 
+@pytest.mark.long
 def test_hours_that_are_over_and_points_that_are_used_up_end_a_study_early(
     small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
