@@ -35,15 +35,43 @@ def quick(small_file: Path) -> Callable[..., RunConfig]:
 
 
 @pytest.fixture(scope="session")
-def bundle(quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of a small trained model."""
-    return _write_bundle(quick("fit.epochs=1"), tmp_path_factory)
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], Path]:
+    """Trains a model and writes its bundle."""
+
+    def make(config: RunConfig) -> Path:
+        from mbti_ray.bundle import write_bundle
+        from mbti_ray.data.prepare import prepare_dataset
+        from mbti_ray.engine.fit import run
+        from mbti_ray.engine.worker import Worker
+        from mbti_ray.predictor import golden_logits
+
+        data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
+        outcome = run(config, data, Worker())
+        folder = tmp_path_factory.mktemp("run") / "bundle"
+        write_bundle(
+            folder,
+            config=config,
+            model=outcome.model,
+            tokenizer=data.tokenizer,
+            facts=data.facts,
+            scores={"val": outcome.val, "test": outcome.test},
+            golden_logits=golden_logits,
+        )
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def other_bundle(quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(quick: Callable[..., RunConfig], make_bundle: Callable[[RunConfig], Path]) -> Path:
+    """The bundle of a small trained model."""
+    return make_bundle(quick("fit.epochs=1"))
+
+
+@pytest.fixture(scope="session")
+def other_bundle(quick: Callable[..., RunConfig], make_bundle: Callable[[RunConfig], Path]) -> Path:
     """Another one, of other weights."""
-    return _write_bundle(quick("fit.epochs=1", "seed=1"), tmp_path_factory)
+    return make_bundle(quick("fit.epochs=1", "seed=1"))
 
 
 @pytest.fixture(scope="session")
@@ -66,28 +94,6 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ray.init(num_cpus=2, logging_level="ERROR", include_dashboard=True)
     yield
     ray.shutdown()
-
-
-def _write_bundle(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from mbti_ray.bundle import write_bundle
-    from mbti_ray.data.prepare import prepare_dataset
-    from mbti_ray.engine.fit import run
-    from mbti_ray.engine.worker import Worker
-    from mbti_ray.predictor import golden_logits
-
-    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
-    outcome = run(config, data, Worker())
-    folder = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(
-        folder,
-        config=config,
-        model=outcome.model,
-        tokenizer=data.tokenizer,
-        facts=data.facts,
-        scores={"val": outcome.val},
-        golden_logits=golden_logits,
-    )
-    return folder
 
 
 def _write_users(path: Path, users: int) -> Path:

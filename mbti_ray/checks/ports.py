@@ -10,7 +10,7 @@ from mbti_ray.config.schema import ServeConfig
 _CHECK = "ports"
 _DASHBOARD = 8265
 # HAProxy opens these too, on all interfaces; Ray lets them be moved but not bound to one.
-_HAPROXY = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
+HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
 def why_taken(host: str, port: int) -> str | None:
@@ -32,7 +32,7 @@ def judge_ports(config: ServeConfig, *, with_dashboard: bool) -> list[Verdict]:
         with_dashboard: Whether a Ray that is still to be started will want its dashboard's.
     """
     wanted = [(config.host, config.port, "serve.port", "set serve.port to a port that is free")]
-    for name, default in _HAPROXY.items():
+    for name, default in HAPROXY_PORTS.items():
         port = int(os.environ.get(name, default))
         wanted.append(("", port, "HAProxy of the service", f"set {name} to a port that is free"))
     if with_dashboard:

@@ -6,12 +6,11 @@ Owns processes, threads, queues and ports. The routes are in `http`, the shapes 
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +24,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from mbti_ray.bundle import read_manifest
+from mbti_ray.checks.ports import HAPROXY_PORTS, why_taken
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.memory import keep_giving_back
@@ -52,8 +52,6 @@ _SPARE_REQUESTS = 1024
 # A burst stands in Ray's queue for some milliseconds before a replica can turn it away.
 _BURST_REQUESTS = 1000
 _READY_TIMEOUT_S = 60.0
-# HAProxy opens these too, on all interfaces; Ray lets them be moved but not bound to one.
-_HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
 class MbtiService:
@@ -232,18 +230,13 @@ def _check_ports(config: ServeConfig) -> None:
         return
     wanted = [(config.host, config.port, f"serve.port={config.port}; choose another")]
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
-        for name, default in _HAPROXY_PORTS.items():
+        for name, default in HAPROXY_PORTS.items():
             port = int(os.environ.get(name, default))
             wanted.append(("", port, f"set {name} to a port that is free"))
     for host, port, remedy in wanted:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                where = f"{host or 'port'}:{port}"
-                raise ClusterError(f"{where}: {error.strerror}; {remedy}") from None
+        reason = why_taken(host, port)
+        if reason is not None:
+            raise ClusterError(f"{host or 'port'}:{port}: {reason}; {remedy}")
 
 
 def _check_cpus(config: ServeConfig) -> None:

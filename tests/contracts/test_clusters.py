@@ -17,7 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from mbti_ray.on_ray import _SETTINGS as TRAIN_ENVIRONMENT
-from mbti_ray.serve import _FAST_PATH as SERVE_ENVIRONMENT
+from mbti_ray.serve import FAST_PATH as SERVE_ENVIRONMENT
 
 pytestmark = pytest.mark.contracts
 

@@ -9,13 +9,9 @@ from typing import Any
 
 import pytest
 
-from mbti_ray.bundle import write_bundle
 from mbti_ray.config import RunConfig
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.data.prepare import prepare_dataset
-from mbti_ray.engine.fit import run
-from mbti_ray.engine.worker import Worker
-from mbti_ray.predictor import Predictor, golden_logits
+from mbti_ray.predictor import Predictor
 from mbti_ray.serving.batching import Pass
 from mbti_ray.serving.reader import Answered, Reader, Watcher, warm_up
 from mbti_ray.serving.wire import ErrorCode, Question, WireError
@@ -27,22 +23,9 @@ LONG = "a long evening with many words " * 20
 
 @pytest.fixture(scope="module")
 def predictor(
-    quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
+    quick: Callable[..., RunConfig], make_bundle: Callable[[RunConfig], Path]
 ) -> Predictor:
-    config = quick("model.max_tokens=32", "fit.epochs=1")
-    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
-    outcome = run(config, data, Worker())
-    folder: Path = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(
-        folder,
-        config=config,
-        model=outcome.model,
-        tokenizer=data.tokenizer,
-        facts=data.facts,
-        scores={"val": outcome.val},
-        golden_logits=golden_logits,
-    )
-    return Predictor.load(folder)
+    return Predictor.load(make_bundle(quick("model.max_tokens=32", "fit.epochs=1")))
 
 
 @pytest.fixture

@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mbti_ray.bundle import read_bundle, read_manifest, record_runtimes, write_bundle
+from mbti_ray.bundle import read_bundle, read_manifest, record_runtimes
 from mbti_ray.config import RunConfig
-from mbti_ray.data.prepare import prepare_dataset
-from mbti_ray.engine.fit import run
-from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError
 from mbti_ray.export import main as export_main
 from mbti_ray.predictor import Predictor, golden_logits
@@ -29,22 +26,9 @@ TEXTS = ["a", "a quiet evening with a book and some tea", "party " * 30, "Ünïc
 
 
 @pytest.fixture(scope="module")
-def plain(quick: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(quick: Build, make_bundle: Callable[[RunConfig], Path]) -> Path:
     """A bundle without exports."""
-    config = quick("model.max_tokens=32", "fit.epochs=2")
-    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
-    outcome = run(config, data, Worker())
-    folder = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(
-        folder,
-        config=config,
-        model=outcome.model,
-        tokenizer=data.tokenizer,
-        facts=data.facts,
-        scores={"val": outcome.val, "test": outcome.test},
-        golden_logits=golden_logits,
-    )
-    return folder
+    return make_bundle(quick("model.max_tokens=32", "fit.epochs=2"))
 
 
 @pytest.fixture(scope="module")
