@@ -27,7 +27,9 @@ When = Callable[[Callable[[], bool], Callable[[], None]], threading.Thread]
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
 Build = Callable[..., RunConfig]
-SETTINGS = ["fit.epochs=6", "fit.patience=null", "fit.batch_size=8", "scaling.cpus=1"]
+# Enough of them that a run is not over before a signal or a file is seen.
+EPOCHS = 20
+SETTINGS = [f"fit.epochs={EPOCHS}", "fit.patience=null", "fit.batch_size=8", "scaling.cpus=1"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def assert_ended_as(folder: Path, expected: dict[str, torch.Tensor]) -> None:
     got = load_file(folder / "bundle" / "model.safetensors")
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[name], expected[name]) for name in got)
-    assert epochs_of(folder) == list(range(1, 7))
+    assert epochs_of(folder) == list(range(1, EPOCHS + 1))
 
 
 def test_sigterm_saves_and_stops_and_the_resumed_run_is_the_uninterrupted_one(
@@ -71,7 +73,7 @@ def test_sigterm_saves_and_stops_and_the_resumed_run_is_the_uninterrupted_one(
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert "stopped as asked after step" in error
     assert error.endswith("its checkpoint is saved, --resume goes on")
-    assert len(epochs_of(folder)) < 6
+    assert len(epochs_of(folder)) < EPOCHS
     assert not (folder / "bundle").exists()
     assert train(["--resume", f"storage={tmp_path}", "name=asked"]) == 0
     assert_ended_as(folder, expected)
@@ -116,7 +118,7 @@ def test_losing_one_of_two_elastic_workers_costs_the_steps_since_the_checkpoint(
     elastic = arguments(small_file, tmp_path, "elastic", "scaling.workers=[1,2]")
     assert train(elastic) == 0
     killing.join()
-    assert epochs_of(folder) == list(range(1, 7))
+    assert epochs_of(folder) == list(range(1, EPOCHS + 1))
     assert (folder / "bundle" / "bundle.json").exists()
 
 
