@@ -23,7 +23,7 @@ from mbti_ray.config.schema import mode_of
 from mbti_ray.engine.fit import is_finished
 from mbti_ray.errors import RunError
 from mbti_ray.study.points import ask
-from mbti_ray.study.store import give_back, patiently, wait_again
+from mbti_ray.study.store import give_back, kept, wait_again
 from mbti_ray.study.trials import TrialRecord, record_of
 
 # What a trial reports when it gave up for a reason that the user can mend.
@@ -209,7 +209,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if self.trouble is not None:
             return None
         try:
-            return patiently(do, where=self._study.study_name)
+            return kept(do, where=self._study.study_name)
         except RunError as error:
             self.trouble = error
             self.close(str(error))

@@ -3,7 +3,6 @@
 The database says what happened, and is all that a study is resumed from.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +24,8 @@ from mbti_ray.study.trials import EVALUATED, best_of, record_of
 
 Answer = TypeVar("Answer")
 
-# How long a database that somebody else holds is waited for.
+# How long SQLite waits, at each statement, for a database that somebody else holds.
 PATIENCE_S = 60.0
-_PAUSE_S = 0.2
 _TROUBLE = (StorageInternalError, SQLAlchemyError, OSError)
 
 
@@ -79,24 +77,19 @@ def wait_again(study: optuna.Study, number: int, params: dict[str, Any]) -> None
     study.enqueue_trial(dict(params), user_attrs={"retry_of": number})
 
 
-def patiently(do: Callable[[], Answer], *, where: str) -> Answer:
-    """What `do` answers; a database that another process holds is waited for.
+def kept(do: Callable[[], Answer], *, where: str) -> Answer:
+    """What `do` answers, a step that reads or writes the study.
+
+    Never repeats it: of a step of several transactions the first may have been kept.
 
     Raises:
-        RunError: It is held for longer than a minute, or cannot be written.
+        RunError: The study cannot be read or written, or is held for longer than a minute.
     """
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return do()
-        except _TROUBLE as error:
-            said = _said(error)
-            if "locked" not in said or time.monotonic() > deadline:
-                raise RunError(
-                    f"{where}: the study cannot be kept ({said}); mend that, and go on with "
-                    "--resume"
-                ) from None
-            time.sleep(_PAUSE_S)
+    try:
+        return do()
+    except _TROUBLE as error:
+        said = f"the study cannot be kept ({_said(error)}); mend that, and go on with --resume"
+        raise RunError(f"{where}: {said}") from None
 
 
 def _begin(study: optuna.Study, config: StudyConfig) -> None:
@@ -162,9 +155,8 @@ def _storage(folder: Path, storage: str | None) -> optuna.storages.BaseStorage:
         backend = journal.JournalFileBackend(str(folder / "optuna.journal"))
         return optuna.storages.JournalStorage(backend)
     url = storage or f"sqlite:///{folder / 'optuna.db'}"
-    # `patiently` waits for one that is held, and can say so.
-    at_once = {"connect_args": {"timeout": 1}} if url.startswith("sqlite") else {}
-    return RDBStorage(url, engine_kwargs=at_once)
+    waits = {"connect_args": {"timeout": PATIENCE_S}} if url.startswith("sqlite") else {}
+    return RDBStorage(url, engine_kwargs=waits)
 
 
 def _said(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 import sqlite3
 import threading
-import time
 from pathlib import Path
 
 import optuna
@@ -19,7 +18,7 @@ from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.study import store
 from mbti_ray.study.figures import counts_of, rungs_of, study_figures
 from mbti_ray.study.points import ask, fits, perturbed
-from mbti_ray.study.store import open_study, patiently
+from mbti_ray.study.store import kept, open_study
 from mbti_ray.study.trials import best_of, front_of, record_of, records_of
 
 pytestmark = pytest.mark.unit
@@ -248,16 +247,34 @@ def test_a_database_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) ->
         open_study(tmp_path, config, name="study")
 
 
-def test_a_database_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+class Held(optuna.samplers.TPESampler):  # type: ignore[misc]
+    """Another process takes the database in the middle of an `ask`, for a while."""
+
+    def __init__(self, database: Path, for_s: float) -> None:
+        super().__init__(seed=1)
+        self._database = database
+        self._for_s = for_s
+        self.releasing: threading.Timer | None = None
+
+    def before_trial(self, study: object, trial: object) -> None:
+        # The trial is RUNNING in the database by now, and its values are not.
+        other = sqlite3.connect(self._database, check_same_thread=False, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        self.releasing = threading.Timer(self._for_s, other.close)
+        self.releasing.start()
+
+
+def test_a_database_that_is_taken_within_an_ask_is_waited_for_and_the_trial_is_one(
+    tmp_path: Path,
+) -> None:
     config = study_of(tmp_path)
     study = open_study(tmp_path, config, name="study")
-    other = sqlite3.connect(tmp_path / "optuna.db", check_same_thread=False, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
-    # Longer than SQLite itself waits.
-    threading.Timer(2, lambda: other.execute("ROLLBACK")).start()
-    trial = patiently(lambda: ask(study, config.search), where="study")
+    study.sampler = sampler = Held(tmp_path / "optuna.db", for_s=2)
+    trial = kept(lambda: ask(study, config.search), where="study")
     assert trial is not None
-    other.close()
+    assert trial.params
+    assert sampler.releasing is not None
+    sampler.releasing.join()
     assert counts_of(records_of(study)) == {"RUNNING": 1}
 
 
@@ -265,19 +282,16 @@ def test_a_database_that_stays_held_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "PATIENCE_S", 0.1)
-
-    def held() -> None:
-        time.sleep(0.2)
-        raise sqlite3.OperationalError("database is locked")
-
-    def wrapped() -> None:
-        try:
-            held()
-        except sqlite3.OperationalError as error:
-            raise OSError("a layer above") from error
-
+    config = study_of(tmp_path)
+    study = open_study(tmp_path, config, name="study")
+    study.sampler = sampler = Held(tmp_path / "optuna.db", for_s=2)
     with pytest.raises(RunError, match=r"^study: .*\(database is locked\).*--resume$"):
-        patiently(wrapped, where="study")
+        kept(lambda: ask(study, config.search), where="study")
+    assert sampler.releasing is not None
+    sampler.releasing.join()
+    # A resumed study tries what was cut off again.
+    resumed = open_study(tmp_path, config, name="study")
+    assert counts_of(records_of(resumed)) == {"FAIL": 1}
 
 
 def test_rungs_are_those_of_successive_halving(tmp_path: Path) -> None:
