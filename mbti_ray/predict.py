@@ -22,7 +22,8 @@ from mbti_ray.cli import (
 )
 from mbti_ray.config import RunConfig, load_overrides
 from mbti_ray.errors import ConfigError, RunError
-from mbti_ray.runs import chosen_bundle
+from mbti_ray.runs import bundle_place, find_bundle
+from mbti_ray.storage import Place, address
 
 if TYPE_CHECKING:
     from mbti_ray.bundle import Manifest
@@ -84,23 +85,24 @@ def _predict(options: argparse.Namespace) -> Result:
         raise ConfigError(f'command line: both --input and a text ("{rest[0][:40]}"); give one')
     if options.input is None and not rest:
         raise ConfigError('command line: nothing to predict; give "text" ..., or --input FILE')
-    bundle = chosen_bundle(place, config.storage)
+    home = bundle_place(place, config.storage)
     if options.input is None:
-        return _predict_texts(bundle, config, rest)
-    return _predict_rows(bundle, config, options)
+        return _predict_texts(home, config, rest)
+    return _predict_rows(home, config, options)
 
 
-def _predict_texts(bundle: Path, config: RunConfig, texts: list[str]) -> Result:
+def _predict_texts(home: Place, config: RunConfig, texts: list[str]) -> Result:
     from mbti_ray.predictor import Predictor
 
+    bundle = find_bundle(home)
     predictor = Predictor.load(bundle, runtime=config.serve.runtime, threads=config.scaling.cpus)
     predictions = predictor.predict([[text] for text in texts], whole=False)
     answers = [prediction.as_dict() for prediction in predictions]
     print_predictions(texts, answers)
-    return {"bundle": str(bundle), "predictions": answers}
+    return {"bundle": str(home), "predictions": answers}
 
 
-def _predict_rows(bundle: Path, config: RunConfig, options: argparse.Namespace) -> Result:
+def _predict_rows(home: Place, config: RunConfig, options: argparse.Namespace) -> Result:
     from mbti_ray.bundle import read_manifest
     from mbti_ray.data.sources import check_readable
     from mbti_ray.tables import check_ending, check_parent, names_a_folder
@@ -114,7 +116,7 @@ def _predict_rows(bundle: Path, config: RunConfig, options: argparse.Namespace) 
         predict = _into_file
     _check_options(options, is_folder=predict is _into_folder)
     check_readable(options.input)
-    manifest = read_manifest(bundle)
+    manifest = read_manifest(find_bundle(home))
 
     from mbti_ray.data.chunks import ChunkPlan, chunk_chars_of
     from mbti_ray.on_ray.predicting import Job
@@ -123,12 +125,12 @@ def _predict_rows(bundle: Path, config: RunConfig, options: argparse.Namespace) 
     # A worker is in another folder.
     source = str(path.resolve()) if path.exists() else options.input
     plan = ChunkPlan(source, manifest.unit, chunk_chars=chunk_chars_of(source))
-    job = Job(bundle, plan, config)
+    job = Job(address(home), plan, config)
     found = predict(job, manifest, options)
     console.print(f"{found['rows']:,} rows: {output}", markup=False)
     if found["bad"]:
         _print_bad(options.input, found["bad"], Path(found["bad_rows"]))
-    return {"bundle": str(bundle), "bundle_id": manifest.id, "output": str(output), **found}
+    return {"bundle": str(home), "bundle_id": manifest.id, "output": str(output), **found}
 
 
 def _check_options(options: argparse.Namespace, *, is_folder: bool) -> None:

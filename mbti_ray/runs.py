@@ -298,11 +298,6 @@ def bundle_place(place: str | None, storage: str) -> Place:
     return _bundle_at(place_at(place)) if place else newest_bundle(storage_folder(storage))
 
 
-def chosen_bundle(place: str | None, storage: str) -> Path:
-    """As `bundle_place`, on this machine; see `find_bundle`."""
-    return find_bundle(bundle_place(place, storage))
-
-
 def find_bundle(place: str | Place) -> Path:
     """The bundle of a path or URL, which may be that of a run or study, on this machine.
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from mbti_ray.errors import ConfigError, RunError
 _MARK = "mbti_ray-"
 # The kernel lets go of a lock when its process ends, however it does.
 _LOCK = ".held"
+_KEPT_S = 30 * 86400
 _FILE = "file"
 _BUCKETS = ("s3", "gcs")
 # What the answer of a store means to the person who reads it.
@@ -232,7 +234,8 @@ def user_cache() -> Path:
 def local_copy(remote: Remote, kind: str, contents: str) -> Path:
     """A copy of a file or folder in this user's cache, made once for the same contents.
 
-    Processes that ask at the same time do not disturb each other.
+    Processes that ask at the same time do not disturb each other. Copies that nobody has asked for
+    in a month go when another one comes.
 
     Args:
         kind: The folder of the cache.
@@ -240,14 +243,27 @@ def local_copy(remote: Remote, kind: str, contents: str) -> Path:
     """
     key = hashlib.sha256(contents.encode()).hexdigest()[:16]
     copy = user_cache() / kind / (key + PurePosixPath(remote.name).suffix)
-    if not copy.exists():
+    if copy.exists():
+        # The time says when it was last of use; another user's cache cannot be told.
+        with suppress(OSError):
+            os.utime(copy)
+    else:
         copy.parent.mkdir(parents=True, exist_ok=True)
+        _forget(copy.parent)
         with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".bringing-") as aside:
             remote.fetch(Path(aside, copy.name))
             # Another process may have been faster.
             with suppress(OSError):
                 Path(aside, copy.name).rename(copy)
     return copy
+
+
+def _forget(folder: Path) -> None:
+    """Delete what has been of no use for a month, leavings of killed processes included."""
+    for old in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > _KEPT_S:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def local_file(place: str | None) -> str | None:

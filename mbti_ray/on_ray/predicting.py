@@ -26,6 +26,7 @@ from mbti_ray.data.chunks import ChunkPlan, nested, read_chunks, unnested
 from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.on_ray.cluster import trial_resources, workers_at_once
 from mbti_ray.predictor import Predictor
+from mbti_ray.runs import find_bundle
 from mbti_ray.tables import PartFolder, json_lines, write_tables
 from mbti_ray.typology import POSITIVE_POLES
 
@@ -49,10 +50,11 @@ class Job:
     """What is to be predicted, with which bundle.
 
     Attributes:
+        bundle: Its path or URL, which each machine that computes finds by itself.
         chunks: Of a source that the machine which this process is on can read.
     """
 
-    bundle: Path
+    bundle: str
     chunks: ChunkPlan
     config: RunConfig
 
@@ -177,7 +179,7 @@ def _results(job: Job) -> Any:
         ).map_batches(
             _Actor,
             fn_constructor_args=(
-                job.bundle.resolve(),
+                job.bundle,
                 config.serve.runtime,
                 resources.cpus,
                 resources.device,
@@ -193,11 +195,12 @@ def _results(job: Job) -> Any:
 class _Actor:
     """Holds the model."""
 
-    def __init__(self, bundle: Path, runtime: Any, threads: int, device: str) -> None:
+    def __init__(self, bundle: str, runtime: Any, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
         self._loaded: Predictor | MbtiRayError
         try:
-            self._loaded = Predictor.load(bundle, runtime=runtime, threads=threads, device=device)
+            folder = find_bundle(bundle)
+            self._loaded = Predictor.load(folder, runtime=runtime, threads=threads, device=device)
         except MbtiRayError as error:
             # Raised, it would come to the driver as the text of a stack trace.
             self._loaded = error

@@ -8,9 +8,9 @@ from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs import (
     RunFolder,
+    bundle_place,
     cache_folder,
     choose_run,
-    chosen_bundle,
     find_bundle,
     newest_bundle,
     storage_folder,
@@ -249,5 +249,5 @@ def test_a_folder_without_a_bundle_is_told_so(storage):
 def test_a_command_takes_the_bundle_it_is_given_or_the_newest(storage):
     old = make_bundle(storage / "a" / "bundle", age=10)
     new = make_bundle(storage / "b" / "bundle")
-    assert chosen_bundle(None, str(storage)) == new
-    assert chosen_bundle(str(storage / "a"), str(storage)) == old
+    assert find_bundle(bundle_place(None, str(storage))) == new
+    assert find_bundle(bundle_place(str(storage / "a"), str(storage))) == old

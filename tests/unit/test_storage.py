@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from mbti_ray.runs import (
     bundle_place,
     cache_folder,
     choose_run,
-    chosen_bundle,
     find_bundle,
     open_run,
 )
@@ -454,7 +454,7 @@ def test_the_newest_bundle_of_a_store_is_a_studys_even_where_a_run_is_newer(
     best = put_bundle(bucket / "study" / "best" / "bundle", '{"id": 1}')
     put_bundle(bucket / "run" / "bundle", '{"id": 2}')
     assert bundle_place(None, str(bucket)) == best
-    assert (chosen_bundle(None, str(bucket)) / "bundle.json").read_text() == '{"id": 1}'
+    assert (find_bundle(bundle_place(None, str(bucket))) / "bundle.json").read_text() == '{"id": 1}'
     with pytest.raises(RunError, match=r"holds no bundle; make one with"):
         bundle_place(None, str(bucket / "empty"))
 
@@ -467,6 +467,17 @@ def test_a_bundle_is_copied_once_and_again_when_it_has_changed(bucket: Remote) -
     assert (first / "model.safetensors").stat().st_ino == mark
     put_bundle(bundle, '{"runtimes": {"onnx": 1}}')
     assert find_bundle(bundle) != first
+
+
+def test_copies_that_nobody_asked_for_in_a_month_go_when_another_one_comes(bucket: Remote) -> None:
+    unused, used = (find_bundle(put_bundle(bucket / n, json.dumps(n))) for n in ("a", "b"))
+    long_ago = time.time() - 31 * 86400
+    for copy in (unused, used):
+        os.utime(copy, (long_ago, long_ago))
+    assert find_bundle(bucket / "b") == used
+    find_bundle(put_bundle(bucket / "c", json.dumps("c")))
+    assert used.exists()
+    assert not unused.exists()
 
 
 def test_replicas_that_ask_for_a_bundle_at_once_all_get_it_whole(
