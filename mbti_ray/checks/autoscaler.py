@@ -23,19 +23,22 @@ _LABEL = "ray.io/node-group"
 _READ_BYTES = 4 << 20
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _STEP = re.compile(r"NodeUpdater: (\S+): (.+?) \[LogTimer")
+# Under "Version mismatch"; the only one that says whose it is.
+_PROCESS = re.compile(r"This process on node (\S+) was started with")
+_MISMATCH = "it has another version of Ray or Python than the head"
 _LOOK = f"look into {_LOG} on the head (ray monitor CLUSTER.yaml)"
-# What stands in the log, what it means, and what to do; the later a mark, the more it says.
+# What stands in the log, what it means, and what to do.
 _REASONS = (
     ("InvalidAuthToken", "its token is missing or another than the head's"),
     ("no authentication token was found", "it has no token"),
-    ("Version mismatch", "it has another version of Ray or Python than the head"),
+    ("Version mismatch", _MISMATCH),
     ("No space left on device", "its disk is full"),
     ("command not found", "a command of its set-up is not installed there"),
 )
 _REMEDIES = {
     _REASONS[0][1]: "carry ~/.ray/auth_token to it by file_mounts, with RAY_AUTH_MODE=token in its "
     "environment, and run `ray up` again",
-    _REASONS[2][1]: "install the head's versions there (pip install -c constraints.txt), and run "
+    _MISMATCH: "install the head's versions there (pip install -c constraints.txt), and run "
     "`ray up` again",
 }
 _REMEDIES[_REASONS[1][1]] = _REMEDIES[_REASONS[0][1]]
@@ -120,20 +123,36 @@ def read_autoscaler(tree: Mapping[str, Any], log: str = "") -> Autoscaler:
 
 
 def failures_in(log: str) -> dict[str, str]:
-    """Why machines could not be added, by address, as the log tells it; the newest word counts."""
+    """Why machines could not be added, by address, as the log tells it; the newest word counts.
+
+    Machines are started side by side, and what their commands print stands in the log without an
+    address: a reason counts for every machine that is being started, unless it names one.
+    """
     found: dict[str, str] = {}
-    reason: str | None = None
+    named: dict[str, str] = {}
+    # By address, or None for one whose start is not in the log: what was said since its last step.
+    said: dict[str | None, list[str]] = {None: []}
     for line in _COLOURS.sub("", log).splitlines():
-        reason = next((said for mark, said in _REASONS if mark in line), reason)
+        process = _PROCESS.search(line)
+        if process is not None:
+            named[process[1]] = _MISMATCH
+        for mark, reason in _REASONS:
+            if mark in line:
+                for heard in said.values():
+                    heard.append(reason)
         step = _STEP.search(line)
         if step is None:
             continue
         address, outcome = step.groups()
         if outcome.endswith("failed"):
-            found[address] = reason or f"{outcome[0].lower()}{outcome[1:]}"
+            heard = said.get(address, said[None])
+            loose = [r for r in heard if r != _MISMATCH] or ([] if named else heard)
+            told = named.pop(address, None) or next(reversed(loose), None)
+            found[address] = told or f"{outcome[0].lower()}{outcome[1:]}"
         elif outcome == "Ray start commands succeeded":
             found.pop(address, None)
-        reason = None
+        said[address] = []
+        said[None] = []
     return found
 
 

@@ -10,6 +10,7 @@ from mbti_ray.checks.autoscaler import Autoscaler, find_autoscaler
 from mbti_ray.checks.disk import Disk, measure
 from mbti_ray.checks.encoder import Encoder, find_encoder
 from mbti_ray.checks.gpu import Gpus, find_driver, look_at_gpus
+from mbti_ray.checks.network import gloo_address
 from mbti_ray.checks.storage import Seen
 from mbti_ray.checks.token import Token, find_token
 from mbti_ray.checks.versions import installed, torch_is_built_for
@@ -43,6 +44,7 @@ class Machine:
     gpus: Gpus
     seen: Seen | None
     autoscaler: Autoscaler | None
+    gloo_address: str | None
     took_s: float
     # Last, so that it is as near to the answer as can be.
     clock_s: float = field(default_factory=time.time)
@@ -65,6 +67,7 @@ def look(wanted: Wanted, leave: Callable[[], Seen] | None = None) -> Machine:
             token=find_token(),
             disk=measure(wanted.ray_folder),
             autoscaler=find_autoscaler(wanted.logs) if wanted.logs else None,
+            gloo_address=gloo_address(),
             encoder=encoder.result(),
             gpus=gpus.result(),
             seen=seen.result() if seen else None,

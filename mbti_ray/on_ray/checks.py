@@ -21,6 +21,7 @@ from mbti_ray.checks.clock import judge_clocks, least_skew_s
 from mbti_ray.checks.disk import judge_ray_disk, judge_storage_disk, measure, need_of
 from mbti_ray.checks.gpu import judge_gpus
 from mbti_ray.checks.machine import Machine, Wanted, look
+from mbti_ray.checks.network import judge_gloo
 from mbti_ray.checks.ports import judge_ports
 from mbti_ray.checks.storage import Notes, Seen, judge_own_storage, judge_storage
 from mbti_ray.checks.token import find_token, judge_token, judge_tokens
@@ -31,7 +32,9 @@ from mbti_ray.errors import ClusterError
 from mbti_ray.on_ray import reach
 from mbti_ray.on_ray.cluster import (
     Nodes,
+    Resources,
     connected,
+    places,
     run_resources,
     trial_resources,
     trials_at_once,
@@ -177,44 +180,40 @@ def ask(
     return answers
 
 
-def judge_sums(config: RunConfig, there: Nodes, addable: Nodes) -> tuple[Verdict, bool]:
-    """Whether what is configured finds a place; and whether its workers compute on GPUs."""
+def judge_sums(config: RunConfig, there: Nodes, addable: Nodes) -> tuple[Verdict, Resources | None]:
+    """Whether what is configured finds a place; and what each worker takes, if it does.
+
+    Reckoned as the run or study itself will: with machines that the autoscaler has yet to add.
+    """
+    nodes = [*there, *addable]
+    is_study = isinstance(config, StudyConfig)
     try:
-        found, uses_gpu = _share(config, there)
-        if addable and isinstance(config, StudyConfig):
-            found += f"; {_share(config, [*there, *addable])[0]} once all machines are there"
-        return Verdict("resources", "ok", found), uses_gpu
+        each = (trial_resources if is_study else run_resources)(config, nodes)
     except ClusterError as error:
-        problem = str(error)
-    if addable:
-        try:
-            found, uses_gpu = _share(config, [*there, *addable])
-        except ClusterError as error:
-            problem = str(error)
-        else:
-            found = f"only with machines that the autoscaler has yet to add: {found}"
-            return Verdict("resources", "warning", found, "nothing; it begins minutes later"), (
-                uses_gpu
-            )
-    found, _, remedy = problem.partition("; lower ")
-    return Verdict("resources", "wrong", found, f"lower {remedy}" if remedy else ""), False
+        found, _, remedy = str(error).partition("; lower ")
+        return Verdict("resources", "wrong", found, f"lower {remedy}" if remedy else ""), None
+    in_all = _share(config, each, nodes)
+    if places(each, there) < config.scaling.least:
+        found = f"only with machines that the autoscaler has yet to add: {in_all}"
+        return Verdict("resources", "warning", found, "nothing; it begins minutes later"), each
+    found = _share(config, each, there)
+    if addable and is_study:
+        found += f"; {in_all} once all machines are there"
+    return Verdict("resources", "ok", found), each
 
 
-def _share(config: RunConfig, nodes: Nodes) -> tuple[str, bool]:
+def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
+    """What runs at once where there are such nodes."""
     scaling = config.scaling
     if isinstance(config, StudyConfig):
-        each = trial_resources(config, nodes)
         count = trials_at_once(config, each, config.study.max_concurrent, nodes)
         what = f"{count} trial(s) at once, {scaling.most} worker(s) each"
+    elif scaling.least == scaling.most:
+        what = f"{scaling.most} worker(s)"
     else:
-        each = run_resources(config, nodes)
-        what = (
-            f"{scaling.most} worker(s)"
-            if scaling.least == scaling.most
-            else (f"{scaling.least} to {scaling.most} workers")
-        )
+        what = f"{scaling.least} to {scaling.most} workers"
     gpus = f" and {each.gpus:g} GPU" if each.gpus else ""
-    return f"{what} of {each.cpus} CPU{gpus}", each.gpus > 0
+    return f"{what} of {each.cpus} CPU{gpus}"
 
 
 def _essential(
@@ -222,7 +221,7 @@ def _essential(
 ) -> list[Verdict]:
     """What a run or study would fail of, in the order in which it would."""
     machines = answers.machines
-    sums, uses_gpu = judge_sums(config, _sizes(nodes), _addable(nodes, answers))
+    sums, each = judge_sums(config, _sizes(nodes), _addable(nodes, answers))
     seen = {name: m.seen for name, m in machines.items() if m.seen is not None}
     return [
         *_silent(answers),
@@ -230,7 +229,8 @@ def _essential(
         *judge_storage(notes, seen, idle=frozenset(n for n in nodes if _is_idle(nodes[n]))),
         *_disks(config, notes.storage, machines),
         sums,
-        *_gpus(nodes, machines, is_needed=uses_gpu),
+        *_gpus(nodes, machines, is_needed=each is not None and each.gpus > 0),
+        *_network(config, nodes, machines, each),
         *merged({name: m.encoder.verdict for name, m in machines.items()}),
     ]
 
@@ -256,6 +256,21 @@ def _gpus(
         if m.gpus.driver is not None or "GPU" in nodes[name]["Resources"]
     }
     return merged(with_gpu) if with_gpu else [Verdict("gpu", "ok", "none in this cluster")]
+
+
+def _network(
+    config: RunConfig,
+    nodes: Mapping[str, Any],
+    machines: Mapping[str, Machine],
+    each: Resources | None,
+) -> list[Verdict]:
+    """Nothing where the workers of a run are on one machine, or compute on GPUs."""
+    sizes = {name: places(each, [nodes[name]["Resources"]]) for name in machines} if each else {}
+    hosts = {nodes[name]["NodeManagerAddress"] for name, room in sizes.items() if room}
+    holds_all = max(sizes.values(), default=0) >= config.scaling.most
+    if each is None or each.gpus or holds_all or len(hosts) < 2:
+        return []
+    return [judge_gloo({name: machines[name].gloo_address for name, n in sizes.items() if n})]
 
 
 def _silent(answers: Answers) -> list[Verdict]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray.job_config import JobConfig
 
 from mbti_ray.config import RunConfig
 from mbti_ray.errors import ClusterError
@@ -40,10 +41,13 @@ class Resources:
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(job: str | None = None) -> Iterator[None]:
     """A Ray to work on: the one that is connected, the one RAY_ADDRESS names, or a local one.
 
     One that was started here is stopped at the end, whatever happens.
+
+    Args:
+        job: What the dashboard calls what this process does.
 
     Raises:
         ClusterError: The one that RAY_ADDRESS names does not answer, or wants a token.
@@ -54,7 +58,8 @@ def connected() -> Iterator[None]:
     # What workers print is in the dashboard; here it would be Ray's own remarks. What goes wrong in
     # a worker comes as an exception, and how far it is through `progress`.
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        job_config = JobConfig(metadata={"job_name": job} if job else {})
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=job_config)
     except ConnectionError:
         address = os.environ.get("RAY_ADDRESS")
         raise ClusterError(
@@ -83,9 +88,9 @@ def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     if cpus is None:
         most = max(int(node.get("CPU", 0)) for node in nodes)
         # A worker lives on one machine: the most CPUs with which all of them find a place.
-        places = _places(Resources(1, gpus), nodes)
-        wanted = min(config.scaling.most, max(config.scaling.least, places))
-        fitting = (c for c in range(most, 0, -1) if _places(Resources(c, gpus), nodes) >= wanted)
+        room = places(Resources(1, gpus), nodes)
+        wanted = min(config.scaling.most, max(config.scaling.least, room))
+        fitting = (c for c in range(most, 0, -1) if places(Resources(c, gpus), nodes) >= wanted)
         cpus = next(fitting, 1)
     return _checked(config, Resources(cpus, gpus), nodes)
 
@@ -114,7 +119,7 @@ def trials_at_once(
     what there is room for now. Of trials of several workers Tune is never told more than fit: those
     that have their driver but not their workers would wait for each other for ever.
     """
-    fits = _places(resources, nodes_there() if nodes is None else nodes) // config.scaling.most
+    fits = places(resources, nodes_there() if nodes is None else nodes) // config.scaling.most
     if limit is None or config.scaling.most > 1:
         return max(1, min(fits, limit or fits))
     return limit
@@ -122,8 +127,8 @@ def trials_at_once(
 
 def workers_at_once(resources: Resources, limit: int | None) -> int:
     """How many such workers the cluster holds now, or the limit if that is lower; one at least."""
-    places = _places(resources, nodes_there())
-    return max(1, min(places, limit or places))
+    room = places(resources, nodes_there())
+    return max(1, min(room, limit or room))
 
 
 def nodes_there() -> list[dict[str, float]]:
@@ -131,8 +136,8 @@ def nodes_there() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _places(each: Resources, nodes: Nodes) -> int:
-    """How many such workers the machines hold together."""
+def places(each: Resources, nodes: Nodes) -> int:
+    """How many such workers the machines hold together, were nothing taken."""
     return sum(
         # 1 // 0.1 is 9.
         min(int(node.get(name, 0) / need + 1e-9) for name, need in each.as_dict().items())
@@ -144,20 +149,20 @@ def _gpus_per_worker(config: RunConfig, nodes: Nodes) -> int:
     wanted = config.scaling.use_gpu
     if wanted == "auto":
         # All workers of a run are alike: one GPU each, or none.
-        return int(_places(Resources(1, 1), nodes) >= config.scaling.least)
+        return int(places(Resources(1, 1), nodes) >= config.scaling.least)
     return int(wanted)
 
 
 def _checked(config: RunConfig, each: Resources, nodes: Nodes) -> Resources:
-    workers, places = config.scaling.least, _places(each, nodes)
-    if places < workers:
+    workers, room = config.scaling.least, places(each, nodes)
+    if room < workers:
         takes = " and ".join(f"{n:g} {name}" for name, n in each.as_dict().items())
         machines = "; ".join(
             f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes
         )
         raise ClusterError(
             f"scaling.workers={workers}: a worker takes {takes}, and the cluster ({machines}) has "
-            f"room for {places}; lower scaling.workers"
+            f"room for {room}; lower scaling.workers"
             + (", or set scaling.use_gpu=false" if each.gpus else "")
         )
     return each

@@ -53,19 +53,24 @@ def test_more_workers_than_there_is_room_for_are_wrong(tmp_path):
 
 def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
     from mbti_ray.on_ray.checks import judge_sums
+    from mbti_ray.on_ray.cluster import Resources, run_resources
 
     there, addable = [{"CPU": 2.0}], [{"CPU": 8.0, "GPU": 1.0}] * 2
     config = load_run("quick", ["scaling.workers=2", "scaling.use_gpu=true"])
-    verdict, uses_gpu = judge_sums(config, there, [])
-    assert (verdict.state, uses_gpu) == ("wrong", False)
-    verdict, uses_gpu = judge_sums(config, there, addable)
-    assert (verdict.state, uses_gpu) == ("warning", True)
+    verdict, each = judge_sums(config, there, [])
+    assert (verdict.state, each) == ("wrong", None)
+    verdict, each = judge_sums(config, there, addable)
+    assert (verdict.state, each) == ("warning", Resources(8, 1))
     assert verdict.found == (
         "only with machines that the autoscaler has yet to add: 2 worker(s) of 8 CPU and 1 GPU"
     )
+    # Reckoned as the run will: it waits for the machines with GPUs, and does not take the CPUs.
+    verdict, each = judge_sums(load_run("quick"), there, addable)
+    assert (verdict.state, each) == ("warning", Resources(8, 1))
+    assert run_resources(load_run("quick"), [*there, *addable]) == each
     study = load_study(None, ["scaling.use_gpu=false"])
-    verdict, uses_gpu = judge_sums(study, there, addable)
-    assert (verdict.state, uses_gpu) == ("ok", False)
+    verdict, each = judge_sums(study, there, addable)
+    assert (verdict.state, each) == ("ok", Resources(1, 0))
     assert verdict.found.startswith("2 trial(s) at once, 1 worker(s) each of 1 CPU; 18 trial(s)")
 
 

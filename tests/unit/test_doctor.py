@@ -26,6 +26,7 @@ from mbti_ray.checks.clock import judge_clocks, least_skew_s
 from mbti_ray.checks.disk import Disk, Need, judge_ray_disk, judge_storage_disk, measure, need_of
 from mbti_ray.checks.encoder import find_encoder
 from mbti_ray.checks.gpu import Gpus, find_driver, judge_gpus, look_at_gpus
+from mbti_ray.checks.network import gloo_address, judge_gloo
 from mbti_ray.checks.ports import judge_ports, why_taken
 from mbti_ray.checks.storage import Notes, Seen, judge_own_storage, judge_storage
 from mbti_ray.checks.token import Token, find_token, judge_token, judge_tokens, refused_here
@@ -570,6 +571,21 @@ def test_a_worker_that_joined_at_last_is_no_failure():
     assert list(failures_in(log)) == ["10.0.0.4"]
 
 
+def test_workers_that_are_started_side_by_side_have_each_their_own_reason():
+    first, *rest = REFUSED.splitlines()
+    start = first.replace("10.0.0.3", "10.0.0.4")
+    refused = next(line for line in rest if "InvalidAuthToken" in line)
+    mismatch, failed = OTHER_VERSION.rsplit("2026", 1)
+    # What is refused tries for half a minute; the other one is through at once.
+    log = "\n".join([first, start, mismatch, refused, f"2026{failed}", *rest])
+    assert failures_in(log) == {
+        "10.0.0.3": "its token is missing or another than the head's",
+        "10.0.0.4": "it has another version of Ray or Python than the head",
+    }
+    without = "\n".join([first, start, mismatch, f"2026{failed}", refused, *rest])
+    assert failures_in(without) == failures_in(log)
+
+
 def test_a_worker_that_failed_once_and_is_there_now_is_not_named():
     autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED)
     assert judge_nodes(autoscaler, ["10.0.0.1", "10.0.0.3"], {"gpu": 1}) == []
@@ -720,3 +736,34 @@ def test_the_table_of_the_command_shows_each_state_and_what_to_change(place):
     assert any(line.startswith("ok") and "storage" in line for line in lines)
     assert "lower" in done.stdout
     assert re.fullmatch(r"\d ok, \d warning, 1 wrong, in [0-9.]+ s", lines[-1])
+
+
+def test_gloo_on_loopback_is_wrong_where_workers_are_on_several_machines() -> None:
+    verdict = judge_gloo({"10.0.0.2": "127.0.1.1", "10.0.0.3": "10.0.0.3", "10.0.0.4": None})
+    assert verdict.state == "wrong"
+    assert "on loopback on 10.0.0.2, where" in verdict.found
+    assert "GLOO_SOCKET_IFNAME" in verdict.remedy
+    assert judge_gloo({"10.0.0.3": "10.0.0.3", "10.0.0.4": None}).state == "ok"
+
+
+# What torch listens on, from what the kernel says of its sockets.
+LISTENS = """
+import os, socket, sys, torch.distributed as d
+d.init_process_group("gloo", store=d.FileStore(sys.argv[1], 1), rank=0, world_size=1)
+own = set()
+for number in os.listdir("/proc/self/fd"):
+    try: own.add(os.readlink(f"/proc/self/fd/{number}"))
+    except OSError: pass
+for line in open("/proc/self/net/tcp").read().splitlines()[1:]:
+    _, local, _, state, *rest = line.split()
+    if state == "0A" and f"socket:[{rest[5]}]" in own:
+        print(socket.inet_ntoa(bytes.fromhex(local.partition(":")[0])[::-1]))
+"""
+
+
+def test_gloo_listens_where_the_check_says(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "GLOO_SOCKET_IFNAME"}
+    command = [sys.executable, "-c", LISTENS, str(tmp_path / "store")]
+    said = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+    assert said.stdout.split() == [gloo_address(environment)]
+    assert gloo_address({"GLOO_SOCKET_IFNAME": "eth0"}) is None
