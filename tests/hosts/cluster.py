@@ -49,13 +49,19 @@ class Cluster:
         """The runs, as the test sees them."""
         return self._switch.shared / "runs"
 
-    def up(self, **changes: Any) -> str:
-        """`ray up`, and wait until all workers are there; what it printed."""
+    def up(self, *, joining: int | None = None, **changes: Any) -> str:
+        """`ray up`, and wait until the workers are there; what it printed.
+
+        Args:
+            joining: How many workers will be there; all, if not said.
+            changes: Keys of the cluster file that are others.
+        """
         tree = self.tree() | changes
+        count = len(self.workers) if joining is None else joining
         (self._switch.shared / "cluster.yaml").write_text(yaml.safe_dump(tree), "utf-8")
         self.laptop.run("cp", f"{SHARED}/cluster.yaml", _FILE)
         said = self.ray("up", "--yes", timeout_s=240).stdout
-        wait_until(lambda: len(self.alive()) == 1 + len(self.workers), 180, "all workers")
+        wait_until(lambda: len(self.alive()) == 1 + count, 180, f"{count} worker(s)")
         return said
 
     def tree(self) -> dict[str, Any]:
@@ -87,22 +93,24 @@ class Cluster:
         job: str,
         timeout_s: float = 300.0,
         environment: Mapping[str, str] | None = None,
+        state: str = "SUCCEEDED",
     ) -> str:
         """Run a command as a job, sent from the laptop through `ray dashboard`; what it printed.
 
         Args:
             job: Its id.
             environment: Of all its processes, on every host.
+            state: That it should end in.
         """
         self.begin(*command, job=job, environment=environment)
-        return self.finish(job, timeout_s=timeout_s)
+        return self.finish(job, timeout_s=timeout_s, state=state)
 
-    def finish(self, job: str, *, timeout_s: float = 300.0) -> str:
+    def finish(self, job: str, *, timeout_s: float = 300.0, state: str = "SUCCEEDED") -> str:
         """Wait until a job has done what it should; what it printed."""
         ended = lambda: self.job_state(job) not in _GOING  # noqa: E731
         wait_until(ended, timeout_s, lambda: self.job("logs", job))
         said = self.job("logs", job)
-        assert self.job_state(job) == "SUCCEEDED", said
+        assert self.job_state(job) == state, said
         return said
 
     def begin(self, *command: str, job: str, environment: Mapping[str, str] | None = None) -> None:
