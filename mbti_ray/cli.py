@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ Command = Callable[[argparse.Namespace], Result]
 _SHOWN_BAD_ROWS = 10
 # Intervals of fewer groups are too narrow to be taken at their word.
 _FEW_GROUPS = 20
+# Between two lines in a log.
+_LINES_S = 30.0
 
 _DIMENSIONS = {"ei": "E/I", "sn": "S/N", "tf": "T/F", "jp": "J/P"}
 _RATES = _DIMENSIONS | {
@@ -258,11 +261,28 @@ def _columns() -> tuple[ProgressColumn, ...]:
 def progress_bar(heading: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
     """A bar on standard error that is told (steps done since the last time, a note).
 
-    Where nobody watches it shows nothing.
+    Where nobody watches it is a line now and then, for those who read logs.
     """
-    with Progress(*_columns(), console=Console(stderr=True), disable=not is_watched()) as bar:
+    if not is_watched():
+        yield _lines(heading, total)
+        return
+    with Progress(*_columns(), console=Console(stderr=True)) as bar:
         task = bar.add_task(heading, total=total, note="")
         yield lambda done, note: bar.update(task, advance=done, note=note)
+
+
+def _lines(heading: str, total: int | None) -> Callable[[int, str], None]:
+    at, said = 0, time.monotonic()
+
+    def tell(done: int, note: str) -> None:
+        nonlocal at, said
+        at += done
+        if time.monotonic() - said > _LINES_S:
+            said = time.monotonic()
+            of = f" of {total}" if total else ""
+            print(f"{heading} {at}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    return tell
 
 
 @contextmanager

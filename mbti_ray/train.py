@@ -63,7 +63,7 @@ def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace)
     from mbti_ray.on_ray.cluster import connected, run_resources
     from mbti_ray.on_ray.training import train
 
-    with connected():
+    with connected(f"train {folder.home.name}"):
         nodes = check_before(config, folder.home.parent, warn=print_warning)
         resources = run_resources(config, nodes)
         folder.begin(config, options.existing)

@@ -71,7 +71,7 @@ def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace
     from mbti_ray.on_ray.cluster import connected, trial_resources, trials_at_once
     from mbti_ray.on_ray.tuning import finish_study, search
 
-    with connected():
+    with connected(f"tune {folder.home.name}"):
         nodes = check_before(config, folder.home.parent, warn=print_warning)
         resources = trial_resources(config, nodes)
         at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)

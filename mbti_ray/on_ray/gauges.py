@@ -23,7 +23,7 @@ _FIGURES = {
 
 
 class Gauges:
-    """The gauges of one run; rank 0 sets them at the end of each epoch."""
+    """The gauges of one run or trial; rank 0 sets them at the end of each epoch."""
 
     def __init__(self, run: str) -> None:
         self._tags = {"run": run}

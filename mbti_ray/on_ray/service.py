@@ -177,7 +177,7 @@ def run_service(bundle: Place, config: ServeConfig, *, on_ready: Callable[[str],
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _end_on(signal.default_int_handler)
-    with connected():
+    with connected(f"serve {APP_NAME}"):
         # Again, because ray.init installs a handler that ends this process before the others.
         _end_on(signal.default_int_handler)
         try:

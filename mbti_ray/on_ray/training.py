@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -46,12 +47,13 @@ class TrainWorker(Worker):
     """A rank inside TorchTrainer; Ray has made the process group already."""
 
     def __init__(
-        self, folder: RunFolder, *, board: Any, is_asked_to_stop: Callable[[], bool]
+        self, folder: RunFolder, name: str, *, board: Any, is_asked_to_stop: Callable[[], bool]
     ) -> None:
         super().__init__(device=get_device(), folder=folder.path)
         self._run = folder
         self._board = board
-        self._gauges = Gauges(folder.path.name)
+        self._name = name
+        self._gauges = Gauges(name)
         self._is_warned = False
         self._is_asked_to_stop = is_asked_to_stop
 
@@ -60,6 +62,7 @@ class TrainWorker(Worker):
             append_line(self._run.metrics, line)
             self._run.keep()
             self._gauges.show(line)
+            log_line(self._name, line)
         ray.train.report(
             flat(line or {}),
             checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None,
@@ -114,6 +117,7 @@ def train(
     folder: RunFolder,
     resources: Resources,
     *,
+    name: str | None = None,
     show: Show | None = None,
     callbacks: list[Any] | None = None,
 ) -> None:
@@ -123,6 +127,7 @@ def train(
     `failure.max_failures` times when a worker is lost.
 
     Args:
+        name: What people find it by: the end of its folder's path, by default the last part.
         show: Told how far the run is, now and then.
         callbacks: Ray Train callbacks, such as the one that reports to a surrounding trial.
 
@@ -133,7 +138,8 @@ def train(
         StoppedError: It was asked to stop.
     """
     with board(show) as handle, stopping_on_sigterm(folder):
-        trainer = _trainer(config, data, folder, resources, handle, callbacks)
+        name = name or folder.home.name
+        trainer = _trainer(config, data, folder, resources, handle, callbacks, name=name)
         failure = None
         try:
             trainer.fit()
@@ -182,13 +188,19 @@ def _trainer(
     resources: Resources,
     handle: Any,
     callbacks: list[Any] | None,
+    *,
+    name: str,
 ) -> TorchTrainer:
+    place = folder.home
+    for _ in name.split("/"):
+        place = place.parent
     return TorchTrainer(
         _loop,
         train_loop_config={
             "config": config.model_dump(mode="json", exclude={"study", "search"}),
             "data": ray.put(data),
             "folder": folder.home,
+            "name": name,
             "threads": resources.cpus,
             "board": handle,
         },
@@ -198,8 +210,9 @@ def _trainer(
             resources_per_worker=resources.as_dict(),
         ),
         run_config=RayRunConfig(
-            name=folder.checkpoints.name,
-            **storage_of(folder.home),
+            # A path, since Ray knows one name for what the dashboard shows and for the folder.
+            name=f"{name}/{folder.checkpoints.name}",
+            **storage_of(place),
             failure_config=FailureConfig(
                 max_failures=config.failure.max_failures,
                 preemption_grace_s=config.failure.grace_s,
@@ -221,7 +234,12 @@ def _loop(settings: dict[str, Any]) -> None:
         keep_giving_back()
         with leaving_the_reason(folder), watched(folder) as is_asked_to_stop:
             config = config_of(settings["config"])
-            worker = TrainWorker(folder, board=settings["board"], is_asked_to_stop=is_asked_to_stop)
+            worker = TrainWorker(
+                folder,
+                settings["name"],
+                board=settings["board"],
+                is_asked_to_stop=is_asked_to_stop,
+            )
             data: Dataset = ray.get(settings["data"])
             outcome = run(config, data, worker)
             if worker.rank == 0:
@@ -260,6 +278,17 @@ def quiet_ray() -> None:
     # One of its loggers is named after a file, so only the root's level reaches it.
     for name in (None, "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_line(name: str, line: Line) -> None:
+    """How far a run is, in the log that the dashboard shows beside this process."""
+    train, val = line["train"], line["val"]
+    # Not print, which Train takes for itself.
+    sys.stdout.write(
+        f"{name} epoch {line['epoch']}: loss {train['loss']:.4f}, validation loss "
+        f"{val['loss']:.4f}, accuracy {val['acc_mean']:.4f}\n"
+    )
+    sys.stdout.flush()
 
 
 def flat(line: Line) -> dict[str, Any]:

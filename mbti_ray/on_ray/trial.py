@@ -3,6 +3,7 @@
 An actor is kept for the next trial, with its imports, the dataset and the encoder's weights.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from mbti_ray.engine.worker import Line, Worker
 from mbti_ray.errors import MbtiRayError
 from mbti_ray.memory import keep_giving_back
 from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.on_ray.gauges import Gauges
 from mbti_ray.on_ray.remote import Fetched
 from mbti_ray.on_ray.searcher import FAILED, SEEDS
-from mbti_ray.on_ray.training import flat, quiet_ray, train
+from mbti_ray.on_ray.training import flat, log_line, quiet_ray, train
 from mbti_ray.runs import open_run
 from mbti_ray.storage import Place
 
@@ -56,6 +58,15 @@ class Job:
     objectives: tuple[Monitor, ...]
     seeds: int
 
+    @property
+    def study(self) -> str:
+        """What people find the study by."""
+        return self.trials.parent.name
+
+    def name_of(self, trial: str) -> str:
+        """What people find a trial by, whatever other studies the cluster has."""
+        return f"{self.study}/{self.trials.name}/{trial}"
+
     def config(self, values: Mapping[str, Any], *, place: int = 0) -> RunConfig:
         """The run of a trial; `place` counts its seeds."""
         seed = self.base["seed"] + place
@@ -65,15 +76,19 @@ class Job:
 class TrialWorker(Worker):
     """The only rank of a trial that trains inside its Tune actor."""
 
-    def __init__(self, *, device: str, trials: Place, is_last: bool) -> None:
-        super().__init__(device=device)
-        self._trials = trials
+    def __init__(self, job: Job, name: str, *, is_last: bool) -> None:
+        super().__init__(device=job.resources.device)
+        self._trials = job.trials
+        self._name = name
+        self._gauges = Gauges(name)
         self._is_last = is_last
 
     def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
         # Tune counts reports as epochs; a trial saves at its epochs only.
         if line is not None:
             saved = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
+            self._gauges.show(line)
+            log_line(self._name, line)
             ended = bool(line.get("finished")) and self._is_last
             tune.report({**flat(line), "finished": ended}, checkpoint=saved)
         if checkpoint is not None:
@@ -91,11 +106,11 @@ class TrialWorker(Worker):
 
 def trainable(job: Job, *, workers: int) -> Trainable:
     """The function that Tune calls with the values of a trial."""
-    if workers == 1:
-        return tune.with_resources(  # type: ignore[no-any-return]
-            partial(_trial, job=job), job.resources.as_dict()
-        )
-    return tune.with_resources(partial(_trial_of_several, job=job), _DRIVER)  # type: ignore[no-any-return]
+    function = partial(_trial if workers == 1 else _trial_of_several, job=job)
+    # The actors bear it in the dashboard.
+    function.__name__ = job.study  # type: ignore[attr-defined]
+    takes = job.resources.as_dict() if workers == 1 else _DRIVER
+    return tune.with_resources(function, takes)  # type: ignore[no-any-return]
 
 
 def _trial(values: dict[str, Any], *, job: Job) -> None:
@@ -111,7 +126,10 @@ def _trial(values: dict[str, Any], *, job: Job) -> None:
 def _train_seeds(values: dict[str, Any], job: Job) -> None:
     """Train with each seed; the scheduler sees the first, the study the mean of all."""
     data = ray.get(job.data)
-    worker = TrialWorker(device=job.resources.device, trials=job.trials, is_last=job.seeds == 1)
+    name = job.name_of(tune.get_context().get_trial_name())
+    # In the actor's log, where the dashboard shows it: an actor trains one trial after the other.
+    print(f"{name} {json.dumps(values)}", flush=True)
+    worker = TrialWorker(job, name, is_last=job.seeds == 1)
     progress = run(job.config(values), data, worker, score_test=False).progress
     if job.seeds == 1:
         return
@@ -136,12 +154,14 @@ def _train_seeds(values: dict[str, Any], job: Job) -> None:
 
 def _trial_of_several(values: dict[str, Any], *, job: Job) -> None:
     try:
-        with open_run(job.trials / tune.get_context().get_trial_name()) as folder:
+        trial = tune.get_context().get_trial_name()
+        with open_run(job.trials / trial) as folder:
             train(
                 job.config(values),
                 ray.get(job.data),
                 folder,
                 job.resources,
+                name=job.name_of(trial),
                 callbacks=[TuneReportCallback()],
             )
     except Exception as error:

@@ -135,7 +135,11 @@ def finish_study(
         raise RunError(f"{folder.home}: no trial was evaluated; the first says: {reason}")
     checkpoint = _checkpoint_of(best, folder)
     # In a worker, because the driver's machine may have no GPU and little memory.
-    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(_finish_best)
+    task = ray.remote(
+        name=f"{folder.home.name}/{folder.best.path.name}",
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+    )(_finish_best)
     run_config = _best_run(config, best, resources)
     plain = run_config.model_dump(mode="json")
     ray.get(task.remote(plain, ray.put(data), checkpoint, folder.best.home, resources))
