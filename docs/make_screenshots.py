@@ -44,7 +44,10 @@ JOBS = {
     "long": ["mbti_ray.train", "quick", "name=long", *LONG],
 }
 # Of the study's trials, and of what was asked of the service.
-QUERIES = ['ray_mbti_val_accuracy{run=~"rates/.*"}', "sum(rate(ray_mbti_serve_answers_total[1m]))"]
+QUERIES = [
+    'max by (run, NodeAddress) (ray_mbti_val_accuracy{run=~"rates/.*"})',
+    "sum(rate(ray_mbti_serve_answers_total[1m]))",
+]
 
 local = httpx.Client(trust_env=False, timeout=10)
 

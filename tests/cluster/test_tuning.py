@@ -99,6 +99,9 @@ def test_a_trial_that_diverges_is_a_failed_trial_and_the_study_goes_on(
 def test_a_trial_of_two_workers_trains_through_torchtrainer(
     small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    import ray
+    from ray.train.v2._internal.state.state_actor import get_state_actor
+
     file = write_study(
         tmp_path / "wide.yaml",
         small_file,
@@ -110,6 +113,9 @@ def test_a_trial_of_two_workers_trains_through_torchtrainer(
     answer = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert answer["trials"] == {"COMPLETE": 1}
     assert Path(answer["bundle"], "bundle.json").is_file()
+    # Each is a run of its own; a person finds it by its study.
+    runs = ray.get(get_state_actor().get_train_runs.remote()).values()
+    assert "wide/trials/trial-0000/checkpoints" in {run.name for run in runs}
 
 
 def test_the_command_that_a_study_ends_with_repeats_its_best_run(

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboard_queries import PROMETHEUS_CONFIG, queries_of_grafana, queries_of_the_page
 
@@ -70,6 +73,23 @@ def test_prometheus_takes_the_config_and_can_read_every_query(tmp_path: Path) ->
         command = [promtool, "check", kind, str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_grafana_knows_every_field_of_the_dashboard() -> None:
+    register_default_plugins()
+    given = json.loads((ROOT / "dashboards" / "grafana.json").read_text("utf-8"))
+    read = JSONEncoder(sort_keys=True).encode(Dashboard.from_json(given))
+    # What its types do not know they do not give back; what was left out they fill in.
+    assert holds(json.loads(read), given)
+
+
+def holds(more: Any, less: Any) -> bool:
+    """Whether everything in `less` is in `more`, too."""
+    if isinstance(less, dict):
+        return all(key in more and holds(more[key], value) for key, value in less.items())
+    if isinstance(less, list):
+        return len(more) == len(less) and all(map(holds, more, less))
+    return bool(more == less)
 
 
 def test_every_panel_has_a_title_a_unit_and_a_place_of_its_own() -> None:
