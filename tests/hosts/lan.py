@@ -146,7 +146,9 @@ class Host:
         self.switch.ip("link", "set", self.name, "up")
 
     def kill(self) -> None:
-        """Pull the power cable."""
+        """Pull the power cable: nobody on it can say goodbye to the others."""
+        if self.holder.poll() is None:
+            self.cut()
         for process in (self.holder, *self.started):
             process.kill()
             process.wait()

@@ -39,7 +39,8 @@ def test_a_host_of_the_service_that_loses_power_costs_the_requests_in_it(cluster
     before = [line for line in lines if line["ended"] < lost]
     assert before
     assert all(line["status"] == 200 for line in before)
-    # Those that were in it; one that began long afterwards was not.
-    assert len(failed) <= 2 * CLIENTS, failed
-    assert all(line["began"] < lost + 30 for line in failed), (lost, failed)
-    assert sum(line["began"] > lost + 30 and line["status"] == 200 for line in lines) >= CLIENTS
+    # Those that were in it, or were sent there before anything could show that it is gone; HAProxy
+    # sends most to where fewest wait, so that these are few.
+    assert len(failed) <= CLIENTS, failed
+    assert all(line["began"] < lost + 15 for line in failed), (lost, failed)
+    assert sum(line["began"] > lost + 15 and line["status"] == 200 for line in lines) >= CLIENTS
