@@ -8,19 +8,20 @@ What stood there is replaced by plain words that every English WordPiece vocabul
 masked text needs no new token and reads as a sentence: "as an INTJ, see https://t.co/x" becomes
 "as an type, see link". They say that something stood there and nothing of what it was.
 
-Tokenizers strip accents and invisible characters, so types are looked for in the text as a
-tokenizer will see it: "ÍNTJ", "IN<zero-width joiner>TJ" and full-width letters are types, too.
+Tokenizers strip accents and invisible characters, so all is looked for in the text as a tokenizer
+will see it: "ÍNTJ", "IN<zero-width joiner>TJ" and full-width letters are types, too.
 """
 
 import re
 import unicodedata
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mbti_ray.typology import TYPES
 
-MASK_VERSION: int = 2
+MASK_VERSION: int = 3
 TYPE_WORD = "type"
 LINK_WORD = "link"
 
@@ -101,8 +102,10 @@ def find_hidden(text: str, also: Sequence[str] = ()) -> list[Hidden]:
     Args:
         also: Of functions, temperaments and axes, which to hide besides types and addresses.
     """
-    found = [Hidden(*m.span(), _LINK) for m in _addresses(text)]
-    folded, places = _folded(_blanked(text, found))
+    folded, places = _folded(text)
+    found = [Hidden(places(m.start()), places(m.end()), _LINK) for m in _addresses(folded)]
+    if found:
+        folded, places = _folded(_blanked(text, found))
     patterns = [(_TYPE, _NAMES), *((kind, _ALSO[kind]) for kind in also)]
     for kind, pattern in patterns:
         if pattern is _NAMES and not _MAY_NAME.search(folded):
@@ -112,7 +115,7 @@ def find_hidden(text: str, also: Sequence[str] = ()) -> list[Hidden]:
             found = sorted([*found, *new], key=lambda h: h.start)
             # What is hidden already is nothing that another kind could find.
             folded, places = _folded(_blanked(text, found))
-    return found
+    return _with_seams(text, found)
 
 
 def mask_text(text: str, also: Sequence[str] = ()) -> str:
@@ -125,8 +128,7 @@ def mask_text(text: str, also: Sequence[str] = ()) -> str:
     Args:
         also: Of functions, temperaments and axes, which to hide, too.
     """
-    hidden = find_hidden(text, also)
-    return _replaced(text, hidden, [LINK_WORD if h.kind == _LINK else TYPE_WORD for h in hidden])
+    return _masked(text, find_hidden(text, also))
 
 
 def type_mentions(text: str) -> list[str]:
@@ -158,6 +160,45 @@ def most_mentioned(mentions: Counter[str]) -> str | None:
 
 def _addresses(text: str) -> Iterator[re.Match[str]]:
     return _URL.finditer(text) if _MAY_HOLD_URL.search(text) else iter(())
+
+
+def _with_seams(text: str, hidden: list[Hidden]) -> list[Hidden]:
+    """With the addresses that the words in place of what is hidden make with what is around them.
+
+    "I_N_T_J.co/x" holds none, but "type.co/x" is one; it is hidden as a whole.
+    """
+    while hidden:
+        folded, places = _folded(_masked(text, hidden))
+        found = [(places(m.start()), places(m.end())) for m in _addresses(folded)]
+        if not found:
+            break
+        origins = _origins(text, hidden)
+        links = [Hidden(origins[a].start, origins[b - 1].stop, _LINK) for a, b in found]
+        starts = [link.start for link in links]
+        # The link that begins last before what is hidden, if one does, holds it or ends before it.
+        before = ((h, bisect(starts, h.start)) for h in hidden)
+        apart = [h for h, count in before if not count or links[count - 1].end <= h.start]
+        hidden = sorted([*apart, *links], key=lambda h: h.start)
+    return hidden
+
+
+def _origins(text: str, hidden: Sequence[Hidden]) -> list[range]:
+    """For each character of the masked text, those of the text that it stands for."""
+    origins: list[range] = []
+    end = 0
+    for h in hidden:
+        origins += [range(i, i + 1) for i in range(end, h.start)]
+        origins += [range(h.start, h.end)] * len(_word(h))
+        end = h.end
+    return origins + [range(i, i + 1) for i in range(end, len(text))]
+
+
+def _word(hidden: Hidden) -> str:
+    return LINK_WORD if hidden.kind == _LINK else TYPE_WORD
+
+
+def _masked(text: str, hidden: Sequence[Hidden]) -> str:
+    return _replaced(text, hidden, [_word(h) for h in hidden])
 
 
 def _blanked(text: str, hidden: Sequence[Hidden]) -> str:

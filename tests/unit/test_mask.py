@@ -4,7 +4,7 @@ import re
 from itertools import pairwise, product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mbti_ray.data.corpus import builtin_rows
@@ -132,6 +132,8 @@ def test_what_else_is_hidden_has_to_be_asked_for(also, text, masked):
     assert mask_text(text, (also,)) == masked
 
 
+@example(text="INTJét.co/", also=())
+@example(text="I_N_T_J.co/x and a.com://INTJ", also=())
 @given(text=TEXTS, also=st.sets(st.sampled_from(ALSO)).map(tuple))
 def test_masking_what_is_masked_changes_nothing(text, also):
     masked = mask_text(text, also)
@@ -149,6 +151,7 @@ def test_a_text_that_cannot_name_a_type_is_unchanged(text):
     assert mask_text(text) == text
 
 
+@example(text="so I_N_T_J.co/x, a.com://INTJ/y and I.N.T.J", also=())
 @given(text=TEXTS, also=st.sets(st.sampled_from(ALSO)).map(tuple))
 def test_the_offsets_are_those_of_what_was_replaced(text, also):
     hidden = find_hidden(text, also)
