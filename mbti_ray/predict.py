@@ -152,7 +152,7 @@ def _into_file(job: "Job", manifest: "Manifest", options: argparse.Namespace) ->
 
     output = Path(options.output)
     bad_rows = output.with_suffix(".bad.jsonl")
-    with connected(), _bar(job.chunks.source) as advance:
+    with connected(_job_name(job)), _bar(job.chunks.source) as advance:
         tally = predict_to_file(job, output, bad_rows, advance)
     return {"rows": tally.rows, "bad": tally.bad, "bad_rows": str(bad_rows), **_speed(tally)}
 
@@ -198,7 +198,7 @@ def _go_on(job: "Job", folder: "PartFolder") -> dict[str, Any]:
     if before:
         console.print(f"{folder.path}: {before} parts were done already", markup=False)
     if folder.finished is None or not folder.is_finished:
-        with connected(), _bar(job.chunks.source) as advance:
+        with connected(_job_name(job)), _bar(job.chunks.source) as advance:
             advance(before * job.chunks.part_rows, "")
             tally = predict_to_folder(job, folder, advance)
         counts = folder.finish()
@@ -216,6 +216,10 @@ def _deciding(manifest: "Manifest", runtime: str) -> dict[str, Any]:
 
 def _speed(tally: "Tally") -> dict[str, float]:
     return {"seconds": tally.seconds, "rows_s": tally.rows_s}
+
+
+def _job_name(job: "Job") -> str:
+    return f"predict {Path(job.chunks.source).name}"
 
 
 def _bar(source: str) -> AbstractContextManager[Callable[[int, str], None]]:

@@ -4,7 +4,7 @@
 # `ray start --head` asks for a token by itself where it finds one, `ray start --address` never does
 # and is then refused, while `ray up` says that all is well.
 export RAY_AUTH_MODE=token
-# The dashboard's Train tab stays empty without it.
+# Ray remembers nothing of runs without it (/api/train/v2/runs/v1 on the dashboard's port).
 export RAY_TRAIN_ENABLE_STATE_TRACKING=1
 # HAProxy instead of Ray's own proxy: 5 times the requests a second on two cores. Read when
 # ray.serve is imported, on the nodes that run proxies and replicas.

@@ -206,7 +206,7 @@ def change_bundle(bundle: Place | None, config: ServeConfig) -> Wanted:
         BundleError: It cannot be served; what was served before still is.
         ClusterError: No service runs; or not all replicas changed, so that none did.
     """
-    with connected():
+    with connected(f"serve {APP_NAME}: roll out"):
         try:
             service, running = serve.get_app_handle(APP_NAME).about.remote().result()
         except RayServeException:
