@@ -26,7 +26,8 @@ def test_a_host_that_joins_in_the_middle_of_a_study_runs_trials_of_it(switch: Sw
     place = [f"storage={RUNS}", "name=grows"]
     study = [f"study.trials={TRIALS}", "study.max_concurrent=2", "study.scheduler=none"]
     command = ["python", "-m", "mbti_ray.tune", "tune_configs/quick.yaml", *place, *study]
-    cluster.begin(*command, "fit.epochs=4", job="grows")
+    # Long enough for the autoscaler to see that a trial waits, and to start Ray there.
+    cluster.begin(*command, "fit.epochs=12", "fit.patience=null", job="grows")
     wait_until(lambda: len(cluster.alive()) == 3, 240, lambda: cluster.job("logs", "grows"))
     said = cluster.finish("grows", timeout_s=420)
     hosts = workers_of(cluster.storage / "grows")
