@@ -56,7 +56,7 @@ def test_the_path_from_a_csv_to_a_served_model_works_as_written(
         pytest.skip("the extra minilm is not installed")
     import ray
 
-    (block,) = [b for b in blocks("sh") if "mbti_ray.tune" in b]
+    (block,) = [b for b in blocks("sh") if "data.source=my.csv" in b]
     tune, serve, curl = block.strip().splitlines()
     shutil.copy(small_file, tmp_path / "my.csv")
     (tmp_path / "tune_configs").symlink_to(ROOT / "tune_configs")
