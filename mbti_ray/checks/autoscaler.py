@@ -23,7 +23,7 @@ _LABEL = "ray.io/node-group"
 _READ_BYTES = 4 << 20
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _STEP = re.compile(r"NodeUpdater: (\S+): (.+?) \[LogTimer")
-# Under "Version mismatch"; the only one that says whose it is.
+# Ray says whose version is another, and nothing else with an address.
 _PROCESS = re.compile(r"This process on node (\S+) was started with")
 _MISMATCH = "it has another version of Ray or Python than the head"
 _LOOK = f"look into {_LOG} on the head (ray monitor CLUSTER.yaml)"
@@ -31,7 +31,6 @@ _LOOK = f"look into {_LOG} on the head (ray monitor CLUSTER.yaml)"
 _REASONS = (
     ("InvalidAuthToken", "its token is missing or another than the head's"),
     ("no authentication token was found", "it has no token"),
-    ("Version mismatch", _MISMATCH),
     ("No space left on device", "its disk is full"),
     ("command not found", "a command of its set-up is not installed there"),
 )
@@ -129,30 +128,25 @@ def failures_in(log: str) -> dict[str, str]:
     address: a reason counts for every machine that is being started, unless it names one.
     """
     found: dict[str, str] = {}
-    named: dict[str, str] = {}
-    # By address, or None for one whose start is not in the log: what was said since its last step.
-    said: dict[str | None, list[str]] = {None: []}
+    mismatched: set[str] = set()
+    # The last reason since each machine's last step; under None, of one that had no step yet.
+    heard: dict[str | None, str | None] = {None: None}
     for line in _COLOURS.sub("", log).splitlines():
-        process = _PROCESS.search(line)
-        if process is not None:
-            named[process[1]] = _MISMATCH
+        mismatched.update(_PROCESS.findall(line))
         for mark, reason in _REASONS:
             if mark in line:
-                for heard in said.values():
-                    heard.append(reason)
+                heard = dict.fromkeys(heard, reason)
         step = _STEP.search(line)
         if step is None:
             continue
         address, outcome = step.groups()
         if outcome.endswith("failed"):
-            heard = said.get(address, said[None])
-            loose = [r for r in heard if r != _MISMATCH] or ([] if named else heard)
-            told = named.pop(address, None) or next(reversed(loose), None)
+            told = _MISMATCH if address in mismatched else heard.get(address, heard[None])
             found[address] = told or f"{outcome[0].lower()}{outcome[1:]}"
         elif outcome == "Ray start commands succeeded":
             found.pop(address, None)
-        said[address] = []
-        said[None] = []
+        mismatched.discard(address)
+        heard |= {address: None, None: None}
     return found
 
 

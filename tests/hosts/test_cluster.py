@@ -69,6 +69,19 @@ def test_the_doctor_finds_nothing_wrong_on_any_host(cluster: Cluster) -> None:
     (line,) = [text for text in said.splitlines() if text.startswith("{")]
     found = json.loads(line)["checks"]
     assert not [check for check in found if check["state"] == "wrong"]
+    assert "network" in {check["check"] for check in found}
+
+
+def test_the_doctor_names_hosts_whose_workers_would_wait_for_each_other_for_ever(
+    cluster: Cluster,
+) -> None:
+    # As without clusters/node/environment.sh: a Debian's own name leads to loopback.
+    deaf = {"GLOO_SOCKET_IFNAME": ""}
+    command = ["python", "-m", "mbti_ray.doctor", "--cluster", "--json", "quick"]
+    command += [f"storage={RUNS}", "scaling.workers=2"]
+    said = cluster.submit(*command, job="deaf", environment=deaf, state="FAILED")
+    addresses = ", ".join(sorted(host.address for host in cluster.workers))
+    assert f"Gloo would listen on loopback on {addresses}" in said
 
 
 def test_a_run_of_two_hosts_is_sent_from_a_third_and_leaves_a_bundle(cluster: Cluster) -> None:

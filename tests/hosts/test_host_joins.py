@@ -1,5 +1,6 @@
 """A host that comes while a study goes on is used by it."""
 
+from collections import Counter
 from pathlib import Path
 
 import optuna
@@ -13,7 +14,7 @@ TRIALS = 10
 
 
 def workers_of(folder: Path) -> list[str]:
-    """The hosts on which the trials ran, in the order of the trials."""
+    """The host on which each trial ran."""
     found = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'optuna.db'}")
     said = [trial.user_attrs.get("worker", "") for trial in found.get_trials(deepcopy=False)]
     return [worker.partition(":")[0] for worker in said if worker]
@@ -32,7 +33,6 @@ def test_a_host_that_joins_in_the_middle_of_a_study_runs_trials_of_it(switch: Sw
     said = cluster.finish("grows", timeout_s=420)
     hosts = workers_of(cluster.storage / "grows")
     assert len(hosts) == TRIALS, said
-    first, second = hosts[0], {*hosts} - {hosts[0]}
-    assert hosts.index(first) == 0
-    assert len(second) == 1, hosts
-    assert len([host for host in hosts if host != first]) >= 2, hosts
+    counts = Counter(hosts)
+    assert len(counts) == 2, hosts
+    assert min(counts.values()) >= 2, hosts
