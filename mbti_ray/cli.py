@@ -5,24 +5,13 @@ Imports nothing heavy: `--help` and mistakes are answered before torch or Ray is
 
 import argparse
 import json
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -34,8 +23,6 @@ Command = Callable[[argparse.Namespace], Result]
 _SHOWN_BAD_ROWS = 10
 # Intervals of fewer groups are too narrow to be taken at their word.
 _FEW_GROUPS = 20
-# Between two lines in a log.
-_LINES_S = 30.0
 
 _DIMENSIONS = {"ei": "E/I", "sn": "S/N", "tf": "T/F", "jp": "J/P"}
 _RATES = _DIMENSIONS | {
@@ -112,11 +99,6 @@ def split_base(items: Sequence[str]) -> tuple[str | None, list[str]]:
 def default_name(base: str | None) -> str:
     """What runs of a preset or file are called when they have no name of their own."""
     return Path(base or "quick").stem
-
-
-def is_watched() -> bool:
-    """Whether a person sees progress bars."""
-    return sys.stderr.isatty() and "CI" not in os.environ
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
@@ -247,63 +229,8 @@ def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
         console.print(finding["line"], markup=False, soft_wrap=True)
 
 
-def _columns() -> tuple[ProgressColumn, ...]:
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-
-
-@contextmanager
-def progress_bar(heading: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-    """A bar on standard error that is told (steps done since the last time, a note).
-
-    Where nobody watches it is a line now and then, for those who read logs.
-    """
-    if not is_watched():
-        yield _lines(heading, total)
-        return
-    with Progress(*_columns(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(heading, total=total, note="")
-        yield lambda done, note: bar.update(task, advance=done, note=note)
-
-
-def _lines(heading: str, total: int | None) -> Callable[[int, str], None]:
-    at, said = 0, time.monotonic()
-
-    def tell(done: int, note: str) -> None:
-        nonlocal at, said
-        at += done
-        if time.monotonic() - said > _LINES_S:
-            said = time.monotonic()
-            of = f" of {total}" if total else ""
-            print(f"{heading} {at}{of} {note}".rstrip(), file=sys.stderr, flush=True)
-
-    return tell
-
-
-@contextmanager
-def run_progress() -> Iterator[Callable[[int, int, str], None] | None]:
-    """A bar that is told (steps done since the last time, steps in all, a note), if watched."""
-    if not is_watched():
-        yield None
-        return
-    with Progress(*_columns(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=None, note="starting workers")
-        yield lambda done, total, note: bar.update(task, advance=done, total=total, note=note)
-
-
-@contextmanager
-def trial_progress(total: int | None) -> Iterator[Callable[[Any], None]]:
-    """A bar that is told each trial that has ended, as a `study.trials.TrialRecord`."""
-    with progress_bar("trials", total) as advance:
-        yield lambda trial: advance(1, f"{trial.number} {trial.state} {_scores_of(trial.values)}")
-
-
-def _scores_of(values: Sequence[float] | None) -> str:
+def scores_of(values: Sequence[float] | None) -> str:
+    """What a trial scored, as a table or bar shows it."""
     return ", ".join(f"{v:.4f}" for v in values) if values else "-"
 
 
@@ -323,7 +250,7 @@ def print_trials(study: Result) -> None:
         table.add_row(
             str(trial["number"]),
             "imported" if trial["imported"] else trial["state"],
-            _scores_of(trial["values"]),
+            scores_of(trial["values"]),
             str(trial["epochs"]),
             f"{trial['seconds']:.1f}",
             *(short(trial["params"].get(address, "-")) for address in study["search"]),

@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mbti_ray.bars import progress_bar
 from mbti_ray.cli import (
     Result,
     build_parser,
     console,
     print_pairs,
     print_scorecard,
-    progress_bar,
     run_command,
     split_base,
 )

@@ -10,14 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mbti_ray.bars import is_watched, progress_bar
 from mbti_ray.cli import (
     Result,
     build_parser,
     console,
-    is_watched,
     print_bad_rows,
     print_predictions,
-    progress_bar,
     run_command,
 )
 from mbti_ray.config import RunConfig, load_overrides

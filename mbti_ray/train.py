@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from mbti_ray.bars import progress_bar, run_progress
 from mbti_ray.cli import (
     Result,
     add_existing,
@@ -16,9 +17,7 @@ from mbti_ray.cli import (
     print_scorecard,
     print_scores,
     print_warning,
-    progress_bar,
     run_command,
-    run_progress,
     split_base,
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run

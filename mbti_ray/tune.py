@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mbti_ray.bars import progress_bar, trial_progress
 from mbti_ray.cli import (
     Result,
     add_existing,
@@ -18,11 +19,9 @@ from mbti_ray.cli import (
     print_scores,
     print_trials,
     print_warning,
-    progress_bar,
     run_command,
     short,
     split_base,
-    trial_progress,
 )
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study

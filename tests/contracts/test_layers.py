@@ -26,6 +26,7 @@ LAYERS = (
     ("labelled", "finish", "serving"),
     ("on_ray",),
     ("cli",),
+    ("bars",),
     tuple(VERBS),
     ("__main__",),
 )
@@ -40,6 +41,7 @@ ONLY = {
     "runs": {"config", "storage", "errors"},
     "tables": {"errors"},
     "cli": {"errors"},
+    "bars": {"cli"},
     "__main__": {"errors"},
 }
 # The package itself holds the version; its public class is fetched when it is asked for.
