@@ -3,18 +3,14 @@
 The seed's section "Troubleshooting", answered from figures instead of by eye: a finding names the
 fault, the figures that show it, and settings to try, derived from the present ones by the seed's
 own ratios. Knows configs and reported lines; nothing of models, files or where things run.
-
-Two epochs are looked at: the *last*, where training ended, and the *best*, whose weights are kept.
-Training accuracies are running means over an epoch's windows with dropout on: they come out below
-what the weights at its end would score, so a gap that shows is there.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from mbti_ray.config import RunConfig, value_at
+from mbti_ray.config import RunConfig
+from mbti_ray.scores.curves import LOW_BALANCED, LOW_GAIN, Curves, Epoch
 from mbti_ray.scores.findings import Finding, Tries, rounded
 from mbti_ray.typology import DIMENSIONS, Dimension
 
@@ -24,17 +20,6 @@ _GAP = 0.15
 _LARGE_GAP = 0.30
 # A validation loss moves by a few percent from epoch to epoch with nothing being wrong.
 _LOSS_RISE = 0.05
-# The seed's "both low" is 0.60 in training and 0.58 in validation. Training accuracy is read as a
-# gain, the share removed of the errors that the commonest answer makes, so that 0.88 counts for as
-# little where 86 % are N; 0.60 of an even dimension is a gain of 0.20. Validation is read as
-# balanced accuracy, which is right also where weights trade accuracy for it.
-_LOW_GAIN = 0.25
-_LOW_BALANCED = 0.60
-# Balanced accuracy of a dimension that tells its poles no better than a coin, up to noise.
-_FLAT_BALANCED = 0.55
-# One-sided 5 % point: how far a coin gets by luck on so many rows; and two standard errors.
-_LUCK = 1.64
-_SURE = 2.0
 # The public set has 77 % I and 86 % N (imbalanced) and 54 % F and 60 % P (not).
 _IMBALANCED = 0.70
 # The rarer pole is given almost never: in less than this part of its share.
@@ -46,7 +31,6 @@ _TREND_EPOCHS = 3
 # Still improving: the last epoch alone has brought this much. A run near its best brings less.
 _SCORE_STEP = 0.01
 _LOSS_STEP = 0.05
-_WARMUP_SHARE = 0.5
 # What BERT was fine-tuned with (Devlin et al. 2019, run_classifier.py: warmup_proportion).
 _USUAL_WARMUP = 0.1
 # Loss scaling begins at 2^16 and finds its place by halving: some ten skips are its search.
@@ -72,7 +56,7 @@ def diagnose(config: RunConfig, history: Sequence[Mapping[str, Any]]) -> list[Fi
     """
     if not history:
         return []
-    curves = _Curves(config, [_Epoch(line) for line in history])
+    curves = Curves(config, [Epoch(line) for line in history])
     found = [*_skipped_steps(curves), *_long_warmup(curves)]
     if curves.last.is_low():
         return found + (_underfitting(curves) if curves.best.is_low() else _collapse(curves))
@@ -83,102 +67,7 @@ def diagnose(config: RunConfig, history: Sequence[Mapping[str, Any]]) -> list[Fi
     return found
 
 
-@dataclass(frozen=True)
-class _Epoch:
-    """A reported line, with what its figures mean."""
-
-    line: Mapping[str, Any]
-
-    @property
-    def number(self) -> int:
-        return int(self.line["epoch"])
-
-    @property
-    def loss(self) -> float:
-        return float(self.line["val"]["loss"])
-
-    def train(self, name: str) -> float:
-        return float(self.line["train"][name])
-
-    def val(self, name: str) -> float:
-        return float(self.line["val"][name])
-
-    def judged(self) -> list[Dimension]:
-        """The dimensions of which the validation rows have both poles."""
-        return [d for d in DIMENSIONS if self.val(f"majority_{d.key}") < 1]
-
-    def gain(self, key: str) -> float:
-        """Share of the commonest answer's errors that training has removed; at most 1.
-
-        Of the training rows' own commonest answer: other people may have other shares.
-        """
-        majority = self.train(f"majority_{key}")
-        return (self.train(f"acc_{key}") - majority) / (1 - majority) if majority < 1 else 0.0
-
-    def gap(self, key: str) -> float:
-        """How far training accuracy lies above validation accuracy, beyond noise."""
-        accuracy = self.val(f"acc_{key}")
-        # For the mean, the four answers of a row count as one: the cautious side.
-        error = math.sqrt(max(0.0, accuracy * (1 - accuracy)) / self.val("rows"))
-        gap = self.train(f"acc_{key}") - accuracy
-        return gap if gap > _SURE * error else 0.0
-
-    def is_flat(self, key: str, limit: float = _FLAT_BALANCED) -> bool:
-        """Whether the balanced accuracy is one that a coin of the same bias could reach."""
-        rows, positive = self.val("rows"), self.val(f"positive_{key}")
-        given = self.val(f"given_{key}")
-        poles = 1 / (rows * positive) + 1 / (rows * (1 - positive))
-        luck = _LUCK * 0.5 * math.sqrt(max(0.0, given * (1 - given)) * poles)
-        return self.val(f"bal_{key}") < max(limit, 0.5 + luck)
-
-    def is_low(self) -> bool:
-        """Whether nothing is learned in any dimension, neither in training nor in validation."""
-        judged = self.judged()
-        return bool(judged) and all(
-            self.gain(d.key) < _LOW_GAIN and self.is_flat(d.key, _LOW_BALANCED) for d in judged
-        )
-
-
-@dataclass(frozen=True)
-class _Curves:
-    """A run's epochs under its config."""
-
-    config: RunConfig
-    epochs: Sequence[_Epoch]
-
-    @property
-    def last(self) -> _Epoch:
-        return self.epochs[-1]
-
-    @property
-    def best(self) -> _Epoch:
-        """The epoch whose weights are kept; of equal ones the first, as the engine does it."""
-        sign = 1 if self.config.fit.monitor_mode == "min" else -1
-        return min(self.epochs, key=lambda e: sign * e.val(self.config.fit.monitor))
-
-    @property
-    def lowest_loss(self) -> _Epoch:
-        return min(self.epochs, key=lambda e: e.loss)
-
-    @property
-    def steps(self) -> int:
-        return int(self.last.line["step"])
-
-    @property
-    def planned_steps(self) -> int:
-        """Optimiser steps of all epochs of the config, whether or not the run stopped early."""
-        return round(self.steps / self.last.number * self.config.fit.epochs)
-
-    @property
-    def has_long_warmup(self) -> bool:
-        return self.config.optim.warmup_steps > _WARMUP_SHARE * self.planned_steps
-
-    def tries(self, values: Mapping[str, Any]) -> Tries:
-        """Those values that are other than the present ones."""
-        return {a: value for a, value in values.items() if value != value_at(self.config, a)}
-
-
-def _overfitting(curves: _Curves) -> list[Finding]:
+def _overfitting(curves: Curves) -> list[Finding]:
     """Seed: "Train Acc: 0.95, Val Acc: 0.65"."""
     last, lowest = curves.last, curves.lowest_loss
     gap = last.gap("mean")
@@ -194,7 +83,7 @@ def _overfitting(curves: _Curves) -> list[Finding]:
     return [Finding("overfitting", None, evidence, _restrained(curves))]
 
 
-def _underfitting(curves: _Curves) -> list[Finding]:
+def _underfitting(curves: Curves) -> list[Finding]:
     """Seed: "Train Acc: 0.60, Val Acc: 0.58", here measured from the commonest answer."""
     last, fit, dropout = curves.last, curves.config.fit, curves.config.model.dropout
     evidence = (
@@ -212,7 +101,7 @@ def _underfitting(curves: _Curves) -> list[Finding]:
     return [Finding("underfitting", None, evidence, curves.tries(tries))]
 
 
-def _collapse(curves: _Curves) -> list[Finding]:
+def _collapse(curves: Curves) -> list[Finding]:
     """Learned and lost again; against it smaller rates, warm-up (Mosbach et al. 2021), clipping."""
     best, last, optim = curves.best, curves.last, curves.config.optim
     evidence = (
@@ -226,7 +115,7 @@ def _collapse(curves: _Curves) -> list[Finding]:
     return [Finding("collapse", None, evidence, curves.tries(tries))]
 
 
-def _still_improving(curves: _Curves) -> list[Finding]:
+def _still_improving(curves: Curves) -> list[Finding]:
     if len(curves.epochs) < _TREND_EPOCHS:
         return []
     before, last, monitor = curves.epochs[-2], curves.last, curves.config.fit.monitor
@@ -247,7 +136,7 @@ def _still_improving(curves: _Curves) -> list[Finding]:
     return [Finding("still improving", None, evidence, tries)]
 
 
-def _long_warmup(curves: _Curves) -> list[Finding]:
+def _long_warmup(curves: Curves) -> list[Finding]:
     warmup, planned = curves.config.optim.warmup_steps, curves.planned_steps
     if not curves.has_long_warmup:
         return []
@@ -256,7 +145,7 @@ def _long_warmup(curves: _Curves) -> list[Finding]:
     return [Finding("warm-up too long", None, evidence, tries)]
 
 
-def _skipped_steps(curves: _Curves) -> list[Finding]:
+def _skipped_steps(curves: Curves) -> list[Finding]:
     skipped = int(curves.last.line["skipped_steps"])
     if skipped <= max(_SKIPS_OF_SEARCH, _SKIPPED_SHARE * curves.steps):
         return []
@@ -269,7 +158,7 @@ def _skipped_steps(curves: _Curves) -> list[Finding]:
     return [Finding("skipped steps", None, evidence, tries)]
 
 
-def _of_dimension(curves: _Curves, dimension: Dimension, *, overfits: bool) -> list[Finding]:
+def _of_dimension(curves: Curves, dimension: Dimension, *, overfits: bool) -> list[Finding]:
     """At most one finding: the first of imbalance, learned by heart, does not move."""
     if dimension not in curves.last.judged():
         return []
@@ -284,7 +173,7 @@ def _of_dimension(curves: _Curves, dimension: Dimension, *, overfits: bool) -> l
     return _stuck(curves, dimension)
 
 
-def _gives_one_pole(epoch: _Epoch, dimension: Dimension) -> bool:
+def _gives_one_pole(epoch: Epoch, dimension: Dimension) -> bool:
     """Whether the poles are uneven and the rarer one is hardly ever given."""
     positive, given = epoch.val(f"positive_{dimension.key}"), epoch.val(f"given_{dimension.key}")
     if positive > 0.5:
@@ -292,11 +181,11 @@ def _gives_one_pole(epoch: _Epoch, dimension: Dimension) -> bool:
     return (
         1 - positive >= _IMBALANCED
         and given < _RARELY * positive
-        and epoch.val(f"bal_{dimension.key}") < _LOW_BALANCED
+        and epoch.val(f"bal_{dimension.key}") < LOW_BALANCED
     )
 
 
-def _imbalance(curves: _Curves, dimension: Dimension) -> Finding:
+def _imbalance(curves: Curves, dimension: Dimension) -> Finding:
     """Seed: "Data imbalance (e.g., 90% N, 10% S)"."""
     best, key = curves.best, dimension.key
     positive, given = best.val(f"positive_{key}"), best.val(f"given_{key}")
@@ -318,16 +207,16 @@ def _imbalance(curves: _Curves, dimension: Dimension) -> Finding:
     return Finding("imbalance", key, evidence, curves.tries(tries))
 
 
-def _is_learned_by_heart(epoch: _Epoch, key: str) -> bool:
+def _is_learned_by_heart(epoch: Epoch, key: str) -> bool:
     large = _LARGE_GAP * (1 - epoch.val(f"majority_{key}"))
-    return epoch.is_flat(key) and epoch.gain(key) >= _LOW_GAIN and epoch.gap(key) > large
+    return epoch.is_flat(key) and epoch.gain(key) >= LOW_GAIN and epoch.gap(key) > large
 
 
-def _stuck(curves: _Curves, dimension: Dimension) -> list[Finding]:
+def _stuck(curves: Curves, dimension: Dimension) -> list[Finding]:
     """Seed: "One dimension not converging"."""
     best, last, key = curves.best, curves.last, dimension.key
     looks = (best, last)
-    moves = any(epoch.gain(key) >= _LOW_GAIN or not epoch.is_flat(key) for epoch in looks)
+    moves = any(epoch.gain(key) >= LOW_GAIN or not epoch.is_flat(key) for epoch in looks)
     if moves or len(curves.epochs) < _TREND_EPOCHS:
         return []
     evidence = (
@@ -338,7 +227,7 @@ def _stuck(curves: _Curves, dimension: Dimension) -> list[Finding]:
     return [Finding("dimension does not move", key, evidence, curves.tries(tries))]
 
 
-def _own_weight(curves: _Curves, dimension: Dimension) -> Tries:
+def _own_weight(curves: Curves, dimension: Dimension) -> Tries:
     """Weights that balance this dimension and leave the others as they are.
 
     The seed writes [1.0, 3.0, 1.0, 1.0] for S/N; a weight multiplies the positive pole, so where N
@@ -358,7 +247,7 @@ def _own_weight(curves: _Curves, dimension: Dimension) -> Tries:
     return {} if tuple(weights) == present else {"loss.pos_weight": weights}
 
 
-def _restrained(curves: _Curves) -> Tries:
+def _restrained(curves: Curves) -> Tries:
     """The seed's four against overfitting: dropout 0.1 to 0.3, decay x5, rate /2, patience 3."""
     model, optim = curves.config.model, curves.config.optim
     dropout = min(max(0.3, 1.5 * model.dropout), _HIGHEST_DROPOUT)
@@ -395,7 +284,7 @@ def _quicker(rate: float, highest: float) -> float:
     return rounded(rate * 2.5 if rate * 2.5 <= highest else rate / 10)
 
 
-def _accuracies(epoch: _Epoch, key: str) -> str:
+def _accuracies(epoch: Epoch, key: str) -> str:
     return (
         f"training accuracy {epoch.train(f'acc_{key}'):.2f}, validation "
         f"{epoch.val(f'acc_{key}'):.2f} in epoch {epoch.number}"
