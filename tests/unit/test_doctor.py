@@ -1,8 +1,6 @@
-"""Each check of the doctor on real folders, sockets and logs; what it says names the remedy."""
+"""Each check of the doctor on real folders, sockets and processes, and the remedy it names."""
 
-import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -13,15 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import yaml
 
-from mbti_ray.__main__ import main
-from mbti_ray.checks.autoscaler import (
-    failures_in,
-    find_autoscaler,
-    judge_nodes,
-    read_autoscaler,
-)
 from mbti_ray.checks.clock import judge_clocks, least_skew_s
 from mbti_ray.checks.disk import Disk, Need, judge_ray_disk, judge_storage_disk, measure, need_of
 from mbti_ray.checks.encoder import find_encoder
@@ -36,45 +26,6 @@ from mbti_ray.config import load_run, load_study
 from mbti_ray.storage import place_at
 
 pytestmark = pytest.mark.unit
-
-ROOT = Path(__file__).parents[2]
-REFUSED = """\
-2026-11-24 23:06:42,849\tINFO log_timer.py:25 -- NodeUpdater: 10.0.0.3: Setup commands succeeded [LogTimer=22ms]
-2026-11-24 23:06:42,849\tINFO updater.py:509 -- \x1b[2m[7/7]\x1b[22m \x1b[36mStarting the Ray runtime\x1b[39m
-\x1b[37mLocal node IP\x1b[39m: \x1b[1m10.0.0.3\x1b[22m
-[2026-11-24 23:06:52,626 W 61 61] gcs_client.cc:210: Failed to get cluster ID from GCS server: Unauthenticated: RPC error: InvalidAuthToken: Authentication token is missing or incorrect
-RuntimeError: Failed to connect to GCS. Last connection error: Traceback (most recent call last):
-\x1b[0m2026-11-24 23:07:14,996\tINFO log_timer.py:25 -- NodeUpdater: 10.0.0.3: Ray start commands failed [LogTimer=32147ms]
-2026-11-24 23:07:14,996\tINFO log_timer.py:25 -- NodeUpdater: 10.0.0.3: Applied config 9a1pscp1aea0q2  [LogTimer=33521ms]
-2026-11-24 23:07:14,997\tERR updater.py:177 -- \x1b[31mNew status: \x1b[1mupdate-failed\x1b[22m\x1b[26m\x1b[39m
-"""  # noqa: E501
-OTHER_VERSION = """\
-RuntimeError: Version mismatch: The cluster was started with:
-    Ray: 2.60.0
-    Python: 3.11.7
-This process on node 10.0.0.4 was started with:
-    Ray: 2.59.0
-    Python: 3.11.7
-2026-11-24 23:07:14,996\tINFO log_timer.py:25 -- NodeUpdater: 10.0.0.4: Ray start commands failed [LogTimer=2147ms]
-"""  # noqa: E501
-STARTED = (
-    "NodeUpdater: {}: Ray start commands succeeded [LogTimer=3000ms]\n"  # As above, afterwards.
-)
-_HEAD_NODE = {
-    "Resources": {"node:__internal_head__": 1.0},
-    "Labels": {"ray.io/node-group": "t"},
-}
-CLUSTER_FILE = {
-    "max_workers": 5,
-    "head_node_type": "head",
-    "provider": {"type": "aws"},
-    "available_node_types": {
-        "head": {"resources": {"CPU": 0}, "node_config": {}},
-        "gpu": {"resources": {"CPU": 8, "GPU": 1}, "min_workers": 1, "max_workers": 4},
-        "cpu": {"resources": {"CPU": 4}, "min_workers": 0, "max_workers": 3},
-    },
-}
-
 
 # --- verdicts ---------------------------------------------------------------------------------
 
@@ -542,200 +493,7 @@ def test_clocks_that_are_off_are_named(skew, state):
         assert "time synchronisation" in verdict.remedy
 
 
-# --- what ray up was told, and what came of it -------------------------------------------------
-
-
-def test_a_worker_with_a_wrong_token_is_found_in_the_log_of_the_head():
-    autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED)
-    (verdict,) = judge_nodes(autoscaler, ["10.0.0.1"], {})
-    assert verdict.state == "wrong"
-    assert verdict.found == (
-        "10.0.0.3 could not join: its token is missing or another than the head's"
-    )
-    assert "~/.ray/auth_token" in verdict.remedy
-    assert "RAY_AUTH_MODE=token" in verdict.remedy
-
-
-def test_a_worker_with_another_ray_is_found_in_the_log_of_the_head():
-    autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED + OTHER_VERSION)
-    verdicts = judge_nodes(autoscaler, ["10.0.0.1"], {})
-    assert [v.found for v in verdicts] == [
-        "10.0.0.3 could not join: its token is missing or another than the head's",
-        "10.0.0.4 could not join: it has another version of Ray or Python than the head",
-    ]
-    assert "install the head's versions there" in verdicts[1].remedy
-
-
-def test_a_worker_that_joined_at_last_is_no_failure():
-    log = REFUSED + OTHER_VERSION + STARTED.format("10.0.0.3")
-    assert list(failures_in(log)) == ["10.0.0.4"]
-
-
-def test_workers_that_are_started_side_by_side_have_each_their_own_reason():
-    first, *rest = REFUSED.splitlines()
-    start = first.replace("10.0.0.3", "10.0.0.4")
-    refused = next(line for line in rest if "InvalidAuthToken" in line)
-    mismatch, failed = OTHER_VERSION.rsplit("2026", 1)
-    # What is refused tries for half a minute; the other one is through at once.
-    log = "\n".join([first, start, mismatch, refused, f"2026{failed}", *rest])
-    assert failures_in(log) == {
-        "10.0.0.3": "its token is missing or another than the head's",
-        "10.0.0.4": "it has another version of Ray or Python than the head",
-    }
-    without = "\n".join([first, start, mismatch, f"2026{failed}", refused, *rest])
-    assert failures_in(without) == failures_in(log)
-
-
-def test_a_worker_that_failed_once_and_is_there_now_is_not_named():
-    autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED)
-    assert judge_nodes(autoscaler, ["10.0.0.1", "10.0.0.3"], {"gpu": 1}) == []
-
-
-def test_machines_that_should_be_there_and_are_not_are_a_warning():
-    (verdict,) = judge_nodes(read_autoscaler(CLUSTER_FILE), ["10.0.0.1"], {"cpu": 1})
-    assert verdict.state == "warning"
-    assert verdict.found == "1 of 1 machines of type gpu are not there"
-
-
-def test_machines_of_ones_own_that_are_not_there_are_named_by_address():
-    tree = yaml.safe_load("""
-        max_workers: 2
-        head_node_type: local.cluster.node
-        provider: {type: local, head_ip: 10.0.0.1, worker_ips: [10.0.0.2, 10.0.0.3]}
-        available_node_types:
-          local.cluster.node: {resources: {}, node_config: {}, min_workers: 2, max_workers: 2}
-    """)
-    autoscaler = read_autoscaler(tree)
-    running = autoscaler.running([_HEAD_NODE, {"Resources": {"CPU": 1.0}, "Labels": {}}])
-    (verdict,) = judge_nodes(autoscaler, ["10.0.0.1", "10.0.0.2"], running)
-    assert verdict.found == "1 of 2 machines of type local.cluster.node are not there (10.0.0.3)"
-    # What such a machine has is not known before it is there.
-    assert autoscaler.may_add(running) == []
-
-
-def test_the_autoscaler_may_add_up_to_the_limits_of_each_type_and_of_all():
-    autoscaler = read_autoscaler(CLUSTER_FILE)
-    gpu, cpu = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 4.0}
-    assert autoscaler.may_add({}) == [gpu] * 4 + [cpu]
-    assert autoscaler.may_add({"gpu": 1, "cpu": 3}) == [gpu]
-    assert autoscaler.may_add({"gpu": 4, "cpu": 1}) == []
-
-
-def test_the_head_is_no_worker_of_its_type():
-    worker = {"Resources": {"CPU": 2.0}, "Labels": {"ray.io/node-group": "t"}}
-    assert read_autoscaler(CLUSTER_FILE).running([_HEAD_NODE, worker]) == {"t": 1}
-
-
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
-def test_the_autoscaler_of_this_machine_is_found_by_its_process(tmp_path):
-    (tmp_path / "bootstrap.yaml").write_text(json.dumps(CLUSTER_FILE))
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    (logs / "monitor.out").write_text(REFUSED)
-    script = tmp_path / "monitor.py"
-    script.write_text("print(flush=True)\ninput()\n")
-    options = [f"--logs-dir={logs}", f"--autoscaling-config={tmp_path / 'bootstrap.yaml'}"]
-    command = [sys.executable, str(script), *options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        found = find_autoscaler(logs)
-        assert find_autoscaler(tmp_path / "others") is None
-        process.communicate(b"\n", timeout=60)
-    assert found is not None
-    assert found.most == 5
-    assert list(found.failures) == ["10.0.0.3"]
-
-
-# --- the command ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty folder to work in, with nothing of a cluster in the environment."""
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def report(capsys) -> dict:
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-def test_the_preset_quick_can_run_on_this_machine_and_nothing_is_left(place, capsys):
-    assert main(["doctor", "--json"]) == 0
-    said = report(capsys)
-    assert said["wrong"] == 0
-    assert {check["check"] for check in said["checks"]} == {
-        *("versions", "token", "storage", "disk", "resources", "gpu", "encoder", "ports")
-    }
-    assert list(place.iterdir()) == []
-    assert "ray" in sys.modules
-    assert not sys.modules["ray"].is_initialized()
-
-
-@pytest.mark.parametrize(
-    ("argv", "check", "says"),
-    [
-        (["quick", "scaling.workers=500"], "resources", "scaling.workers=500: a worker takes"),
-        (["quick", "storage=file/runs"], "storage", "cannot be written to here"),
-        (["quick", "model.encoder=./none"], "encoder", "no such folder"),
-        (["study.yaml", "scaling.workers=500"], "resources", "scaling.workers=500: a worker takes"),
-    ],
-)
-def test_what_cannot_run_exits_with_2_and_a_remedy(argv, check, says, place, capsys):
-    study = yaml.safe_dump({"preset": "quick", "search": {"optim.lr": {"low": 1e-3, "high": 1e-2}}})
-    (place / "study.yaml").write_text(study)
-    (place / "file").write_text("")
-    assert main(["doctor", "--json", *argv]) == 2
-    said = report(capsys)
-    assert said["wrong"] == 1
-    (wrong,) = [c for c in said["checks"] if c["state"] == "wrong"]
-    assert wrong["check"] == check
-    assert says in wrong["found"]
-    assert wrong["remedy"]
-
-
-def test_a_study_is_known_by_its_file_or_by_its_arguments(place, capsys):
-    assert main(["doctor", "--json", str(ROOT / "tune_configs/quick.yaml")]) == 0
-    assert "trial(s) at once" in str(report(capsys))
-    assert main(["doctor", "--json", "study.trials=3"]) == 0
-    assert "trial(s) at once" in str(report(capsys))
-    assert main(["doctor", "--json", "quick"]) == 0
-    assert "trial(s) at once" not in str(report(capsys))
-
-
-def test_a_ray_that_is_not_there_is_said_at_once(place, capsys, monkeypatch):
-    with _listening() as port:
-        pass
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-    assert main(["doctor", "--cluster", "--json"]) == 2
-    (check,) = report(capsys)["checks"]
-    assert check["check"] == "cluster"
-    assert "no Ray answers at" in check["found"]
-    assert "RAY_ADDRESS" in check["remedy"]
-
-
-def test_what_listens_there_and_is_no_ray_is_said_to_be_none(place, capsys, monkeypatch):
-    # Ray itself takes the machine's own address for 127.0.0.1.
-    with _listening("") as port:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        assert main(["doctor", "--cluster", "--json"]) == 2
-        (check,) = report(capsys)["checks"]
-    assert "is open, but no Ray answers there" in check["found"]
-
-
-def test_the_table_of_the_command_shows_each_state_and_what_to_change(place):
-    command = [sys.executable, "-m", "mbti_ray.doctor", "scaling.workers=500"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 2, done.stderr
-    lines = done.stdout.splitlines()
-    assert any(line.startswith("wrong") and "resources" in line for line in lines)
-    assert any(line.startswith("ok") and "storage" in line for line in lines)
-    assert "lower" in done.stdout
-    assert re.fullmatch(r"\d ok, \d warning, 1 wrong, in [0-9.]+ s", lines[-1])
+# --- network ----------------------------------------------------------------------------------
 
 
 def test_gloo_on_loopback_is_wrong_where_workers_are_on_several_machines() -> None:
