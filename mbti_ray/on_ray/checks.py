@@ -202,6 +202,25 @@ def judge_sums(config: RunConfig, there: Nodes, addable: Nodes) -> tuple[Verdict
     return Verdict("resources", "ok", found), each
 
 
+def judge_network(
+    config: RunConfig,
+    nodes: Mapping[str, Any],
+    machines: Mapping[str, Machine],
+    each: Resources | None,
+) -> list[Verdict]:
+    """Whether workers on several machines find each other; nothing where there are none on CPUs.
+
+    Args:
+        each: What a worker takes; None where nothing fits.
+    """
+    sizes = {name: places(each, [nodes[name]["Resources"]]) for name in machines} if each else {}
+    hosts = {nodes[name]["NodeManagerAddress"] for name, room in sizes.items() if room}
+    holds_all = max(sizes.values(), default=0) >= config.scaling.most
+    if each is None or each.gpus or holds_all or len(hosts) < 2:
+        return []
+    return [judge_gloo({name: machines[name].gloo_address for name, n in sizes.items() if n})]
+
+
 def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
     """What runs at once where there are such nodes."""
     scaling = config.scaling
@@ -230,7 +249,7 @@ def _essential(
         *_disks(config, notes.storage, machines),
         sums,
         *_gpus(nodes, machines, is_needed=each is not None and each.gpus > 0),
-        *_network(config, nodes, machines, each),
+        *judge_network(config, nodes, machines, each),
         *merged({name: m.encoder.verdict for name, m in machines.items()}),
     ]
 
@@ -256,21 +275,6 @@ def _gpus(
         if m.gpus.driver is not None or "GPU" in nodes[name]["Resources"]
     }
     return merged(with_gpu) if with_gpu else [Verdict("gpu", "ok", "none in this cluster")]
-
-
-def _network(
-    config: RunConfig,
-    nodes: Mapping[str, Any],
-    machines: Mapping[str, Machine],
-    each: Resources | None,
-) -> list[Verdict]:
-    """Nothing where the workers of a run are on one machine, or compute on GPUs."""
-    sizes = {name: places(each, [nodes[name]["Resources"]]) for name in machines} if each else {}
-    hosts = {nodes[name]["NodeManagerAddress"] for name, room in sizes.items() if room}
-    holds_all = max(sizes.values(), default=0) >= config.scaling.most
-    if each is None or each.gpus or holds_all or len(hosts) < 2:
-        return []
-    return [judge_gloo({name: machines[name].gloo_address for name, n in sizes.items() if n})]
 
 
 def _silent(answers: Answers) -> list[Verdict]:

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mbti_ray.checks.machine import Wanted, look
 from mbti_ray.config import load_run, load_study
 from mbti_ray.errors import ClusterError
 
@@ -72,6 +74,35 @@ def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
     verdict, each = judge_sums(study, there, addable)
     assert (verdict.state, each) == ("ok", Resources(1, 0))
     assert verdict.found.startswith("2 trial(s) at once, 1 worker(s) each of 1 CPU; 18 trial(s)")
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "addresses", "hears", "said"),
+    [
+        (1, 0, ("10.0.0.2", "10.0.0.3"), "127.0.1.1", ["wrong"]),
+        (1, 0, ("10.0.0.2", "10.0.0.3"), "10.0.0.2", ["ok"]),
+        # All on one node, two nodes of one machine, and NCCL, which finds its way by itself.
+        (2, 0, ("10.0.0.2", "10.0.0.3"), "127.0.1.1", []),
+        (1, 0, ("10.0.0.2", "10.0.0.2"), "127.0.1.1", []),
+        (1, 1, ("10.0.0.2", "10.0.0.3"), "127.0.1.1", []),
+    ],
+)
+def test_two_workers_that_would_wait_for_each_other_for_ever_are_said_to(
+    cpus, gpus, addresses, hears, said, tmp_path
+):
+    from mbti_ray.on_ray.checks import judge_network
+    from mbti_ray.on_ray.cluster import Resources
+
+    config = load_run("quick", ["scaling.workers=2"])
+    resources = {"CPU": cpus, "GPU": gpus}
+    nodes = {
+        str(n): {"Resources": resources, "NodeManagerAddress": address}
+        for n, address in enumerate(addresses)
+    }
+    machine = replace(look(Wanted("tiny", tmp_path)), gloo_address=hears)
+    machines = dict.fromkeys(nodes, machine)
+    verdicts = judge_network(config, nodes, machines, Resources(1, gpus))
+    assert [v.state for v in verdicts] == said
 
 
 def test_before_a_run_begins_all_is_well_or_the_first_wrong_line_is_raised(tmp_path):
