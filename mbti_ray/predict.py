@@ -22,7 +22,7 @@ from mbti_ray.cli import (
 from mbti_ray.config import RunConfig, load_overrides
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs import bundle_place, find_bundle
-from mbti_ray.storage import Place, address
+from mbti_ray.storage.remote import Place, address
 
 if TYPE_CHECKING:
     from mbti_ray.bundle import Manifest

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from mbti_ray.config import RunConfig, dump_config
 from mbti_ray.errors import ConfigError, MbtiRayError, RunError, nearest
-from mbti_ray.storage import (
+from mbti_ray.storage.remote import (
     Place,
     Remote,
     held,

@@ -10,7 +10,7 @@ from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
 from mbti_ray.runs import bundle_place
 from mbti_ray.serving.address import environment_of
-from mbti_ray.storage import Place
+from mbti_ray.storage.remote import Place
 
 # Ray reads these when it is imported. On two cores HAProxy with the throughput settings answered
 # 528 requests a second where Ray's own proxy answered 97.

@@ -23,7 +23,7 @@ from mbti_ray.cli import (
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import resumed_run
 from mbti_ray.runs import RunFolder, cache_folder, choose_run
-from mbti_ray.storage import local_file
+from mbti_ray.storage.remote import local_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from mbti_ray.cli import (
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
 from mbti_ray.runs import RunFolder, cache_folder, choose_run
-from mbti_ray.storage import local_file
+from mbti_ray.storage.remote import local_file
 
 if TYPE_CHECKING:
     from mbti_ray.on_ray.cluster import Resources

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from mbti_ray.checks.verdict import Verdict, named
 from mbti_ray.errors import MbtiRayError
-from mbti_ray.storage import Place
+from mbti_ray.storage.remote import Place
 
 _CHECK = "storage"
 _DRIVER = "driver"

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mbti_ray.errors import RunError
-from mbti_ray.storage import Place, Remote
+from mbti_ray.storage.remote import Place, Remote
 
 State = dict[str, Tensor]
 

@@ -40,7 +40,7 @@ from mbti_ray.on_ray.cluster import (
     trials_at_once,
 )
 from mbti_ray.runs import storage_folder
-from mbti_ray.storage import Place
+from mbti_ray.storage.remote import Place
 
 # The whole has to end within half a minute, the start of a Ray included.
 _ANSWER_WITHIN_S = 15.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from mbti_ray.runs import RunFolder
-from mbti_ray.storage import Place, Remote, StorageError, held, working_path
+from mbti_ray.storage.remote import Place, Remote, StorageError, held, working_path
 
 # Between two looks for the file that asks a run to stop.
 _LOOK_S = 2.0

@@ -39,7 +39,7 @@ from mbti_ray.serving.http import RETRY_AFTER_S, build_api, key_digest
 from mbti_ray.serving.reader import Reader, warm_up
 from mbti_ray.serving.shelf import Shelf
 from mbti_ray.serving.wanted import Wanted
-from mbti_ray.storage import Place, address
+from mbti_ray.storage.remote import Place, address
 
 APP_NAME = "mbti"
 # The environment variable with the key that /predict and /info then ask for.

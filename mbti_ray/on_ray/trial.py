@@ -28,7 +28,7 @@ from mbti_ray.on_ray.remote import Fetched
 from mbti_ray.on_ray.searcher import FAILED, SEEDS
 from mbti_ray.on_ray.training import flat, log_line, quiet_ray, train
 from mbti_ray.runs import open_run
-from mbti_ray.storage import Place
+from mbti_ray.storage.remote import Place
 
 # What the function takes that builds a TorchTrainer and waits for it. A share of a CPU, however
 # small, would leave the last worker of a cluster that is just large enough without a whole one, for

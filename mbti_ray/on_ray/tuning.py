@@ -36,7 +36,7 @@ from mbti_ray.on_ray.trial import Job, trainable
 from mbti_ray.pages.html import write_whole
 from mbti_ray.pages.study_page import study_page
 from mbti_ray.runs import RunFolder, open_run
-from mbti_ray.storage import Place
+from mbti_ray.storage.remote import Place
 from mbti_ray.study.figures import study_figures
 from mbti_ray.study.store import open_study
 from mbti_ray.study.trials import TrialRecord, best_of, ended_count, records_of

@@ -25,7 +25,7 @@ from mbti_ray.export import main as export
 from mbti_ray.predict import main as predict
 from mbti_ray.predictor import Predictor
 from mbti_ray.runs import find_bundle, open_run
-from mbti_ray.storage import Remote, local_file, place_at
+from mbti_ray.storage.remote import Remote, local_file, place_at
 from mbti_ray.study.store import open_study
 from mbti_ray.study.trials import records_of
 from mbti_ray.train import main as train

@@ -23,7 +23,7 @@ from mbti_ray.checks.token import Token, find_token, judge_token, judge_tokens, 
 from mbti_ray.checks.verdict import Verdict, first_wrong, merged, named, worst
 from mbti_ray.checks.versions import installed, judge_versions, torch_is_built_for
 from mbti_ray.config import load_run, load_study
-from mbti_ray.storage import place_at
+from mbti_ray.storage.remote import place_at
 
 pytestmark = pytest.mark.unit
 

@@ -30,7 +30,7 @@ from mbti_ray.runs import (
     find_bundle,
     open_run,
 )
-from mbti_ray.storage import (
+from mbti_ray.storage.remote import (
     Remote,
     StorageError,
     address,
