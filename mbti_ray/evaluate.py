@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mbti_ray.bars import progress_bar
-from mbti_ray.cli import (
+from mbti_ray.cli.command import (
     Result,
     build_parser,
     console,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbti_ray.bars import is_watched, progress_bar
-from mbti_ray.cli import (
+from mbti_ray.cli.command import (
     Result,
     build_parser,
     console,

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from mbti_ray.cli import Result, build_parser, console, run_command, split_base
+from mbti_ray.cli.command import Result, build_parser, console, run_command, split_base
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from mbti_ray.bars import progress_bar, run_progress
-from mbti_ray.cli import (
+from mbti_ray.cli.command import (
     Result,
     add_existing,
     build_parser,

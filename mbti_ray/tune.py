@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mbti_ray.bars import progress_bar, trial_progress
-from mbti_ray.cli import (
+from mbti_ray.cli.command import (
     Result,
     add_existing,
     build_parser,

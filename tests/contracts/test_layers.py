@@ -180,7 +180,7 @@ def test_only_one_file_of_the_program_names_the_package_of_minilm():
         ("predictor.py", "from mbti_ray.serving.http import build_api", "predictor may import"),
         ("cli.py", "from mbti_ray.config import PRESETS", "cli may import errors of"),
         ("on_ray/training.py", "from mbti_ray.train import main", "on_ray may import"),
-        ("on_ray/training.py", "from mbti_ray.cli import console", "on_ray may import"),
+        ("on_ray/training.py", "from mbti_ray.cli.command import console", "on_ray may import"),
         ("tune.py", "from mbti_ray.train import main", "tune may import"),
         ("engine/fit.py", "def f():\n    import ray.train", "only on_ray/ imports ray"),
         ("serve.py", "from ray import serve", "only on_ray/ imports ray"),
