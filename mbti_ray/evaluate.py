@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mbti_ray.bars import progress_bar
 from mbti_ray.cli.command import (
     Result,
     build_parser,
@@ -14,6 +13,7 @@ from mbti_ray.cli.command import (
     run_command,
     split_base,
 )
+from mbti_ray.cli.progress import progress_bar
 from mbti_ray.config import load_run
 from mbti_ray.runs import bundle_place, find_bundle
 

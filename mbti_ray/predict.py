@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbti_ray.bars import is_watched, progress_bar
 from mbti_ray.cli.command import (
     Result,
     build_parser,
@@ -19,6 +18,7 @@ from mbti_ray.cli.command import (
     print_predictions,
     run_command,
 )
+from mbti_ray.cli.progress import is_watched, progress_bar
 from mbti_ray.config import RunConfig, load_overrides
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs import bundle_place, find_bundle

@@ -4,7 +4,6 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from mbti_ray.bars import progress_bar, run_progress
 from mbti_ray.cli.command import (
     Result,
     add_existing,
@@ -20,6 +19,7 @@ from mbti_ray.cli.command import (
     run_command,
     split_base,
 )
+from mbti_ray.cli.progress import progress_bar, run_progress
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import resumed_run
 from mbti_ray.runs import RunFolder, cache_folder, choose_run

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mbti_ray.bars import progress_bar, trial_progress
 from mbti_ray.cli.command import (
     Result,
     add_existing,
@@ -23,6 +22,7 @@ from mbti_ray.cli.command import (
     short,
     split_base,
 )
+from mbti_ray.cli.progress import progress_bar, trial_progress
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
 from mbti_ray.runs import RunFolder, cache_folder, choose_run
