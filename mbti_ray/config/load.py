@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from mbti_ray.config.explain import explain_all
+from mbti_ray.config.error_messages import explain_all
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.errors import ConfigError, nearest
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbti_ray.config.explain import addresses
+from mbti_ray.config.error_messages import addresses
 from mbti_ray.config.load import load_config, overridden, value_at
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.config.study_schema import Choices, FloatRange, Range, StudyConfig

@@ -8,7 +8,7 @@ import pytest
 
 from mbti_ray.__main__ import VERBS
 from mbti_ray.config import PRESETS, StudyConfig
-from mbti_ray.config.explain import addresses
+from mbti_ray.config.error_messages import addresses
 
 pytestmark = pytest.mark.contracts
 
