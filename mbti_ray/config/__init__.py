@@ -10,7 +10,7 @@ from mbti_ray.config.load import (
     value_at,
 )
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.config.search import load_study
+from mbti_ray.config.search_space import load_study
 from mbti_ray.config.study_schema import StudyConfig
 
 __all__ = [

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.schema import mode_of
-from mbti_ray.config.search import default_point
+from mbti_ray.config.search_space import default_point
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs import open_run
 from mbti_ray.study.points import distributions, fits

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from mbti_ray.config import StudyConfig, load_study, value_at
-from mbti_ray.config.search import default_point, is_active
+from mbti_ray.config.search_space import default_point, is_active
 from mbti_ray.config.study_schema import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.study import store
