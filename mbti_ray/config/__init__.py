@@ -11,7 +11,7 @@ from mbti_ray.config.load import (
 )
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.config.search_space import load_study
-from mbti_ray.config.study_schema import StudyConfig
+from mbti_ray.config.study import StudyConfig
 
 __all__ = [
     "PRESETS",

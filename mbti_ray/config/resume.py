@@ -7,7 +7,7 @@ from typing import Any
 from mbti_ray.config.load import load_run
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.config.search_space import load_study
-from mbti_ray.config.study_schema import StudyConfig
+from mbti_ray.config.study import StudyConfig
 from mbti_ray.errors import RunError
 
 _MAY_CHANGE = (

@@ -11,7 +11,7 @@ from typing import Any
 from mbti_ray.config.error_messages import addresses
 from mbti_ray.config.load import load_config, overridden, value_at
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.config.study_schema import Choices, FloatRange, Range, StudyConfig
+from mbti_ray.config.study import Choices, FloatRange, Range, StudyConfig
 from mbti_ray.errors import ConfigError, nearest
 
 # Not part of what is learned, or fixed once for a study because its texts are tokenised once.

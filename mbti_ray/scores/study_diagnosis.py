@@ -11,7 +11,7 @@ from typing import Any
 from mbti_ray.config import StudyConfig, overridden
 from mbti_ray.config.schema import mode_of
 from mbti_ray.config.search_space import default_point, ends, is_inside
-from mbti_ray.config.study_schema import Choices, FloatRange, IntRange, Range
+from mbti_ray.config.study import Choices, FloatRange, IntRange, Range
 from mbti_ray.errors import ConfigError
 from mbti_ray.scores.findings import Finding, rounded
 

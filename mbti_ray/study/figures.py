@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 
 from mbti_ray.config import StudyConfig, value_at
 from mbti_ray.config.schema import mode_of
-from mbti_ray.config.study_schema import IntRange
+from mbti_ray.config.study import IntRange
 from mbti_ray.scores.findings import Finding
 from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
 from mbti_ray.study.trials import EVALUATED, TrialRecord, best_of, front_of, records_of

@@ -20,7 +20,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 
 from mbti_ray.config.search_space import ends, in_order, is_active, is_inside
-from mbti_ray.config.study_schema import Choices, FloatRange, IntRange, Range
+from mbti_ray.config.study import Choices, FloatRange, IntRange, Range
 
 # Of a copied trial, as Jaderberg et al. 2017 have them.
 _STEPS = (0.8, 1.25)

@@ -19,7 +19,7 @@ from mbti_ray.config import (
 )
 from mbti_ray.config.error_messages import addresses
 from mbti_ray.config.resume import resumed_run, resumed_study
-from mbti_ray.config.study_schema import Choices, FloatRange, IntRange
+from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError, RunError
 
 pytestmark = pytest.mark.unit

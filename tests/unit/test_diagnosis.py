@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from mbti_ray.config import StudyConfig, load_run, load_study, overridden, value_at
-from mbti_ray.config.study_schema import FloatRange, IntRange
+from mbti_ray.config.study import FloatRange, IntRange
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.findings import Finding
 from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from mbti_ray.config import StudyConfig, load_study, value_at
 from mbti_ray.config.search_space import default_point, is_active
-from mbti_ray.config.study_schema import Choices, FloatRange, IntRange
+from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.study import store
 from mbti_ray.study.figures import counts_of, rungs_of, study_figures
