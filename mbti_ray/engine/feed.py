@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mbti_ray.data.batches import WORTH_TOKENS, Batch, Indices, collate, pack, share_of
+from mbti_ray.data.collate import WORTH_TOKENS, Batch, Indices, collate, pack, share_of
 from mbti_ray.data.windows import Windows
 
 # Steps whose batches are made while an earlier one is trained on.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mbti_ray.config.schema import ModelConfig
-from mbti_ray.data.batches import Packing
+from mbti_ray.data.collate import Packing
 from mbti_ray.errors import ConfigError
 from mbti_ray.model.encoder import build_encoder, encoder_config, layers_of, load_encoder
 from mbti_ray.model.packed import PACKED

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from mbti_ray.data.batches import Packing
+from mbti_ray.data.collate import Packing
 
 # The name that transformers finds it by.
 PACKED = "mbti_packed"

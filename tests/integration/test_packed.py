@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BertConfig, DistilBertConfig, PreTrainedConfig
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.batches import Batch, Packing, collate, pack
+from mbti_ray.data.collate import Batch, Packing, collate, pack
 from mbti_ray.data.prepare import Dataset
 from mbti_ray.data.windows import Packed, Windows, build_windows
 from mbti_ray.engine.fit import run

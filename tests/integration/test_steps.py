@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.batches import Packing, plan_epoch
+from mbti_ray.data.collate import Packing, plan_epoch
 from mbti_ray.data.prepare import Dataset
 from mbti_ray.engine.feed import Feed
 from mbti_ray.engine.fit import run
