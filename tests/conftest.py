@@ -97,7 +97,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _write_users(path: Path, users: int) -> Path:
-    from mbti_ray.data.corpus import builtin_rows
+    from mbti_ray.data.builtin_corpus import builtin_rows
 
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mbti_ray.data.corpus import builtin_rows
+from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.predictor import Predictor
 from mbti_ray.serving.wanted import Wanted
 from mbti_ray.typology import DIMENSIONS

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from mbti_ray.data.corpus import builtin_rows
+from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.sources import read_source
 from mbti_ray.predict import main as predict
 from mbti_ray.predictor import Predictor

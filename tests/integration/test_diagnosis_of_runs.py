@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mbti_ray.config import RunConfig, load_run, overridden
-from mbti_ray.data.corpus import builtin_rows
+from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.prepare import prepare_dataset
 from mbti_ray.data.rows import Row
 from mbti_ray.engine.fit import run

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.data.corpus import builtin_rows
+from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.mask import find_hidden, mask_text, mentions_in, most_mentioned, type_mentions
 from mbti_ray.data.text import read_text
 from mbti_ray.data.tokenizer import build_tokenizer

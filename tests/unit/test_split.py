@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.data.corpus import builtin_rows
+from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.split import SPLITS, assign_splits
 from mbti_ray.errors import DataError
 from mbti_ray.typology import TYPES
