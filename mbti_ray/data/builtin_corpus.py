@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from random import Random
 
-from mbti_ray.data.lexicon import CUES, EMOJI, FILLERS, NAMINGS, ONE_CUE, TWO_CUES
+from mbti_ray.data.builtin_words import CUES, EMOJI, FILLERS, NAMINGS, ONE_CUE, TWO_CUES
 from mbti_ray.data.rows import Row
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of, type_of
 
