@@ -32,7 +32,7 @@ import transformers
 
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.prepare import Dataset, Facts
+from mbti_ray.data.dataset import Dataset, Facts
 from mbti_ray.data.tokenizer import build_tokenizer
 from mbti_ray.data.windows import Packed, Windows, build_windows
 from mbti_ray.engine.fit import run

@@ -44,7 +44,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pad_sequence
 
 from mbti_ray.config import RunConfig, load_run
-from mbti_ray.data.prepare import Dataset, prepare_dataset
+from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.data.windows import Packed, Windows, build_windows
 from mbti_ray.engine.fit import run
 from mbti_ray.engine.worker import Worker

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from mbti_ray.config import StudyConfig, load_study, overridden
-from mbti_ray.data.prepare import Dataset, prepare_dataset
+from mbti_ray.data.dataset import Dataset, prepare_dataset
 
 RESULTS = Path(__file__).parent / "results"
 AT_ONCE = 2

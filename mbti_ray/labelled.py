@@ -15,7 +15,7 @@ import torch
 
 from mbti_ray.bundle import read_manifest
 from mbti_ray.config import RunConfig, config_of, load_overrides
-from mbti_ray.data.prepare import (
+from mbti_ray.data.dataset import (
     Example,
     examples_of,
     person_kind,

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mbti_ray.bundle import Bundle, read_bundle
 from mbti_ray.data.collate import batches_by_length, pad
+from mbti_ray.data.dataset import pack_texts
 from mbti_ray.data.mask import MASK_VERSION, find_hidden
-from mbti_ray.data.prepare import pack_texts
 from mbti_ray.data.text import clean_text, read_text
 from mbti_ray.data.windows import Ids, Packed
 from mbti_ray.errors import BundleError

@@ -49,7 +49,7 @@ def _train(options: argparse.Namespace) -> Result:
 
 
 def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace) -> Result:
-    from mbti_ray.data.prepare import prepare_dataset
+    from mbti_ray.data.dataset import prepare_dataset
     from mbti_ray.engine.summary import summarize
 
     with progress_bar("tokenising", None) as advance:

@@ -58,7 +58,7 @@ def _tune(options: argparse.Namespace) -> Result:
 
 
 def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace) -> Result:
-    from mbti_ray.data.prepare import prepare_dataset
+    from mbti_ray.data.dataset import prepare_dataset
     from mbti_ray.engine.summary import summarize
 
     with progress_bar("tokenising", None) as advance:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.collate import Indices, plan_epoch
-from mbti_ray.data.prepare import Dataset
+from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import (
     Checkpoint,
     Progress,

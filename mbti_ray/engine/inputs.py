@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mbti_ray.config.schema import FitConfig, RunConfig
 from mbti_ray.data.collate import Indices
-from mbti_ray.data.prepare import Dataset
+from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.evaluate import Reader, read_features, read_rows
 from mbti_ray.engine.feed import Feed, Portion

@@ -5,7 +5,7 @@ import math
 import torch
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.prepare import Dataset
+from mbti_ray.data.dataset import Dataset
 from mbti_ray.model.classifier import MBTIModel, build_model, set_trainable, stage_of
 from mbti_ray.typology import DIMENSIONS
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.collate import Indices
-from mbti_ray.data.prepare import Dataset
+from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import Progress
 from mbti_ray.engine.meter import Meter, told
 from mbti_ray.engine.worker import Request, Worker

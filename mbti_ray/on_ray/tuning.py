@@ -22,7 +22,7 @@ from ray import tune
 
 from mbti_ray.config import RunConfig, StudyConfig, config_of, overridden
 from mbti_ray.config.schema import mode_of
-from mbti_ray.data.prepare import Dataset
+from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import newest_checkpoint
 from mbti_ray.engine.fit import rescore
 from mbti_ray.engine.worker import Worker

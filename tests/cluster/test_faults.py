@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.engine.fit import run
 from mbti_ray.engine.worker import Worker

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from mbti_ray.config import load_study
-from mbti_ray.data.prepare import prepare_dataset
+from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.errors import RunError
 from mbti_ray.runs import RunFolder
 from mbti_ray.study.trials import TrialRecord, records_of

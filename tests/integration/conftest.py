@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.prepare import Dataset, prepare_dataset
+from mbti_ray.data.dataset import Dataset, prepare_dataset
 
 Build = Callable[..., RunConfig]
 

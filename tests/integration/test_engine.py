@@ -11,7 +11,7 @@ import torch
 import torch.multiprocessing as mp
 
 from mbti_ray.config import RunConfig, config_of
-from mbti_ray.data.prepare import Dataset, prepare_dataset, read_dataset
+from mbti_ray.data.dataset import Dataset, prepare_dataset, read_dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.checkpoint import load_checkpoint
 from mbti_ray.engine.evaluate import Reader, read_rows

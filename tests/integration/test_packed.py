@@ -12,7 +12,7 @@ from transformers import BertConfig, DistilBertConfig, PreTrainedConfig
 
 from mbti_ray.config import RunConfig
 from mbti_ray.data.collate import Batch, Packing, collate, pack
-from mbti_ray.data.prepare import Dataset
+from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Packed, Windows, build_windows
 from mbti_ray.engine.fit import run
 from mbti_ray.engine.worker import Request, Worker
