@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from mbti_ray.checks.verdict import Verdict
-from mbti_ray.data.pretrained import TINY, locate_encoder
+from mbti_ray.data.encoder_files import TINY, locate_encoder
 from mbti_ray.errors import ConfigError
 
 _CHECK = "encoder"

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.mask import MASK_VERSION, mentions_in, most_mentioned
-from mbti_ray.data.pretrained import TINY
 from mbti_ray.data.sources import BadRow, Row, Source, read_source
 from mbti_ray.data.split import SPLITS, assign_splits
 from mbti_ray.data.text import read_text

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from mbti_ray.data.pretrained import TINY, hub_problem, locate_encoder
+from mbti_ray.data.encoder_files import TINY, hub_problem, locate_encoder
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 _TINY_WORDS = 2000

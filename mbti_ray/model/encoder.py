@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, DistilBertConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from mbti_ray.data.pretrained import TINY, hub_problem, locate_encoder
+from mbti_ray.data.encoder_files import TINY, hub_problem, locate_encoder
 from mbti_ray.errors import ConfigError
 
 # Its load report lists the pooler that is left out on purpose.

