@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.records import BUILTIN, check_columns, one_line, parquet_rows, read_records
+from mbti_ray.data.readers import BUILTIN, check_columns, one_line, parquet_rows, read_records
 from mbti_ray.data.rows import BadRow, Row, row_of
 from mbti_ray.errors import DataError
 
