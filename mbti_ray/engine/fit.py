@@ -26,7 +26,7 @@ from mbti_ray.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from mbti_ray.engine.feed import Portion
+from mbti_ray.engine.dataloader import Portion
 from mbti_ray.engine.inputs import build_inputs
 from mbti_ray.engine.meter import Meter
 from mbti_ray.engine.observe import (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mbti_ray.data.collate import Batch, Indices, share_of
 from mbti_ray.data.windows import Windows
-from mbti_ray.engine.feed import Portion
+from mbti_ray.engine.dataloader import Portion
 from mbti_ray.model.classifier import MBTIModel
 
 

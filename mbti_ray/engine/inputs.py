@@ -14,7 +14,7 @@ from mbti_ray.config.schema import FitConfig, RunConfig
 from mbti_ray.data.collate import Indices
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Windows
-from mbti_ray.engine.feed import Feed, Portion
+from mbti_ray.engine.dataloader import Feed, Portion
 from mbti_ray.engine.heads import FeatureFeed, HeadsOnly
 from mbti_ray.engine.precision import Precision
 from mbti_ray.engine.validation import Reader, read_features, read_rows

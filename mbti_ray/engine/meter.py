@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mbti_ray.engine.feed import Portion
+from mbti_ray.engine.dataloader import Portion
 
 PHASES = ("data", "forward", "backward", "update")
 

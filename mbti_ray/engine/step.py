@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from mbti_ray.data.collate import Batch
-from mbti_ray.engine.feed import Portion
+from mbti_ray.engine.dataloader import Portion
 from mbti_ray.engine.meter import Meter
 from mbti_ray.engine.precision import Precision
 from mbti_ray.errors import RunError

@@ -11,7 +11,7 @@ from torch import Tensor
 from mbti_ray.config import RunConfig
 from mbti_ray.data.collate import Packing, plan_epoch
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.engine.feed import Feed
+from mbti_ray.engine.dataloader import Feed
 from mbti_ray.engine.fit import run
 from mbti_ray.engine.meter import Meter
 from mbti_ray.engine.optim import build_optimizer, set_rate, warmup_decay
