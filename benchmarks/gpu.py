@@ -35,7 +35,7 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.dataset import Dataset, Facts
 from mbti_ray.data.tokenizer import build_tokenizer
 from mbti_ray.data.windows import Packed, Windows, build_windows
-from mbti_ray.engine.fit import run
+from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 
 POLES = "entj"

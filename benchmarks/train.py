@@ -46,7 +46,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mbti_ray.config import RunConfig, load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.data.windows import Packed, Windows, build_windows
-from mbti_ray.engine.fit import run
+from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel, build_model
 from mbti_ray.model.loss import build_loss

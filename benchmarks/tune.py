@@ -147,7 +147,7 @@ def nested_loop(settings: dict[str, Any]) -> None:
     import torch
 
     from mbti_ray.config import config_of, overridden
-    from mbti_ray.engine.fit import run
+    from mbti_ray.engine.loop import run
     from mbti_ray.engine.worker import Line, Worker
     from mbti_ray.on_ray.training import flat
 

@@ -41,7 +41,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig
     def make(config: RunConfig) -> Path:
         from mbti_ray.bundle import write_bundle
         from mbti_ray.data.dataset import prepare_dataset
-        from mbti_ray.engine.fit import run
+        from mbti_ray.engine.loop import run
         from mbti_ray.engine.worker import Worker
         from mbti_ray.predictor import golden_logits
 

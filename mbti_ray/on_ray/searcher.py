@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from mbti_ray.config import StudyConfig
 from mbti_ray.config.schema import mode_of
-from mbti_ray.engine.fit import is_finished
+from mbti_ray.engine.loop import is_finished
 from mbti_ray.errors import RunError
 from mbti_ray.study.points import ask
 from mbti_ray.study.store import give_back, kept, wait_again

@@ -28,7 +28,7 @@ from ray.train.torch import TorchTrainer, get_device
 from mbti_ray.config import RunConfig, config_of
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import checkpoints_under
-from mbti_ray.engine.fit import run
+from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Request, Worker, append_line
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError
 from mbti_ray.finish import finish_run

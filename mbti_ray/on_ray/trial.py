@@ -18,7 +18,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from mbti_ray.config import RunConfig, config_of, overridden
 from mbti_ray.config.schema import Monitor, mode_of
-from mbti_ray.engine.fit import run
+from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Worker
 from mbti_ray.errors import MbtiRayError
 from mbti_ray.memory import keep_giving_back

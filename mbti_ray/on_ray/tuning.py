@@ -24,7 +24,7 @@ from mbti_ray.config import RunConfig, StudyConfig, config_of, overridden
 from mbti_ray.config.schema import mode_of
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import newest_checkpoint
-from mbti_ray.engine.fit import rescore
+from mbti_ray.engine.loop import rescore
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.finish import finish_run

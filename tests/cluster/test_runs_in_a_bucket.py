@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig, load_run, load_study
 from mbti_ray.data.dataset import prepare_dataset
-from mbti_ray.engine.fit import run
+from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.evaluate import main as evaluate
 from mbti_ray.export import main as export

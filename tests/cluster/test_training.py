@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mbti_ray.config import RunConfig
 from mbti_ray.data.dataset import prepare_dataset
-from mbti_ray.engine.fit import run
+from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.predictor import Predictor
 from mbti_ray.train import main as train

@@ -15,7 +15,7 @@ from mbti_ray import MBTIClassifier
 from mbti_ray.bundle import Decision, golden_texts, read_bundle, write_bundle
 from mbti_ray.config import RunConfig, load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
-from mbti_ray.engine.fit import Outcome, run
+from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError, ConfigError, MbtiRayError
 from mbti_ray.evaluate import main as evaluate_main

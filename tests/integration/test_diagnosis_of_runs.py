@@ -13,7 +13,7 @@ from mbti_ray.config import RunConfig, load_run, overridden
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.rows import Row
-from mbti_ray.engine.fit import run
+from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.findings import Finding

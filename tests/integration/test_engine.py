@@ -14,7 +14,7 @@ from mbti_ray.config import RunConfig, config_of
 from mbti_ray.data.dataset import Dataset, prepare_dataset, read_dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.checkpoint import load_checkpoint
-from mbti_ray.engine.fit import Outcome, run
+from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.validation import Reader, read_rows
 from mbti_ray.engine.worker import Request, Worker

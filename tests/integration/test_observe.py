@@ -10,7 +10,7 @@ import pytest
 
 from mbti_ray.config import RunConfig
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.engine.fit import run
+from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import ConfigError
 

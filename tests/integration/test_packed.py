@@ -14,7 +14,7 @@ from mbti_ray.config import RunConfig
 from mbti_ray.data.collate import Batch, Packing, collate, pack
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Packed, Windows, build_windows
-from mbti_ray.engine.fit import run
+from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Request, Worker
 from mbti_ray.errors import StoppedError
 from mbti_ray.model.classifier import MBTIModel, pack_attention
