@@ -15,7 +15,7 @@ from mbti_ray.data.collate import Indices
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.dataloader import Feed, Portion
-from mbti_ray.engine.heads import FeatureFeed, HeadsOnly
+from mbti_ray.engine.frozen_features import FeatureFeed, HeadsOnly
 from mbti_ray.engine.precision import Precision
 from mbti_ray.engine.validation import Reader, read_features, read_rows
 from mbti_ray.engine.worker import Worker
