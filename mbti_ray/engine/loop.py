@@ -28,7 +28,6 @@ from mbti_ray.engine.checkpoint import (
 )
 from mbti_ray.engine.dataloader import Portion
 from mbti_ray.engine.inputs import build_inputs
-from mbti_ray.engine.meter import Meter
 from mbti_ray.engine.observe import (
     NO_TRACKER,
     Trace,
@@ -41,6 +40,7 @@ from mbti_ray.engine.optim import build_optimizer, load_moments, set_rate, warmu
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
 from mbti_ray.engine.tally import Tally
+from mbti_ray.engine.throughput import Meter
 from mbti_ray.engine.worker import Request, Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.model.classifier import (

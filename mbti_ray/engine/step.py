@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from mbti_ray.data.collate import Batch
 from mbti_ray.engine.dataloader import Portion
-from mbti_ray.engine.meter import Meter
 from mbti_ray.engine.precision import Precision
+from mbti_ray.engine.throughput import Meter
 from mbti_ray.errors import RunError
 from mbti_ray.model.loss import LossFunction
 from mbti_ray.typology import DIMENSIONS

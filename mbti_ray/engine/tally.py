@@ -14,7 +14,7 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.collate import Indices
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import Progress
-from mbti_ray.engine.meter import Meter, told
+from mbti_ray.engine.throughput import Meter, told
 from mbti_ray.engine.worker import Request, Worker
 from mbti_ray.errors import RunError
 from mbti_ray.scores.counts import Scores
