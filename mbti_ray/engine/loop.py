@@ -28,7 +28,7 @@ from mbti_ray.engine.checkpoint import (
 )
 from mbti_ray.engine.dataloader import Portion
 from mbti_ray.engine.inputs import build_inputs
-from mbti_ray.engine.optim import build_optimizer, load_moments, set_rate, warmup_decay
+from mbti_ray.engine.optimizer import build_optimizer, load_moments, set_rate, warmup_decay
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
 from mbti_ray.engine.tally import Tally

@@ -13,7 +13,7 @@ from mbti_ray.data.collate import Packing, plan_epoch
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.dataloader import Feed
 from mbti_ray.engine.loop import run
-from mbti_ray.engine.optim import build_optimizer, set_rate, warmup_decay
+from mbti_ray.engine.optimizer import build_optimizer, set_rate, warmup_decay
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper
 from mbti_ray.engine.throughput import Meter

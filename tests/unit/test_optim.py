@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mbti_ray.config.schema import ModelConfig, OptimConfig
-from mbti_ray.engine.optim import build_optimizer, set_rate, warmup_decay
+from mbti_ray.engine.optimizer import build_optimizer, set_rate, warmup_decay
 from mbti_ray.model.classifier import build_model
 
 pytestmark = pytest.mark.unit
