@@ -27,11 +27,11 @@ from mbti_ray.engine.checkpoint import (
     save_checkpoint,
 )
 from mbti_ray.engine.dataloader import Portion
+from mbti_ray.engine.epoch_stats import Tally
 from mbti_ray.engine.inputs import build_inputs
 from mbti_ray.engine.optimizer import build_optimizer, load_moments, set_rate, warmup_decay
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
-from mbti_ray.engine.tally import Tally
 from mbti_ray.engine.throughput import Meter
 from mbti_ray.engine.trackers import NO_TRACKER, Trace, Tracker, build_tracker, figures_of, tracing
 from mbti_ray.engine.worker import Request, Worker
