@@ -41,11 +41,11 @@ import torch
 from clients import Figures, closed_loop, open_loop
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from mbti_ray.bundle import read_bundle, read_model, record_runtimes, write_bundle
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.encoder_files import locate_encoder
 from mbti_ray.data.sources import read_source
+from mbti_ray.inference.bundle import read_bundle, read_model, record_runtimes, write_bundle
 from mbti_ray.model.classifier import build_model
 from mbti_ray.predictor import Predictor, golden_logits
 from mbti_ray.runtimes.export import export_onnx

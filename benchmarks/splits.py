@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mbti_ray.bundle import read_manifest
+from mbti_ray.inference.bundle import read_manifest
 
 RESULTS = Path(__file__).parent / "results"
 SPLITS = ("post", "author")

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mbti_ray.bundle import Decision, Manifest, write_bundle
 from mbti_ray.config.schema import RunConfig, ScoringConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.loop import Outcome
+from mbti_ray.inference.bundle import Decision, Manifest, write_bundle
 from mbti_ray.pages.card import model_card
 from mbti_ray.pages.html import write_whole
 from mbti_ray.pages.scorecard_page import scorecard_page

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mbti_ray.bundle import read_manifest
 from mbti_ray.config import RunConfig, config_of, load_overrides
 from mbti_ray.data.dataset import (
     Example,
@@ -26,6 +25,7 @@ from mbti_ray.data.dataset import (
 from mbti_ray.data.sources import read_source
 from mbti_ray.data.text import read_text
 from mbti_ray.errors import DataError
+from mbti_ray.inference.bundle import read_manifest
 from mbti_ray.predictor import Predictor
 from mbti_ray.runtimes import RuntimeKind
 from mbti_ray.scores.beside import Training, baselines_beside

@@ -25,7 +25,7 @@ from mbti_ray.runs import bundle_place, find_bundle
 from mbti_ray.storage.remote import Place, address
 
 if TYPE_CHECKING:
-    from mbti_ray.bundle import Manifest
+    from mbti_ray.inference.bundle import Manifest
     from mbti_ray.on_ray.predicting import Job, Tally
     from mbti_ray.tables import PartFolder
 
@@ -102,8 +102,8 @@ def _predict_texts(home: Place, config: RunConfig, texts: list[str]) -> Result:
 
 
 def _predict_rows(home: Place, config: RunConfig, options: argparse.Namespace) -> Result:
-    from mbti_ray.bundle import read_manifest
     from mbti_ray.data.sources import check_readable
+    from mbti_ray.inference.bundle import read_manifest
     from mbti_ray.tables import check_ending, check_parent, names_a_folder
 
     output = Path(options.output)

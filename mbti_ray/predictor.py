@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.bundle import Bundle, read_bundle
 from mbti_ray.data.collate import batches_by_length, pad
 from mbti_ray.data.dataset import pack_texts
 from mbti_ray.data.mask import MASK_VERSION, find_hidden
 from mbti_ray.data.text import clean_text, read_text
 from mbti_ray.data.windows import Ids, Packed
 from mbti_ray.errors import BundleError
+from mbti_ray.inference.bundle import Bundle, read_bundle
 from mbti_ray.runs import find_bundle
 from mbti_ray.runtimes import Runtime, RuntimeKind, open_runtime
 from mbti_ray.scores.counts import pool_rows

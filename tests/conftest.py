@@ -39,10 +39,10 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig
     """Trains a model and writes its bundle."""
 
     def make(config: RunConfig) -> Path:
-        from mbti_ray.bundle import write_bundle
         from mbti_ray.data.dataset import prepare_dataset
         from mbti_ray.engine.loop import run
         from mbti_ray.engine.worker import Worker
+        from mbti_ray.inference.bundle import write_bundle
         from mbti_ray.predictor import golden_logits
 
         data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))

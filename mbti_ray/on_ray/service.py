@@ -23,10 +23,10 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
-from mbti_ray.bundle import read_manifest
 from mbti_ray.checks.ports import HAPROXY_PORTS, why_taken
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
+from mbti_ray.inference.bundle import read_manifest
 from mbti_ray.memory import keep_giving_back
 from mbti_ray.on_ray.board import wanted_now
 from mbti_ray.on_ray.cluster import connected

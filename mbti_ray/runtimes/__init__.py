@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from mbti_ray.bundle import Bundle
+from mbti_ray.inference.bundle import Bundle
 from mbti_ray.runtimes.onnx_runtime import OnnxRuntime
 from mbti_ray.runtimes.torch_runtime import TorchRuntime
 

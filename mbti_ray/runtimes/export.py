@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mbti_ray.bundle import Bundle, file_facts, read_bundle, read_model, record_runtimes
 from mbti_ray.errors import BundleError, ConfigError
+from mbti_ray.inference.bundle import Bundle, file_facts, read_bundle, read_model, record_runtimes
 from mbti_ray.runtimes import RuntimeKind
 
 _OPSET = 20

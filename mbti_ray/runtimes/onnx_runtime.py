@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.bundle import Bundle
 from mbti_ray.errors import BundleError, ConfigError
+from mbti_ray.inference.bundle import Bundle
 
 # int8 activations are scaled by the largest value in a batch, and processors without the dot
 # product of bytes (AVX-512 VNNI and the like) add in another order or saturate.

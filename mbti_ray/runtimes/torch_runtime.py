@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from mbti_ray.bundle import Bundle, read_model
 from mbti_ray.data.collate import WORTH_TOKENS
+from mbti_ray.inference.bundle import Bundle, read_model
 
 # Golden logits made on another processor differ in the last digits of float32, not in these.
 _TOLERANCE = 1e-3

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.bundle import read_manifest
+from mbti_ray.inference.bundle import read_manifest
 from service_command import Load, Service, served
 
 pytestmark = pytest.mark.cluster

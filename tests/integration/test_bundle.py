@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mbti_ray import MBTIClassifier
-from mbti_ray.bundle import Decision, golden_texts, read_bundle, write_bundle
 from mbti_ray.config import RunConfig, load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError, ConfigError, MbtiRayError
 from mbti_ray.evaluate import main as evaluate_main
+from mbti_ray.inference.bundle import Decision, golden_texts, read_bundle, write_bundle
 from mbti_ray.model.classifier import MBTIModel, build_model
 from mbti_ray.predictor import Predictor, golden_logits
 
