@@ -31,7 +31,7 @@ from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Request, Worker, append_line
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError
-from mbti_ray.finish import finish_run
+from mbti_ray.inference.finalize import finish_run
 from mbti_ray.memory import keep_giving_back
 from mbti_ray.on_ray.cluster import Resources
 from mbti_ray.on_ray.gauges import Gauges

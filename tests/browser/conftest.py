@@ -22,8 +22,8 @@ from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
-from mbti_ray.finish import finish_run
 from mbti_ray.inference.bundle import write_bundle
+from mbti_ray.inference.finalize import finish_run
 from mbti_ray.predictor import Predictor, golden_logits
 from mbti_ray.runs import RunFolder
 from mbti_ray.serving.http import build_api, key_digest
