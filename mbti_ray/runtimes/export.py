@@ -1,7 +1,7 @@
 """Writing a bundle's graph for ONNX Runtime, beside its weights and into its bundle.json.
 
 The export reproduces the bundle's golden texts or is not written; what int8 costs is for whoever
-has labelled rows (`mbti_ray.labelled`), who gives the scores in.
+has labelled rows (`mbti_ray.inference.evaluation`), who gives the scores in.
 """
 
 import contextlib
