@@ -39,7 +39,7 @@ def _export_in(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[str, An
     """Export the bundle of a folder; what each runtime is, as bundle.json has it."""
     from mbti_ray.inference.bundle import read_manifest, record_runtimes
     from mbti_ray.inference.evaluation import read_labelled, runtime_scores
-    from mbti_ray.predictor import golden_logits
+    from mbti_ray.inference.predictor import golden_logits
     from mbti_ray.runtimes import RuntimeKind
     from mbti_ray.runtimes.export import export_onnx
 

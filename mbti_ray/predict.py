@@ -91,7 +91,7 @@ def _predict(options: argparse.Namespace) -> Result:
 
 
 def _predict_texts(home: Place, config: RunConfig, texts: list[str]) -> Result:
-    from mbti_ray.predictor import Predictor
+    from mbti_ray.inference.predictor import Predictor
 
     bundle = find_bundle(home)
     predictor = Predictor.load(bundle, runtime=config.serve.runtime, threads=config.scaling.cpus)

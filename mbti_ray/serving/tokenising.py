@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mbti_ray.data.windows import Packed
-from mbti_ray.predictor import Predictor
+from mbti_ray.inference.predictor import Predictor
 
 # Before the first text: on the slow side of what a core does.
 _CHARACTERS_PER_S = 1e6

@@ -18,8 +18,8 @@ import pytest
 
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.sources import read_source
+from mbti_ray.inference.predictor import Predictor
 from mbti_ray.predict import main as predict
-from mbti_ray.predictor import Predictor
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 

@@ -22,8 +22,8 @@ from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.evaluate import main as evaluate
 from mbti_ray.export import main as export
+from mbti_ray.inference.predictor import Predictor
 from mbti_ray.predict import main as predict
-from mbti_ray.predictor import Predictor
 from mbti_ray.runs import find_bundle, open_run
 from mbti_ray.storage.remote import Remote, local_file, place_at
 from mbti_ray.study.store import open_study

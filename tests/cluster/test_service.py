@@ -11,7 +11,7 @@ import pytest
 
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError
-from mbti_ray.predictor import Predictor
+from mbti_ray.inference.predictor import Predictor
 from service_command import free_port, served
 
 pytestmark = [

@@ -17,7 +17,7 @@ from mbti_ray.config import RunConfig
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
-from mbti_ray.predictor import Predictor
+from mbti_ray.inference.predictor import Predictor
 from mbti_ray.train import main as train
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]

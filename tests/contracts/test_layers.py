@@ -174,7 +174,11 @@ def test_only_one_file_of_the_program_names_the_package_of_minilm():
         ("data/text.py", "from mbti_ray import model", "data may import config, errors, typology"),
         ("model/loss.py", "from mbti_ray.scores.counts import Counts", "model may import"),
         ("engine/loop.py", "from mbti_ray.inference.bundle import Bundle", "engine may import"),
-        ("engine/loop.py", "from mbti_ray.predictor import Predictor", "engine may import"),
+        (
+            "engine/loop.py",
+            "from mbti_ray.inference.predictor import Predictor",
+            "engine may import",
+        ),
         ("bundle.py", "from mbti_ray.engine.loop import run", "bundle may import"),
         ("runs.py", "from mbti_ray.data.text import read_text", "runs may import config, errors"),
         ("predictor.py", "from mbti_ray.serving.http import build_api", "predictor may import"),

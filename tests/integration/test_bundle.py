@@ -19,8 +19,8 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError, ConfigError, MbtiRayError
 from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.inference.bundle import Decision, golden_texts, read_bundle, write_bundle
+from mbti_ray.inference.predictor import Predictor, golden_logits
 from mbti_ray.model.classifier import MBTIModel, build_model
-from mbti_ray.predictor import Predictor, golden_logits
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ from mbti_ray.config import RunConfig
 from mbti_ray.errors import BundleError
 from mbti_ray.export import main as export_main
 from mbti_ray.inference.bundle import read_bundle, read_manifest, record_runtimes
-from mbti_ray.predictor import Predictor, golden_logits
+from mbti_ray.inference.predictor import Predictor, golden_logits
 from mbti_ray.runtimes import RuntimeKind
 
 pytestmark = [

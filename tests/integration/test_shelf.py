@@ -10,7 +10,7 @@ import pytest
 
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError
-from mbti_ray.predictor import Predictor
+from mbti_ray.inference.predictor import Predictor
 from mbti_ray.serving.reader import Reader
 from mbti_ray.serving.shelf import Shelf
 from mbti_ray.serving.wanted import Wanted
