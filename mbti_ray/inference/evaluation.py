@@ -27,7 +27,7 @@ from mbti_ray.data.text import read_text
 from mbti_ray.errors import DataError
 from mbti_ray.inference.bundle import read_manifest
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.runtimes import RuntimeKind
+from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.scores.beside import Training, baselines_beside
 from mbti_ray.scores.card import Scored, build_scorecard
 from mbti_ray.scores.counts import Counts, Scores

@@ -22,8 +22,8 @@ from mbti_ray.data.text import clean_text, read_text
 from mbti_ray.data.windows import Ids, Packed
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, read_bundle
+from mbti_ray.inference.runtimes import Runtime, RuntimeKind, open_runtime
 from mbti_ray.runs import find_bundle
-from mbti_ray.runtimes import Runtime, RuntimeKind, open_runtime
 from mbti_ray.scores.counts import pool_rows
 from mbti_ray.typology import POSITIVE_POLES, type_of
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.inference.bundle import Bundle, file_facts, read_bundle, read_model, record_runtimes
-from mbti_ray.runtimes import RuntimeKind
+from mbti_ray.inference.runtimes import RuntimeKind
 
 _OPSET = 20
 # As far as a runtime in float32 may miss the golden logits when it is loaded.

@@ -13,7 +13,7 @@ from mbti_ray.errors import BundleError
 from mbti_ray.export import main as export_main
 from mbti_ray.inference.bundle import read_bundle, read_manifest, record_runtimes
 from mbti_ray.inference.predictor import Predictor, golden_logits
-from mbti_ray.runtimes import RuntimeKind
+from mbti_ray.inference.runtimes import RuntimeKind
 
 pytestmark = [
     pytest.mark.integration,
