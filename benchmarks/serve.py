@@ -47,8 +47,8 @@ from mbti_ray.data.encoder_files import locate_encoder
 from mbti_ray.data.sources import read_source
 from mbti_ray.inference.bundle import read_bundle, read_model, record_runtimes, write_bundle
 from mbti_ray.inference.predictor import Predictor, golden_logits
+from mbti_ray.inference.runtimes.onnx_export import export_onnx
 from mbti_ray.model.classifier import build_model
-from mbti_ray.runtimes.export import export_onnx
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"

@@ -41,7 +41,7 @@ def _export_in(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[str, An
     from mbti_ray.inference.evaluation import read_labelled, runtime_scores
     from mbti_ray.inference.predictor import golden_logits
     from mbti_ray.inference.runtimes import RuntimeKind
-    from mbti_ray.runtimes.export import export_onnx
+    from mbti_ray.inference.runtimes.onnx_export import export_onnx
 
     # First, so that nothing is written where there is nothing to measure it on.
     labelled = read_labelled(folder, overrides)

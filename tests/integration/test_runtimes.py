@@ -104,7 +104,7 @@ def test_a_graph_of_other_weights_misses_the_golden_logits(exported: Path, tmp_p
 
 
 def test_an_export_that_misses_the_golden_texts_is_not_kept(plain: Path, tmp_path: Path) -> None:
-    from mbti_ray.runtimes.export import export_onnx
+    from mbti_ray.inference.runtimes.onnx_export import export_onnx
 
     folder = tmp_path / "bundle"
     shutil.copytree(plain, folder)
