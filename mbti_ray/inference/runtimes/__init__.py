@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mbti_ray.inference.bundle import Bundle
-from mbti_ray.runtimes.onnx_runtime import OnnxRuntime
+from mbti_ray.inference.runtimes.onnx_runtime import OnnxRuntime
 from mbti_ray.runtimes.torch_runtime import TorchRuntime
 
 RuntimeKind = Literal["torch", "onnx", "onnx-int8"]
