@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mbti_ray.inference.bundle import Bundle
 from mbti_ray.inference.runtimes.onnx_runtime import OnnxRuntime
-from mbti_ray.runtimes.torch_runtime import TorchRuntime
+from mbti_ray.inference.runtimes.torch_runtime import TorchRuntime
 
 RuntimeKind = Literal["torch", "onnx", "onnx-int8"]
 
