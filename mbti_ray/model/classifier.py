@@ -16,7 +16,7 @@ from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.collate import Packing
 from mbti_ray.errors import ConfigError
 from mbti_ray.model.encoder import build_encoder, encoder_config, layers_of, load_encoder
-from mbti_ray.model.packed import PACKED
+from mbti_ray.model.packed_attention import PACKED
 from mbti_ray.typology import DIMENSIONS
 
 Stage = Literal["heads", "last_layer", "all"]
