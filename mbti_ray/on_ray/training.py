@@ -32,9 +32,9 @@ from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Request, Worker, append_line
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError
 from mbti_ray.inference.finalize import finish_run
-from mbti_ray.memory import keep_giving_back
 from mbti_ray.on_ray.cluster import Resources
 from mbti_ray.on_ray.gauges import Gauges
+from mbti_ray.on_ray.malloc_trim import keep_giving_back
 from mbti_ray.on_ray.progress import Show, board
 from mbti_ray.on_ray.remote import Fetched, storage_of, watched
 from mbti_ray.runs import RunFolder, open_run

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.memory import give_back
+from mbti_ray.on_ray.malloc_trim import give_back
 
 pytestmark = pytest.mark.unit
 
