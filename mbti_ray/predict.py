@@ -26,7 +26,7 @@ from mbti_ray.storage.remote import Place, address
 
 if TYPE_CHECKING:
     from mbti_ray.inference.bundle import Manifest
-    from mbti_ray.on_ray.predicting import Job, Tally
+    from mbti_ray.on_ray.batch_prediction import Job, Tally
     from mbti_ray.tables import PartFolder
 
 _ALLOWED = ("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime")
@@ -118,7 +118,7 @@ def _predict_rows(home: Place, config: RunConfig, options: argparse.Namespace) -
     manifest = read_manifest(find_bundle(home))
 
     from mbti_ray.data.chunks import ChunkPlan, chunk_chars_of
-    from mbti_ray.on_ray.predicting import Job
+    from mbti_ray.on_ray.batch_prediction import Job
 
     path = Path(options.input).expanduser()
     # A worker is in another folder.
@@ -146,8 +146,8 @@ def _check_options(options: argparse.Namespace, *, is_folder: bool) -> None:
 
 
 def _into_file(job: "Job", manifest: "Manifest", options: argparse.Namespace) -> dict[str, Any]:
+    from mbti_ray.on_ray.batch_prediction import predict_to_file
     from mbti_ray.on_ray.cluster import connected
-    from mbti_ray.on_ray.predicting import predict_to_file
 
     output = Path(options.output)
     bad_rows = output.with_suffix(".bad.jsonl")
@@ -158,7 +158,7 @@ def _into_file(job: "Job", manifest: "Manifest", options: argparse.Namespace) ->
 
 def _into_folder(job: "Job", manifest: "Manifest", options: argparse.Namespace) -> dict[str, Any]:
     from mbti_ray.data.sources import fingerprint_of
-    from mbti_ray.on_ray.predicting import SCHEMA
+    from mbti_ray.on_ray.batch_prediction import SCHEMA
     from mbti_ray.tables import part_folder
 
     with part_folder(
@@ -190,8 +190,8 @@ def _into_folder(job: "Job", manifest: "Manifest", options: argparse.Namespace) 
 
 
 def _go_on(job: "Job", folder: "PartFolder") -> dict[str, Any]:
+    from mbti_ray.on_ray.batch_prediction import Tally, predict_to_folder
     from mbti_ray.on_ray.cluster import connected
-    from mbti_ray.on_ray.predicting import Tally, predict_to_folder
 
     before, tally = len(folder.done), Tally()
     if before:
