@@ -73,7 +73,7 @@ def study_config(side: str, storage: str, source: Path | None) -> StudyConfig:
 
 
 def ours(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
-    from mbti_ray.on_ray.cluster import connected, trial_resources
+    from mbti_ray.on_ray.cluster.resources import connected, trial_resources
     from mbti_ray.on_ray.tuning import search
     from mbti_ray.runs import RunFolder
     from mbti_ray.study.trials import records_of
@@ -99,7 +99,7 @@ def nested(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from mbti_ray.on_ray.cluster import connected
+    from mbti_ray.on_ray.cluster.resources import connected
 
     base = overridden(config, {}).model_dump(mode="json")
 

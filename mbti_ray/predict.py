@@ -147,7 +147,7 @@ def _check_options(options: argparse.Namespace, *, is_folder: bool) -> None:
 
 def _into_file(job: "Job", manifest: "Manifest", options: argparse.Namespace) -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import predict_to_file
-    from mbti_ray.on_ray.cluster import connected
+    from mbti_ray.on_ray.cluster.resources import connected
 
     output = Path(options.output)
     bad_rows = output.with_suffix(".bad.jsonl")
@@ -191,7 +191,7 @@ def _into_folder(job: "Job", manifest: "Manifest", options: argparse.Namespace) 
 
 def _go_on(job: "Job", folder: "PartFolder") -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import Tally, predict_to_folder
-    from mbti_ray.on_ray.cluster import connected
+    from mbti_ray.on_ray.cluster.resources import connected
 
     before, tally = len(folder.done), Tally()
     if before:

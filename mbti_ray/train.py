@@ -59,7 +59,7 @@ def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace)
     print_pairs([("run", str(folder.home)), *summarize(config, data)])
 
     from mbti_ray.on_ray.checks import check_before
-    from mbti_ray.on_ray.cluster import connected, run_resources
+    from mbti_ray.on_ray.cluster.resources import connected, run_resources
     from mbti_ray.on_ray.training import train
 
     with connected(f"train {folder.home.name}"):

@@ -29,7 +29,7 @@ from mbti_ray.runs import RunFolder, cache_folder, choose_run
 from mbti_ray.storage.remote import local_file
 
 if TYPE_CHECKING:
-    from mbti_ray.on_ray.cluster import Resources
+    from mbti_ray.on_ray.cluster.resources import Resources
     from mbti_ray.study.figures import Figures
 
 
@@ -67,7 +67,7 @@ def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace
     print_bad_rows(config.data.source, bad_rows, folder.home / folder.bad_rows.name)
 
     from mbti_ray.on_ray.checks import check_before
-    from mbti_ray.on_ray.cluster import connected, trial_resources, trials_at_once
+    from mbti_ray.on_ray.cluster.resources import connected, trial_resources, trials_at_once
     from mbti_ray.on_ray.tuning import finish_study, search
 
     with connected(f"tune {folder.home.name}"):

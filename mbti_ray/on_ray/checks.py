@@ -30,7 +30,7 @@ from mbti_ray.checks.versions import installed, judge_versions
 from mbti_ray.config import RunConfig, StudyConfig
 from mbti_ray.errors import ClusterError
 from mbti_ray.on_ray import reach
-from mbti_ray.on_ray.cluster import (
+from mbti_ray.on_ray.cluster.resources import (
     Nodes,
     Resources,
     connected,

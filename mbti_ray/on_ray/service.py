@@ -29,7 +29,7 @@ from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.inference.bundle import read_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.board import wanted_now
-from mbti_ray.on_ray.cluster import connected
+from mbti_ray.on_ray.cluster.resources import connected
 from mbti_ray.on_ray.gauges import ServeFigures
 from mbti_ray.on_ray.malloc_trim import keep_giving_back
 from mbti_ray.on_ray.rollout import roll_back, roll_out, watch_board

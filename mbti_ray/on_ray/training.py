@@ -32,7 +32,7 @@ from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Request, Worker, append_line
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError
 from mbti_ray.inference.finalize import finish_run
-from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.gauges import Gauges
 from mbti_ray.on_ray.malloc_trim import keep_giving_back
 from mbti_ray.on_ray.progress import Show, board

@@ -21,7 +21,7 @@ from mbti_ray.config.schema import Monitor, mode_of
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Worker
 from mbti_ray.errors import MbtiRayError
-from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.gauges import Gauges
 from mbti_ray.on_ray.malloc_trim import keep_giving_back
 from mbti_ray.on_ray.remote import Fetched

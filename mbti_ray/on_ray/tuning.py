@@ -28,7 +28,7 @@ from mbti_ray.engine.loop import rescore
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.inference.finalize import finish_run
-from mbti_ray.on_ray.cluster import Resources
+from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.remote import Fetched, storage_of
 from mbti_ray.on_ray.schedulers import build_scheduler
 from mbti_ray.on_ray.searcher import OnTrial, StudySearcher, trial_folder_name

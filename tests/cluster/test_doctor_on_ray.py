@@ -55,7 +55,7 @@ def test_more_workers_than_there_is_room_for_are_wrong(tmp_path):
 
 def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
     from mbti_ray.on_ray.checks import judge_sums
-    from mbti_ray.on_ray.cluster import Resources, run_resources
+    from mbti_ray.on_ray.cluster.resources import Resources, run_resources
 
     there, addable = [{"CPU": 2.0}], [{"CPU": 8.0, "GPU": 1.0}] * 2
     config = load_run("quick", ["scaling.workers=2", "scaling.use_gpu=true"])
@@ -91,7 +91,7 @@ def test_two_workers_that_would_wait_for_each_other_for_ever_are_said_to(
     cpus, gpus, addresses, hears, said, tmp_path
 ):
     from mbti_ray.on_ray.checks import judge_network
-    from mbti_ray.on_ray.cluster import Resources
+    from mbti_ray.on_ray.cluster.resources import Resources
 
     config = load_run("quick", ["scaling.workers=2"])
     resources = {"CPU": cpus, "GPU": gpus}
@@ -107,7 +107,7 @@ def test_two_workers_that_would_wait_for_each_other_for_ever_are_said_to(
 
 def test_before_a_run_begins_all_is_well_or_the_first_wrong_line_is_raised(tmp_path):
     from mbti_ray.on_ray.checks import check_before
-    from mbti_ray.on_ray.cluster import run_resources
+    from mbti_ray.on_ray.cluster.resources import run_resources
 
     warned: list[str] = []
     config = load_run("quick")
