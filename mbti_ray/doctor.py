@@ -50,7 +50,7 @@ def _doctor(options: argparse.Namespace) -> dict[str, Any]:
     storage_folder(config.storage)
     began = time.monotonic()
 
-    from mbti_ray.on_ray.checks import examine_cluster, examine_here
+    from mbti_ray.on_ray.cluster.preflight import examine_cluster, examine_here
 
     verdicts = examine_cluster(config) if options.cluster else examine_here(config)
     seconds = time.monotonic() - began

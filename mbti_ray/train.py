@@ -58,7 +58,7 @@ def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace)
     print_bad_rows(config.data.source, bad_rows, folder.home / folder.bad_rows.name)
     print_pairs([("run", str(folder.home)), *summarize(config, data)])
 
-    from mbti_ray.on_ray.checks import check_before
+    from mbti_ray.on_ray.cluster.preflight import check_before
     from mbti_ray.on_ray.cluster.resources import connected, run_resources
     from mbti_ray.on_ray.training import train
 

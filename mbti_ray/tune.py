@@ -66,7 +66,7 @@ def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace
     bad_rows = data.facts.as_dict()["bad"]
     print_bad_rows(config.data.source, bad_rows, folder.home / folder.bad_rows.name)
 
-    from mbti_ray.on_ray.checks import check_before
+    from mbti_ray.on_ray.cluster.preflight import check_before
     from mbti_ray.on_ray.cluster.resources import connected, trial_resources, trials_at_once
     from mbti_ray.on_ray.tuning import finish_study, search
 

@@ -21,7 +21,7 @@ def wrong_of(verdicts):
 
 
 def test_a_ray_in_order_has_nothing_wrong_and_every_check_speaks(tmp_path):
-    from mbti_ray.on_ray.checks import examine_cluster
+    from mbti_ray.on_ray.cluster.preflight import examine_cluster
 
     verdicts = examine_cluster(load_run("quick", [f"storage={tmp_path / 'runs'}"]))
     assert wrong_of(verdicts) == []
@@ -33,7 +33,7 @@ def test_a_ray_in_order_has_nothing_wrong_and_every_check_speaks(tmp_path):
 
 
 def test_storage_that_cannot_be_written_is_wrong(tmp_path):
-    from mbti_ray.on_ray.checks import examine_cluster
+    from mbti_ray.on_ray.cluster.preflight import examine_cluster
 
     (tmp_path / "file").write_text("")
     verdicts = examine_cluster(load_run("quick", [f"storage={tmp_path / 'file' / 'runs'}"]))
@@ -43,7 +43,7 @@ def test_storage_that_cannot_be_written_is_wrong(tmp_path):
 
 
 def test_more_workers_than_there_is_room_for_are_wrong(tmp_path):
-    from mbti_ray.on_ray.checks import examine_cluster
+    from mbti_ray.on_ray.cluster.preflight import examine_cluster
 
     overrides = [f"storage={tmp_path}", "scaling.workers=3"]
     for config in (load_run("quick", overrides), load_study(None, overrides)):
@@ -54,7 +54,7 @@ def test_more_workers_than_there_is_room_for_are_wrong(tmp_path):
 
 
 def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
-    from mbti_ray.on_ray.checks import judge_sums
+    from mbti_ray.on_ray.cluster.preflight import judge_sums
     from mbti_ray.on_ray.cluster.resources import Resources, run_resources
 
     there, addable = [{"CPU": 2.0}], [{"CPU": 8.0, "GPU": 1.0}] * 2
@@ -90,7 +90,7 @@ def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
 def test_two_workers_that_would_wait_for_each_other_for_ever_are_said_to(
     cpus, gpus, addresses, hears, said, tmp_path
 ):
-    from mbti_ray.on_ray.checks import judge_network
+    from mbti_ray.on_ray.cluster.preflight import judge_network
     from mbti_ray.on_ray.cluster.resources import Resources
 
     config = load_run("quick", ["scaling.workers=2"])
@@ -106,7 +106,7 @@ def test_two_workers_that_would_wait_for_each_other_for_ever_are_said_to(
 
 
 def test_before_a_run_begins_all_is_well_or_the_first_wrong_line_is_raised(tmp_path):
-    from mbti_ray.on_ray.checks import check_before
+    from mbti_ray.on_ray.cluster.preflight import check_before
     from mbti_ray.on_ray.cluster.resources import run_resources
 
     warned: list[str] = []
@@ -129,7 +129,7 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
 
     from mbti_ray.checks.machine import Wanted
     from mbti_ray.checks.storage import Notes
-    from mbti_ray.on_ray.checks import _alive, _on
+    from mbti_ray.on_ray.cluster.preflight import _alive, _on
 
     with Notes(tmp_path) as notes:
         ((name, node),) = _alive().items()
@@ -143,7 +143,7 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
 
 def test_a_node_that_is_gone_is_said_not_to_answer(tmp_path):
     from mbti_ray.checks.storage import Notes
-    from mbti_ray.on_ray.checks import _alive, _silent, ask
+    from mbti_ray.on_ray.cluster.preflight import _alive, _silent, ask
 
     nodes = _alive()
     gone = {"Resources": {"CPU": 1.0}, "NodeManagerAddress": "10.0.0.9", "NodeID": "0" * 56}
