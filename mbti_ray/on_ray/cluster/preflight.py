@@ -29,7 +29,7 @@ from mbti_ray.checks.verdict import Verdict, first_wrong, merged, named
 from mbti_ray.checks.versions import installed, judge_versions
 from mbti_ray.config import RunConfig, StudyConfig
 from mbti_ray.errors import ClusterError
-from mbti_ray.on_ray import reach
+from mbti_ray.on_ray.cluster import connectivity
 from mbti_ray.on_ray.cluster.resources import (
     Nodes,
     Resources,
@@ -74,8 +74,8 @@ class Answers:
 
 def examine_here(config: RunConfig) -> list[Verdict]:
     """This machine alone, without a Ray: would a run or study do here?"""
-    here = reach.machine_here()
-    wanted = Wanted(config.model.encoder, reach.ray_folder(), _GPU_WITHIN_S)
+    here = connectivity.machine_here()
+    wanted = Wanted(config.model.encoder, connectivity.ray_folder(), _GPU_WITHIN_S)
     needs_gpu = config.scaling.use_gpu is True
     with Notes(storage_folder(config.storage)) as notes:
         machine = look(wanted)
@@ -93,7 +93,7 @@ def examine_here(config: RunConfig) -> list[Verdict]:
 
 def examine_cluster(config: RunConfig) -> list[Verdict]:
     """Every node of the Ray that a run would get; a local one is started where there is none."""
-    refusal = reach.refusal(find_token())
+    refusal = connectivity.refusal(find_token())
     if refusal is not None:
         return [refusal]
     with ExitStack() as stack:
@@ -111,10 +111,10 @@ def examine_cluster(config: RunConfig) -> list[Verdict]:
                 *_essential(config, nodes, answers, notes),
                 *judge_tokens(
                     {name: m.token for name, m in answers.machines.items()},
-                    is_asked_for=reach.asks_for_token(),
+                    is_asked_for=connectivity.asks_for_token(),
                 ),
                 *judge_clocks(answers.skews),
-                *reach.judge_dashboard(),
+                *connectivity.judge_dashboard(),
                 *judge_ports(config.serve, with_dashboard=False),
             ]
 
@@ -156,8 +156,10 @@ def ask(
 ) -> Answers:
     """Look at every node: from inside where it is the one that this runs on, by tasks else."""
     answers = Answers()
-    wanted = Wanted(config.model.encoder, reach.ray_folder(), gpu_within_s, reach.logs_folder())
-    if len(nodes) == 1 and reach.is_node_here(next(iter(nodes.values()))["NodeID"]):
+    wanted = Wanted(
+        config.model.encoder, connectivity.ray_folder(), gpu_within_s, connectivity.logs_folder()
+    )
+    if len(nodes) == 1 and connectivity.is_node_here(next(iter(nodes.values()))["NodeID"]):
         (name,) = nodes
         asked = time.time()
         answers.take(name, look(wanted, partial(notes.leave, name)), asked, time.time())
@@ -323,7 +325,7 @@ def _name(node: Mapping[str, Any], addresses: Sequence[str]) -> str:
 
 def _is_idle(node: Mapping[str, Any]) -> bool:
     """Whether no worker will ever be there, nor the driver is."""
-    is_driver = reach.is_node_here(node["NodeID"])
+    is_driver = connectivity.is_node_here(node["NodeID"])
     return not node["Resources"].get("CPU") and not is_driver
 
 
