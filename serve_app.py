@@ -12,7 +12,7 @@ import click
 from ray.serve import Application
 
 from mbti_ray.errors import MbtiRayError
-from mbti_ray.on_ray.service import build_app
+from mbti_ray.on_ray.serve.deployment import build_app
 from mbti_ray.serve import resolve
 
 

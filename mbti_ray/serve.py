@@ -77,7 +77,7 @@ def _serve(options: argparse.Namespace) -> Result:
         os.environ.setdefault(name, value)
     console.print(f"serving {bundle}")
 
-    from mbti_ray.on_ray.service import run_service
+    from mbti_ray.on_ray.serve.deployment import run_service
 
     def announce(url: str) -> None:
         console.print(f"{url}/ is ready; Ctrl-C stops it")
@@ -105,7 +105,7 @@ def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Resul
             )
         os.environ.update(found)
 
-    from mbti_ray.on_ray.service import change_bundle
+    from mbti_ray.on_ray.serve.deployment import change_bundle
 
     wanted = change_bundle(bundle, config.serve)
     console.print(f"served now: {wanted.describe()}", markup=False, soft_wrap=True)

@@ -28,7 +28,7 @@ def client(bundle: Path, damaged_bundle: Path, ray_cluster: None) -> Iterator[ht
     """A client of a running service, in whose place a damaged bundle was refused before."""
     from ray import serve
 
-    from mbti_ray.on_ray.service import start_service
+    from mbti_ray.on_ray.serve.deployment import start_service
 
     config = ServeConfig(port=free_port(), max_queued=4, max_body_bytes=200_000)
     with pytest.raises(BundleError, match="does not reproduce its golden logits"):

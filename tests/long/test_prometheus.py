@@ -65,7 +65,7 @@ def url(bundle: Path, ray_cluster: None) -> Iterator[str]:
     """The address of a service."""
     from ray import serve
 
-    from mbti_ray.on_ray.service import start_service
+    from mbti_ray.on_ray.serve.deployment import start_service
 
     yield start_service(bundle, ServeConfig(port=free_port()))
     serve.shutdown()
