@@ -34,9 +34,9 @@ from mbti_ray.errors import MbtiRayError, RunError, StoppedError
 from mbti_ray.inference.finalize import finish_run
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import keep_giving_back
-from mbti_ray.on_ray.remote import Fetched, storage_of, watched
 from mbti_ray.on_ray.train.metrics import Gauges
 from mbti_ray.on_ray.train.progress import Show, board
+from mbti_ray.on_ray.train.remote_checkpoints import Fetched, storage_of, watched
 from mbti_ray.runs import RunFolder, open_run
 
 _KEPT_CHECKPOINTS = 2

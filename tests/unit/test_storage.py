@@ -21,7 +21,7 @@ from s3_server import CREDENTIALS, Server, s3_server
 from mbti_ray.config import RunConfig, StudyConfig, load_run, load_study
 from mbti_ray.engine.checkpoint import checkpoints_under, newest_checkpoint
 from mbti_ray.errors import ConfigError, MbtiRayError, RunError
-from mbti_ray.on_ray.remote import Fetched
+from mbti_ray.on_ray.train.remote_checkpoints import Fetched
 from mbti_ray.runs import (
     RunFolder,
     bundle_place,
