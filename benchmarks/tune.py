@@ -149,7 +149,7 @@ def nested_loop(settings: dict[str, Any]) -> None:
     from mbti_ray.config import config_of, overridden
     from mbti_ray.engine.loop import run
     from mbti_ray.engine.worker import Line, Worker
-    from mbti_ray.on_ray.training import flat
+    from mbti_ray.on_ray.train.trainer import flat
 
     class Reporting(Worker):
         def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:

@@ -60,7 +60,7 @@ def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace)
 
     from mbti_ray.on_ray.cluster.preflight import check_before
     from mbti_ray.on_ray.cluster.resources import connected, run_resources
-    from mbti_ray.on_ray.training import train
+    from mbti_ray.on_ray.train.trainer import train
 
     with connected(f"train {folder.home.name}"):
         nodes = check_before(config, folder.home.parent, warn=print_warning)

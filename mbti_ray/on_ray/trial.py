@@ -26,7 +26,7 @@ from mbti_ray.on_ray.malloc_trim import keep_giving_back
 from mbti_ray.on_ray.searcher import FAILED, SEEDS
 from mbti_ray.on_ray.train.metrics import Gauges
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched
-from mbti_ray.on_ray.training import flat, log_line, quiet_ray, train
+from mbti_ray.on_ray.train.trainer import flat, log_line, quiet_ray, train
 from mbti_ray.runs import open_run
 from mbti_ray.storage.remote import Place
 
