@@ -23,10 +23,10 @@ from mbti_ray.engine.worker import Line, Worker
 from mbti_ray.errors import MbtiRayError
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import keep_giving_back
-from mbti_ray.on_ray.searcher import FAILED, SEEDS
 from mbti_ray.on_ray.train.metrics import Gauges
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched
 from mbti_ray.on_ray.train.trainer import flat, log_line, quiet_ray, train
+from mbti_ray.on_ray.tune.optuna_searcher import FAILED, SEEDS
 from mbti_ray.runs import open_run
 from mbti_ray.storage.remote import Place
 

