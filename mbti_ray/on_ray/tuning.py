@@ -30,9 +30,9 @@ from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.inference.finalize import finish_run
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched, storage_of
-from mbti_ray.on_ray.trial import Job, trainable
 from mbti_ray.on_ray.tune.optuna_searcher import OnTrial, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.tune.schedulers import build_scheduler
+from mbti_ray.on_ray.tune.trial import Job, trainable
 from mbti_ray.pages.html import write_whole
 from mbti_ray.pages.study_page import study_page
 from mbti_ray.runs import RunFolder, open_run
