@@ -68,7 +68,7 @@ def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace
 
     from mbti_ray.on_ray.cluster.preflight import check_before
     from mbti_ray.on_ray.cluster.resources import connected, trial_resources, trials_at_once
-    from mbti_ray.on_ray.tuning import finish_study, search
+    from mbti_ray.on_ray.tune.tuner import finish_study, search
 
     with connected(f"tune {folder.home.name}"):
         nodes = check_before(config, folder.home.parent, warn=print_warning)

@@ -134,7 +134,7 @@ def test_trials_that_raise_are_failed_trials_and_are_not_tried_again(
     from transformers import AutoConfig, AutoTokenizer
 
     from mbti_ray.on_ray.cluster.resources import trial_resources
-    from mbti_ray.on_ray.tuning import finish_study, search
+    from mbti_ray.on_ray.tune.tuner import finish_study, search
 
     # A real encoder in a folder, which is taken away before the first trial begins.
     encoder = tmp_path / "encoder"
