@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.pages import words
+from mbti_ray.reports import words
 from mbti_ray.typology import DIMENSIONS
 
 Figures = Mapping[str, Any]
