@@ -50,7 +50,7 @@ def _audit(options: argparse.Namespace) -> Result:
     for section in sections:
         _print_section(section)
     if options.output is not None:
-        from mbti_ray.pages.audit_page import audit_page
+        from mbti_ray.reports.audit_page import audit_page
 
         write_whole(options.output, audit_page(found, sections))
         console.print(f"page: {unmarked(str(options.output))}")
