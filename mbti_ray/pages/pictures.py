@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from mbti_ray.pages.drawing import FILL, INK, LEGEND, SOFT, picture
 from mbti_ray.pages.html import Html, figure, side_by_side
+from mbti_ray.reports.svg import FILL, INK, LEGEND, SOFT, picture
 from mbti_ray.typology import DIMENSIONS, Dimension
 
 # A name, a length in any unit, and the length as people read it.

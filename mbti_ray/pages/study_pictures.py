@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from mbti_ray.pages.drawing import FILL, INK, LEGEND, LINE, SOFT, picture
 from mbti_ray.pages.html import Html, figure
+from mbti_ray.reports.svg import FILL, INK, LEGEND, LINE, SOFT, picture
 
 Figures = Mapping[str, Any]
 Trial = Mapping[str, Any]
