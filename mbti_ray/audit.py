@@ -13,8 +13,8 @@ from rich.table import Table
 from mbti_ray.cli.command import Result, build_parser, console, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.config import PRESETS, load_run
-from mbti_ray.pages.html import check_page_path, write_whole
 from mbti_ray.reports.audit_sections import Section, audit_sections
+from mbti_ray.reports.html import check_page_path, write_whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:

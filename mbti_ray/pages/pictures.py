@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from mbti_ray.pages.html import Html, figure, side_by_side
+from mbti_ray.reports.html import Html, figure, side_by_side
 from mbti_ray.reports.svg import FILL, INK, LEGEND, SOFT, picture
 from mbti_ray.typology import DIMENSIONS, Dimension
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from mbti_ray.pages.html import Html, figure
+from mbti_ray.reports.html import Html, figure
 from mbti_ray.reports.svg import FILL, INK, LEGEND, LINE, SOFT, picture
 
 Figures = Mapping[str, Any]

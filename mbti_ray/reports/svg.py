@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from mbti_ray.pages.html import Html
+from mbti_ray.reports.html import Html
 
 # Stand-ins by which the colours of the page are found again in what matplotlib writes.
 INK, SOFT, LINE, FILL = "#010101", "#020202", "#030303", "#040404"
