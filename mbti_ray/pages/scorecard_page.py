@@ -6,8 +6,8 @@ Takes plain figures as `scores.json` holds them; must not know where they come f
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mbti_ray.pages.pictures import confusions, learning_curves, reliability
 from mbti_ray.reports import words
+from mbti_ray.reports.charts import confusions, learning_curves, reliability
 from mbti_ray.reports.html import Html, bullets, escape, page, paragraph, section, table, warning
 from mbti_ray.typology import DIMENSIONS, Dimension
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from mbti_ray.pages.pictures import Bar, bars
 from mbti_ray.pages.words import percent
 from mbti_ray.reports.audit_sections import Figures, Section
+from mbti_ray.reports.charts import Bar, bars
 from mbti_ray.reports.html import page, paragraph, section, table
 
 
