@@ -49,8 +49,8 @@ def _evaluate(options: argparse.Namespace) -> Result:
     home = bundle_place(place, load_run(None, overrides).storage)
 
     from mbti_ray.inference.evaluation import evaluate_bundle, read_labelled
-    from mbti_ray.pages.scorecard_page import scorecard_page
     from mbti_ray.reports.html import check_page_path, write_whole
+    from mbti_ray.reports.scorecard_page import scorecard_page
     from mbti_ray.tables import check_ending, write_table
 
     if options.output is not None:

@@ -15,9 +15,9 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.loop import Outcome
 from mbti_ray.inference.bundle import Decision, Manifest, write_bundle
 from mbti_ray.inference.predictor import golden_logits
-from mbti_ray.pages.scorecard_page import scorecard_page
 from mbti_ray.reports.html import write_whole
 from mbti_ray.reports.model_card import model_card
+from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs import RunFolder
 from mbti_ray.scores.beside import Training, baselines_beside
 from mbti_ray.scores.calibration import fit_temperature, fit_thresholds

@@ -12,11 +12,11 @@ import yaml
 from mbti_ray.cli.command import command
 from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError
-from mbti_ray.pages.scorecard_page import scorecard_page
 from mbti_ray.reports import words
 from mbti_ray.reports.charts import bars, confusions, learning_curves, reliability
 from mbti_ray.reports.html import Html, check_page_path, escape, page, table, write_whole
 from mbti_ray.reports.model_card import NOT_FOR_DECISIONS, model_card
+from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.scores.baselines import majority
 from mbti_ray.scores.card import Scored, build_scorecard
 from mbti_ray.scores.findings import Finding
