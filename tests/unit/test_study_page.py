@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.pages.study_page import study_page
+from mbti_ray.reports.study_page import study_page
 
 pytestmark = pytest.mark.unit
 
