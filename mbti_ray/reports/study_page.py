@@ -9,11 +9,11 @@ from itertools import combinations
 from typing import Any
 from urllib.parse import quote
 
-from mbti_ray.pages.study_pictures import first_value
 from mbti_ray.reports import study_pictures as pictures
 from mbti_ray.reports import words
 from mbti_ray.reports.charts import bars
 from mbti_ray.reports.html import Html, bullets, escape, page, paragraph, section, table, warning
+from mbti_ray.reports.study_charts import first_value
 
 Figures = Mapping[str, Any]
 
