@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from mbti_ray.pages.words import percent
 from mbti_ray.reports.audit_sections import Figures, Section
 from mbti_ray.reports.charts import Bar, bars
 from mbti_ray.reports.html import page, paragraph, section, table
+from mbti_ray.reports.wording import percent
 
 
 def audit_page(found: Figures, sections: Iterable[Section]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.pages.words import percent
+from mbti_ray.reports.wording import percent
 
 Figures = Mapping[str, Any]
 
