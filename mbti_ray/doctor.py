@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mbti_ray.cli.command import Result, build_parser, console, run_command, split_base
 from mbti_ray.config import PRESETS, RunConfig, load_run, load_study
-from mbti_ray.runs import storage_folder
+from mbti_ray.runs.run_folder import storage_folder
 
 if TYPE_CHECKING:
     from mbti_ray.checks.verdict import Verdict

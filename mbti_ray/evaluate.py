@@ -15,7 +15,7 @@ from mbti_ray.cli.command import (
 )
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.config import load_run
-from mbti_ray.runs import bundle_place, find_bundle
+from mbti_ray.runs.run_folder import bundle_place, find_bundle
 
 _SPLITS = ("auto", "all", "train", "val", "test")
 

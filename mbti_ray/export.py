@@ -8,7 +8,7 @@ from typing import Any
 from mbti_ray.cli.command import Result, build_parser, console, print_pairs, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.config import load_run
-from mbti_ray.runs import bundle_place, open_run
+from mbti_ray.runs.run_folder import bundle_place, open_run
 
 _SHOWN = ("acc_mean", "acc_total", "brier")
 

@@ -21,7 +21,7 @@ from mbti_ray.cli.command import (
 from mbti_ray.cli.progress import is_watched, progress_bar
 from mbti_ray.config import RunConfig, load_overrides
 from mbti_ray.errors import ConfigError, RunError
-from mbti_ray.runs import bundle_place, find_bundle
+from mbti_ray.runs.run_folder import bundle_place, find_bundle
 from mbti_ray.storage.remote import Place, address
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from mbti_ray.cli.command import Result, build_parser, console, run_command, spl
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
-from mbti_ray.runs import bundle_place
+from mbti_ray.runs.run_folder import bundle_place
 from mbti_ray.serving.address import environment_of
 from mbti_ray.storage.remote import Place
 

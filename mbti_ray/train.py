@@ -22,7 +22,7 @@ from mbti_ray.cli.command import (
 from mbti_ray.cli.progress import progress_bar, run_progress
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import resumed_run
-from mbti_ray.runs import RunFolder, cache_folder, choose_run
+from mbti_ray.runs.run_folder import RunFolder, cache_folder, choose_run
 from mbti_ray.storage.remote import local_file
 
 

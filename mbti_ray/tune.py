@@ -25,7 +25,7 @@ from mbti_ray.cli.command import (
 from mbti_ray.cli.progress import progress_bar, trial_progress
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
-from mbti_ray.runs import RunFolder, cache_folder, choose_run
+from mbti_ray.runs.run_folder import RunFolder, cache_folder, choose_run
 from mbti_ray.storage.remote import local_file
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from mbti_ray.inference.predictor import golden_logits
 from mbti_ray.reports.html import write_whole
 from mbti_ray.reports.model_card import model_card
 from mbti_ray.reports.scorecard_page import scorecard_page
-from mbti_ray.runs import RunFolder
+from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.beside import Training, baselines_beside
 from mbti_ray.scores.calibration import fit_temperature, fit_thresholds
 from mbti_ray.scores.card import Scored, build_scorecard

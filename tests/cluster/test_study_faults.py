@@ -19,7 +19,7 @@ import yaml
 from mbti_ray.config import load_study
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.errors import RunError
-from mbti_ray.runs import RunFolder
+from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.study.trials import TrialRecord, records_of
 from mbti_ray.tune import main as tune
 

@@ -42,7 +42,7 @@ def loaded_at_start() -> set[str]:
     [
         ["-c", "import mbti_ray"],
         ["-c", "import mbti_ray.cli.command"],
-        ["-c", "import mbti_ray.config, mbti_ray.runs, mbti_ray.typology"],
+        ["-c", "import mbti_ray.config, mbti_ray.runs.run_folder, mbti_ray.typology"],
         ["-m", "mbti_ray", "--help"],
         *(["-m", f"mbti_ray.{verb}", "--help"] for verb in VERBS),
     ],

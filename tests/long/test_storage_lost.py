@@ -15,7 +15,7 @@ import yaml
 from s3_server import Server, s3_server
 
 from mbti_ray.config import load_study
-from mbti_ray.runs import open_run
+from mbti_ray.runs.run_folder import open_run
 from mbti_ray.storage.remote import place_at
 from mbti_ray.study.store import open_study
 from mbti_ray.study.trials import TrialRecord, records_of

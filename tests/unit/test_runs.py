@@ -6,7 +6,7 @@ import pytest
 
 from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError, RunError
-from mbti_ray.runs import (
+from mbti_ray.runs.run_folder import (
     RunFolder,
     bundle_place,
     cache_folder,

@@ -22,7 +22,7 @@ from mbti_ray.config import RunConfig, StudyConfig, load_run, load_study
 from mbti_ray.engine.checkpoint import checkpoints_under, newest_checkpoint
 from mbti_ray.errors import ConfigError, MbtiRayError, RunError
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched
-from mbti_ray.runs import (
+from mbti_ray.runs.run_folder import (
     RunFolder,
     bundle_place,
     cache_folder,
@@ -366,7 +366,7 @@ def test_what_a_killed_process_left_is_deleted_by_the_next_and_what_a_living_one
     bucket: Remote, machine: Path
 ) -> None:
     code = (
-        "import sys, time; from mbti_ray.runs import open_run\n"
+        "import sys, time; from mbti_ray.runs.run_folder import open_run\n"
         "with open_run(sys.argv[1]) as folder:\n"
         "    folder.metrics.write_text('{}'); print(folder.path, flush=True); time.sleep(600)"
     )

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, overload
 
-from mbti_ray.runs import RunFolder
+from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.storage.remote import Place, Remote, StorageError, held, working_path
 
 # Between two looks for the file that asks a run to stop.

@@ -37,7 +37,7 @@ from mbti_ray.on_ray.malloc_trim import keep_giving_back
 from mbti_ray.on_ray.train.metrics import Gauges
 from mbti_ray.on_ray.train.progress import Show, board
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched, storage_of, watched
-from mbti_ray.runs import RunFolder, open_run
+from mbti_ray.runs.run_folder import RunFolder, open_run
 
 _KEPT_CHECKPOINTS = 2
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

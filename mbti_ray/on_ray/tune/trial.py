@@ -27,7 +27,7 @@ from mbti_ray.on_ray.train.metrics import Gauges
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched
 from mbti_ray.on_ray.train.trainer import flat, log_line, quiet_ray, train
 from mbti_ray.on_ray.tune.optuna_searcher import FAILED, SEEDS
-from mbti_ray.runs import open_run
+from mbti_ray.runs.run_folder import open_run
 from mbti_ray.storage.remote import Place
 
 # What the function takes that builds a TorchTrainer and waits for it. A share of a CPU, however

@@ -35,7 +35,7 @@ from mbti_ray.on_ray.tune.schedulers import build_scheduler
 from mbti_ray.on_ray.tune.trial import Job, trainable
 from mbti_ray.reports.html import write_whole
 from mbti_ray.reports.study_page import study_page
-from mbti_ray.runs import RunFolder, open_run
+from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.remote import Place
 from mbti_ray.study.figures import study_figures
 from mbti_ray.study.store import open_study
