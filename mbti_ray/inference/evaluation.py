@@ -29,8 +29,8 @@ from mbti_ray.inference.bundle import read_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.scores.beside import Training, baselines_beside
-from mbti_ray.scores.card import Scored, build_scorecard
 from mbti_ray.scores.counts import Counts, Scores
+from mbti_ray.scores.scorecard import Scored, build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
 _ROWS_AT_ONCE = 256

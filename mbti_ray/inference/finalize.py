@@ -21,9 +21,9 @@ from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.beside import Training, baselines_beside
 from mbti_ray.scores.calibration import fit_temperature, fit_thresholds
-from mbti_ray.scores.card import Scored, build_scorecard
 from mbti_ray.scores.counts import Counts
 from mbti_ray.scores.diagnosis import diagnose
+from mbti_ray.scores.scorecard import Scored, build_scorecard
 
 Logits = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import pytest
 
 from mbti_ray.errors import DataError
 from mbti_ray.scores.baselines import Baseline, majority
-from mbti_ray.scores.card import Scored, build_scorecard
+from mbti_ray.scores.scorecard import Scored, build_scorecard
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.unit

@@ -18,8 +18,8 @@ from mbti_ray.reports.html import Html, check_page_path, escape, page, table, wr
 from mbti_ray.reports.model_card import NOT_FOR_DECISIONS, model_card
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.scores.baselines import majority
-from mbti_ray.scores.card import Scored, build_scorecard
 from mbti_ray.scores.findings import Finding
+from mbti_ray.scores.scorecard import Scored, build_scorecard
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.unit
