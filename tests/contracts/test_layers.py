@@ -181,7 +181,7 @@ def test_only_one_file_of_the_program_names_the_package_of_minilm():
         ),
         ("bundle.py", "from mbti_ray.engine.loop import run", "bundle may import"),
         ("runs.py", "from mbti_ray.data.text import read_text", "runs may import config, errors"),
-        ("predictor.py", "from mbti_ray.serving.http import build_api", "predictor may import"),
+        ("predictor.py", "from mbti_ray.serving.app import build_api", "predictor may import"),
         ("cli.py", "from mbti_ray.config import PRESETS", "cli may import errors of"),
         ("on_ray/train/trainer.py", "from mbti_ray.train import main", "on_ray may import"),
         (
