@@ -20,8 +20,8 @@ from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.serving.pages import add_pages
 from mbti_ray.serving.reader import Answered, Timing
+from mbti_ray.serving.web_pages import add_pages
 from mbti_ray.serving.wire import (
     Answer,
     ErrorBody,
