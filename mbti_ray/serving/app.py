@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.serving.reader import Answered, Timing
+from mbti_ray.serving.served_model import Answered, Timing
 from mbti_ray.serving.web_pages import add_pages
 from mbti_ray.serving.wire import (
     Answer,

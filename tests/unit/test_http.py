@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.serving.app import build_api, key_digest
-from mbti_ray.serving.reader import Answered, Timing
+from mbti_ray.serving.served_model import Answered, Timing
 from mbti_ray.serving.wire import (
     MAX_INFLUENCE,
     ErrorCode,

@@ -6,7 +6,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from mbti_ray.engine.worker import Line
 from mbti_ray.serving.batching import Pass
-from mbti_ray.serving.reader import Answered, Watcher
+from mbti_ray.serving.served_model import Answered, Watcher
 from mbti_ray.typology import DIMENSIONS
 
 # By the metric's name: where its value stands in a report's line, and what it is.
