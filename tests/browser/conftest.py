@@ -27,8 +27,8 @@ from mbti_ray.inference.finalize import finish_run
 from mbti_ray.inference.predictor import Predictor, golden_logits
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.serving.app import build_api, key_digest
+from mbti_ray.serving.router import Shelf
 from mbti_ray.serving.served_model import Reader
-from mbti_ray.serving.shelf import Shelf
 from mbti_ray.serving.wanted import Wanted
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra: test)")

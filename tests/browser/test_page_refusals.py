@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mbti_ray.serving.shelf import Shelf
+from mbti_ray.serving.router import Shelf
 
 pytestmark = pytest.mark.browser
 

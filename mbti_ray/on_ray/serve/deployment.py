@@ -36,8 +36,8 @@ from mbti_ray.on_ray.train.metrics import ServeFigures
 from mbti_ray.runs.run_folder import bundle_place, find_bundle
 from mbti_ray.serving.app import RETRY_AFTER_S, build_api, key_digest
 from mbti_ray.serving.discovery import found_by
+from mbti_ray.serving.router import Shelf
 from mbti_ray.serving.served_model import Reader, warm_up
-from mbti_ray.serving.shelf import Shelf
 from mbti_ray.serving.wanted import Wanted
 from mbti_ray.storage.remote import Place, address
 
