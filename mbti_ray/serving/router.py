@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 from mbti_ray.serving.served_model import Reader
-from mbti_ray.serving.wanted import Wanted
+from mbti_ray.serving.target import Wanted
 from mbti_ray.serving.wire import ErrorCode, Question, WireError
 
 

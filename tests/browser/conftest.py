@@ -29,7 +29,7 @@ from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.serving.app import build_api, key_digest
 from mbti_ray.serving.router import Shelf
 from mbti_ray.serving.served_model import Reader
-from mbti_ray.serving.wanted import Wanted
+from mbti_ray.serving.target import Wanted
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra: test)")
 

@@ -10,7 +10,7 @@ import pytest
 
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.serving.wanted import Wanted
+from mbti_ray.serving.target import Wanted
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.browser

@@ -38,7 +38,7 @@ from mbti_ray.serving.app import RETRY_AFTER_S, build_api, key_digest
 from mbti_ray.serving.discovery import found_by
 from mbti_ray.serving.router import Shelf
 from mbti_ray.serving.served_model import Reader, warm_up
-from mbti_ray.serving.wanted import Wanted
+from mbti_ray.serving.target import Wanted
 from mbti_ray.storage.remote import Place, address
 
 APP_NAME = "mbti"

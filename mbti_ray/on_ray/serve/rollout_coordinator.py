@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from mbti_ray.serving.wanted import Wanted
+from mbti_ray.serving.target import Wanted
 
 _NAMESPACE = "mbti_ray"
 # How long a replica waits for news before it asks again; a sign of life, too.
