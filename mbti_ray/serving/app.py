@@ -20,9 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.serving.served_model import Answered, Timing
-from mbti_ray.serving.web_pages import add_pages
-from mbti_ray.serving.wire import (
+from mbti_ray.serving.schemas import (
     Answer,
     ErrorBody,
     ErrorCode,
@@ -33,6 +31,8 @@ from mbti_ray.serving.wire import (
     parse_question,
     read_body,
 )
+from mbti_ray.serving.served_model import Answered, Timing
+from mbti_ray.serving.web_pages import add_pages
 
 logger = logging.getLogger(__name__)
 

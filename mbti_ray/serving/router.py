@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from mbti_ray.serving.schemas import ErrorCode, Question, WireError
 from mbti_ray.serving.served_model import Reader
 from mbti_ray.serving.target import Wanted
-from mbti_ray.serving.wire import ErrorCode, Question, WireError
 
 
 @dataclass(frozen=True)

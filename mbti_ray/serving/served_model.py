@@ -18,8 +18,8 @@ from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.windows import Ids
 from mbti_ray.inference.predictor import Prediction, Predictor, pool
 from mbti_ray.serving.batching import Batcher, Pass, QueueFullError
+from mbti_ray.serving.schemas import ErrorCode, Question, WireError
 from mbti_ray.serving.tokenizer_queue import Tokenising
-from mbti_ray.serving.wire import ErrorCode, Question, WireError
 
 # A pass this long is timed before the service is ready: the speed that waiting is judged by.
 _TIMED_WINDOWS = 16

@@ -13,8 +13,8 @@ from mbti_ray.config import RunConfig
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.serving.batching import Pass
+from mbti_ray.serving.schemas import ErrorCode, Question, WireError
 from mbti_ray.serving.served_model import Answered, Reader, Watcher, warm_up
-from mbti_ray.serving.wire import ErrorCode, Question, WireError
 
 pytestmark = pytest.mark.integration
 

@@ -12,9 +12,9 @@ from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.serving.router import Shelf
+from mbti_ray.serving.schemas import ErrorCode, Question, WireError
 from mbti_ray.serving.served_model import Reader
 from mbti_ray.serving.target import Wanted
-from mbti_ray.serving.wire import ErrorCode, Question, WireError
 
 pytestmark = pytest.mark.integration
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.serving.app import build_api, key_digest
-from mbti_ray.serving.served_model import Answered, Timing
-from mbti_ray.serving.wire import (
+from mbti_ray.serving.schemas import (
     MAX_INFLUENCE,
     ErrorCode,
     Question,
@@ -22,6 +21,7 @@ from mbti_ray.serving.wire import (
     parse_question,
     read_body,
 )
+from mbti_ray.serving.served_model import Answered, Timing
 
 pytestmark = pytest.mark.unit
 
