@@ -51,7 +51,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     from mbti_ray.inference.evaluation import evaluate_bundle, read_labelled
     from mbti_ray.reports.html import check_page_path, write_whole
     from mbti_ray.reports.scorecard_page import scorecard_page
-    from mbti_ray.tables import check_ending, write_table
+    from mbti_ray.storage.output_tables import check_ending, write_table
 
     if options.output is not None:
         check_ending(options.output)

@@ -27,7 +27,7 @@ from mbti_ray.storage.remote import Place, address
 if TYPE_CHECKING:
     from mbti_ray.inference.bundle import Manifest
     from mbti_ray.on_ray.batch_prediction import Job, Tally
-    from mbti_ray.tables import PartFolder
+    from mbti_ray.storage.output_tables import PartFolder
 
 _ALLOWED = ("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime")
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
@@ -104,7 +104,7 @@ def _predict_texts(home: Place, config: RunConfig, texts: list[str]) -> Result:
 def _predict_rows(home: Place, config: RunConfig, options: argparse.Namespace) -> Result:
     from mbti_ray.data.sources import check_readable
     from mbti_ray.inference.bundle import read_manifest
-    from mbti_ray.tables import check_ending, check_parent, names_a_folder
+    from mbti_ray.storage.output_tables import check_ending, check_parent, names_a_folder
 
     output = Path(options.output)
     if names_a_folder(options.output):
@@ -159,7 +159,7 @@ def _into_file(job: "Job", manifest: "Manifest", options: argparse.Namespace) ->
 def _into_folder(job: "Job", manifest: "Manifest", options: argparse.Namespace) -> dict[str, Any]:
     from mbti_ray.data.sources import fingerprint_of
     from mbti_ray.on_ray.batch_prediction import SCHEMA
-    from mbti_ray.tables import part_folder
+    from mbti_ray.storage.output_tables import part_folder
 
     with part_folder(
         Path(options.output),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mbti_ray.errors import ConfigError, RunError
-from mbti_ray.tables import (
+from mbti_ray.storage.output_tables import (
     check_ending,
     json_lines,
     names_a_folder,
@@ -217,7 +217,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path, fresh):
 def test_a_folder_that_another_process_writes_into_is_refused(begun):
     holds = (
         "import sys, pathlib, pyarrow as pa\n"
-        "from mbti_ray.tables import part_folder\n"
+        "from mbti_ray.storage.output_tables import part_folder\n"
         f"with part_folder(pathlib.Path({str(begun)!r}), pa.schema([]), made_from={FIRST!r},\n"
         "                 settings={}, fresh=False):\n"
         "    print('held', flush=True)\n"
