@@ -12,7 +12,7 @@ import yaml
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.reports.study_page import study_page
 from mbti_ray.study.figures import study_figures
-from mbti_ray.study.points import ask
+from mbti_ray.study.sampling import ask
 from mbti_ray.study.store import open_study
 
 pytestmark = pytest.mark.browser

@@ -39,7 +39,7 @@ from mbti_ray.storage.remote import (
     user_cache,
     working_path,
 )
-from mbti_ray.study.points import ask
+from mbti_ray.study.sampling import ask
 from mbti_ray.study.store import open_study
 from mbti_ray.study.trials import records_of
 

@@ -22,7 +22,7 @@ from mbti_ray.config import StudyConfig
 from mbti_ray.config.schema import mode_of
 from mbti_ray.engine.loop import is_finished
 from mbti_ray.errors import RunError
-from mbti_ray.study.points import ask
+from mbti_ray.study.sampling import ask
 from mbti_ray.study.store import give_back, kept, wait_again
 from mbti_ray.study.trials import TrialRecord, record_of
 

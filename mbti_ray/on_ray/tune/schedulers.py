@@ -13,7 +13,7 @@ from ray.tune.schedulers import (
 
 from mbti_ray.config import StudyConfig
 from mbti_ray.study.figures import longest_of
-from mbti_ray.study.points import perturbed
+from mbti_ray.study.sampling import perturbed
 
 
 def build_scheduler(config: StudyConfig) -> TrialScheduler:
