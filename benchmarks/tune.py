@@ -76,7 +76,7 @@ def ours(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
     from mbti_ray.on_ray.cluster.resources import connected, trial_resources
     from mbti_ray.on_ray.tune.tuner import search
     from mbti_ray.runs.run_folder import RunFolder
-    from mbti_ray.study.trials import records_of
+    from mbti_ray.study.records import records_of
 
     with connected():
         place = RunFolder(folder)

@@ -16,7 +16,7 @@ from mbti_ray.config.schema import mode_of
 from mbti_ray.config.study import IntRange
 from mbti_ray.scores.findings import Finding
 from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
-from mbti_ray.study.trials import EVALUATED, TrialRecord, best_of, front_of, records_of
+from mbti_ray.study.records import EVALUATED, TrialRecord, best_of, front_of, records_of
 
 Figures = dict[str, Any]
 

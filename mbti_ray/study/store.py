@@ -19,8 +19,8 @@ from mbti_ray.config.schema import mode_of
 from mbti_ray.config.search_space import default_point
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs.run_folder import open_run
+from mbti_ray.study.records import EVALUATED, best_of, record_of
 from mbti_ray.study.sampling import distributions, fits
-from mbti_ray.study.trials import EVALUATED, best_of, record_of
 
 Answer = TypeVar("Answer")
 

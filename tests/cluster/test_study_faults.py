@@ -20,7 +20,7 @@ from mbti_ray.config import load_study
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.errors import RunError
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.study.trials import TrialRecord, records_of
+from mbti_ray.study.records import TrialRecord, records_of
 from mbti_ray.tune import main as tune
 
 When = Callable[[Callable[[], bool], Callable[[], None]], threading.Thread]

@@ -17,8 +17,8 @@ from s3_server import Server, s3_server
 from mbti_ray.config import load_study
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.storage.remote import place_at
+from mbti_ray.study.records import TrialRecord, records_of
 from mbti_ray.study.store import open_study
-from mbti_ray.study.trials import TrialRecord, records_of
 
 psutil = pytest.importorskip("psutil")
 

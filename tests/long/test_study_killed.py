@@ -14,7 +14,7 @@ import optuna
 import pytest
 import yaml
 
-from mbti_ray.study.trials import TrialRecord, records_of
+from mbti_ray.study.records import TrialRecord, records_of
 
 pytestmark = pytest.mark.long
 

@@ -39,9 +39,9 @@ from mbti_ray.storage.remote import (
     user_cache,
     working_path,
 )
+from mbti_ray.study.records import records_of
 from mbti_ray.study.sampling import ask
 from mbti_ray.study.store import open_study
-from mbti_ray.study.trials import records_of
 
 pytestmark = pytest.mark.unit
 

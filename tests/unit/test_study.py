@@ -17,9 +17,9 @@ from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.study import store
 from mbti_ray.study.figures import counts_of, rungs_of, study_figures
+from mbti_ray.study.records import best_of, front_of, record_of, records_of
 from mbti_ray.study.sampling import ask, fits, perturbed
 from mbti_ray.study.store import kept, open_study
-from mbti_ray.study.trials import best_of, front_of, record_of, records_of
 
 pytestmark = pytest.mark.unit
 

@@ -22,9 +22,9 @@ from mbti_ray.config import StudyConfig
 from mbti_ray.config.schema import mode_of
 from mbti_ray.engine.loop import is_finished
 from mbti_ray.errors import RunError
+from mbti_ray.study.records import TrialRecord, record_of
 from mbti_ray.study.sampling import ask
 from mbti_ray.study.store import give_back, kept, wait_again
-from mbti_ray.study.trials import TrialRecord, record_of
 
 # What a trial reports when it gave up for a reason that the user can mend.
 FAILED = "failed"

@@ -38,8 +38,8 @@ from mbti_ray.reports.study_page import study_page
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.remote import Place
 from mbti_ray.study.figures import study_figures
+from mbti_ray.study.records import TrialRecord, best_of, ended_count, records_of
 from mbti_ray.study.store import open_study
-from mbti_ray.study.trials import TrialRecord, best_of, ended_count, records_of
 
 # Tune reads these when it starts.
 _TUNE_SETTINGS = {
