@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.reports import words
+from mbti_ray.reports import wording
 from mbti_ray.typology import DIMENSIONS
 
 Figures = Mapping[str, Any]
@@ -81,7 +81,7 @@ def _details(config: RunConfig, versions: Mapping[str, str]) -> Iterator[str]:
     )
     model = config.model
     rows = [
-        ("encoder", words.source_name(model.encoder)),
+        ("encoder", wording.source_name(model.encoder)),
         ("pooling", model.pooling),
         ("tokens a window", f"{model.max_tokens}"),
         ("windows of one row", f"at most {config.data.max_windows}"),
@@ -100,11 +100,11 @@ def _use() -> Iterator[str]:
 
 def _data(config: RunConfig, facts: Figures) -> Iterator[str]:
     yield f"One row is {_unit(config)}."
-    yield _table(["", "what"], words.data_rows(facts))
+    yield _table(["", "what"], wording.data_rows(facts))
     if facts.get("split_by") == "post":
-        yield f"**{words.STRANGERS}**"
+        yield f"**{wording.STRANGERS}**"
     if facts.get("mask_version") == 0:
-        yield f"**{words.UNMASKED}**"
+        yield f"**{wording.UNMASKED}**"
     yield _people(config)
 
 
@@ -146,17 +146,17 @@ def _training(config: RunConfig, scores: Figures) -> Iterator[str]:
 
 
 def _scores(card: Figures, facts: Figures) -> Iterator[str]:
-    yield f"On the test split: {words.about_intervals(card)}"
+    yield f"On the test split: {wording.about_intervals(card)}"
     # What is said of the data stands there.
-    yield from (f"**Careful:** {_plain(text)}" for text in words.cautions(card, None))
+    yield from (f"**Careful:** {_plain(text)}" for text in wording.cautions(card, None))
     dimensions, overall = card["dimensions"], card["overall"]
     columns = [*(dimensions[d.key] for d in DIMENSIONS), overall]
     rows = [
-        (name, *(words.with_interval(column.get(metric)) for column in columns))
-        for metric, name in words.METRICS.items()
+        (name, *(wording.with_interval(column.get(metric)) for column in columns))
+        for metric, name in wording.METRICS.items()
     ]
     yield _table(["", *_HEADER], rows)
-    yield words.HOW_TO_READ
+    yield wording.HOW_TO_READ
     yield "Accuracy beside what needs no encoder, on the same rows:"
     yield _table(["", *_RATES.values()], _beside(card))
     described = {name: base["description"] for name, base in (card.get("baselines") or {}).items()}
@@ -164,7 +164,7 @@ def _scores(card: Figures, facts: Figures) -> Iterator[str]:
     yield _bullets(
         f"{_plain(name)}: {_plain(text)}" for name, text in (described | missing).items()
     )
-    yield _plain(words.paired_sentence(card))
+    yield _plain(wording.paired_sentence(card))
 
 
 def _beside(card: Figures) -> Iterator[Sequence[str]]:
@@ -172,7 +172,7 @@ def _beside(card: Figures) -> Iterator[Sequence[str]]:
     own = {d.key: dimensions[d.key]["accuracy"] for d in DIMENSIONS} | dict(overall)
     named = {"this model": own} | dict(card.get("baselines") or {})
     for name, rates in named.items():
-        yield [name, *(words.with_interval(rates.get(key)) for key in _RATES)]
+        yield [name, *(wording.with_interval(rates.get(key)) for key in _RATES)]
 
 
 def _calibration(calibration: Figures | None) -> Iterator[str]:
@@ -183,14 +183,14 @@ def _calibration(calibration: Figures | None) -> Iterator[str]:
         f"above the threshold is the first pole (chosen for: {calibration['threshold_objective']})."
     )
     fitted = zip(DIMENSIONS, calibration["temperature"], calibration["thresholds"], strict=True)
-    rows = [(f"{d.positive} / {d.negative}", *map(words.number, pair)) for d, *pair in fitted]
+    rows = [(f"{d.positive} / {d.negative}", *map(wording.number, pair)) for d, *pair in fitted]
     yield _table(["", "temperature", "threshold"], rows)
     before, after = calibration.get("before"), calibration.get("after")
     if before and after:
         yield (
-            f"On the test split: Brier {words.number(before['brier'])} before and "
-            f"{words.number(after['brier'])} after; ECE {words.number(before['ece'])} before and "
-            f"{words.number(after['ece'])} after."
+            f"On the test split: Brier {wording.number(before['brier'])} before and "
+            f"{wording.number(after['brier'])} after; ECE {wording.number(before['ece'])} before and "
+            f"{wording.number(after['ece'])} after."
         )
     if calibration.get("abstain"):
         yield (
@@ -199,7 +199,7 @@ def _calibration(calibration: Figures | None) -> Iterator[str]:
 
 
 def _diagnosis(findings: Iterable[Figures]) -> Iterator[str]:
-    said = [f"{_plain(words.finding_name(f))}: {_plain(f['evidence'])}" for f in findings]
+    said = [f"{_plain(wording.finding_name(f))}: {_plain(f['evidence'])}" for f in findings]
     if said:
         yield _bullets(said)
 

@@ -6,7 +6,7 @@ Takes plain figures as `scores.json` holds them; must not know where they come f
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mbti_ray.reports import words
+from mbti_ray.reports import wording
 from mbti_ray.reports.charts import confusions, learning_curves, reliability
 from mbti_ray.reports.html import Html, bullets, escape, page, paragraph, section, table, warning
 from mbti_ray.typology import DIMENSIONS, Dimension
@@ -31,7 +31,7 @@ def scorecard_page(
     return page(
         title,
         [
-            *map(warning, words.cautions(main, facts)),
+            *map(warning, wording.cautions(main, facts)),
             *(_scores(name, card) for name, card in scorecards.items()),
             *_compared(scorecards),
             *(_baselines(name, card, len(scorecards) > 1) for name, card in scorecards.items()),
@@ -53,9 +53,9 @@ def _scores(name: str, card: Figures) -> Html:
     whole = [[_RATES[key], _cell(overall[key])] for key in ("all_four", "at_least_three")]
     return section(
         f"Scores: {name}",
-        paragraph(words.about_intervals(card)),
-        table([*words.METRICS.values()], rows),
-        paragraph(words.HOW_TO_READ),
+        paragraph(wording.about_intervals(card)),
+        table([*wording.METRICS.values()], rows),
+        paragraph(wording.HOW_TO_READ),
         table(["share of rows"], whole),
         *_abstention(card),
     )
@@ -63,21 +63,21 @@ def _scores(name: str, card: Figures) -> Html:
 
 def _named(dimension: Dimension, figures: Figures) -> Html:
     return _described(
-        dimension.name, f"{words.percent(figures['positive'])} are {dimension.positive}"
+        dimension.name, f"{wording.percent(figures['positive'])} are {dimension.positive}"
     )
 
 
 def _metric_cells(figures: Figures) -> list[Html]:
-    return [_cell(figures.get(metric)) for metric in words.METRICS]
+    return [_cell(figures.get(metric)) for metric in wording.METRICS]
 
 
 def _cell(estimate: Figures | None) -> Html:
     """The value, and its interval in small print below."""
-    interval = words.interval_of(estimate)
+    interval = wording.interval_of(estimate)
     if "-" not in interval:
         interval = interval.replace(" to ", "–")
     below = f"<small>{interval}</small>" if interval else ""
-    return Html(words.value_of(estimate) + below)
+    return Html(wording.value_of(estimate) + below)
 
 
 def _abstention(card: Figures) -> Iterator[Html]:
@@ -86,8 +86,8 @@ def _abstention(card: Figures) -> Iterator[Html]:
     rows = [
         [
             d.name,
-            words.percent(card["dimensions"][d.key]["abstained"]),
-            words.number(card["dimensions"][d.key]["accuracy_answered"]),
+            wording.percent(card["dimensions"][d.key]["abstained"]),
+            wording.number(card["dimensions"][d.key]["accuracy_answered"]),
         ]
         for d in DIMENSIONS
     ]
@@ -131,7 +131,7 @@ def _baselines(name: str, card: Figures, is_named: bool) -> Html:
         ),
         table([*_RATES.values()], [model, *rows]),
         bullets(left_out) if left_out else Html(""),
-        paragraph(words.paired_sentence(card)),
+        paragraph(wording.paired_sentence(card)),
     )
 
 
@@ -161,7 +161,7 @@ def _calibration(calibration: Figures | None) -> Iterator[Html]:
     if calibration is None:
         return
     rows = [
-        [d.name, words.number(temperature), words.number(threshold)]
+        [d.name, wording.number(temperature), wording.number(threshold)]
         for d, temperature, threshold in zip(
             DIMENSIONS, calibration["temperature"], calibration["thresholds"], strict=True
         )
@@ -177,7 +177,7 @@ def _calibration(calibration: Figures | None) -> Iterator[Html]:
     before, after = calibration.get("before"), calibration.get("after")
     if before and after:
         errors = [
-            [stage, *(words.number(f.get(k)) for k in ("brier", "ece"))]
+            [stage, *(wording.number(f.get(k)) for k in ("brier", "ece"))]
             for stage, f in (("before", before), ("after", after))
         ]
         parts.append(paragraph("Errors of the probabilities, on the rows that are scored here:"))
@@ -197,13 +197,15 @@ def _findings(findings: Sequence[Figures]) -> Iterator[Html]:
 
 def _finding(finding: Figures) -> Html:
     tries = ", ".join(
-        f"<code>{escape(words.setting(address, value))}</code>"
+        f"<code>{escape(wording.setting(address, value))}</code>"
         for address, value in finding["tries"].items()
     )
-    said = f"<strong>{escape(words.finding_name(finding))}</strong>: {escape(finding['evidence'])}"
+    said = (
+        f"<strong>{escape(wording.finding_name(finding))}</strong>: {escape(finding['evidence'])}"
+    )
     return Html(f"{said}; try {tries}" if tries else said)
 
 
 def _facts(facts: Figures | None) -> Iterator[Html]:
     if facts is not None:
-        yield section("Data", table([], words.data_rows(facts)))
+        yield section("Data", table([], wording.data_rows(facts)))

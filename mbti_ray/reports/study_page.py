@@ -9,8 +9,8 @@ from itertools import combinations
 from typing import Any
 from urllib.parse import quote
 
-from mbti_ray.reports import study_pictures as pictures
-from mbti_ray.reports import words
+from mbti_ray.reports import study_charts as charts
+from mbti_ray.reports import wording
 from mbti_ray.reports.charts import bars
 from mbti_ray.reports.html import Html, bullets, escape, page, paragraph, section, table, warning
 from mbti_ray.reports.study_charts import first_value
@@ -34,11 +34,11 @@ def study_page(study: Figures) -> str:
             _summary(study),
             _against_default(study),
             *_front(study),
-            section("History", pictures.history(study), pictures.curves(study)),
-            section("Parallel coordinates", pictures.parallel(study)),
+            section("History", charts.history(study), charts.curves(study)),
+            section("Parallel coordinates", charts.parallel(study)),
             _importances(study),
             *_rungs(study),
-            section("Timeline", pictures.timeline(study)),
+            section("Timeline", charts.timeline(study)),
             _trials(study),
             *_findings(study),
             _repeat(study),
@@ -107,7 +107,7 @@ def _front(study: Figures) -> Iterator[Html]:
             f"{', '.join(map(str, study['front'])) or 'none'}. The bundle is that of the best in "
             f"{study['objectives'][0]['name']}."
         ),
-        *(pictures.front(study, x, y) for x, y in pairs),
+        *(charts.front(study, x, y) for x, y in pairs),
     )
 
 
@@ -115,7 +115,7 @@ def _importances(study: Figures) -> Html:
     shares = study["importances"]
     if not shares:
         return section("Importance", paragraph(f"Not known: {study['importances_missing']}."))
-    lengths = [(name, share, words.percent(share)) for name, share in shares.items()]
+    lengths = [(name, share, wording.percent(share)) for name, share in shares.items()]
     return section(
         "Importance",
         paragraph(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from mbti_ray.cli.command import command
+from mbti_ray.cli import command
 from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError
-from mbti_ray.reports import words
+from mbti_ray.reports import wording
 from mbti_ray.reports.charts import bars, confusions, learning_curves, reliability
 from mbti_ray.reports.html import Html, check_page_path, escape, page, table, write_whole
 from mbti_ray.reports.model_card import NOT_FOR_DECISIONS, model_card
@@ -337,7 +337,7 @@ def test_many_resampled_people_are_not_warned_of():
 def test_only_a_split_by_post_is_warned_of(split_by, is_warned):
     facts = FACTS | {"split_by": split_by}
     for text in (full_page(facts=facts), card_of(facts=facts)):
-        assert (words.STRANGERS in text) == is_warned
+        assert (wording.STRANGERS in text) == is_warned
         assert ("the same people stand on both sides" in text) == is_warned
 
 
@@ -357,7 +357,7 @@ def test_only_a_split_by_post_is_warned_of(split_by, is_warned):
 )  # fmt: skip
 def test_the_paired_sentence_claims_no_more_than_interval_and_test_show(difference, said):
     card = scorecard() | {"paired": {"against": "tfidf", "accuracy": difference, "test": "flips"}}
-    sentence = words.paired_sentence(card)
+    sentence = wording.paired_sentence(card)
     assert said in sentence
     assert sentence.startswith("Against tfidf on the same rows")
     assert sentence.endswith("Test: flips.")
@@ -488,7 +488,7 @@ def test_the_card_of_bare_scores_and_of_the_builtin_corpus_can_be_written():
     scores = {"scorecard": bare(scorecard()), "calibration": None, "diagnosis": []}
     text = card_of(scores=scores, facts={"source": "builtin", "mask_version": 0})
     assert "There are no people in these data" in text
-    assert words.UNMASKED in text
+    assert wording.UNMASKED in text
     assert "## Calibration" not in text
     assert "There are no people" not in card_of("data.source=posts.csv")
 
