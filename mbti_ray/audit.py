@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.markup import escape as unmarked
 from rich.table import Table
 
-from mbti_ray.cli.command import Result, build_parser, console, run_command, split_base
+from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
+from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import PRESETS, load_run
 from mbti_ray.reports.audit_sections import Section, audit_sections
 from mbti_ray.reports.html import check_page_path, write_whole

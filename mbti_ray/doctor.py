@@ -10,7 +10,8 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from mbti_ray.cli.command import Result, build_parser, console, run_command, split_base
+from mbti_ray.cli.command import build_parser, run_command, split_base
+from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import PRESETS, RunConfig, load_run, load_study
 from mbti_ray.runs.run_folder import storage_folder
 

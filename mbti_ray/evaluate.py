@@ -4,16 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mbti_ray.cli.command import (
-    Result,
-    build_parser,
-    console,
-    print_pairs,
-    print_scorecard,
-    run_command,
-    split_base,
-)
+from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
+from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard
 from mbti_ray.config import load_run
 from mbti_ray.runs.run_folder import bundle_place, find_bundle
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mbti_ray.cli.command import Result, build_parser, console, print_pairs, run_command, split_base
+from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
+from mbti_ray.cli.tables import Result, console, print_pairs
 from mbti_ray.config import load_run
 from mbti_ray.runs.run_folder import bundle_place, open_run
 

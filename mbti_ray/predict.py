@@ -10,15 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbti_ray.cli.command import (
-    Result,
-    build_parser,
-    console,
-    print_bad_rows,
-    print_predictions,
-    run_command,
-)
+from mbti_ray.cli.command import build_parser, run_command
 from mbti_ray.cli.progress import is_watched, progress_bar
+from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
 from mbti_ray.config import RunConfig, load_overrides
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs.run_folder import bundle_place, find_bundle

@@ -4,7 +4,8 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from mbti_ray.cli.command import Result, build_parser, console, run_command, split_base
+from mbti_ray.cli.command import build_parser, run_command, split_base
+from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError

@@ -4,22 +4,18 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from mbti_ray.cli.command import (
+from mbti_ray.cli.command import add_existing, build_parser, default_name, run_command, split_base
+from mbti_ray.cli.progress import progress_bar, run_progress
+from mbti_ray.cli.tables import (
     Result,
-    add_existing,
-    build_parser,
     console,
-    default_name,
     print_bad_rows,
     print_findings,
     print_pairs,
     print_scorecard,
     print_scores,
     print_warning,
-    run_command,
-    split_base,
 )
-from mbti_ray.cli.progress import progress_bar, run_progress
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import resumed_run
 from mbti_ray.runs.run_folder import RunFolder, cache_folder, choose_run

@@ -5,12 +5,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mbti_ray.cli.command import (
+from mbti_ray.cli.command import add_existing, build_parser, default_name, run_command, split_base
+from mbti_ray.cli.progress import progress_bar, trial_progress
+from mbti_ray.cli.tables import (
     Result,
-    add_existing,
-    build_parser,
     console,
-    default_name,
     print_bad_rows,
     print_findings,
     print_pairs,
@@ -18,11 +17,8 @@ from mbti_ray.cli.command import (
     print_scores,
     print_trials,
     print_warning,
-    run_command,
     short,
-    split_base,
 )
-from mbti_ray.cli.progress import progress_bar, trial_progress
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
 from mbti_ray.runs.run_folder import RunFolder, cache_folder, choose_run

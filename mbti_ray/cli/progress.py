@@ -17,7 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from mbti_ray.cli.command import scores_of
+from mbti_ray.cli.tables import scores_of
 
 # Between two lines in a log.
 _LINES_S = 30.0
