@@ -10,26 +10,15 @@ of ranks; only the last step of an epoch may be smaller.
 Legend: B windows of a batch, T tokens of its longest window.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.windows import Ids, Windows
-
-Indices = NDArray[np.int64]
-
-# Steps whose windows are sorted together: wide enough for little padding (1.7 % on tweets in steps
-# of 32; 64 steps gave 5.8 %), narrow enough that a step's company changes from epoch to epoch.
-_POOL_STEPS = 256
-# A window below this share of the longest one is much shorter.
-_MUCH_SHORTER = 0.9
-# Tokens that make a forward pass worth its fixed cost, by the kind of device.
-WORTH_TOKENS = {"cpu": 512, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -131,60 +120,6 @@ class Batch:
         )
 
 
-@dataclass(frozen=True)
-class Share:
-    """One rank's part of an optimiser step.
-
-    Attributes:
-        batches: Window indices of each forward pass, longest first.
-        weight: 1, or 0 when the step is smaller than the number of ranks and this rank only
-            takes part in the gradient exchange.
-        step_windows: Windows in the whole step, over all ranks.
-    """
-
-    batches: list[Indices]
-    weight: float
-    step_windows: int
-
-
-def plan_epoch(
-    lengths: NDArray[np.int64], step_size: int, *, seed: int, epoch: int
-) -> list[Indices]:
-    """The window indices of every optimiser step of an epoch, each step sorted longest first."""
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
-    steps: list[Indices] = []
-    pool = step_size * _POOL_STEPS
-    for start in range(0, len(order), pool):
-        members = order[start : start + pool]
-        # Stable: windows of one length keep their shuffled order.
-        members = members[np.argsort(-lengths[members], kind="stable")]
-        steps += [members[i : i + step_size] for i in range(0, len(members), step_size)]
-    return [steps[i] for i in random.permutation(len(steps))]
-
-
-def share_of(
-    step: Indices,
-    lengths: NDArray[np.int64],
-    *,
-    rank: int,
-    world_size: int,
-    batch_tokens: int,
-    worth_tokens: int = 0,
-) -> Share:
-    """The part of a step that a rank computes; all ranks get nearly the same tokens.
-
-    Args:
-        batch_tokens: Padded tokens of a forward pass at the most; one window may be longer.
-        worth_tokens: See `batches_by_length`.
-    """
-    mine, weight = step[rank::world_size], 1.0
-    if not len(mine):
-        mine, weight = step[-1:], 0.0
-    batches = batches_by_length(lengths, mine, batch_tokens, worth_tokens=worth_tokens)
-    return Share([*batches], weight, len(step))
-
-
 def pack(windows: Windows, indices: Indices, *, weight: float = 1.0) -> Batch:
     """The tensors of the given windows, one behind the other."""
     lengths, starts = windows.lengths[indices].tolist(), windows.offsets[indices]
@@ -222,28 +157,3 @@ def pad(windows: Sequence[Ids], *, pad_id: int) -> tuple[Tensor, Tensor | None]:
     ids = np.full(mask.shape, pad_id, np.int64)
     ids[mask] = np.concatenate([np.asarray(w, np.int64) for w in windows])
     return torch.from_numpy(ids), None if mask.all() else torch.from_numpy(mask)
-
-
-def batches_by_length(
-    lengths: NDArray[np.int64], members: Indices, max_tokens: int, *, worth_tokens: int = 0
-) -> Iterator[Indices]:
-    """Cut `members` into batches of similar length with at most `max_tokens` padded tokens each.
-
-    A window longer than that has a batch of its own. Longest first, so that what does not fit into
-    memory fails at once.
-
-    Args:
-        worth_tokens: A batch of at least so many tokens ends where windows get much shorter, since
-            padding them would cost more than another forward pass.
-    """
-    order = members[np.argsort(-lengths[members], kind="stable")]
-    sorted_lengths = lengths[order]
-    start = 0
-    while start < len(order):
-        longest = int(sorted_lengths[start])
-        end = start + max(1, max_tokens // longest)
-        # The first window that is much shorter, but none before the batch is worth its pass.
-        shorter = int(np.searchsorted(-sorted_lengths, -_MUCH_SHORTER * longest, side="right"))
-        end = min(end, max(shorter, start + math.ceil(worth_tokens / longest), start + 1))
-        yield order[start:end]
-        start = end

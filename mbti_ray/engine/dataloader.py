@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mbti_ray.data.collate import WORTH_TOKENS, Batch, Indices, collate, pack, share_of
+from mbti_ray.data.batch_sampler import WORTH_TOKENS, Indices, share_of
+from mbti_ray.data.collate import Batch, collate, pack
 from mbti_ray.data.windows import Windows
 
 # Steps whose batches are made while an earlier one is trained on.

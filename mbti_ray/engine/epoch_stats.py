@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.collate import Indices
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import Progress
 from mbti_ray.engine.throughput import Meter, told

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mbti_ray.data.collate import Batch, Indices, share_of
+from mbti_ray.data.batch_sampler import Indices, share_of
+from mbti_ray.data.collate import Batch
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.dataloader import Portion
 from mbti_ray.model.classifier import MBTIModel

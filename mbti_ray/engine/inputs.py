@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mbti_ray.config.schema import FitConfig, RunConfig
-from mbti_ray.data.collate import Indices
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.dataloader import Feed, Portion

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.collate import Indices, plan_epoch
+from mbti_ray.data.batch_sampler import Indices, plan_epoch
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import (
     Checkpoint,

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.data.collate import WORTH_TOKENS, Batch, Indices, batches_by_length, collate
+from mbti_ray.data.batch_sampler import WORTH_TOKENS, Indices, batches_by_length
+from mbti_ray.data.collate import Batch, collate
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.precision import Precision
 from mbti_ray.engine.worker import Worker

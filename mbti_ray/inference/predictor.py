@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.data.collate import batches_by_length, pad
+from mbti_ray.data.batch_sampler import batches_by_length
+from mbti_ray.data.collate import pad
 from mbti_ray.data.dataset import pack_texts
 from mbti_ray.data.mask import MASK_VERSION, find_hidden
 from mbti_ray.data.text import clean_text, read_text

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.collate import Packing, plan_epoch
+from mbti_ray.data.batch_sampler import plan_epoch
+from mbti_ray.data.collate import Packing
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.dataloader import Feed
 from mbti_ray.engine.loop import run

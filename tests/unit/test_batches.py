@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.data.collate import batches_by_length, collate, pack, plan_epoch, share_of
+from mbti_ray.data.batch_sampler import batches_by_length, plan_epoch, share_of
+from mbti_ray.data.collate import collate, pack
 from mbti_ray.data.windows import Packed, build_windows
 from mbti_ray.typology import labels_of
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mbti_ray.data.collate import WORTH_TOKENS
+from mbti_ray.data.batch_sampler import WORTH_TOKENS
 from mbti_ray.inference.bundle import Bundle, read_model
 
 # Golden logits made on another processor differ in the last digits of float32, not in these.
