@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.dataset import Example, examples_of, resolve_split_by, split_examples
+from mbti_ray.data.examples import Example, examples_of, resolve_split_by, split_examples
 from mbti_ray.data.mask import mentions_in, most_mentioned
 from mbti_ray.data.sources import Source
 from mbti_ray.data.split import SPLITS

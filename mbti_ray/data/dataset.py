@@ -4,7 +4,6 @@ Owns the cache folder: `<storage>/cache/<key>/` with Arrow files and the tokeniz
 config, but nothing of models, ranks or Ray.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -18,10 +17,18 @@ import pyarrow as pa
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.encoder_files import TINY
-from mbti_ray.data.mask import MASK_VERSION, mentions_in, most_mentioned
-from mbti_ray.data.sources import BadRow, Row, Source, read_source
-from mbti_ray.data.split import SPLITS, assign_splits
-from mbti_ray.data.text import read_text
+from mbti_ray.data.examples import (
+    Example,
+    _digest,
+    examples_of,
+    person_kind,
+    person_numbers,
+    resolve_split_by,
+    split_examples,
+)
+from mbti_ray.data.mask import MASK_VERSION
+from mbti_ray.data.sources import BadRow, Source, read_source
+from mbti_ray.data.split import SPLITS
 from mbti_ray.data.tokenizer import (
     Tokenizer,
     build_tokenizer,
@@ -37,25 +44,6 @@ _FORMAT = 3
 _ROWS_AT_ONCE = 1000
 
 Advance = Callable[[int, str], None]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of the model's data: a user or a post, with its texts cleaned and masked.
-
-    Attributes:
-        group: Rows of one group never stand on both sides of the split.
-        person: Who wrote it: the author where the source names one, else the user.
-        mentioned: The type that the texts mention most often before masking.
-    """
-
-    texts: tuple[str, ...]
-    mbti_type: str
-    group: str
-    person: str
-    mentioned: str | None
-    number: int
-    post: int
 
 
 @dataclass(frozen=True)
@@ -130,69 +118,6 @@ def read_dataset(folder: Path) -> Dataset:
         for name in SPLITS
     }
     return Dataset(splits, load_tokenizer(folder / "tokenizer"), Facts(**facts), folder.name)
-
-
-def resolve_split_by(config: RunConfig, source: Source) -> str:
-    """What `data.split_by=auto` means for this source: author, else the unit's own grouping."""
-    if config.data.split_by != "auto":
-        return config.data.split_by
-    return person_kind(source.rows)
-
-
-def examples_of(config: RunConfig, rows: Sequence[Row], split_by: str) -> list[Example]:
-    """The rows of the model's data, in the order of the file."""
-    examples = []
-    for row in rows:
-        mbti_type = row.mbti_type or ""
-        user = _digest("user", mbti_type, *row.posts)
-        person = f"author:{row.author}" if row.author else user
-        group = person if split_by == "author" else user
-        for posts, place in _units(row.posts, config.data.unit):
-            texts = tuple(
-                read_text(post, mask=config.data.mask, also=config.data.mask_also) for post in posts
-            )
-            # The same post twice must not stand on both sides of the split.
-            own = _digest("post", texts[0]) if split_by == "post" else group
-            mentioned = most_mentioned(mentions_in(posts))
-            examples.append(Example(texts, mbti_type, own, person, mentioned, row.number, place))
-    return examples
-
-
-def _units(posts: tuple[str, ...], unit: str) -> list[tuple[tuple[str, ...], int]]:
-    """The posts of each row that a user makes, and its place among the user's posts (-1: all)."""
-    if unit == "user":
-        return [(posts, -1)]
-    return [((post,), place) for place, post in enumerate(posts)]
-
-
-def person_kind(rows: Sequence[Row]) -> str:
-    """What a person of these rows is: author where any is named, else user."""
-    return "author" if any(row.author for row in rows) else "user"
-
-
-def person_numbers(examples: Sequence[Example]) -> dict[str, int]:
-    """A number for each person, in the order of their first row."""
-    persons = dict.fromkeys(example.person for example in examples)
-    return {person: number for number, person in enumerate(persons)}
-
-
-def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """The examples by split (train, val, test), each in the order of the file.
-
-    Raises:
-        DataError: There are too few groups to split.
-    """
-    assigned = assign_splits(
-        [e.group for e in examples],
-        [e.mbti_type for e in examples],
-        val_share=config.data.val_share,
-        test_share=config.data.test_share,
-        seed=config.seed,
-    )
-    return {
-        name: [e for e, split in zip(examples, assigned, strict=True) if split == place]
-        for place, name in enumerate(SPLITS)
-    }
 
 
 def pack_texts(
@@ -306,10 +231,6 @@ def _key(config: RunConfig, source: Source, split_by: str, tokenizer: Tokenizer 
         "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer else TINY,
     }
     return _digest(json.dumps(parts, sort_keys=True))
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from mbti_ray.config import RunConfig, config_of, load_overrides
-from mbti_ray.data.dataset import (
+from mbti_ray.data.examples import (
     Example,
     examples_of,
     person_kind,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mbti_ray import audit as verb
 from mbti_ray.config import load_run
 from mbti_ray.data.audit import audit
-from mbti_ray.data.dataset import examples_of, split_examples
+from mbti_ray.data.examples import examples_of, split_examples
 from mbti_ray.data.mask import mask_text, type_mentions
 from mbti_ray.data.rows import Row
 from mbti_ray.data.sources import Source, read_source
