@@ -2,12 +2,9 @@
 
 from typing import Any
 
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Gauge
 
 from mbti_ray.engine.worker import Line
-from mbti_ray.serving.batching import Pass
-from mbti_ray.serving.served_model import Answered, Watcher
-from mbti_ray.typology import DIMENSIONS
 
 # By the metric's name: where its value stands in a report's line, and what it is.
 _FIGURES = {
@@ -35,59 +32,3 @@ class Gauges:
             if name not in self._gauges:
                 self._gauges[name] = Gauge(name, description=meaning, tag_keys=("run",))
             self._gauges[name].set(float(line[part][key]), tags=self._tags)
-
-
-_STAGE_BOUNDS_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
-
-
-class ServeFigures(Watcher):
-    """The figures of one replica; Ray adds deployment and replica to each."""
-
-    def __init__(self) -> None:
-        self._stage = Histogram(
-            "mbti_serve_stage_seconds",
-            description="seconds of an answer by stage: tokenise, queue, forward",
-            boundaries=_STAGE_BOUNDS_S,
-            tag_keys=("stage",),
-        )
-        self._tokens = Counter("mbti_serve_tokens", description="real tokens that were read")
-        self._padded = Counter(
-            "mbti_serve_padded_tokens", description="tokens that were computed, padding included"
-        )
-        self._passes = Counter("mbti_serve_passes", description="forward passes")
-        self._windows = Counter("mbti_serve_windows", description="windows that were read")
-        self._errors = Counter(
-            "mbti_serve_errors",
-            description="requests that got an error, by code",
-            tag_keys=("code",),
-        )
-        self._answers = Counter(
-            "mbti_serve_answers",
-            description="questions that were answered, by bundle",
-            tag_keys=("bundle",),
-        )
-        self._poles = Counter(
-            "mbti_serve_predictions",
-            description="answers by dimension and pole; X where the bundle abstains",
-            tag_keys=("dimension", "pole"),
-        )
-
-    def count_pass(self, done: Pass) -> None:
-        """One forward pass."""
-        self._passes.inc()
-        self._windows.inc(done.windows)
-        self._tokens.inc(done.tokens)
-        self._padded.inc(done.padded_tokens)
-
-    def count_answer(self, answered: Answered, bundle_id: str) -> None:
-        """One answered question."""
-        self._answers.inc(tags={"bundle": bundle_id})
-        for stage, seconds in vars(answered.timing).items():
-            self._stage.observe(seconds, tags={"stage": stage})
-        for prediction in answered.predictions:
-            for dimension, pole in zip(DIMENSIONS, prediction.mbti_type, strict=True):
-                self._poles.inc(tags={"dimension": dimension.name, "pole": pole})
-
-    def count_error(self, code: str) -> None:
-        """One request that got an error."""
-        self._errors.inc(tags={"code": code})
