@@ -20,7 +20,7 @@ import httpx
 
 from mbti_ray.data.sources import read_source
 from mbti_ray.inference.evaluation import evaluate_bundle, read_labelled
-from mbti_ray.runs.run_folder import find_bundle
+from mbti_ray.runs.lookup import find_bundle
 from mbti_ray.typology import POSITIVE_POLES
 
 

@@ -24,7 +24,7 @@ import torch
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.runs.run_folder import cache_folder, find_bundle
+from mbti_ray.runs.lookup import cache_folder, find_bundle
 from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import PRESETS, RunConfig, load_run, load_study
-from mbti_ray.runs.run_folder import storage_folder
+from mbti_ray.runs.lookup import storage_folder
 
 if TYPE_CHECKING:
     from mbti_ray.checks.verdict import Verdict

@@ -8,7 +8,7 @@ from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard
 from mbti_ray.config import load_run
-from mbti_ray.runs.run_folder import bundle_place, find_bundle
+from mbti_ray.runs.lookup import bundle_place, find_bundle
 
 _SPLITS = ("auto", "all", "train", "val", "test")
 

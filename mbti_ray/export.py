@@ -9,7 +9,8 @@ from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs
 from mbti_ray.config import load_run
-from mbti_ray.runs.run_folder import bundle_place, open_run
+from mbti_ray.runs.lookup import bundle_place
+from mbti_ray.runs.run_folder import open_run
 
 _SHOWN = ("acc_mean", "acc_total", "brier")
 

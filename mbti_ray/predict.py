@@ -15,7 +15,7 @@ from mbti_ray.cli.progress import is_watched, progress_bar
 from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
 from mbti_ray.config import RunConfig, load_overrides
 from mbti_ray.errors import ConfigError, RunError
-from mbti_ray.runs.run_folder import bundle_place, find_bundle
+from mbti_ray.runs.lookup import bundle_place, find_bundle
 from mbti_ray.storage.remote import Place, address
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
-from mbti_ray.runs.run_folder import bundle_place
+from mbti_ray.runs.lookup import bundle_place
 from mbti_ray.serving.discovery import environment_of
 from mbti_ray.storage.remote import Place
 

@@ -24,7 +24,7 @@ from mbti_ray.data.windows import Ids, Packed
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, read_bundle
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, open_runtime
-from mbti_ray.runs.run_folder import find_bundle
+from mbti_ray.runs.lookup import find_bundle
 from mbti_ray.scores.counts import pool_rows
 from mbti_ray.typology import POSITIVE_POLES, type_of
 

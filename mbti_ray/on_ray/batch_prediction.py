@@ -26,7 +26,7 @@ from mbti_ray.data.chunks import ChunkPlan, nested, read_chunks, unnested
 from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.cluster.resources import trial_resources, workers_at_once
-from mbti_ray.runs.run_folder import find_bundle
+from mbti_ray.runs.lookup import find_bundle
 from mbti_ray.storage.output_tables import PartFolder, json_lines, write_tables
 from mbti_ray.typology import POSITIVE_POLES
 

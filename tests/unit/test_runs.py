@@ -6,8 +6,7 @@ import pytest
 
 from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError, RunError
-from mbti_ray.runs.run_folder import (
-    RunFolder,
+from mbti_ray.runs.lookup import (
     bundle_place,
     cache_folder,
     choose_run,
@@ -15,6 +14,7 @@ from mbti_ray.runs.run_folder import (
     newest_bundle,
     storage_folder,
 )
+from mbti_ray.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.unit
 

@@ -22,14 +22,8 @@ from mbti_ray.config import RunConfig, StudyConfig, load_run, load_study
 from mbti_ray.engine.checkpoint import checkpoints_under, newest_checkpoint
 from mbti_ray.errors import ConfigError, MbtiRayError, RunError
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched
-from mbti_ray.runs.run_folder import (
-    RunFolder,
-    bundle_place,
-    cache_folder,
-    choose_run,
-    find_bundle,
-    open_run,
-)
+from mbti_ray.runs.lookup import bundle_place, cache_folder, choose_run, find_bundle
+from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.remote import (
     Remote,
     StorageError,

@@ -39,7 +39,7 @@ from mbti_ray.on_ray.cluster.resources import (
     trial_resources,
     trials_at_once,
 )
-from mbti_ray.runs.run_folder import storage_folder
+from mbti_ray.runs.lookup import storage_folder
 from mbti_ray.storage.remote import Place
 
 # The whole has to end within half a minute, the start of a Ray included.

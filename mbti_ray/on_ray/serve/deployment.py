@@ -33,7 +33,7 @@ from mbti_ray.on_ray.malloc_trim import keep_giving_back
 from mbti_ray.on_ray.serve.metrics import ServeFigures
 from mbti_ray.on_ray.serve.rollout import roll_back, roll_out, watch_board
 from mbti_ray.on_ray.serve.rollout_coordinator import wanted_now
-from mbti_ray.runs.run_folder import bundle_place, find_bundle
+from mbti_ray.runs.lookup import bundle_place, find_bundle
 from mbti_ray.serving.app import RETRY_AFTER_S, build_api, key_digest
 from mbti_ray.serving.discovery import found_by
 from mbti_ray.serving.router import Shelf

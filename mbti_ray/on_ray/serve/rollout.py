@@ -18,7 +18,7 @@ from mbti_ray.errors import BundleError, ClusterError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.on_ray.serve.rollout_coordinator import Report, make_board, wanted_now
-from mbti_ray.runs.run_folder import find_bundle
+from mbti_ray.runs.lookup import find_bundle
 from mbti_ray.serving.router import Shelf
 from mbti_ray.serving.target import Wanted
 
