@@ -20,7 +20,7 @@ from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import resumed_run
 from mbti_ray.runs.lookup import cache_folder, choose_run
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.storage.remote import local_file
+from mbti_ray.storage.local_cache import local_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
 from mbti_ray.runs.lookup import cache_folder, choose_run
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.storage.remote import local_file
+from mbti_ray.storage.local_cache import local_file
 
 if TYPE_CHECKING:
     from mbti_ray.on_ray.cluster.resources import Resources

@@ -6,7 +6,8 @@ from pathlib import Path
 from mbti_ray.config import RunConfig
 from mbti_ray.errors import ConfigError, RunError, nearest
 from mbti_ray.runs.run_folder import Existing, RunFolder
-from mbti_ray.storage.remote import Place, Remote, local_copy, place_at, user_cache
+from mbti_ray.storage.local_cache import local_copy, user_cache
+from mbti_ray.storage.remote import Place, Remote, place_at
 
 _CACHE = "cache"
 

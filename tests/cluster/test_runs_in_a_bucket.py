@@ -26,7 +26,8 @@ from mbti_ray.inference.predictor import Predictor
 from mbti_ray.predict import main as predict
 from mbti_ray.runs.lookup import find_bundle
 from mbti_ray.runs.run_folder import open_run
-from mbti_ray.storage.remote import Remote, local_file, place_at
+from mbti_ray.storage.local_cache import local_file
+from mbti_ray.storage.remote import Remote, place_at
 from mbti_ray.study.records import records_of
 from mbti_ray.study.store import open_study
 from mbti_ray.train import main as train
