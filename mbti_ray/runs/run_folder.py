@@ -22,14 +22,8 @@ from typing import Any, Literal
 
 from mbti_ray.config import RunConfig, dump_config
 from mbti_ray.errors import MbtiRayError
-from mbti_ray.storage.remote import (
-    Place,
-    Remote,
-    held,
-    place_at,
-    told,
-    working_path,
-)
+from mbti_ray.storage.remote import Place, Remote, place_at
+from mbti_ray.storage.working_copy import held, told, working_path
 
 Existing = Literal["refuse", "resume", "fresh"]
 # What says that the files beside it are all there; put up last, in this order.

@@ -25,7 +25,8 @@ from mbti_ray.on_ray.train.remote_checkpoints import Fetched
 from mbti_ray.runs.lookup import bundle_place, cache_folder, choose_run, find_bundle
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.local_cache import local_file, user_cache
-from mbti_ray.storage.remote import Remote, StorageError, address, place_at, working_path
+from mbti_ray.storage.remote import Remote, StorageError, address, place_at
+from mbti_ray.storage.working_copy import working_path
 from mbti_ray.study.records import records_of
 from mbti_ray.study.sampling import ask
 from mbti_ray.study.store import open_study
