@@ -187,11 +187,11 @@ def _calibration(calibration: Figures | None) -> Iterator[str]:
     yield _table(["", "temperature", "threshold"], rows)
     before, after = calibration.get("before"), calibration.get("after")
     if before and after:
-        yield (
-            f"On the test split: Brier {wording.number(before['brier'])} before and "
-            f"{wording.number(after['brier'])} after; ECE {wording.number(before['ece'])} before and "
-            f"{wording.number(after['ece'])} after."
+        brier, ece = (
+            f"{wording.number(before[name])} before and {wording.number(after[name])} after"
+            for name in ("brier", "ece")
         )
+        yield f"On the test split: Brier {brier}; ECE {ece}."
     if calibration.get("abstain"):
         yield (
             f"A probability nearer to its threshold than {calibration['abstain']:g} is answered X."

@@ -38,10 +38,10 @@ def named_in(text: str) -> set[str]:
 
 
 def made() -> set[str]:
-    source = (ROOT / "mbti_ray" / "on_ray" / "gauges.py").read_text("utf-8")
     words = {
         node.value
-        for node in ast.walk(ast.parse(source))
+        for source in (ROOT / "mbti_ray" / "on_ray").rglob("metrics.py")
+        for node in ast.walk(ast.parse(source.read_text("utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     return {word for word in words if re.fullmatch(r"mbti_(train|val|serve)_\w+", word)}
