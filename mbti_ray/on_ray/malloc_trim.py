@@ -13,13 +13,13 @@ _EVERY_S = 20.0
 _started = threading.Lock()
 
 
-def keep_giving_back() -> None:
+def start_malloc_trim_thread() -> None:
     """Do so now and then from here on, in a thread of its own; asked again, it does nothing."""
     if _started.acquire(blocking=False):
         threading.Thread(target=_run, name="memory", daemon=True).start()
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Have the C library return what it keeps of freed memory; does nothing where it cannot."""
     if sys.platform != "linux":
         return
@@ -32,4 +32,4 @@ def give_back() -> None:
 def _run() -> None:
     while True:
         time.sleep(_EVERY_S)
-        give_back()
+        trim_memory()

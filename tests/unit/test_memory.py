@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.on_ray.malloc_trim import give_back
+from mbti_ray.on_ray.malloc_trim import trim_memory
 
 pytestmark = pytest.mark.unit
 
@@ -19,6 +19,6 @@ def test_freed_memory_goes_back_although_what_came_after_it_is_still_held() -> N
     blocks = [bytearray(b"x") * 60_000 for _ in range(4000)]
     del blocks[::2]
     before = resident_mib()
-    give_back()
+    trim_memory()
     assert resident_mib() < before - 50
     assert len(blocks) == 2000

@@ -29,7 +29,7 @@ from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.inference.bundle import read_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.cluster.resources import connected
-from mbti_ray.on_ray.malloc_trim import keep_giving_back
+from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.serve.metrics import ServeFigures
 from mbti_ray.on_ray.serve.rollout import roll_back, roll_out, watch_board
 from mbti_ray.on_ray.serve.rollout_coordinator import wanted_now
@@ -64,7 +64,7 @@ class MbtiService:
         self._config = config
         self._key_hash = key_hash
         self._figures = ServeFigures()
-        keep_giving_back()
+        start_malloc_trim_thread()
         # One thread for everything that computes, since torch keeps its number of threads for each.
         self._thread = ThreadPoolExecutor(
             1, "forward", initializer=torch.set_num_threads, initargs=(config.cpus,)

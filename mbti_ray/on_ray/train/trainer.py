@@ -33,7 +33,7 @@ from mbti_ray.engine.worker import Line, Request, Worker, append_line
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError
 from mbti_ray.inference.finalize import finish_run
 from mbti_ray.on_ray.cluster.resources import Resources
-from mbti_ray.on_ray.malloc_trim import keep_giving_back
+from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.train.metrics import Gauges
 from mbti_ray.on_ray.train.progress import Show, board
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched, storage_of, watched
@@ -231,7 +231,7 @@ def _loop(settings: dict[str, Any]) -> None:
             return
         torch.set_num_threads(settings["threads"])
         quiet_ray()
-        keep_giving_back()
+        start_malloc_trim_thread()
         with leaving_the_reason(folder), watched(folder) as is_asked_to_stop:
             config = config_of(settings["config"])
             worker = TrainWorker(

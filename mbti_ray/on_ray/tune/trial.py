@@ -22,7 +22,7 @@ from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Worker
 from mbti_ray.errors import MbtiRayError
 from mbti_ray.on_ray.cluster.resources import Resources
-from mbti_ray.on_ray.malloc_trim import keep_giving_back
+from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.train.metrics import Gauges
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched
 from mbti_ray.on_ray.train.trainer import flat, log_line, quiet_ray, train
@@ -116,7 +116,7 @@ def trainable(job: Job, *, workers: int) -> Trainable:
 def _trial(values: dict[str, Any], *, job: Job) -> None:
     torch.set_num_threads(job.resources.cpus)
     quiet_ray()
-    keep_giving_back()
+    start_malloc_trim_thread()
     try:
         _train_seeds(values, job)
     except Exception as error:
