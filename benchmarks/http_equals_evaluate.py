@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from mbti_ray.data.sources import read_source
-from mbti_ray.inference.evaluation import evaluate_bundle, read_labelled
+from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
 from mbti_ray.runs.lookup import find_bundle
 from mbti_ray.typology import POSITIVE_POLES
 
@@ -32,7 +32,7 @@ def main() -> int:
     options = parser.parse_args()
     bundle = find_bundle(options.bundle)
     overrides = [f"data.source={options.source}"] if options.source else []
-    labelled = read_labelled(bundle, overrides, split="test")
+    labelled = load_evaluation_data(bundle, overrides, split="test")
     evaluation = evaluate_bundle(bundle, labelled, lambda done, note: None)
     rows = evaluation.rows.slice(0, options.rows).to_pylist()
     source = labelled.source

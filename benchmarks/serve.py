@@ -45,8 +45,8 @@ from mbti_ray.config import load_run
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.encoder_files import locate_encoder
 from mbti_ray.data.sources import read_source
-from mbti_ray.inference.bundle import read_bundle, read_model, record_runtimes, write_bundle
-from mbti_ray.inference.predictor import Predictor, golden_logits
+from mbti_ray.inference.bundle import load_bundle, load_model, write_bundle, write_runtimes
+from mbti_ray.inference.predictor import Predictor, compute_golden_logits
 from mbti_ray.inference.runtimes.onnx_export import export_onnx
 from mbti_ray.model.classifier import build_model
 
@@ -71,23 +71,25 @@ def build_bundle(source: str, folder: Path, *, seed: int = 0) -> Path:
         tokenizer=data.tokenizer,
         facts=data.facts,
         scores={},
-        golden_logits=golden_logits,
+        compute_golden_logits=compute_golden_logits,
     )
-    texts = [g.text for g in read_bundle(bundle).manifest.golden]
-    record_runtimes(bundle, export_onnx(bundle, lambda b, kind: golden_logits(b, texts, kind)))
+    texts = [g.text for g in load_bundle(bundle).manifest.golden]
+    write_runtimes(
+        bundle, export_onnx(bundle, lambda b, kind: compute_golden_logits(b, texts, kind))
+    )
     return bundle
 
 
 def build_peer(bundle: Path, folder: Path) -> Path:
     """The encoder and heads of a bundle as a folder of transformers."""
-    found = read_bundle(bundle)
+    found = load_bundle(bundle)
     config = found.model_config
     model = AutoModelForSequenceClassification.from_pretrained(
         locate_encoder(config.encoder),
         num_labels=4,
         problem_type="multi_label_classification",
     )
-    model.classifier.load_state_dict(read_model(found).heads.state_dict())
+    model.classifier.load_state_dict(load_model(found).heads.state_dict())
     model.save_pretrained(folder)
     found.tokenizer.model_max_length = config.max_tokens
     found.tokenizer.save_pretrained(folder)

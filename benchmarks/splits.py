@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mbti_ray.inference.bundle import read_manifest
+from mbti_ray.inference.bundle import load_manifest
 
 RESULTS = Path(__file__).parent / "results"
 SPLITS = ("post", "author")
@@ -46,7 +46,7 @@ def _run(split: str, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "mbti_ray.train", *items, f"storage={options.storage}"]
     subprocess.run([*command, *existing], check=True)
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text("utf-8"))
-    manifest = read_manifest(folder / "bundle")
+    manifest = load_manifest(folder / "bundle")
     shown = [item.replace(str(options.file), options.file.name) for item in items]
     raw = {
         "command": " ".join(["python -m mbti_ray.train", *shown]),

@@ -41,17 +41,17 @@ def _evaluate(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
     home = bundle_place(place, load_run(None, overrides).storage)
 
-    from mbti_ray.inference.evaluation import evaluate_bundle, read_labelled
+    from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
     from mbti_ray.reports.html import check_page_path, write_whole
     from mbti_ray.reports.scorecard_page import scorecard_page
-    from mbti_ray.storage.output_tables import check_ending, write_table
+    from mbti_ray.storage.output_tables import check_extension, write_table
 
     if options.output is not None:
-        check_ending(options.output)
+        check_extension(options.output)
     if options.report is not None:
         check_page_path(options.report, option="--report")
     bundle = find_bundle(home)
-    labelled = read_labelled(bundle, overrides, split=options.split)
+    labelled = load_evaluation_data(bundle, overrides, split=options.split)
     with progress_bar("rows", len(labelled.examples)) as advance:
         evaluation = evaluate_bundle(bundle, labelled, advance)
     print_pairs([("bundle", f"{home} ({evaluation.bundle_id})"), ("data", labelled.description)])

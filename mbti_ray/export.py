@@ -39,22 +39,22 @@ def _export(options: argparse.Namespace) -> Result:
 
 def _export_in(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[str, Any]]:
     """Export the bundle of a folder; what each runtime is, as bundle.json has it."""
-    from mbti_ray.inference.bundle import read_manifest, record_runtimes
-    from mbti_ray.inference.evaluation import read_labelled, runtime_scores
-    from mbti_ray.inference.predictor import golden_logits
+    from mbti_ray.inference.bundle import load_manifest, write_runtimes
+    from mbti_ray.inference.evaluation import load_evaluation_data, score_runtimes
+    from mbti_ray.inference.predictor import compute_golden_logits
     from mbti_ray.inference.runtimes import RuntimeKind
     from mbti_ray.inference.runtimes.onnx_export import export_onnx
 
     # First, so that nothing is written where there is nothing to measure it on.
-    labelled = read_labelled(folder, overrides)
-    texts = [g.text for g in read_manifest(folder).golden]
-    made = export_onnx(folder, lambda bundle, kind: golden_logits(bundle, texts, kind))
+    labelled = load_evaluation_data(folder, overrides)
+    texts = [g.text for g in load_manifest(folder).golden]
+    made = export_onnx(folder, lambda bundle, kind: compute_golden_logits(bundle, texts, kind))
     kinds: tuple[RuntimeKind, ...] = ("torch", *made)
     with progress_bar("rows", len(kinds) * len(labelled.examples)) as advance:
-        scores = runtime_scores(folder, labelled, kinds, advance)
+        scores = score_runtimes(folder, labelled, kinds, advance)
     for kind, facts in made.items():
         facts["scores"] = _beside(scores[kind], scores["torch"], labelled.description)
-    record_runtimes(folder, made)
+    write_runtimes(folder, made)
     _show(scores, labelled.description)
     return made
 

@@ -20,7 +20,7 @@ from mbti_ray.storage.remote import Place, address
 
 if TYPE_CHECKING:
     from mbti_ray.inference.bundle import Manifest
-    from mbti_ray.on_ray.batch_prediction import Job, Tally
+    from mbti_ray.on_ray.batch_prediction import PredictionJob, PredictionStats
     from mbti_ray.storage.output_tables import PartFolder
 
 _ALLOWED = ("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime")
@@ -97,28 +97,28 @@ def _predict_texts(home: Place, config: RunConfig, texts: list[str]) -> Result:
 
 def _predict_rows(home: Place, config: RunConfig, options: argparse.Namespace) -> Result:
     from mbti_ray.data.sources import check_readable
-    from mbti_ray.inference.bundle import read_manifest
-    from mbti_ray.storage.output_tables import check_ending, check_parent, names_a_folder
+    from mbti_ray.inference.bundle import load_manifest
+    from mbti_ray.storage.output_tables import check_extension, check_parent, is_folder_output
 
     output = Path(options.output)
-    if names_a_folder(options.output):
+    if is_folder_output(options.output):
         check_parent(output)
         predict = _into_folder
     else:
-        check_ending(output)
+        check_extension(output)
         predict = _into_file
     _check_options(options, is_folder=predict is _into_folder)
     check_readable(options.input)
-    manifest = read_manifest(find_bundle(home))
+    manifest = load_manifest(find_bundle(home))
 
     from mbti_ray.data.chunks import ChunkPlan, chunk_chars_of
-    from mbti_ray.on_ray.batch_prediction import Job
+    from mbti_ray.on_ray.batch_prediction import PredictionJob
 
     path = Path(options.input).expanduser()
     # A worker is in another folder.
     source = str(path.resolve()) if path.exists() else options.input
     plan = ChunkPlan(source, manifest.unit, chunk_chars=chunk_chars_of(source))
-    job = Job(address(home), plan, config)
+    job = PredictionJob(address(home), plan, config)
     found = predict(job, manifest, options)
     console.print(f"{found['rows']:,} rows: {output}", markup=False)
     if found["bad"]:
@@ -139,7 +139,9 @@ def _check_options(options: argparse.Namespace, *, is_folder: bool) -> None:
         raise ConfigError(f"command line: --output {options.output} is the input; name another")
 
 
-def _into_file(job: "Job", manifest: "Manifest", options: argparse.Namespace) -> dict[str, Any]:
+def _into_file(
+    job: "PredictionJob", manifest: "Manifest", options: argparse.Namespace
+) -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import predict_to_file
     from mbti_ray.on_ray.cluster.resources import connected
 
@@ -150,7 +152,9 @@ def _into_file(job: "Job", manifest: "Manifest", options: argparse.Namespace) ->
     return {"rows": tally.rows, "bad": tally.bad, "bad_rows": str(bad_rows), **_speed(tally)}
 
 
-def _into_folder(job: "Job", manifest: "Manifest", options: argparse.Namespace) -> dict[str, Any]:
+def _into_folder(
+    job: "PredictionJob", manifest: "Manifest", options: argparse.Namespace
+) -> dict[str, Any]:
     from mbti_ray.data.sources import fingerprint_of
     from mbti_ray.on_ray.batch_prediction import SCHEMA
     from mbti_ray.storage.output_tables import part_folder
@@ -183,11 +187,11 @@ def _into_folder(job: "Job", manifest: "Manifest", options: argparse.Namespace) 
         return _go_on(replace(job, chunks=plan), folder)
 
 
-def _go_on(job: "Job", folder: "PartFolder") -> dict[str, Any]:
-    from mbti_ray.on_ray.batch_prediction import Tally, predict_to_folder
+def _go_on(job: "PredictionJob", folder: "PartFolder") -> dict[str, Any]:
+    from mbti_ray.on_ray.batch_prediction import PredictionStats, predict_to_folder
     from mbti_ray.on_ray.cluster.resources import connected
 
-    before, tally = len(folder.done), Tally()
+    before, tally = len(folder.done), PredictionStats()
     if before:
         console.print(f"{folder.path}: {before} parts were done already", markup=False)
     if folder.finished is None or not folder.is_finished:
@@ -207,11 +211,11 @@ def _deciding(manifest: "Manifest", runtime: str) -> dict[str, Any]:
     return {**facts, "runtime": runtime, "export": export.get("sha256")}
 
 
-def _speed(tally: "Tally") -> dict[str, float]:
+def _speed(tally: "PredictionStats") -> dict[str, float]:
     return {"seconds": tally.seconds, "rows_s": tally.rows_s}
 
 
-def _job_name(job: "Job") -> str:
+def _job_name(job: "PredictionJob") -> str:
     return f"predict {Path(job.chunks.source).name}"
 
 

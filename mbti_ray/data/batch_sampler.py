@@ -22,7 +22,7 @@ _POOL_STEPS = 256
 # A window below this share of the longest one is much shorter.
 _MUCH_SHORTER = 0.9
 # Tokens that make a forward pass worth its fixed cost, by the kind of device.
-WORTH_TOKENS = {"cpu": 512, "cuda": 8192}
+MIN_EFFICIENT_TOKENS = {"cpu": 512, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -64,23 +64,25 @@ def share_of(
     rank: int,
     world_size: int,
     batch_tokens: int,
-    worth_tokens: int = 0,
+    min_efficient_tokens: int = 0,
 ) -> Share:
     """The part of a step that a rank computes; all ranks get nearly the same tokens.
 
     Args:
         batch_tokens: Padded tokens of a forward pass at the most; one window may be longer.
-        worth_tokens: See `batches_by_length`.
+        min_efficient_tokens: See `batches_by_length`.
     """
     mine, weight = step[rank::world_size], 1.0
     if not len(mine):
         mine, weight = step[-1:], 0.0
-    batches = batches_by_length(lengths, mine, batch_tokens, worth_tokens=worth_tokens)
+    batches = batches_by_length(
+        lengths, mine, batch_tokens, min_efficient_tokens=min_efficient_tokens
+    )
     return Share([*batches], weight, len(step))
 
 
 def batches_by_length(
-    lengths: NDArray[np.int64], members: Indices, max_tokens: int, *, worth_tokens: int = 0
+    lengths: NDArray[np.int64], members: Indices, max_tokens: int, *, min_efficient_tokens: int = 0
 ) -> Iterator[Indices]:
     """Cut `members` into batches of similar length with at most `max_tokens` padded tokens each.
 
@@ -88,8 +90,8 @@ def batches_by_length(
     memory fails at once.
 
     Args:
-        worth_tokens: A batch of at least so many tokens ends where windows get much shorter, since
-            padding them would cost more than another forward pass.
+        min_efficient_tokens: A batch of at least so many tokens ends where windows get much
+            shorter, since padding them would cost more than another forward pass.
     """
     order = members[np.argsort(-lengths[members], kind="stable")]
     sorted_lengths = lengths[order]
@@ -99,6 +101,6 @@ def batches_by_length(
         end = start + max(1, max_tokens // longest)
         # The first window that is much shorter, but none before the batch is worth its pass.
         shorter = int(np.searchsorted(-sorted_lengths, -_MUCH_SHORTER * longest, side="right"))
-        end = min(end, max(shorter, start + math.ceil(worth_tokens / longest), start + 1))
+        end = min(end, max(shorter, start + math.ceil(min_efficient_tokens / longest), start + 1))
         yield order[start:end]
         start = end

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mbti_ray.data.batch_sampler import WORTH_TOKENS, Indices, share_of
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, share_of
 from mbti_ray.data.collate import Batch, collate, pack
 from mbti_ray.data.windows import Windows
 
@@ -75,7 +75,7 @@ class Feed:
             rank=self.rank,
             world_size=self.world_size,
             batch_tokens=self.batch_tokens,
-            worth_tokens=WORTH_TOKENS[self.device.type],
+            min_efficient_tokens=MIN_EFFICIENT_TOKENS[self.device.type],
         )
         batches = [
             pack(self.windows, indices, weight=share.weight)

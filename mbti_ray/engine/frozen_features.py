@@ -54,7 +54,7 @@ class FeatureFeed:
             rank=self.rank,
             world_size=self.world_size,
             batch_tokens=all_tokens,
-            worth_tokens=all_tokens,
+            min_efficient_tokens=all_tokens,
         )
         (indices,) = share.batches
         labels = torch.from_numpy(windows.labels[windows.row[indices]]).float()

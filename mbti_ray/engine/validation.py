@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.data.batch_sampler import WORTH_TOKENS, Indices, batches_by_length
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, batches_by_length
 from mbti_ray.data.collate import Batch, collate
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.precision import Precision
@@ -60,9 +60,9 @@ class Reader:
         place = np.full(len(windows), -1, np.int64)
         place[members] = np.arange(len(members))
         read = torch.empty(len(members), width, device=self.device)
-        worth = WORTH_TOKENS[self.device.type]
+        worth = MIN_EFFICIENT_TOKENS[self.device.type]
         for indices in batches_by_length(
-            windows.lengths, members, self.batch_tokens, worth_tokens=worth
+            windows.lengths, members, self.batch_tokens, min_efficient_tokens=worth
         ):
             batch = collate(windows, indices, pad_id=self.pad_id).to(self.device)
             with self.precision.autocast(self.device):

@@ -44,7 +44,7 @@ _GOLDEN_TEXTS = 20
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenText:
     """A text and the logits that this bundle gave it when it was made."""
 
     text: str
@@ -78,7 +78,7 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, dict[str, Any]]
     config: dict[str, Any]
-    golden: list[Golden] = field(default_factory=list)
+    golden: list[GoldenText] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=lambda: [0.5] * 4)
     temperature: list[float] = field(default_factory=lambda: [1.0] * 4)
     abstain: float = 0.0
@@ -88,7 +88,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was found whole; its weights are read by whoever computes (`read_model`)."""
+    """A bundle that was found whole; its weights are read by whoever computes (`load_model`)."""
 
     folder: Path
     manifest: Manifest
@@ -100,7 +100,7 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Decision:
+class DecisionRule:
     """How logits become letters: fitted on the validation split. Fields as in `Manifest`."""
 
     temperature: list[float] = field(default_factory=lambda: [1.0] * 4)
@@ -108,7 +108,7 @@ class Decision:
     abstain: float = 0.0
 
 
-GoldenLogits = Callable[[Bundle, Sequence[str]], list[list[float]]]
+ComputeGoldenLogits = Callable[[Bundle, Sequence[str]], list[list[float]]]
 
 
 def write_bundle(
@@ -119,9 +119,9 @@ def write_bundle(
     tokenizer: Tokenizer,
     facts: Facts,
     scores: dict[str, Any],
-    golden_logits: GoldenLogits,
-    decision: Decision | None = None,
-    card: Callable[[Manifest], str] | None = None,
+    compute_golden_logits: ComputeGoldenLogits,
+    decision_rule: DecisionRule | None = None,
+    model_card: Callable[[Manifest], str] | None = None,
 ) -> Manifest:
     """Write a bundle; the folder appears whole, and replaces one that was there.
 
@@ -153,29 +153,29 @@ def write_bundle(
         versions=_versions(),
         files=files,
         config=config.model_dump(mode="json", exclude={"study", "search"}),
-        **vars(decision or Decision()),
+        **vars(decision_rule or DecisionRule()),
     )
     _write_manifest(aside, manifest)
-    texts = golden_texts()
-    logits = golden_logits(read_bundle(aside), texts)
-    golden = [Golden(t, row) for t, row in zip(texts, logits, strict=True)]
+    texts = build_golden_texts()
+    logits = compute_golden_logits(load_bundle(aside), texts)
+    golden = [GoldenText(t, row) for t, row in zip(texts, logits, strict=True)]
     manifest = replace(manifest, golden=golden)
     _write_manifest(aside, manifest)
-    if card is not None:
-        (aside / "card.md").write_text(card(manifest), "utf-8")
+    if model_card is not None:
+        (aside / "card.md").write_text(model_card(manifest), "utf-8")
     if folder.exists():
         shutil.rmtree(folder)
     aside.rename(folder)
     return manifest
 
 
-def read_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path) -> Bundle:
     """Read a bundle from disk but for its weights, checking that every file is whole.
 
     Raises:
         BundleError: A file is missing, damaged, of another size, or made by another format.
     """
-    manifest = read_manifest(folder)
+    manifest = load_manifest(folder)
     for name, known in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -189,7 +189,7 @@ def read_bundle(folder: Path) -> Bundle:
         return Bundle(folder, manifest, load_tokenizer(folder))
 
 
-def read_model(bundle: Bundle) -> MBTIModel:
+def load_model(bundle: Bundle) -> MBTIModel:
     """The model with a bundle's weights, on the CPU.
 
     Raises:
@@ -214,15 +214,15 @@ def _damage(folder: Path) -> Iterator[None]:
         raise BundleError(f"{folder}: is damaged ({reason}); copy the bundle again") from None
 
 
-def record_runtimes(folder: Path, runtimes: Mapping[Any, dict[str, Any]]) -> None:
+def write_runtimes(folder: Path, runtimes: Mapping[Any, dict[str, Any]]) -> None:
     """Write what a bundle holds besides torch's weights into its bundle.json."""
-    manifest = read_manifest(folder)
+    manifest = load_manifest(folder)
     aside = folder / "bundle.json.new"
     aside.write_text(_as_text(replace(manifest, runtimes=dict(runtimes))), "utf-8")
     aside.replace(folder / "bundle.json")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def load_manifest(folder: Path) -> Manifest:
     """bundle.json alone: what a bundle says of itself.
 
     Raises:
@@ -235,7 +235,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise BundleError(
                 f"{path}: format {content.get('format')}; this version reads {_FORMAT}"
             )
-        content["golden"] = [Golden(**g) for g in content["golden"]]
+        content["golden"] = [GoldenText(**g) for g in content["golden"]]
         manifest = Manifest(**content)
     except FileNotFoundError:
         raise BundleError(f"{folder}: is no bundle (no bundle.json in it)") from None
@@ -247,7 +247,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def golden_texts() -> list[str]:
+def build_golden_texts() -> list[str]:
     """Texts of the shapes that serving meets; synthetic, so no user's words are in a bundle."""
     posts = [post for row in builtin_rows(users=_GOLDEN_TEXTS) for post in row.posts[:1]]
     shapes = ["a", "Ünïcode 🙂 and https://example.com/x?y=1", " ".join(posts)]

@@ -25,7 +25,7 @@ from mbti_ray.data.examples import (
 from mbti_ray.data.sources import read_source
 from mbti_ray.data.text import read_text
 from mbti_ray.errors import DataError
-from mbti_ray.inference.bundle import read_manifest
+from mbti_ray.inference.bundle import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.scores.beside import Training, baselines_beside
@@ -48,7 +48,7 @@ Texts = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class EvaluationData:
     """Rows to score.
 
     Attributes:
@@ -64,7 +64,7 @@ class Labelled:
     """
 
     examples: list[Example]
-    turned: Texts
+    inverted_texts: Texts
     training: list[Example] | None
     config: RunConfig
     person: str
@@ -81,7 +81,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """What came of scoring a bundle.
 
     Attributes:
@@ -96,7 +96,9 @@ class Evaluation:
     rows: pa.Table
 
 
-def read_labelled(bundle: Path, overrides: Sequence[str], *, split: str = "auto") -> Labelled:
+def load_evaluation_data(
+    bundle: Path, overrides: Sequence[str], *, split: str = "auto"
+) -> EvaluationData:
     """The rows of `data.source` that a bundle is to be scored on.
 
     A bundle is not scored on rows that it was trained on unless that is asked for: on the very
@@ -107,7 +109,7 @@ def read_labelled(bundle: Path, overrides: Sequence[str], *, split: str = "auto"
         DataError: The source cannot be read, or a split is asked of data that it does not come
             from.
     """
-    manifest = read_manifest(bundle)
+    manifest = load_manifest(bundle)
     config = load_overrides(config_of(manifest.config), overrides, allowed=_OVERRIDES)
     source = read_source(config.data.source, max_bad_share=config.data.max_bad_share)
     own = source.fingerprint == manifest.data["fingerprint"]
@@ -131,9 +133,9 @@ def read_labelled(bundle: Path, overrides: Sequence[str], *, split: str = "auto"
     posts = {row.number: row.posts for row in source.rows}
     turned = [_turned(config, e, posts[e.number]) for e in examples]
     person = person_kind(source.rows)
-    return Labelled(
+    return EvaluationData(
         examples=examples,
-        turned=turned,
+        inverted_texts=turned,
         training=training,
         config=config,
         person=person,
@@ -151,8 +153,8 @@ def _turned(config: RunConfig, example: Example, posts: Sequence[str]) -> list[s
 
 
 def evaluate_bundle(
-    bundle: Path, labelled: Labelled, advance: Callable[[int, str], None]
-) -> Evaluation:
+    bundle: Path, labelled: EvaluationData, advance: Callable[[int, str], None]
+) -> EvaluationResult:
     """Score a bundle on labelled rows.
 
     Args:
@@ -163,9 +165,11 @@ def evaluate_bundle(
     logits = _logits(predictor, served, advance)
     other = logits.clone()
     # Most rows read the same either way.
-    changed = [i for i, e in enumerate(labelled.examples) if [*e.texts] != [*labelled.turned[i]]]
+    changed = [
+        i for i, e in enumerate(labelled.examples) if [*e.texts] != [*labelled.inverted_texts[i]]
+    ]
     if changed:
-        turned = [labelled.turned[i] for i in changed]
+        turned = [labelled.inverted_texts[i] for i in changed]
         other[changed] = _logits(predictor, turned, lambda done, note: None)
     counts = Counts.of(logits, torch.from_numpy(labelled.labels), predictor.thresholds)
     is_masked = labelled.config.data.mask
@@ -175,12 +179,12 @@ def evaluate_bundle(
         second: _scorecard(predictor, labelled, other, is_masked=not is_masked, is_served=False),
     }
     rows = _table(labelled.examples, predictor, logits)
-    return Evaluation(predictor.bundle_id, counts.scores(), scorecards, rows)
+    return EvaluationResult(predictor.bundle_id, counts.scores(), scorecards, rows)
 
 
-def runtime_scores(
+def score_runtimes(
     bundle: Path,
-    labelled: Labelled,
+    labelled: EvaluationData,
     kinds: Sequence[RuntimeKind],
     advance: Callable[[int, str], None],
 ) -> dict[RuntimeKind, Scores]:
@@ -206,15 +210,17 @@ def _logits(
     parts = []
     for start in range(0, len(texts), _ROWS_AT_ONCE):
         part = texts[start : start + _ROWS_AT_ONCE]
-        logits = predictor.row_logits(part, whole=predictor.unit == "user").values
-        parts.append(predictor.calibrated(logits))
+        logits = predictor.predict_logits_of_preprocessed(
+            part, whole=predictor.unit == "user"
+        ).values
+        parts.append(predictor.calibrate(logits))
         advance(len(part), "")
     return torch.cat(parts)
 
 
 def _scorecard(
     predictor: Predictor,
-    labelled: Labelled,
+    labelled: EvaluationData,
     logits: torch.Tensor,
     *,
     is_masked: bool,
@@ -245,7 +251,7 @@ def _scorecard(
     )
 
 
-def _training(labelled: Labelled, *, is_served: bool) -> Callable[[], Training] | str:
+def _training(labelled: EvaluationData, *, is_served: bool) -> Callable[[], Training] | str:
     """What TF-IDF learns from, when it is asked, or why there is nothing."""
     training = labelled.training
     if not labelled.config.scoring.baselines:
@@ -267,7 +273,7 @@ def _table(rows: Sequence[Example], predictor: Predictor, logits: torch.Tensor) 
         "number": [e.number for e in rows],
         "post": [e.post for e in rows],
         "true": [e.mbti_type for e in rows],
-        "type": predictor.types(probabilities),
+        "type": predictor.decide_types(probabilities),
     }
     for k, pole in enumerate(POSITIVE_POLES):
         columns[pole] = probabilities[:, k].tolist()

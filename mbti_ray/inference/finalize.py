@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mbti_ray.config.schema import RunConfig, ScoringConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.loop import Outcome
-from mbti_ray.inference.bundle import Decision, Manifest, write_bundle
-from mbti_ray.inference.predictor import golden_logits
+from mbti_ray.inference.bundle import DecisionRule, Manifest, write_bundle
+from mbti_ray.inference.predictor import compute_golden_logits
 from mbti_ray.reports.html import write_whole
 from mbti_ray.reports.model_card import model_card
 from mbti_ray.reports.scorecard_page import scorecard_page
@@ -28,10 +28,12 @@ from mbti_ray.scores.scorecard import Scored, build_scorecard
 Logits = NDArray[np.float64]
 
 
-def finish_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
+def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
     """Write bundle/ and report.html, then scores.json as the mark of the end."""
     facts = data.facts.as_dict() | {"bad": len(data.facts.bad)}
-    decision = fit_decision(config.scoring, outcome.val_logits.numpy(), data.splits["val"].labels)
+    decision = fit_decision_rule(
+        config.scoring, outcome.val_logits.numpy(), data.splits["val"].labels
+    )
     history = outcome.progress.history
     scores = {
         "best_epoch": outcome.progress.best_epoch,
@@ -56,9 +58,9 @@ def finish_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFo
         tokenizer=data.tokenizer,
         facts=data.facts,
         scores=scores,
-        golden_logits=golden_logits,
-        decision=decision,
-        card=card,
+        compute_golden_logits=compute_golden_logits,
+        decision_rule=decision,
+        model_card=card,
     )
     page = scorecard_page(
         folder.path.name,
@@ -72,15 +74,17 @@ def finish_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFo
     folder.write_scores(scores)
 
 
-def fit_decision(scoring: ScoringConfig, logits: Logits, labels: NDArray[np.uint8]) -> Decision:
+def fit_decision_rule(
+    scoring: ScoringConfig, logits: Logits, labels: NDArray[np.uint8]
+) -> DecisionRule:
     """Temperatures and thresholds from the validation split's logits [R, 4] and labels [R, 4]."""
     temperature = fit_temperature(logits, labels) if scoring.calibrate else [1.0] * 4
     thresholds = fit_thresholds(_sigmoid(logits / temperature), labels, scoring.threshold)
-    return Decision(temperature, thresholds, scoring.abstain)
+    return DecisionRule(temperature, thresholds, scoring.abstain)
 
 
 def _test_scores(
-    config: RunConfig, data: Dataset, logits: Logits, decision: Decision
+    config: RunConfig, data: Dataset, logits: Logits, decision: DecisionRule
 ) -> dict[str, Any]:
     """Of the test split: its scores as served, its scorecard, and what calibration did to it."""
     test, train = data.splits["test"], data.splits["train"]

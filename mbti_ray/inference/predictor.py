@@ -22,8 +22,8 @@ from mbti_ray.data.mask import MASK_VERSION, find_hidden
 from mbti_ray.data.text import clean_text, read_text
 from mbti_ray.data.windows import Ids, Packed
 from mbti_ray.errors import BundleError
-from mbti_ray.inference.bundle import Bundle, read_bundle
-from mbti_ray.inference.runtimes import Runtime, RuntimeKind, open_runtime
+from mbti_ray.inference.bundle import Bundle, load_bundle
+from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
 from mbti_ray.runs.lookup import find_bundle
 from mbti_ray.scores.counts import pool_rows
 from mbti_ray.typology import POSITIVE_POLES, type_of
@@ -57,7 +57,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Logits:
+class RowLogits:
     """Row logits [R, 4], uncalibrated, with what became of each input."""
 
     values: Tensor
@@ -97,13 +97,13 @@ class Predictor:
 
         Args:
             runtime: What computes; anything but torch must have been exported before.
-            threads: See `open_runtime`.
+            threads: See `load_runtime`.
 
         Raises:
             BundleError: It is damaged, or computes something else than when it was made.
         """
-        bundle = read_bundle(folder)
-        predictor = cls(bundle, open_runtime(bundle, runtime, device=device, threads=threads))
+        bundle = load_bundle(folder)
+        predictor = cls(bundle, load_runtime(bundle, runtime, device=device, threads=threads))
         predictor.check_golden()
         return predictor
 
@@ -136,7 +136,7 @@ class Predictor:
 
     def golden_logits(self) -> Tensor:
         """The logits [G, 4] of the bundle's golden texts as computed here."""
-        return self.logits([[g.text] for g in self._manifest.golden], whole=False).values
+        return self.predict_logits([[g.text] for g in self._manifest.golden], whole=False).values
 
     def predict(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Prediction]:
         """Predictions for R inputs, each a list of posts.
@@ -145,22 +145,22 @@ class Predictor:
             whole: Read each input in as many windows as the bundle allows; otherwise one window,
                 which a longer text overruns (`truncated`).
         """
-        return self.decide(self.logits(users, whole=whole))
+        return self.to_predictions(self.predict_logits(users, whole=whole))
 
-    def decide(self, logits: Logits) -> list[Prediction]:
+    def to_predictions(self, logits: RowLogits) -> list[Prediction]:
         """Predictions from row logits [R, 4] before calibration."""
-        probabilities = torch.sigmoid(self.calibrated(logits.values))
-        types = self.types(probabilities)
+        probabilities = torch.sigmoid(self.calibrate(logits.values))
+        types = self.decide_types(probabilities)
         return [
             Prediction(types[i], tuple(p), logits.truncated[i], logits.windows[i])
             for i, p in enumerate(probabilities.tolist())
         ]
 
-    def calibrated(self, logits: Tensor) -> Tensor:
+    def calibrate(self, logits: Tensor) -> Tensor:
         """Logits [R, 4] divided by the bundle's temperatures, on the CPU."""
         return logits.cpu() / self._temperature
 
-    def types(self, probabilities: Tensor) -> list[str]:
+    def decide_types(self, probabilities: Tensor) -> list[str]:
         """The type of each row of calibrated probabilities [R, 4]; X where the bundle abstains."""
         unsure = (probabilities - self.thresholds).abs() < self.abstain
         poles = (probabilities > self.thresholds).tolist()
@@ -169,27 +169,29 @@ class Predictor:
             for row, xs in zip(poles, unsure.tolist(), strict=True)
         ]
 
-    def logits(self, users: Sequence[Sequence[str]], *, whole: bool) -> Logits:
+    def predict_logits(self, users: Sequence[Sequence[str]], *, whole: bool) -> RowLogits:
         """Row logits [R, 4] of raw texts before calibration, float32, on the CPU."""
         return self._logits_of(self.encode(users, whole=whole))
 
     def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Packed]:
         """The windows of R inputs as token ids: cleaned, masked, tokenised, cut."""
-        return self._pack([[self.read(p) for p in posts] for posts in users], whole=whole)
+        return self._pack([[self.preprocess(p) for p in posts] for posts in users], whole=whole)
 
-    def read(self, post: str, *, mask: bool = True) -> str:
+    def preprocess(self, post: str, *, mask: bool = True) -> str:
         """What the model reads of a post; with ``mask=False`` as if nothing had been hidden."""
         hides = mask and self._manifest.mask_version > 0
         return read_text(post, mask=hides, also=self._manifest.mask_also)
 
-    def reading(self, post: str) -> dict[str, Any]:
+    def explain_masking(self, post: str) -> dict[str, Any]:
         """A post in clean Unicode, and which of its characters are hidden from the model."""
         text = clean_text(post)
         hides = self._manifest.mask_version > 0
         hidden = find_hidden(text, self._manifest.mask_also) if hides else []
         return {"text": text, "hidden": [asdict(h) for h in hidden]}
 
-    def row_logits(self, texts: Sequence[Sequence[str]], *, whole: bool) -> Logits:
+    def predict_logits_of_preprocessed(
+        self, texts: Sequence[Sequence[str]], *, whole: bool
+    ) -> RowLogits:
         """As `logits`, of texts that are cleaned and masked already."""
         return self._logits_of(self._pack(texts, whole=whole))
 
@@ -197,21 +199,24 @@ class Predictor:
         limit = self._manifest.max_windows if whole else 1
         return pack_texts(self._tokenizer, texts, max_tokens=self.max_tokens, max_windows=limit)
 
-    def _logits_of(self, packed: Sequence[Packed]) -> Logits:
+    def _logits_of(self, packed: Sequence[Packed]) -> RowLogits:
         windows = [window for row in packed for window in row.windows]
         lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
         output = torch.empty(len(windows), 4, device=self._runtime.device)
         for indices in batches_by_length(
-            lengths, np.arange(len(windows)), _BATCH_TOKENS, worth_tokens=self.worth_tokens
+            lengths,
+            np.arange(len(windows)),
+            _BATCH_TOKENS,
+            min_efficient_tokens=self.min_efficient_tokens,
         ):
             logits = self.forward([windows[i] for i in indices])
             output[torch.from_numpy(indices).to(output.device)] = logits
-        return pool(packed, output.cpu())
+        return pool_windows(packed, output.cpu())
 
     @property
-    def worth_tokens(self) -> int:
+    def min_efficient_tokens(self) -> int:
         """A forward pass of fewer tokens costs nearly as much; see `batches_by_length`."""
-        return self._runtime.worth_tokens
+        return self._runtime.min_efficient_tokens
 
     def forward(self, windows: Sequence[Ids]) -> Tensor:
         """Window logits [B, 4] on the device, of B windows in one pass, padded to the longest."""
@@ -219,7 +224,7 @@ class Predictor:
         device = self._runtime.device
         return self._runtime(ids.to(device), None if mask is None else mask.to(device))
 
-    def texts_of_each_length(self) -> Iterator[str]:
+    def warmup_texts(self) -> Iterator[str]:
         """Texts from one token to more than a window holds, each twice as long as the last."""
         words = 1
         while words <= self.max_tokens:
@@ -228,21 +233,22 @@ class Predictor:
         yield "word " * self.max_tokens
 
 
-def pool(packed: Sequence[Packed], logits: Tensor) -> Logits:
+def pool_windows(packed: Sequence[Packed], logits: Tensor) -> RowLogits:
     """Row logits [R, 4] from window logits [N, 4], in the order of the windows of R inputs."""
     counts = torch.tensor([len(p.windows) for p in packed], dtype=torch.int64)
     row = torch.repeat_interleave(torch.arange(len(packed)), counts)
     tokens = torch.tensor([len(w) for p in packed for w in p.windows], dtype=torch.int64)
     pooled = pool_rows(logits, row, tokens, len(packed)) if packed else torch.empty(0, 4)
-    return Logits(pooled, [p.truncated for p in packed], counts.tolist())
+    return RowLogits(pooled, [p.truncated for p in packed], counts.tolist())
 
 
-def golden_logits(
+def compute_golden_logits(
     bundle: Bundle, texts: Sequence[str], runtime: RuntimeKind = "torch"
 ) -> list[list[float]]:
     """The logits of texts as serving on a CPU computes them; what `write_bundle` records."""
-    predictor = Predictor(bundle, open_runtime(bundle, runtime))
-    values: list[list[float]] = predictor.logits([[t] for t in texts], whole=False).values.tolist()
+    predictor = Predictor(bundle, load_runtime(bundle, runtime))
+    logits = predictor.predict_logits([[t] for t in texts], whole=False).values
+    values: list[list[float]] = logits.tolist()
     return values
 
 

@@ -27,7 +27,7 @@ from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.cluster.resources import trial_resources, workers_at_once
 from mbti_ray.runs.lookup import find_bundle
-from mbti_ray.storage.output_tables import PartFolder, json_lines, write_tables
+from mbti_ray.storage.output_tables import PartFolder, write_json_lines, write_tables
 from mbti_ray.typology import POSITIVE_POLES
 
 SCHEMA = pa.schema(
@@ -46,7 +46,7 @@ Advance = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class PredictionJob:
     """What is to be predicted, with which bundle.
 
     Attributes:
@@ -60,7 +60,7 @@ class Job:
 
 
 @dataclass
-class Tally:
+class PredictionStats:
     """How much was predicted, and how fast.
 
     Attributes:
@@ -105,9 +105,11 @@ class _Predicted:
     began: float
 
 
-def predict_to_file(job: Job, output: Path, bad_rows: Path, advance: Advance) -> Tally:
+def predict_to_file(
+    job: PredictionJob, output: Path, bad_rows: Path, advance: Advance
+) -> PredictionStats:
     """Predict every row into a file, in order; the rows that cannot be read into another."""
-    tally = Tally()
+    tally = PredictionStats()
 
     def tables(add_bad: Callable[[Iterable[dict[str, Any]]], None]) -> Iterator[pa.Table]:
         for chunk in _predicted(job):
@@ -116,15 +118,15 @@ def predict_to_file(job: Job, output: Path, bad_rows: Path, advance: Advance) ->
             tally.add(chunk)
             advance(chunk.records, f"{tally.rows_s:.0f} rows/s")
 
-    with json_lines(bad_rows) as add_bad:
+    with write_json_lines(bad_rows) as add_bad:
         write_tables(output, tables(add_bad), SCHEMA)
     tally.mark()
     return tally
 
 
-def predict_to_folder(job: Job, folder: PartFolder, advance: Advance) -> Tally:
+def predict_to_folder(job: PredictionJob, folder: PartFolder, advance: Advance) -> PredictionStats:
     """Predict the rows of all parts that are not done yet, a file for each part."""
-    tally = Tally()
+    tally = PredictionStats()
     for part, chunks in groupby(_predicted(job), attrgetter("part")):
         tables: list[pa.Table] = []
         bad: list[dict[str, Any]] = []
@@ -138,7 +140,7 @@ def predict_to_folder(job: Job, folder: PartFolder, advance: Advance) -> Tally:
     return tally
 
 
-def _predicted(job: Job) -> Iterator[_Predicted]:
+def _predicted(job: PredictionJob) -> Iterator[_Predicted]:
     """Chunks in the order of the input, each once; of lost actors and tasks Ray makes new ones."""
     try:
         for batch in _results(job).iter_batches(batch_size=1, batch_format="pyarrow"):
@@ -159,7 +161,7 @@ def _predicted(job: Job) -> Iterator[_Predicted]:
         raise told from None
 
 
-def _results(job: Job) -> Any:
+def _results(job: PredictionJob) -> Any:
     """The dataset with a row for each chunk: where it was, and its predictions."""
     config = job.config
     if config.serve.runtime != "torch":

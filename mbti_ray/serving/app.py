@@ -63,7 +63,7 @@ class Model(Protocol):
 
     async def answer(self, question: Question) -> Answered: ...
 
-    def reading(self, post: str) -> dict[str, Any]:
+    def explain_masking(self, post: str) -> dict[str, Any]:
         """A post in clean Unicode and what of it is hidden, as `wire.ReadText`."""
 
 
@@ -260,7 +260,7 @@ async def _answer(request: Request, models: Models, config: ServeConfig, door: D
         answers = [answers[0] | {"influence": _influence(*answers)}]
     if question.explain:
         for answer, posts in zip(answers, question.users, strict=False):
-            answer["read"] = [model.reading(post) for post in posts]
+            answer["read"] = [model.explain_masking(post) for post in posts]
     return JSONResponse(
         answers[0] if question.single else answers,
         headers={

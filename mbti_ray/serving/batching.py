@@ -94,7 +94,7 @@ class Batcher:
         executor: Executor,
         *,
         batch_tokens: int,
-        worth_tokens: int,
+        min_efficient_tokens: int,
         max_wait_s: float,
         tokens_per_s: float,
         observe: Callable[[Pass], None] = lambda _: None,
@@ -103,14 +103,14 @@ class Batcher:
         Args:
             forward: Logits [B, 4] of B windows, read in one pass.
             batch_tokens: Padded tokens of a pass at the most; one window may be longer.
-            worth_tokens: Up to so many tokens a pass takes windows of any length.
+            min_efficient_tokens: Up to so many tokens a pass takes windows of any length.
             max_wait_s: Windows that would wait longer are refused.
             tokens_per_s: The speed to expect before the first pass.
         """
         self._forward = forward
         self._executor = executor
         self._batch_tokens = batch_tokens
-        self._worth_tokens = worth_tokens
+        self._min_efficient_tokens = min_efficient_tokens
         self._max_wait_s = max_wait_s
         self._tokens_per_s = tokens_per_s
         self._observe = observe
@@ -196,7 +196,7 @@ class Batcher:
             padded = longest * (high - low + 1)
             if padded > self._batch_tokens:
                 break
-            if padded > self._worth_tokens and tokens + added < (1 - _PADDING) * padded:
+            if padded > self._min_efficient_tokens and tokens + added < (1 - _PADDING) * padded:
                 break
             tokens += added
             low, high = (low - 1, high) if take_shorter else (low, high + 1)

@@ -16,7 +16,7 @@ import torch
 
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.windows import Ids
-from mbti_ray.inference.predictor import Prediction, Predictor, pool
+from mbti_ray.inference.predictor import Prediction, Predictor, pool_windows
 from mbti_ray.serving.batching import Batcher, Pass, QueueFullError
 from mbti_ray.serving.schemas import ErrorCode, Question, WireError
 from mbti_ray.serving.tokenizer_queue import Tokenising
@@ -80,7 +80,7 @@ class Reader:
             predictor.forward,
             executor,
             batch_tokens=config.batch_tokens or _BATCH_TOKENS[predictor.device.type],
-            worth_tokens=predictor.worth_tokens,
+            min_efficient_tokens=predictor.min_efficient_tokens,
             max_wait_s=config.max_wait_s,
             tokens_per_s=tokens_per_s,
             observe=self._watcher.count_pass,
@@ -102,9 +102,9 @@ class Reader:
         """What the bundle says of itself, and what computes."""
         return self.predictor.info | {"runtime": self._config.runtime}
 
-    def reading(self, post: str) -> dict[str, Any]:
+    def explain_masking(self, post: str) -> dict[str, Any]:
         """What the model reads of a post; see `Predictor.reading`."""
-        return self.predictor.reading(post)
+        return self.predictor.explain_masking(post)
 
     async def answer(self, question: Question) -> Answered:
         """A prediction for each of a question's users.
@@ -143,7 +143,7 @@ class Reader:
             done = await self._queue.read([w for row in packed for w in row.windows])
         except QueueFullError as error:
             raise _busy(error.wait_s) from None
-        predictions = self.predictor.decide(pool(packed, done.logits))
+        predictions = self.predictor.to_predictions(pool_windows(packed, done.logits))
         timing = Timing(
             tokenised - start, max(0.0, done.began - tokenised), done.ended - done.began
         )
@@ -167,7 +167,7 @@ def warm_up(predictor: Predictor, executor: Executor) -> float:
     In small portions, so that a bundle that is served meanwhile goes on answering; and where the
     passes will run, since threads and memory are made there.
     """
-    for text in predictor.texts_of_each_length():
+    for text in predictor.warmup_texts():
         executor.submit(predictor.predict, [[text]], whole=False).result()
     windows: list[Ids] = [[1] * min(64, predictor.max_tokens)] * _TIMED_WINDOWS
     return max(executor.submit(_speed, predictor, windows).result() for _ in range(2))

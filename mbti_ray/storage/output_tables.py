@@ -36,13 +36,13 @@ _BAD_ROWS_KEY = b"bad_rows"
 Record = Mapping[str, Any]
 
 
-def names_a_folder(output: str) -> bool:
+def is_folder_output(output: str) -> bool:
     """Whether an --output is a folder: it is one, ends in a slash, or has no ending."""
     path = Path(output)
     return path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix
 
 
-def check_ending(path: Path) -> None:
+def check_extension(path: Path) -> None:
     """Raise ConfigError unless a table can be written to such a file, before any work is done."""
     if path.suffix not in ENDINGS:
         raise ConfigError(
@@ -70,13 +70,13 @@ def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> N
         ConfigError: The ending is not one of `ENDINGS`.
         RunError: The disk does not take it.
     """
-    check_ending(path)
+    check_extension(path)
     with _aside(path) as aside:
         _WRITERS[path.suffix](aside, tables, schema)
 
 
 @contextmanager
-def json_lines(path: Path) -> Iterator[Callable[[Iterable[Record]], None]]:
+def write_json_lines(path: Path) -> Iterator[Callable[[Iterable[Record]], None]]:
     """Takes records for a file that appears at the end, and not at all without any.
 
     A file from before is then deleted: it would tell of other rows.
@@ -157,7 +157,7 @@ class PartFolder:
     def finish(self) -> Mapping[str, int]:
         """Write the list of bad rows, and that all parts are there; how many of what there are."""
         parts = [self.done[number] for number in sorted(self.done)]
-        with json_lines(self.bad_rows) as add:
+        with write_json_lines(self.bad_rows) as add:
             for part in parts:
                 add(part.bad)
         finished = {

@@ -23,8 +23,8 @@ from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.inference.bundle import write_bundle
-from mbti_ray.inference.finalize import finish_run
-from mbti_ray.inference.predictor import Predictor, golden_logits
+from mbti_ray.inference.finalize import finalize_run
+from mbti_ray.inference.predictor import Predictor, compute_golden_logits
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.serving.app import build_api, key_digest
 from mbti_ray.serving.router import Shelf
@@ -130,7 +130,7 @@ def bundles(
     )
     scored = quick(*limits, *scoring)
     data = prepare_dataset(scored, cache)
-    finish_run(scored, data, run(scored, data, Worker()), folder)
+    finalize_run(scored, data, run(scored, data, Worker()), folder)
     plain = quick(*limits, "fit.epochs=1", "seed=1")
     write_bundle(
         folder.path / "plain",
@@ -139,7 +139,7 @@ def bundles(
         tokenizer=data.tokenizer,
         facts=data.facts,
         scores={},
-        golden_logits=golden_logits,
+        compute_golden_logits=compute_golden_logits,
     )
     return {"scored": folder.bundle, "plain": folder.path / "plain"}
 

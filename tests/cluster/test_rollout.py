@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.inference.bundle import read_manifest
+from mbti_ray.inference.bundle import load_manifest
 from service_command import Load, Service, served
 
 pytestmark = pytest.mark.cluster
@@ -22,7 +22,7 @@ def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_another_bundle_is_rolled_out_and_back_under_load_and_no_request_fails(
     service: Service, bundle: Path, other_bundle: Path, damaged_bundle: Path
 ) -> None:
-    first, second = read_manifest(bundle).id, read_manifest(other_bundle).id
+    first, second = load_manifest(bundle).id, load_manifest(other_bundle).id
     with Load(service.url).running() as load:
         load.wait_for(20)
         assert set(load.bundles) == {first}
@@ -55,12 +55,12 @@ def test_two_bundles_are_served_side_by_side_and_a_header_chooses(
     words = [str(bundle), "--roll-out", f"serve.beside={other_bundle}", "serve.beside_share=0.5"]
     done = service.command(*words)
     assert done.returncode == 0, done.stderr
-    second = read_manifest(other_bundle).id
+    second = load_manifest(other_bundle).id
     with service.client() as client:
         beside = client.get("/info").json()["beside"]
         assert (beside["bundle_id"], beside["share"]) == (second, 0.5)
         answers = [client.post("/predict", json={"inputs": f"text {n}"}) for n in range(40)]
-        assert {a.headers["x-bundle-id"] for a in answers} == {second, read_manifest(bundle).id}
+        assert {a.headers["x-bundle-id"] for a in answers} == {second, load_manifest(bundle).id}
         asked = {"X-Bundle-Id": second}
         chosen = client.post("/predict", json={"inputs": "a"}, headers=asked)
         assert chosen.headers["x-bundle-id"] == second
@@ -78,7 +78,7 @@ def test_a_replica_that_is_lost_comes_back_with_what_was_rolled_out(
     with load.running():
         while load.statuses[200] < 5:
             load.wait_for(1)
-    assert set(load.bundles) == {read_manifest(other_bundle).id}
+    assert set(load.bundles) == {load_manifest(other_bundle).id}
     assert service.replicas() != [replica]
 
 

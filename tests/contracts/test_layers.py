@@ -181,7 +181,7 @@ def test_only_one_file_of_the_program_names_the_package_of_minilm():
         ),
         (
             "engine/loop.py",
-            "from mbti_ray.inference.bundle import read_bundle",
+            "from mbti_ray.inference.bundle import load_bundle",
             "engine may import",
         ),
         ("runs/lookup.py", "from mbti_ray.data.text import read_text", "runs may import config"),

@@ -18,8 +18,8 @@ from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError, ConfigError, MbtiRayError
 from mbti_ray.evaluate import main as evaluate_main
-from mbti_ray.inference.bundle import Decision, golden_texts, read_bundle, write_bundle
-from mbti_ray.inference.predictor import Predictor, golden_logits
+from mbti_ray.inference.bundle import DecisionRule, build_golden_texts, load_bundle, write_bundle
+from mbti_ray.inference.predictor import Predictor, compute_golden_logits
 from mbti_ray.model.classifier import MBTIModel, build_model
 
 pytestmark = pytest.mark.integration
@@ -51,7 +51,7 @@ def _write(
     config: RunConfig,
     data: Dataset,
     outcome: Outcome,
-    decision: Decision | None = None,
+    decision: DecisionRule | None = None,
 ) -> None:
     write_bundle(
         folder,
@@ -60,9 +60,9 @@ def _write(
         tokenizer=data.tokenizer,
         facts=data.facts,
         scores={"val": outcome.val, "test": outcome.test},
-        golden_logits=golden_logits,
-        decision=decision,
-        card=lambda manifest: f"bundle {manifest.id}",
+        compute_golden_logits=compute_golden_logits,
+        decision_rule=decision,
+        model_card=lambda manifest: f"bundle {manifest.id}",
     )
 
 
@@ -117,7 +117,7 @@ def test_temperatures_thresholds_and_the_band_of_the_bundle_make_the_answer(
     trained: tuple[RunConfig, Dataset, Outcome], tmp_path: Path
 ) -> None:
     config, data, outcome = trained
-    decision = Decision([2.0, 1.0, 1.0, 4.0], [0.5, 0.01, 0.5, 0.8], abstain=0.1)
+    decision = DecisionRule([2.0, 1.0, 1.0, 4.0], [0.5, 0.01, 0.5, 0.8], abstain=0.1)
     model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
     with torch.no_grad():
         model.heads.weight.zero_()
@@ -132,7 +132,7 @@ def test_temperatures_thresholds_and_the_band_of_the_bundle_make_the_answer(
 
 
 def test_what_was_hidden_is_told_in_places_of_the_clean_text(bundle: Path) -> None:
-    reading = Predictor.load(bundle).reading("🙂  As an INTJ,\nsee https://x.org")
+    reading = Predictor.load(bundle).explain_masking("🙂  As an INTJ,\nsee https://x.org")
     assert reading["text"] == "🙂 As an INTJ, see https://x.org"
     parts = [(reading["text"][h["start"] : h["end"]], h["kind"]) for h in reading["hidden"]]
     assert parts == [("INTJ", "type"), ("https://x.org", "link")]
@@ -163,9 +163,9 @@ def test_a_prediction_does_not_depend_on_its_company(bundle: Path) -> None:
         ["🙂"],
         ["an evening with a book"],
     ]
-    together = predictor.logits(texts, whole=True).values
+    together = predictor.predict_logits(texts, whole=True).values
     for text, logits in zip(texts, together, strict=True):
-        alone = predictor.logits([text], whole=True).values[0]
+        alone = predictor.predict_logits([text], whole=True).values[0]
         assert torch.allclose(alone, logits, atol=1e-5)
 
 
@@ -200,7 +200,7 @@ def test_a_bundle_holds_no_pickle_and_its_golden_texts_are_the_fixed_synthetic_o
     assert {p.suffix for p in bundle.iterdir()} <= {".safetensors", ".json", ".txt", ".md"}
     manifest = (bundle / "bundle.json").read_text("utf-8")
     golden = [g["text"] for g in json.loads(manifest)["golden"]]
-    assert golden == golden_texts()
+    assert golden == build_golden_texts()
     assert len(golden) == 20
 
 
@@ -240,7 +240,7 @@ def test_weights_that_compute_something_else_are_refused(bundle: Path, tmp_path:
     weights = load_file(broken / "model.safetensors")
     weights["heads.bias"] = weights["heads.bias"] + 0.01
     save_file(weights, broken / "model.safetensors")
-    read_bundle(broken)  # of the right size: only the golden logits can tell
+    load_bundle(broken)  # of the right size: only the golden logits can tell
     with pytest.raises(BundleError, match="golden"):
         Predictor.load(broken)
 

@@ -11,8 +11,8 @@ import torch
 from mbti_ray.config import RunConfig
 from mbti_ray.errors import BundleError
 from mbti_ray.export import main as export_main
-from mbti_ray.inference.bundle import read_bundle, read_manifest, record_runtimes
-from mbti_ray.inference.predictor import Predictor, golden_logits
+from mbti_ray.inference.bundle import load_bundle, load_manifest, write_runtimes
+from mbti_ray.inference.predictor import Predictor, compute_golden_logits
 from mbti_ray.inference.runtimes import RuntimeKind
 
 pytestmark = [
@@ -44,14 +44,18 @@ def exported(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_runtime_gives_the_logits_of_torch(
     exported: Path, kind: RuntimeKind, allowed: float
 ) -> None:
-    expected = Predictor.load(exported).logits([[t] for t in TEXTS], whole=False).values
-    found = Predictor.load(exported, runtime=kind).logits([[t] for t in TEXTS], whole=False).values
+    expected = Predictor.load(exported).predict_logits([[t] for t in TEXTS], whole=False).values
+    found = (
+        Predictor.load(exported, runtime=kind)
+        .predict_logits([[t] for t in TEXTS], whole=False)
+        .values
+    )
     assert expected.abs().max() > 0
     torch.testing.assert_close(found, expected, rtol=0, atol=allowed)
 
 
 def test_int8_is_another_computation_in_a_smaller_file(exported: Path) -> None:
-    runtimes = read_manifest(exported).runtimes
+    runtimes = load_manifest(exported).runtimes
     assert runtimes["onnx-int8"]["golden_gap"] > runtimes["onnx"]["golden_gap"]
     assert runtimes["onnx-int8"]["bytes"] < runtimes["onnx"]["bytes"]
 
@@ -59,8 +63,8 @@ def test_int8_is_another_computation_in_a_smaller_file(exported: Path) -> None:
 def test_an_export_keeps_the_bundles_id_and_tells_what_each_runtime_scores(
     exported: Path, plain: Path
 ) -> None:
-    manifest = read_manifest(exported)
-    assert manifest.id == read_manifest(plain).id
+    manifest = load_manifest(exported)
+    assert manifest.id == load_manifest(plain).id
     test = manifest.scores["test"]
     float32 = manifest.runtimes["onnx"]["scores"]
     assert float32["rows"] == test["rows"]
@@ -96,9 +100,9 @@ def test_a_damaged_graph_is_refused_and_torch_goes_on(
 def test_a_graph_of_other_weights_misses_the_golden_logits(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(exported, folder)
-    runtimes = read_manifest(folder).runtimes
+    runtimes = load_manifest(folder).runtimes
     golden = [[x + 1 for x in row] for row in runtimes["onnx-int8"]["golden"]]
-    record_runtimes(folder, runtimes | {"onnx-int8": runtimes["onnx-int8"] | {"golden": golden}})
+    write_runtimes(folder, runtimes | {"onnx-int8": runtimes["onnx-int8"] | {"golden": golden}})
     with pytest.raises(BundleError, match="golden"):
         Predictor.load(folder, runtime="onnx-int8")
 
@@ -111,10 +115,10 @@ def test_an_export_that_misses_the_golden_texts_is_not_kept(plain: Path, tmp_pat
     content = json.loads((folder / "bundle.json").read_text("utf-8"))
     content["golden"][0]["logits"][0] += 1
     (folder / "bundle.json").write_text(json.dumps(content), "utf-8")
-    texts = [g.text for g in read_bundle(folder).manifest.golden]
+    texts = [g.text for g in load_bundle(folder).manifest.golden]
     with pytest.raises(BundleError, match="the exported graph is off"):
-        export_onnx(folder, lambda bundle, kind: golden_logits(bundle, texts, kind))
-    assert read_manifest(folder).runtimes == {}
+        export_onnx(folder, lambda bundle, kind: compute_golden_logits(bundle, texts, kind))
+    assert load_manifest(folder).runtimes == {}
     assert not (folder / "onnx").exists()
 
 
@@ -125,5 +129,5 @@ def test_without_labelled_rows_nothing_is_exported(
     shutil.copytree(plain, folder)
     assert export_main([str(folder), f"data.source={tmp_path / 'gone.csv'}"]) == 2
     assert "gone.csv" in capsys.readouterr().err
-    assert read_manifest(folder) == read_manifest(plain)
+    assert load_manifest(folder) == load_manifest(plain)
     assert not (folder / "onnx").exists()

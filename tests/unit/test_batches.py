@@ -194,7 +194,7 @@ def test_batches_by_length_cover_all_members_within_the_token_budget(
 ):
     lengths = np.array(lengths)
     members = np.arange(0, len(lengths), every)
-    batches = list(batches_by_length(lengths, members, max_tokens, worth_tokens=worth))
+    batches = list(batches_by_length(lengths, members, max_tokens, min_efficient_tokens=worth))
     assert sorted(np.concatenate(batches).tolist()) == members.tolist()
     for batch in batches:
         padded = len(batch) * lengths[batch].max()
@@ -205,7 +205,7 @@ def test_a_batch_that_is_worth_its_pass_ends_where_windows_get_much_shorter():
     lengths = np.array([100, 95, 91, 80, 40, 38, 20, 20])
 
     def cut(worth):
-        batches = batches_by_length(lengths, np.arange(8), 10_000, worth_tokens=worth)
+        batches = batches_by_length(lengths, np.arange(8), 10_000, min_efficient_tokens=worth)
         return [lengths[batch].tolist() for batch in batches]
 
     assert cut(200) == [[100, 95, 91], [80, 40, 38], [20, 20]]

@@ -36,7 +36,7 @@ class Model:
 def batcher(model: Any, executor: ThreadPoolExecutor, **changes: Any) -> Batcher:
     settings: dict[str, Any] = {
         "batch_tokens": 64,
-        "worth_tokens": 16,
+        "min_efficient_tokens": 16,
         "max_wait_s": 1e9,
         "tokens_per_s": 1000.0,
     }

@@ -70,7 +70,7 @@ class Echo:
             raise RuntimeError(users[0])
         return Answered([Letters(tuple(p)) for p in users], Timing(0.001, 0.25, 0.0125))  # type: ignore[misc]
 
-    def reading(self, post: str) -> dict[str, Any]:
+    def explain_masking(self, post: str) -> dict[str, Any]:
         return {"text": post, "hidden": [{"start": 0, "end": 1, "kind": "type"}]}
 
 

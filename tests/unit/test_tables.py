@@ -12,10 +12,10 @@ import pytest
 
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.storage.output_tables import (
-    check_ending,
-    json_lines,
-    names_a_folder,
+    check_extension,
+    is_folder_output,
     part_folder,
+    write_json_lines,
     write_table,
     write_tables,
 )
@@ -107,12 +107,12 @@ def test_a_file_whose_rows_end_in_an_error_is_not_there(tmp_path):
 
 def test_a_list_of_nothing_is_no_file_and_takes_an_old_one_away(tmp_path):
     path = tmp_path / "a.jsonl"
-    with json_lines(path) as add:
+    with write_json_lines(path) as add:
         add([{"number": 1}])
         add([{"number": 2}])
         assert not path.exists()
     assert path.read_text() == '{"number": 1}\n{"number": 2}\n'
-    with json_lines(path) as add:
+    with write_json_lines(path) as add:
         add([])
     assert list(tmp_path.iterdir()) == []
 
@@ -121,15 +121,15 @@ def test_what_ends_in_a_slash_has_no_ending_or_is_a_folder_is_one(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.csv").mkdir()
     assert [
-        p for p in ("out", "out/", "a.csv/", "there.csv", "a.csv") if not names_a_folder(p)
+        p for p in ("out", "out/", "a.csv/", "there.csv", "a.csv") if not is_folder_output(p)
     ] == ["a.csv"]
 
 
 def test_an_unknown_ending_or_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r'"\.cvs" is not known; .*did you mean "\.csv"'):
-        check_ending(tmp_path / "a.cvs")
+        check_extension(tmp_path / "a.cvs")
     with pytest.raises(ConfigError, match="none does not exist"):
-        check_ending(tmp_path / "none" / "a.csv")
+        check_extension(tmp_path / "none" / "a.csv")
     with pytest.raises(ConfigError, match="none does not exist"), opened(tmp_path / "none" / "out"):
         pass
 

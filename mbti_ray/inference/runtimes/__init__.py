@@ -23,13 +23,13 @@ class Runtime(Protocol):
 
     Attributes:
         device: Where ids are to be and logits are.
-        worth_tokens: A smaller batch leaves the processor idle; see `batches_by_length`.
+        min_efficient_tokens: A smaller batch leaves the processor idle; see `batches_by_length`.
         golden: The logits of the golden texts that it has to reproduce, [G, 4].
         tolerance: By how much it may miss them: other processors round differently.
     """
 
     device: torch.device
-    worth_tokens: int
+    min_efficient_tokens: int
     golden: list[list[float]]
     tolerance: float
 
@@ -37,7 +37,7 @@ class Runtime(Protocol):
         """Logits [B, 4] of ids int64 [B, T] and a mask bool [B, T], None where all are real."""
 
 
-def open_runtime(
+def load_runtime(
     bundle: Bundle,
     kind: RuntimeKind = "torch",
     *,

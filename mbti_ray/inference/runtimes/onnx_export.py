@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mbti_ray.errors import BundleError, ConfigError
-from mbti_ray.inference.bundle import Bundle, file_facts, read_bundle, read_model, record_runtimes
+from mbti_ray.inference.bundle import Bundle, file_facts, load_bundle, load_model, write_runtimes
 from mbti_ray.inference.runtimes import RuntimeKind
 
 _OPSET = 20
@@ -60,7 +60,7 @@ def export_onnx(folder: Path, golden_of: GoldenOf) -> Exports:
         BundleError: The graph does not give the bundle's golden logits.
     """
     _check_installed()
-    bundle = read_bundle(folder)
+    bundle = load_bundle(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as aside:
         plain, small = (Path(aside) / name for name in _FILES.values())
         with _quiet():
@@ -91,13 +91,13 @@ def export_onnx(folder: Path, golden_of: GoldenOf) -> Exports:
             f"{folder}: the exported graph is off by {gap:.2g} on the golden texts, allowed "
             f"{_ALLOWED_GAP:g}; serve.runtime=torch goes on"
         )
-    record_runtimes(folder, made)
+    write_runtimes(folder, made)
     return made
 
 
 def forget_runtimes(folder: Path) -> None:
     """Take a bundle's exports away."""
-    record_runtimes(folder, {})
+    write_runtimes(folder, {})
     shutil.rmtree(folder / _FOLDER, ignore_errors=True)
 
 
@@ -113,7 +113,7 @@ def _check_installed() -> None:
 
 
 def _write_graph(bundle: Bundle, path: Path) -> None:
-    model = read_model(bundle).eval()
+    model = load_model(bundle).eval()
     # Two windows of one length, one of them padded: nothing for the tracer to take as fixed.
     ids = torch.full((2, 8), 1, dtype=torch.int64)
     mask = torch.ones(2, 8, dtype=torch.bool)

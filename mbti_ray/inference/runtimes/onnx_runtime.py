@@ -13,7 +13,7 @@ from mbti_ray.inference.bundle import Bundle
 # product of bytes (AVX-512 VNNI and the like) add in another order or saturate.
 _TOLERANCE = {"onnx": 1e-3, "onnx-int8": 0.1}
 # Measured on two cores: below 256 tokens a pass, ONNX Runtime is slower a token; above, it is not.
-_WORTH_TOKENS = 256
+_MIN_EFFICIENT_TOKENS = 256
 
 
 class OnnxRuntime:
@@ -37,7 +37,7 @@ class OnnxRuntime:
         if not path.is_file() or path.stat().st_size != made["bytes"]:
             raise BundleError(f"{path}: is missing or not whole; export it again")
         self.device = torch.device("cpu")
-        self.worth_tokens = _WORTH_TOKENS
+        self.min_efficient_tokens = _MIN_EFFICIENT_TOKENS
         self.golden: list[list[float]] = made["golden"]
         self.tolerance = _TOLERANCE[kind]
         options: Any = onnxruntime.SessionOptions()

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from mbti_ray.data.batch_sampler import WORTH_TOKENS
-from mbti_ray.inference.bundle import Bundle, read_model
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS
+from mbti_ray.inference.bundle import Bundle, load_model
 
 # Golden logits made on another processor differ in the last digits of float32, not in these.
 _TOLERANCE = 1e-3
@@ -15,10 +15,10 @@ class TorchRuntime:
 
     def __init__(self, bundle: Bundle, device: str | torch.device) -> None:
         self.device = torch.device(device)
-        self.worth_tokens = WORTH_TOKENS[self.device.type]
+        self.min_efficient_tokens = MIN_EFFICIENT_TOKENS[self.device.type]
         self.golden = [g.logits for g in bundle.manifest.golden]
         self.tolerance = _TOLERANCE
-        self._model = read_model(bundle).to(self.device).eval()
+        self._model = load_model(bundle).to(self.device).eval()
 
     @torch.inference_mode()
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -26,7 +26,7 @@ from ray.serve.schema import LoggingConfig
 from mbti_ray.checks.ports import HAPROXY_PORTS, why_taken
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
-from mbti_ray.inference.bundle import read_manifest
+from mbti_ray.inference.bundle import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.cluster.resources import connected
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
@@ -87,7 +87,7 @@ class MbtiService:
 
     def _load(self, place: str, there: Reader | None) -> Reader:
         folder = find_bundle(place)
-        if there is not None and there.bundle_id == read_manifest(folder).id:
+        if there is not None and there.bundle_id == load_manifest(folder).id:
             return there
         config = self._config
         predictor = Predictor.load(
@@ -173,7 +173,7 @@ def run_service(bundle: Place, config: ServeConfig, *, on_ready: Callable[[str],
     Raises:
         BundleError, ClusterError: See `start_service`; also, a port is taken.
     """
-    read_manifest(find_bundle(bundle))
+    load_manifest(find_bundle(bundle))
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _end_on(signal.default_int_handler)

@@ -31,7 +31,7 @@ from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Request, Worker, append_line
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError
-from mbti_ray.inference.finalize import finish_run
+from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.train.metrics import Gauges
@@ -243,7 +243,7 @@ def _loop(settings: dict[str, Any]) -> None:
             data: Dataset = ray.get(settings["data"])
             outcome = run(config, data, worker)
             if worker.rank == 0:
-                finish_run(config, data, outcome, folder)
+                finalize_run(config, data, outcome, folder)
                 folder.keep(anew=[folder.bundle.name])
 
 

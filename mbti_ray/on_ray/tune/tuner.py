@@ -27,7 +27,7 @@ from mbti_ray.engine.checkpoint import newest_checkpoint
 from mbti_ray.engine.loop import rescore
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
-from mbti_ray.inference.finalize import finish_run
+from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched, storage_of
 from mbti_ray.on_ray.tune.optuna_searcher import OnTrial, StudySearcher, trial_folder_name
@@ -183,7 +183,7 @@ def _finish_best(
     with open_run(best) as folder:
         folder.begin(config, "fresh")
         found = [checkpoint] if isinstance(checkpoint, Path) else Fetched([checkpoint])
-        finish_run(config, data, rescore(config, data, worker, found[0]), folder)
+        finalize_run(config, data, rescore(config, data, worker, found[0]), folder)
         folder.keep()
 
 
