@@ -32,9 +32,9 @@ import transformers
 
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.dataset import Dataset, Facts
+from mbti_ray.data.dataset import Dataset, DatasetInfo
 from mbti_ray.data.tokenizer import build_tokenizer
-from mbti_ray.data.windows import Packed, Windows, build_windows
+from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 
@@ -182,7 +182,7 @@ def random_dataset(
         for name, n in (("train", count), ("val", 64), ("test", 64))
     }
     rows = {name: part.row_count for name, part in splits.items()}
-    facts = Facts("random", "random", "user", "user", rows, 0, [], [], 0, 0)
+    facts = DatasetInfo("random", "random", "user", "user", rows, 0, [], [], 0, 0)
     return Dataset(splits, tokenizer, facts, "random")
 
 
@@ -191,7 +191,7 @@ def _windows(ids: Any, random: np.random.Generator, shortest: int) -> Windows:
     columns = dict(zip(POLES, labels.T, strict=True))
     numbers = {"number": np.arange(len(ids)), "person": np.arange(len(ids), dtype=np.int32)}
     lengths = random.integers(shortest, ids.shape[1] + 1, len(ids))
-    packed = [Packed([row[:n].tolist()], False) for row, n in zip(ids, lengths, strict=True)]
+    packed = [EncodedRow([row[:n].tolist()], False) for row, n in zip(ids, lengths, strict=True)]
     return build_windows(packed, pa.table({**columns, **numbers}))
 
 

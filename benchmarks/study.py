@@ -104,7 +104,7 @@ def _compared(data: Dataset, storage: Path) -> dict[str, Any]:
             s,
             [default] if n == "study" else [],
             resamples=RESAMPLES,
-            person=data.facts.person,
+            person=data.info.person,
         )
         for n, s in scored.items()
     }

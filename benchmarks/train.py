@@ -45,7 +45,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mbti_ray.config import RunConfig, load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
-from mbti_ray.data.windows import Packed, Windows, build_windows
+from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel, build_model
@@ -102,7 +102,7 @@ class Task:
         """The windows as a trainer's dataset: token ids, a mask and four labels each."""
         w = self.windows
         ids = [w.ids[a:b].tolist() for a, b in zip(w.offsets[:-1], w.offsets[1:], strict=True)]
-        labels = w.labels[w.row].astype(float).tolist()
+        labels = w.labels[w.row_index].astype(float).tolist()
         return [
             {"input_ids": i, "attention_mask": [1] * len(i), "labels": y}
             for i, y in zip(ids, labels, strict=True)
@@ -339,11 +339,11 @@ def some_windows(data: Dataset, count: int, *, seed: int) -> Dataset:
         # One window a row, as single posts are.
         chosen = np.sort(random.permutation(len(windows))[:size])
         bounds = [(windows.offsets[i], windows.offsets[i + 1]) for i in chosen]
-        packed = [Packed([windows.ids[a:b].tolist()], truncated=False) for a, b in bounds]
-        return build_windows(packed, windows.rows.take(windows.row[chosen]))
+        packed = [EncodedRow([windows.ids[a:b].tolist()], truncated=False) for a, b in bounds]
+        return build_windows(packed, windows.rows.take(windows.row_index[chosen]))
 
     splits = {n: part(w, count if n == "train" else 8) for n, w in data.splits.items()}
-    return Dataset(splits, data.tokenizer, data.facts, data.key)
+    return Dataset(splits, data.tokenizer, data.info, data.key)
 
 
 def machine(device: str) -> dict[str, Any]:

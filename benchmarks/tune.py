@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from mbti_ray.config import StudyConfig, load_study, overridden
+from mbti_ray.config import StudyConfig, load_study, override
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 
 RESULTS = Path(__file__).parent / "results"
@@ -101,7 +101,7 @@ def nested(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
 
     from mbti_ray.on_ray.cluster.resources import connected
 
-    base = overridden(config, {}).model_dump(mode="json")
+    base = override(config, {}).model_dump(mode="json")
 
     def trial(values: dict[str, Any]) -> None:
         trainer = TorchTrainer(
@@ -146,7 +146,7 @@ def nested_loop(settings: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    from mbti_ray.config import config_of, overridden
+    from mbti_ray.config import config_from_dict, override
     from mbti_ray.engine.loop import run
     from mbti_ray.engine.worker import Line, Worker
     from mbti_ray.on_ray.train.trainer import flat
@@ -158,7 +158,7 @@ def nested_loop(settings: dict[str, Any]) -> None:
                 ray.train.report(flat(line), checkpoint=saved)
 
     torch.set_num_threads(1)
-    config = overridden(config_of(settings["base"]), settings["values"]["point"])
+    config = override(config_from_dict(settings["base"]), settings["values"]["point"])
     run(config, ray.get(settings["data"]), Reporting(), score_test=False)
 
 
@@ -177,7 +177,7 @@ def hf(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
     class Model(nn.Module):
         def __init__(self, dropout: float) -> None:
             super().__init__()
-            changed = overridden(config, {"model.dropout": dropout})
+            changed = override(config, {"model.dropout": dropout})
             self.model = build_model(changed.model, vocabulary=len(data.tokenizer), seed=0)
 
         def forward(
@@ -188,7 +188,7 @@ def hf(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
 
     def examples(split: str) -> list[dict[str, Any]]:
         w = data.splits[split]
-        labels = w.labels[w.row].astype(np.float32)
+        labels = w.labels[w.row_index].astype(np.float32)
         return [
             {"input_ids": w.ids[a:b].tolist(), "attention_mask": [1] * int(b - a), "labels": y}
             for a, b, y in zip(w.offsets[:-1], w.offsets[1:], labels, strict=True)
@@ -305,7 +305,7 @@ def main() -> int:
         **{name: version(name) for name in ("torch", "ray", "transformers", "optuna")},
     }
     windows = data.splits["train"]
-    task = {"source": Path(data.facts.source).name, "windows": len(windows)}
+    task = {"source": Path(data.info.source).name, "windows": len(windows)}
     task |= {"tokens": int(windows.lengths.sum())}
     raw = {"machine": machine, "task": task, "measured": measured, "wall_s": walls, **result}
     name = "_posts" * bool(options.source) + "_quick" * options.quick

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mbti_ray.cli.command import build_parser, run_command
 from mbti_ray.cli.progress import is_watched, progress_bar
 from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
-from mbti_ray.config import RunConfig, load_overrides
+from mbti_ray.config import RunConfig, apply_overrides
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs.lookup import bundle_place, find_bundle
 from mbti_ray.storage.remote import Place, address
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> Result:
     overrides = [item for item in options.items if _OVERRIDE.match(item)]
     rest = [item for item in options.items if item not in overrides]
-    config = load_overrides(RunConfig(), overrides, allowed=_ALLOWED)
+    config = apply_overrides(RunConfig(), overrides, allowed=_ALLOWED)
     if config.scaling.use_gpu is True and config.serve.runtime != "torch":
         raise ConfigError(
             f"command line: serve.runtime={config.serve.runtime} computes on CPUs; leave out "
@@ -111,13 +111,13 @@ def _predict_rows(home: Place, config: RunConfig, options: argparse.Namespace) -
     check_readable(options.input)
     manifest = load_manifest(find_bundle(home))
 
-    from mbti_ray.data.chunks import ChunkPlan, chunk_chars_of
+    from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars
     from mbti_ray.on_ray.batch_prediction import PredictionJob
 
     path = Path(options.input).expanduser()
     # A worker is in another folder.
     source = str(path.resolve()) if path.exists() else options.input
-    plan = ChunkPlan(source, manifest.unit, chunk_chars=chunk_chars_of(source))
+    plan = ChunkPlan(source, manifest.unit, chunk_chars=choose_chunk_chars(source))
     job = PredictionJob(address(home), plan, config)
     found = predict(job, manifest, options)
     console.print(f"{found['rows']:,} rows: {output}", markup=False)

@@ -51,7 +51,7 @@ def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace)
 
     with progress_bar("tokenising", None) as advance:
         data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
-    bad_rows = data.facts.as_dict()["bad"]
+    bad_rows = data.info.as_dict()["bad"]
     print_bad_rows(config.data.source, bad_rows, folder.home / folder.bad_rows.name)
     print_pairs([("run", str(folder.home)), *summarize(config, data)])
 

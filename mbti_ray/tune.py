@@ -60,7 +60,7 @@ def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace
 
     with progress_bar("tokenising", None) as advance:
         data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
-    bad_rows = data.facts.as_dict()["bad"]
+    bad_rows = data.info.as_dict()["bad"]
     print_bad_rows(config.data.source, bad_rows, folder.home / folder.bad_rows.name)
 
     from mbti_ray.on_ray.cluster.preflight import check_before

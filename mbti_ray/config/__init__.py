@@ -2,12 +2,12 @@
 
 from mbti_ray.config.load import (
     PRESETS,
-    config_of,
+    apply_overrides,
+    config_from_dict,
     dump_config,
-    load_overrides,
+    get_value,
     load_run,
-    overridden,
-    value_at,
+    override,
 )
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.config.search_space import load_study
@@ -17,11 +17,11 @@ __all__ = [
     "PRESETS",
     "RunConfig",
     "StudyConfig",
-    "config_of",
+    "apply_overrides",
+    "config_from_dict",
     "dump_config",
-    "load_overrides",
+    "get_value",
     "load_run",
     "load_study",
-    "overridden",
-    "value_at",
+    "override",
 ]

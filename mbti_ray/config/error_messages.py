@@ -14,18 +14,18 @@ from mbti_ray.errors import nearest
 ErrorDetail = Mapping[str, Any]
 
 
-def addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
+def config_addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Every dotted address of a config class, in the order of the schema."""
     found: list[str] = []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += addresses(field.annotation, f"{prefix}{name}.")
+            found += config_addresses(field.annotation, f"{prefix}{name}.")
         else:
             found.append(prefix + name)
     return found
 
 
-def explain_all(
+def describe_errors(
     error: ValidationError, kind: type[BaseModel], *, given: Iterable[str] = ()
 ) -> list[tuple[str, str]]:
     """The address of each mistake and what to say of it, one for each address.
@@ -33,7 +33,7 @@ def explain_all(
     Args:
         given: Addresses from the command line; an unknown section is called by the whole of them.
     """
-    known = addresses(kind)
+    known = config_addresses(kind)
     mistakes: dict[str, ErrorDetail] = {}
     details: list[ErrorDetail] = [*error.errors(include_url=False)]
     for detail in details:

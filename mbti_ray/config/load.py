@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from mbti_ray.config.error_messages import explain_all
+from mbti_ray.config.error_messages import describe_errors
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.errors import ConfigError, nearest
 
@@ -37,7 +37,7 @@ def load_run(base: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     return load_config(RunConfig, base or "quick", overrides)
 
 
-def overridden(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+def override(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """A run config with the given dotted addresses replaced, checked again.
 
     A study's config loses its `study` and `search` sections: the result is one run.
@@ -48,7 +48,7 @@ def overridden(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     return _validated(RunConfig, tree, dict.fromkeys(values, "override"), "config")
 
 
-def config_of(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig:
+def config_from_dict(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig:
     """A run config from its plain nested form, as it travels between processes."""
     return _validated(RunConfig, dict(tree), {}, where)
 
@@ -58,7 +58,7 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def load_overrides(
+def apply_overrides(
     config: RunConfig, overrides: Sequence[str], *, allowed: Sequence[str]
 ) -> RunConfig:
     """A run config with those `key=value` arguments applied that a command allows.
@@ -80,7 +80,7 @@ def load_overrides(
     return _validated(RunConfig, tree, origins, "bundle", mistakes)
 
 
-def value_at(config: RunConfig, address: str) -> Any:
+def get_value(config: RunConfig, address: str) -> Any:
     """The value at a dotted address."""
     value: Any = config
     for part in address.split("."):
@@ -207,7 +207,7 @@ def _validated(
     try:
         config = kind.model_validate(tree)
     except ValidationError as error:
-        mistakes_found = explain_all(error, kind, given=origins)
+        mistakes_found = describe_errors(error, kind, given=origins)
         for address, sentence in mistakes_found:
             lines.append(f"{_origin(address, sentence, origins) or default_origin}: {sentence}")
     if lines or config is None:

@@ -36,13 +36,13 @@ def mode_of(monitor: Monitor) -> Literal["min", "max"]:
     return "min" if monitor in _LOWER_IS_BETTER else "max"
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """Base of all sections: immutable, and no key that is not declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataConfig(Section):
+class DataConfig(ConfigSection):
     """What is read, what one row is, and how rows are kept apart."""
 
     source: str = Field(
@@ -67,7 +67,7 @@ class DataConfig(Section):
     max_windows: Count = Field(32, description="windows read of one user at the most")
 
 
-class ModelConfig(Section):
+class ModelConfig(ConfigSection):
     """The encoder and what stands on it."""
 
     encoder: str = Field(
@@ -86,7 +86,7 @@ class ModelConfig(Section):
 PosWeights = tuple[Positive, Positive, Positive, Positive]
 
 
-class PolePowers(Section):
+class PolePowers(ConfigSection):
     """For a positive pole: its balanced weight to this power; null leaves it to pos_weight."""
 
     E: Finite | None = None
@@ -95,7 +95,7 @@ class PolePowers(Section):
     J: Finite | None = None
 
 
-class PoleWeights(Section):
+class PoleWeights(ConfigSection):
     """For a positive pole: its weight itself; null leaves it to the above."""
 
     E: Positive | None = None
@@ -104,7 +104,7 @@ class PoleWeights(Section):
     J: Positive | None = None
 
 
-class LossConfig(Section):
+class LossConfig(ConfigSection):
     """Binary cross-entropy over four heads, plain or focal, weighted or not."""
 
     kind: Literal["bce", "focal"] = Field("bce", description="bce, or focal (Lin et al. 2017)")
@@ -127,7 +127,7 @@ class LossConfig(Section):
         return self
 
 
-class OptimConfig(Section):
+class OptimConfig(ConfigSection):
     """AdamW with linear warm-up and decay."""
 
     lr: Positive = Field(2e-5, description="peak learning rate of the encoder")
@@ -140,7 +140,7 @@ class OptimConfig(Section):
     clip_norm: Positive | None = Field(1.0, description="gradient norm limit; null: none")
 
 
-class FitConfig(Section):
+class FitConfig(ConfigSection):
     """How long and in what portions."""
 
     epochs: Count = 10
@@ -197,7 +197,7 @@ class FitConfig(Section):
         return mode_of(self.monitor)
 
 
-class ScoringConfig(Section):
+class ScoringConfig(ConfigSection):
     """What is fitted on the validation split, and what stands beside the scores."""
 
     calibrate: bool = Field(True, description="a temperature for each head (Guo et al. 2017)")
@@ -215,7 +215,7 @@ class ScoringConfig(Section):
     )
 
 
-class ScalingConfig(Section):
+class ScalingConfig(ConfigSection):
     """Where it runs; no part of what is learned, so never part of a search."""
 
     workers: Count | tuple[Count, Count] = Field(
@@ -251,7 +251,7 @@ class ScalingConfig(Section):
         return self
 
 
-class FailureConfig(Section):
+class FailureConfig(ConfigSection):
     """What a run survives."""
 
     max_failures: Annotated[int, Field(ge=0)] = Field(
@@ -262,7 +262,7 @@ class FailureConfig(Section):
     )
 
 
-class ServeConfig(Section):
+class ServeConfig(ConfigSection):
     """The HTTP service."""
 
     runtime: Literal["torch", "onnx", "onnx-int8"] = Field(
@@ -322,7 +322,7 @@ class ServeConfig(Section):
         return self.replicas if isinstance(self.replicas, int) else self.replicas[0]
 
 
-class RunConfig(Section):
+class RunConfig(ConfigSection):
     """One run, wholly resolved."""
 
     name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = Field(

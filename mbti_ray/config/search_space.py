@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbti_ray.config.error_messages import addresses
-from mbti_ray.config.load import load_config, overridden, value_at
+from mbti_ray.config.error_messages import config_addresses
+from mbti_ray.config.load import get_value, load_config, override
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.config.study import Choices, FloatRange, Range, StudyConfig
 from mbti_ray.errors import ConfigError, nearest
@@ -60,7 +60,7 @@ def default_point(config: StudyConfig) -> dict[str, Any] | None:
     None where there is no such point, since a searched value is null there.
     """
     point: dict[str, Any] = {}
-    for address in in_order(config.search):
+    for address in parents_first(config.search):
         values = config.search[address]
         if is_active(values, point):
             point[address] = _plain_default(config, address)
@@ -69,7 +69,7 @@ def default_point(config: StudyConfig) -> dict[str, Any] | None:
     return point
 
 
-def in_order(search: Mapping[str, Range]) -> list[str]:
+def parents_first(search: Mapping[str, Range]) -> list[str]:
     """The searched addresses, each after those that its condition names."""
     ordered: list[str] = []
     rest = list(search)
@@ -91,7 +91,7 @@ def is_active(values: Range, point: Mapping[str, Any]) -> bool:
     )
 
 
-def ends(values: Range) -> tuple[Any, ...]:
+def range_ends(values: Range) -> tuple[Any, ...]:
     """Both ends of a range, or all its choices."""
     if isinstance(values, Choices):
         return values.choices
@@ -100,20 +100,20 @@ def ends(values: Range) -> tuple[Any, ...]:
     return values.int_low, values.int_high
 
 
-def is_inside(values: Range, value: Any) -> bool:
+def can_suggest(values: Range, value: Any) -> bool:
     """Whether a value is one that the range can suggest."""
     if isinstance(values, Choices):
         return value in values.choices
-    low, high = ends(values)
+    low, high = range_ends(values)
     is_number = isinstance(value, int if not isinstance(values, FloatRange) else int | float)
     return is_number and not isinstance(value, bool) and low <= value <= high
 
 
-def said_of(values: Range) -> str:
+def describe_range(values: Range) -> str:
     """A range in words."""
     if isinstance(values, Choices):
         return f"one of {list(values.choices)}"
-    low, high = ends(values)
+    low, high = range_ends(values)
     return f"from {low:g} to {high:g}"
 
 
@@ -126,7 +126,7 @@ def _quick_study() -> str:
 
 def _mistakes(config: StudyConfig) -> list[str]:
     """What is wrong with a search: addresses, ends, conditions, points to start from, default."""
-    known = addresses(RunConfig)
+    known = config_addresses(RunConfig)
     searchable = [a for a in known if not a.startswith(NOT_SEARCHABLE)]
     if not config.search:
         return [f"search is empty; name at least one of: {', '.join(searchable)}"]
@@ -142,7 +142,7 @@ def _mistakes(config: StudyConfig) -> list[str]:
     if said:
         return said
     try:
-        in_order(config.search)
+        parents_first(config.search)
     except ConfigError as error:
         return [str(error)]
     for place, point in enumerate(config.study.start):
@@ -153,16 +153,16 @@ def _mistakes(config: StudyConfig) -> list[str]:
 def _impossible(config: RunConfig, address: str, values: Range) -> list[str]:
     """What is wrong with the values that a range can suggest."""
     said = []
-    for value in ends(values):
+    for value in range_ends(values):
         try:
-            overridden(config, {address: value})
+            override(config, {address: value})
         except ConfigError as error:
             said.append(str(error).partition(": ")[2])
     # Between two whole ends lie numbers that are not whole.
     if not said and isinstance(values, FloatRange):
         between = values.low + (values.high - values.low) / math.e
         try:
-            overridden(config, {address: between})
+            override(config, {address: between})
         except ConfigError:
             said.append(f"{address} takes whole numbers; write {{int_low: ..., int_high: ...}}")
     return said
@@ -177,8 +177,8 @@ def _wrong_condition(config: StudyConfig, address: str) -> Iterator[str]:
             )
             continue
         for value in allowed if isinstance(allowed, tuple) else (allowed,):
-            if not is_inside(config.search[parent], value):
-                words = said_of(config.search[parent])
+            if not can_suggest(config.search[parent], value):
+                words = describe_range(config.search[parent])
                 yield f"{address}: when: {parent}={value} never is; it is {words}"
 
 
@@ -193,8 +193,8 @@ def _outside(config: StudyConfig, point: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{address} is searched only when {values.when}"
         elif address not in point:
             yield f'has no value for "{address}"'
-        elif not is_inside(values, point[address]):
-            yield f"{address}={point[address]} is not {said_of(values)}"
+        elif not can_suggest(values, point[address]):
+            yield f"{address}={point[address]} is not {describe_range(values)}"
 
 
 def _default_outside(config: StudyConfig) -> Iterator[str]:
@@ -203,10 +203,10 @@ def _default_outside(config: StudyConfig) -> Iterator[str]:
     if not config.study.try_default:
         return
     for address, value in point.items():
-        if not is_inside(config.search[address], value):
+        if not can_suggest(config.search[address], value):
             yield (
                 f"search: {address}={value} in the config itself, which is the first trial, is not "
-                f"{said_of(config.search[address])}; change one of them, or set "
+                f"{describe_range(config.search[address])}; change one of them, or set "
                 "study.try_default=false"
             )
 
@@ -224,7 +224,7 @@ def _unchangeable(config: StudyConfig) -> Iterator[str]:
 
 def _plain_default(config: StudyConfig, address: str) -> Any:
     """The config's own value, in the terms of the search where null or a word stands for it."""
-    value = value_at(config, address)
+    value = get_value(config, address)
     if isinstance(config.search[address], Choices):
         return value
     powers = {"none": 0.0, "balanced": 1.0}

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mbti_ray.config.schema import Count, Monitor, Positive, RunConfig, Section
+from mbti_ray.config.schema import ConfigSection, Count, Monitor, Positive, RunConfig
 
 Value = str | float | int | bool | None
 # For which values of other searched addresses a range is searched.
 When = dict[str, Value | tuple[Value, ...]]
 
 
-class FloatRange(Section):
+class FloatRange(ConfigSection):
     """A number between two bounds, on a linear or logarithmic scale."""
 
     low: float
@@ -32,7 +32,7 @@ class FloatRange(Section):
         return self
 
 
-class IntRange(Section):
+class IntRange(ConfigSection):
     """A whole number between two bounds, both included."""
 
     int_low: int
@@ -46,7 +46,7 @@ class IntRange(Section):
         return self
 
 
-class Choices(Section):
+class Choices(ConfigSection):
     """One of several values."""
 
     choices: Annotated[tuple[Value, ...], Field(min_length=2)]
@@ -56,7 +56,7 @@ class Choices(Section):
 Range = FloatRange | IntRange | Choices
 
 
-class StudyOptions(Section):
+class StudyOptions(ConfigSection):
     """How a study searches."""
 
     trials: Count | None = Field(20, description="null: as many as study.hours allow")

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.examples import Example, examples_of, resolve_split_by, split_examples
+from mbti_ray.data.examples import Example, build_examples, resolve_split_by, split_examples
 from mbti_ray.data.mask import mentions_in, most_mentioned
 from mbti_ray.data.sources import Source
 from mbti_ray.data.split import SPLITS
-from mbti_ray.data.text import read_text
-from mbti_ray.data.tokenizer import build_tokenizer, token_ids
+from mbti_ray.data.text import preprocess_text
+from mbti_ray.data.tokenizer import build_tokenizer, tokenize
 from mbti_ray.errors import DataError
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
@@ -150,10 +150,10 @@ def audit(
     commonest, count = types[0]
     raw = [mentions_in(row.posts) for row in users]
     masked = [
-        mentions_in([read_text(p, mask=True, also=config.data.mask_also) for p in row.posts])
+        mentions_in([preprocess_text(p, mask=True, also=config.data.mask_also) for p in row.posts])
         for row in users
     ]
-    examples = examples_of(config, users, resolve_split_by(config, source))
+    examples = build_examples(config, users, resolve_split_by(config, source))
     splits, split_problem = _split(config, examples)
     return Audit(
         source=source.name,
@@ -216,7 +216,7 @@ def _tokens(
     counts: list[int] = []
     for start in range(0, len(texts), _POSTS_AT_ONCE):
         part = texts[start : start + _POSTS_AT_ONCE]
-        counts += [len(ids) for ids in token_ids(tokenizer, part)]
+        counts += [len(ids) for ids in tokenize(tokenizer, part)]
         advance(len(part), "posts")
     by_post = np.array(counts, np.int64)
     starts = np.cumsum([0, *posts[:-1]])

@@ -16,7 +16,7 @@ import pyarrow as pa
 from mbti_ray.data.rows import BadRow, Row
 from mbti_ray.data.sources import stream_rows
 
-ROWS = pa.schema(
+ROW_SCHEMA = pa.schema(
     [
         ("number", pa.int64()),
         ("post", pa.int32()),
@@ -43,7 +43,7 @@ class ChunkPlan:
     Attributes:
         source: As `stream_rows` takes it.
         unit: `user` or `post`: what a bundle reads at once.
-        chunk_chars: See `chunk_chars_of`.
+        chunk_chars: See `choose_chunk_chars`.
         part_rows: Rows of the source in each part; no chunk lies in two.
         done: Parts that are passed over.
     """
@@ -63,7 +63,7 @@ class ChunkPlan:
         return place // self.part_rows
 
 
-def chunk_chars_of(source: str) -> int:
+def choose_chunk_chars(source: str) -> int:
     """Characters in a chunk: large for little padding, but several chunks of a small file."""
     return max(_LEAST_CHUNK_CHARS, min(_CHUNK_CHARS, _text_bytes(source) // _CHUNKS))
 
@@ -72,7 +72,7 @@ def read_chunks(plan: ChunkPlan) -> Iterator[pa.Table]:
     """Tables of one row, which is a chunk.
 
     Their columns are `place` (of its first row in the source, from 0), `records` (rows of the
-    source), `bad` (those that cannot be read, as JSON) and `rows` (the others, as `ROWS`).
+    source), `bad` (those that cannot be read, as JSON) and `rows` (the others, as `ROW_SCHEMA`).
     """
     chunk = _Chunk(plan.unit)
     entries = stream_rows(
@@ -120,19 +120,19 @@ class _Chunk:
                 "place": pa.array([self.place], pa.int64()),
                 "records": pa.array([self.records], pa.int64()),
                 "bad": pa.array([json.dumps(self._bad)], pa.string()),
-                "rows": nested(pa.Table.from_pylist(self._rows, schema=ROWS)),
+                "rows": nest_table(pa.Table.from_pylist(self._rows, schema=ROW_SCHEMA)),
             }
         )
 
 
-def nested(table: pa.Table) -> pa.Array:
+def nest_table(table: pa.Table) -> pa.Array:
     """A table as a column of one row."""
     rows = table.to_struct_array().combine_chunks()
     return pa.ListArray.from_arrays(pa.array([0, len(table)], pa.int32()), rows)
 
 
-def unnested(column: pa.ChunkedArray) -> pa.Table:
-    """The table that `nested` has made a column of."""
+def unnest_table(column: pa.ChunkedArray) -> pa.Table:
+    """The table that `nest_table` has made a column of."""
     return pa.Table.from_struct_array(column.combine_chunks().flatten())
 
 

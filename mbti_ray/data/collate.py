@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mbti_ray.data.batch_sampler import Indices
-from mbti_ray.data.windows import Ids, Windows
+from mbti_ray.data.windows import TokenIds, Windows
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def pack(windows: Windows, indices: Indices, *, weight: float = 1.0) -> Batch:
     return Batch(
         input_ids=torch.from_numpy(ids.astype(np.int64))[None],
         attention_mask=None,
-        labels=torch.from_numpy(windows.labels[windows.row[indices]].astype(np.float32)),
+        labels=torch.from_numpy(windows.labels[windows.row_index[indices]].astype(np.float32)),
         weight=torch.full((len(indices),), weight),
         packing=Packing.of(tuple(lengths)),
     )
@@ -145,12 +145,12 @@ def collate(windows: Windows, indices: Indices, *, weight: float = 1.0, pad_id: 
     return Batch(
         input_ids=torch.from_numpy(ids),
         attention_mask=None if mask.all() else torch.from_numpy(mask),
-        labels=torch.from_numpy(windows.labels[windows.row[indices]].astype(np.float32)),
+        labels=torch.from_numpy(windows.labels[windows.row_index[indices]].astype(np.float32)),
         weight=torch.full((len(indices),), weight),
     )
 
 
-def pad(windows: Sequence[Ids], *, pad_id: int) -> tuple[Tensor, Tensor | None]:
+def pad(windows: Sequence[TokenIds], *, pad_id: int) -> tuple[Tensor, Tensor | None]:
     """Ids int64 [B, T] of windows padded to the longest, and their mask (None: all are real)."""
     lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
     mask = np.arange(int(lengths.max())) < lengths[:, None]

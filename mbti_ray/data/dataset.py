@@ -20,7 +20,7 @@ from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
     Example,
     _digest,
-    examples_of,
+    build_examples,
     person_kind,
     person_numbers,
     resolve_split_by,
@@ -33,10 +33,10 @@ from mbti_ray.data.tokenizer import (
     Tokenizer,
     build_tokenizer,
     load_tokenizer,
-    on_all_cores,
-    token_ids,
+    tokenize,
+    tokenize_on_all_cores,
 )
-from mbti_ray.data.windows import Packed, Windows, build_windows, pack_posts
+from mbti_ray.data.windows import EncodedRow, Windows, build_windows, split_into_windows
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 
 # Raised when what a cache folder holds, or how it is made, changes.
@@ -47,7 +47,7 @@ Advance = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetInfo:
     """What is known of a dataset besides its tokens; kept in the cache and in the bundle.
 
     Attributes:
@@ -83,7 +83,7 @@ class Dataset:
 
     splits: dict[str, Windows]
     tokenizer: Tokenizer
-    facts: Facts
+    info: DatasetInfo
     key: str
 
 
@@ -117,16 +117,16 @@ def read_dataset(folder: Path) -> Dataset:
         name: Windows(_map(folder / f"{name}.arrow"), _map(folder / f"{name}.rows.arrow"))
         for name in SPLITS
     }
-    return Dataset(splits, load_tokenizer(folder / "tokenizer"), Facts(**facts), folder.name)
+    return Dataset(splits, load_tokenizer(folder / "tokenizer"), DatasetInfo(**facts), folder.name)
 
 
-def pack_texts(
+def encode_rows(
     tokenizer: Tokenizer, rows: Sequence[Sequence[str]], *, max_tokens: int, max_windows: int
-) -> list[Packed]:
+) -> list[EncodedRow]:
     """The windows of each row of cleaned texts: training, evaluation and serving all come here."""
-    ids = iter(token_ids(tokenizer, [text for texts in rows for text in texts]))
+    ids = iter(tokenize(tokenizer, [text for texts in rows for text in texts]))
     return [
-        pack_posts(
+        split_into_windows(
             [next(ids) for _ in texts],
             cls_id=tokenizer.cls_token_id,
             sep_id=tokenizer.sep_token_id,
@@ -145,16 +145,16 @@ def _build(
     folder: Path,
     advance: Advance,
 ) -> None:
-    examples = examples_of(config, source.rows, split_by)
+    examples = build_examples(config, source.rows, split_by)
     persons = person_numbers(examples)
     members = split_examples(config, examples)
     training_texts = (text for e in members["train"] for text in e.texts)
     tokenizer = pretrained or build_tokenizer(config.model.encoder, training_texts)
-    with on_all_cores():
+    with tokenize_on_all_cores():
         packed = {
             name: _packed(config, tokenizer, name, part, advance) for name, part in members.items()
         }
-    facts = Facts(
+    facts = DatasetInfo(
         source=source.name,
         fingerprint=source.fingerprint,
         split_by=split_by,
@@ -187,12 +187,12 @@ def _packed(
     name: str,
     part: Sequence[Example],
     advance: Advance,
-) -> list[Packed]:
+) -> list[EncodedRow]:
     """The windows of each example of a split."""
-    packed: list[Packed] = []
+    packed: list[EncodedRow] = []
     for start in range(0, len(part), _ROWS_AT_ONCE):
         rows = [e.texts for e in part[start : start + _ROWS_AT_ONCE]]
-        packed += pack_texts(
+        packed += encode_rows(
             tokenizer,
             rows,
             max_tokens=config.model.max_tokens,

@@ -45,7 +45,7 @@ def _minilm_folder() -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def hub_problem(name: str, error: Exception) -> ConfigError:
+def encoder_load_error(name: str, error: Exception) -> ConfigError:
     """What to tell a user whose encoder could not be loaded."""
     reason = " ".join(str(error).split()).split(". ")[0][:200]
     return ConfigError(

@@ -8,7 +8,7 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.mask import mentions_in, most_mentioned
 from mbti_ray.data.sources import Row, Source
 from mbti_ray.data.split import SPLITS, assign_splits
-from mbti_ray.data.text import read_text
+from mbti_ray.data.text import preprocess_text
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def resolve_split_by(config: RunConfig, source: Source) -> str:
     return person_kind(source.rows)
 
 
-def examples_of(config: RunConfig, rows: Sequence[Row], split_by: str) -> list[Example]:
+def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> list[Example]:
     """The rows of the model's data, in the order of the file."""
     examples = []
     for row in rows:
@@ -47,7 +47,8 @@ def examples_of(config: RunConfig, rows: Sequence[Row], split_by: str) -> list[E
         group = person if split_by == "author" else user
         for posts, place in _units(row.posts, config.data.unit):
             texts = tuple(
-                read_text(post, mask=config.data.mask, also=config.data.mask_also) for post in posts
+                preprocess_text(post, mask=config.data.mask, also=config.data.mask_also)
+                for post in posts
             )
             # The same post twice must not stand on both sides of the split.
             own = _digest("post", texts[0]) if split_by == "post" else group

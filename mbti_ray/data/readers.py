@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mbti_ray.data.rows import COLUMNS, TEXT_COLUMNS
-from mbti_ray.data.text import repair_text
+from mbti_ray.data.text import repair_encoding
 from mbti_ray.errors import DataError, nearest
 
 BUILTIN = "builtin"
@@ -220,5 +220,5 @@ def _quoted(names: Any) -> str:
 
 def one_line(message: object, *, limit: int = 200) -> str:
     """A message without line breaks and broken characters, cut where it is too long."""
-    text = " ".join(repair_text(str(message)).split())
+    text = " ".join(repair_encoding(str(message)).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

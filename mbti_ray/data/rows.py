@@ -7,11 +7,11 @@ posts; must not know which kind of file the cells came from, and masks nothing.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mbti_ray.data.text import repair_text
+from mbti_ray.data.text import repair_encoding
 from mbti_ray.errors import DataError
 from mbti_ray.typology import TYPES, labels_of
 
-POST_BREAK = "|||"
+POST_SEPARATOR = "|||"
 TEXT_COLUMNS = ("posts", "text")
 COLUMNS = ("type", *TEXT_COLUMNS, "author", "id")
 
@@ -44,28 +44,28 @@ class BadRow:
     reason: str
 
 
-def row_of(number: int, cells: Mapping[str, object], *, labelled: bool) -> tuple[Row, bool]:
+def parse_row(number: int, cells: Mapping[str, object], *, labelled: bool) -> tuple[Row, bool]:
     """The row that cells (by lower-case column name) mean, and whether a text was repaired.
 
     Raises:
         DataError: Why the row cannot be used, in one line, without file or row number.
     """
     mbti_type = _type_in(cells.get("type"), labelled=labelled)
-    given = posts_in(next((cells[c] for c in TEXT_COLUMNS if cells.get(c) is not None), None))
-    posts = tuple(repair_text(post) for post in given)
+    given = parse_posts(next((cells[c] for c in TEXT_COLUMNS if cells.get(c) is not None), None))
+    posts = tuple(repair_encoding(post) for post in given)
     author, author_given = _name_in(cells.get("author"))
     row = Row(number, mbti_type, posts, author, _name_in(cells.get("id"))[0])
     return row, posts != given or author != author_given
 
 
-def posts_in(cell: object) -> tuple[str, ...]:
+def parse_posts(cell: object) -> tuple[str, ...]:
     """The posts of a cell: a list of texts, or one text with ``|||`` between posts.
 
     Raises:
         DataError: There are none, or it is neither.
     """
     if isinstance(cell, str):
-        texts: list[object] = [*_without_outer_quotes(cell).split(POST_BREAK)]
+        texts: list[object] = [*_without_outer_quotes(cell).split(POST_SEPARATOR)]
     elif isinstance(cell, list | tuple):
         texts = [*cell]
     elif cell is None:
@@ -104,4 +104,4 @@ def _type_in(cell: object, *, labelled: bool) -> str | None:
 def _name_in(cell: object) -> tuple[str | None, str | None]:
     """A name repaired and as given; None where the cell is empty."""
     given = "" if cell is None else str(cell).strip()
-    return repair_text(given) or None, given or None
+    return repair_encoding(given) or None, given or None

@@ -16,7 +16,7 @@ from typing import Any
 
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.readers import BUILTIN, check_columns, one_line, parquet_rows, read_records
-from mbti_ray.data.rows import BadRow, Row, row_of
+from mbti_ray.data.rows import BadRow, Row, parse_row
 from mbti_ray.errors import DataError
 
 __all__ = ["BUILTIN", "BadRow", "Row", "Source", "read_source", "stream_rows"]
@@ -166,7 +166,7 @@ def _checked(
     if isinstance(cells, str):
         return BadRow(number, one_line(cells)), False
     try:
-        return row_of(number, cells, labelled=labelled)
+        return parse_row(number, cells, labelled=labelled)
     except DataError as error:
         return BadRow(number, one_line(error)), False
 

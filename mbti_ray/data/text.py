@@ -18,7 +18,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]+")
 
 
-def repair_text(text: str) -> str:
+def repair_encoding(text: str) -> str:
     """Text with bytes of another encoding and mojibake repaired; clean text comes back as it is.
 
     Bytes that were not UTF-8 (as ``errors="surrogateescape"`` leaves them) are read as
@@ -32,11 +32,11 @@ def repair_text(text: str) -> str:
 
 def clean_text(text: str) -> str:
     """Encoding repaired, Unicode NFC, control characters and white space runs one space."""
-    text = unicodedata.normalize("NFC", repair_text(text))
+    text = unicodedata.normalize("NFC", repair_encoding(text))
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
-def read_text(text: str, *, mask: bool, also: Sequence[str] = ()) -> str:
+def preprocess_text(text: str, *, mask: bool, also: Sequence[str] = ()) -> str:
     """What the model reads: `clean_text`, then `mask_text` if ``mask``."""
     text = clean_text(text)
     return mask_text(text, also) if mask else text

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from mbti_ray.data.encoder_files import TINY, hub_problem, locate_encoder
+from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 _TINY_WORDS = 2000
@@ -39,14 +39,14 @@ def load_tokenizer(place: str | Path, *, name: str | None = None) -> Tokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(place))
     except (OSError, ValueError) as error:
-        raise hub_problem(name or str(place), error) from None
+        raise encoder_load_error(name or str(place), error) from None
     # Windows bound the length; the tokenizer's own limit would only print warnings.
     tokenizer.model_max_length = _UNBOUNDED
     return tokenizer
 
 
 @contextmanager
-def on_all_cores() -> Iterator[None]:
+def tokenize_on_all_cores() -> Iterator[None]:
     """Let the tokenizer take all cores inside; elsewhere they belong to whoever computes."""
     before = os.environ.get(_PARALLEL)
     # Set to anything, it also keeps the library from warning of processes that fork later.
@@ -57,7 +57,7 @@ def on_all_cores() -> Iterator[None]:
         os.environ[_PARALLEL] = before or "false"
 
 
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """The ids of each text, without special tokens and without a length limit."""
     if not texts:
         return []

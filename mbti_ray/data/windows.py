@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from mbti_ray.typology import DIMENSIONS
 
-Ids = list[int]
+TokenIds = list[int]
 
 
 @dataclass(frozen=True)
-class Packed:
+class EncodedRow:
     """The windows of one row, and whether something of it did not fit."""
 
-    windows: list[Ids]
+    windows: list[TokenIds]
     truncated: bool
 
 
-def pack_posts(
-    posts: Sequence[Ids], *, cls_id: int, sep_id: int, max_tokens: int, max_windows: int
-) -> Packed:
+def split_into_windows(
+    posts: Sequence[TokenIds], *, cls_id: int, sep_id: int, max_tokens: int, max_windows: int
+) -> EncodedRow:
     """Pack posts in order into windows `[CLS] post [SEP] post [SEP] ...` of at most `max_tokens`.
 
     A post goes whole into the window at hand where it fits; one that is longer than a window is
@@ -38,8 +38,8 @@ def pack_posts(
     has at least one window.
     """
     room = max_tokens - 1
-    windows: list[Ids] = []
-    current: Ids = []
+    windows: list[TokenIds] = []
+    current: TokenIds = []
     for post in posts:
         rest = post
         while rest:
@@ -50,7 +50,7 @@ def pack_posts(
             current += [*piece, sep_id]
     if current or not windows:
         windows.append([cls_id, *(current or [sep_id])])
-    return Packed(windows[:max_windows], truncated=len(windows) > max_windows)
+    return EncodedRow(windows[:max_windows], truncated=len(windows) > max_windows)
 
 
 class Windows:
@@ -102,7 +102,7 @@ class Windows:
         return np.diff(self.offsets)
 
     @cached_property
-    def row(self) -> NDArray[np.int32]:
+    def row_index(self) -> NDArray[np.int32]:
         """The row that each window belongs to: [N]."""
         # A copy: torch takes no read-only array, and Arrow memory is.
         column: NDArray[np.int32] = self.table.column("row").to_numpy()
@@ -136,7 +136,7 @@ class Windows:
         return self.table.column(name).chunk(0)
 
 
-def build_windows(packed: Sequence[Packed], rows: pa.Table | None = None) -> Windows:
+def build_windows(packed: Sequence[EncodedRow], rows: pa.Table | None = None) -> Windows:
     """`Windows` of R rows from the packed posts of each.
 
     Args:

@@ -78,7 +78,7 @@ class Tally:
         """
         windows = self._data.splits["train"]
         loss, *right = (v / max(self._progress.windows, 1) for v in self._progress.sums)
-        share = windows.labels[windows.row].mean(0).tolist()
+        share = windows.labels[windows.row_index].mean(0).tolist()
         figures = {"acc": right, "majority": [max(p, 1 - p) for p in share]}
         scores: Scores = {"loss": loss}
         for name, values in figures.items():
@@ -102,11 +102,11 @@ class Tally:
 
     def _diverged(self, number: int, step: Indices, loss: float) -> str:
         windows = self._data.splits["train"]
-        numbers = windows.rows.column("number").to_numpy()[windows.row[step]]
+        numbers = windows.rows.column("number").to_numpy()[windows.row_index[step]]
         rows = ", ".join(str(n) for n in sorted({*numbers.tolist()})[:_NAMED_ROWS])
         return (
             f"training diverged: the loss is {loss} in step {number} (epoch "
-            f"{self._progress.epoch + 1}), on rows {rows} of {self._data.facts.source}; try a "
+            f"{self._progress.epoch + 1}), on rows {rows} of {self._data.info.source}; try a "
             f"lower optim.lr (now {self._config.optim.lr}), more optim.warmup_steps, "
             "fit.precision=32, or fit.skip_nonfinite=1 to leave such steps out"
         )

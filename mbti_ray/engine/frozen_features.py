@@ -57,7 +57,7 @@ class FeatureFeed:
             min_efficient_tokens=all_tokens,
         )
         (indices,) = share.batches
-        labels = torch.from_numpy(windows.labels[windows.row[indices]]).float()
+        labels = torch.from_numpy(windows.labels[windows.row_index[indices]]).float()
         batch = Batch(
             self.features[torch.from_numpy(indices).to(self.features.device)],
             None,

@@ -52,14 +52,14 @@ def _memory(config: RunConfig, model: MBTIModel) -> str:
 def _data(config: RunConfig, data: Dataset) -> str:
     rows = {name: windows.row_count for name, windows in data.splits.items()}
     counts = ", ".join(f"{name} {count:,}" for name, count in rows.items())
-    parts = [f"{data.facts.source}: {config.data.unit}s {counts}, split by {data.facts.split_by}"]
-    parts.append("type words and URLs masked" if data.facts.mask_version else "NOT masked")
-    if data.facts.bad:
-        parts.append(f"{len(data.facts.bad)} bad rows left out")
-    if data.facts.repaired:
-        parts.append(f"{data.facts.repaired} rows with repaired encoding")
-    if data.facts.truncated:
-        parts.append(f"{data.facts.truncated} {config.data.unit}s longer than the limit, cut")
+    parts = [f"{data.info.source}: {config.data.unit}s {counts}, split by {data.info.split_by}"]
+    parts.append("type words and URLs masked" if data.info.mask_version else "NOT masked")
+    if data.info.bad:
+        parts.append(f"{len(data.info.bad)} bad rows left out")
+    if data.info.repaired:
+        parts.append(f"{data.info.repaired} rows with repaired encoding")
+    if data.info.truncated:
+        parts.append(f"{data.info.truncated} {config.data.unit}s longer than the limit, cut")
     return "; ".join(parts)
 
 

@@ -102,10 +102,10 @@ def _pooled(read: Read, windows: Windows, rows: Indices, device: torch.device) -
     """Logits [len(rows), 4] of some rows: those of their windows, pooled."""
     local = np.full(windows.row_count, -1, np.int64)
     local[rows] = np.arange(len(rows))
-    members = np.flatnonzero(local[windows.row] >= 0)
+    members = np.flatnonzero(local[windows.row_index] >= 0)
     return pool_rows(
         read(windows, members),
-        torch.from_numpy(local[windows.row[members]]).to(device),
+        torch.from_numpy(local[windows.row_index[members]]).to(device),
         torch.from_numpy(windows.lengths[members]).to(device),
         len(rows),
     )

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from mbti_ray import __version__
 from mbti_ray.config.schema import ModelConfig, RunConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.dataset import Facts
+from mbti_ray.data.dataset import DatasetInfo
 from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
 from mbti_ray.errors import BundleError
 from mbti_ray.model.classifier import MBTIModel
@@ -117,7 +117,7 @@ def write_bundle(
     config: RunConfig,
     model: MBTIModel,
     tokenizer: Tokenizer,
-    facts: Facts,
+    facts: DatasetInfo,
     scores: dict[str, Any],
     compute_golden_logits: ComputeGoldenLogits,
     decision_rule: DecisionRule | None = None,

@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mbti_ray.config import RunConfig, config_of, load_overrides
+from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
 from mbti_ray.data.examples import (
     Example,
-    examples_of,
+    build_examples,
     person_kind,
     person_numbers,
     resolve_split_by,
     split_examples,
 )
 from mbti_ray.data.sources import read_source
-from mbti_ray.data.text import read_text
+from mbti_ray.data.text import preprocess_text
 from mbti_ray.errors import DataError
 from mbti_ray.inference.bundle import load_manifest
 from mbti_ray.inference.predictor import Predictor
@@ -110,13 +110,13 @@ def load_evaluation_data(
             from.
     """
     manifest = load_manifest(bundle)
-    config = load_overrides(config_of(manifest.config), overrides, allowed=_OVERRIDES)
+    config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=_OVERRIDES)
     source = read_source(config.data.source, max_bad_share=config.data.max_bad_share)
     own = source.fingerprint == manifest.data["fingerprint"]
     if split == "auto":
         split = "test" if own else "all"
     split_by = resolve_split_by(config, source) if not own else manifest.data["split_by"]
-    examples, training = examples_of(config, source.rows, split_by), None
+    examples, training = build_examples(config, source.rows, split_by), None
     if split != "all" and not own:
         raise DataError(
             f"{source.name}: is not what the bundle was trained on (fingerprint "
@@ -149,7 +149,7 @@ def load_evaluation_data(
 def _turned(config: RunConfig, example: Example, posts: Sequence[str]) -> list[str]:
     mine = posts if example.post < 0 else posts[example.post : example.post + 1]
     data = config.data
-    return [read_text(post, mask=not data.mask, also=data.mask_also) for post in mine]
+    return [preprocess_text(post, mask=not data.mask, also=data.mask_also) for post in mine]
 
 
 def evaluate_bundle(

@@ -30,7 +30,7 @@ Logits = NDArray[np.float64]
 
 def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
     """Write bundle/ and report.html, then scores.json as the mark of the end."""
-    facts = data.facts.as_dict() | {"bad": len(data.facts.bad)}
+    facts = data.info.as_dict() | {"bad": len(data.info.bad)}
     decision = fit_decision_rule(
         config.scoring, outcome.val_logits.numpy(), data.splits["val"].labels
     )
@@ -56,7 +56,7 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         config=config,
         model=outcome.model,
         tokenizer=data.tokenizer,
-        facts=data.facts,
+        facts=data.info,
         scores=scores,
         compute_golden_logits=compute_golden_logits,
         decision_rule=decision,
@@ -92,7 +92,7 @@ def _test_scores(
     beside, missing = baselines_beside(
         test.labels,
         test.mentioned,
-        is_masked=data.facts.mask_version > 0,
+        is_masked=data.info.mask_version > 0,
         training=(lambda: Training(train.texts, train.labels, test.texts))
         if config.scoring.baselines
         else "scoring.baselines=false",
@@ -108,12 +108,12 @@ def _test_scores(
         scored,
         beside,
         resamples=config.scoring.resamples,
-        person=data.facts.person,
+        person=data.info.person,
         missing=missing,
         seed=config.seed,
     )
     raw = Scored(_sigmoid(logits), test.labels, np.full(4, 0.5), test.persons)
-    before = build_scorecard(raw, (), resamples=0, person=data.facts.person)
+    before = build_scorecard(raw, (), resamples=0, person=data.info.person)
     counts = Counts.of(
         torch.from_numpy(calibrated),
         torch.from_numpy(test.labels),

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
-from mbti_ray.data.dataset import pack_texts
+from mbti_ray.data.dataset import encode_rows
 from mbti_ray.data.mask import MASK_VERSION, find_hidden
-from mbti_ray.data.text import clean_text, read_text
-from mbti_ray.data.windows import Ids, Packed
+from mbti_ray.data.text import clean_text, preprocess_text
+from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
@@ -173,14 +173,14 @@ class Predictor:
         """Row logits [R, 4] of raw texts before calibration, float32, on the CPU."""
         return self._logits_of(self.encode(users, whole=whole))
 
-    def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Packed]:
+    def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         """The windows of R inputs as token ids: cleaned, masked, tokenised, cut."""
         return self._pack([[self.preprocess(p) for p in posts] for posts in users], whole=whole)
 
     def preprocess(self, post: str, *, mask: bool = True) -> str:
         """What the model reads of a post; with ``mask=False`` as if nothing had been hidden."""
         hides = mask and self._manifest.mask_version > 0
-        return read_text(post, mask=hides, also=self._manifest.mask_also)
+        return preprocess_text(post, mask=hides, also=self._manifest.mask_also)
 
     def explain_masking(self, post: str) -> dict[str, Any]:
         """A post in clean Unicode, and which of its characters are hidden from the model."""
@@ -195,11 +195,11 @@ class Predictor:
         """As `logits`, of texts that are cleaned and masked already."""
         return self._logits_of(self._pack(texts, whole=whole))
 
-    def _pack(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[Packed]:
+    def _pack(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         limit = self._manifest.max_windows if whole else 1
-        return pack_texts(self._tokenizer, texts, max_tokens=self.max_tokens, max_windows=limit)
+        return encode_rows(self._tokenizer, texts, max_tokens=self.max_tokens, max_windows=limit)
 
-    def _logits_of(self, packed: Sequence[Packed]) -> RowLogits:
+    def _logits_of(self, packed: Sequence[EncodedRow]) -> RowLogits:
         windows = [window for row in packed for window in row.windows]
         lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
         output = torch.empty(len(windows), 4, device=self._runtime.device)
@@ -218,7 +218,7 @@ class Predictor:
         """A forward pass of fewer tokens costs nearly as much; see `batches_by_length`."""
         return self._runtime.min_efficient_tokens
 
-    def forward(self, windows: Sequence[Ids]) -> Tensor:
+    def forward(self, windows: Sequence[TokenIds]) -> Tensor:
         """Window logits [B, 4] on the device, of B windows in one pass, padded to the longest."""
         ids, mask = pad(windows, pad_id=self._tokenizer.pad_token_id)
         device = self._runtime.device
@@ -233,7 +233,7 @@ class Predictor:
         yield "word " * self.max_tokens
 
 
-def pool_windows(packed: Sequence[Packed], logits: Tensor) -> RowLogits:
+def pool_windows(packed: Sequence[EncodedRow], logits: Tensor) -> RowLogits:
     """Row logits [R, 4] from window logits [N, 4], in the order of the windows of R inputs."""
     counts = torch.tensor([len(p.windows) for p in packed], dtype=torch.int64)
     row = torch.repeat_interleave(torch.arange(len(packed)), counts)

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, DistilBertConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from mbti_ray.data.encoder_files import TINY, hub_problem, locate_encoder
+from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder
 from mbti_ray.errors import ConfigError
 
 # Its load report lists the pooler that is left out on purpose.
@@ -43,7 +43,7 @@ def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrai
     try:
         config = AutoConfig.from_pretrained(locate_encoder(encoder))
     except (OSError, ValueError) as error:
-        raise hub_problem(encoder, error) from None
+        raise encoder_load_error(encoder, error) from None
     positions = getattr(config, "max_position_embeddings", max_tokens)
     if positions < max_tokens:
         raise ConfigError(
@@ -73,7 +73,7 @@ def _pretrained_state(encoder: str) -> dict[str, torch.Tensor]:
     try:
         model = AutoModel.from_pretrained(locate_encoder(encoder), dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise hub_problem(encoder, error) from None
+        raise encoder_load_error(encoder, error) from None
     state: dict[str, torch.Tensor] = _without_pooler(model).state_dict()
     return state
 

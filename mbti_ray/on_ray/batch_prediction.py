@@ -21,8 +21,8 @@ import torch
 from ray.data.block import BlockMetadata
 from ray.exceptions import RayError
 
-from mbti_ray.config import RunConfig, overridden
-from mbti_ray.data.chunks import ChunkPlan, nested, read_chunks, unnested
+from mbti_ray.config import RunConfig, override
+from mbti_ray.data.chunks import ChunkPlan, nest_table, read_chunks, unnest_table
 from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.cluster.resources import trial_resources, workers_at_once
@@ -150,7 +150,7 @@ def _predicted(job: PredictionJob) -> Iterator[_Predicted]:
             yield _Predicted(
                 part=job.chunks.part_of(row["place"]),
                 records=row["records"],
-                table=unnested(batch.column("rows")),
+                table=unnest_table(batch.column("rows")),
                 bad=json.loads(row["bad"]),
                 began=row["began"],
             )
@@ -166,7 +166,7 @@ def _results(job: PredictionJob) -> Any:
     config = job.config
     if config.serve.runtime != "torch":
         # ONNX Runtime computes on CPUs; a GPU would only be kept from others.
-        config = overridden(config, {"scaling.use_gpu": False})
+        config = override(config, {"scaling.use_gpu": False})
     resources = trial_resources(config)
     actors = workers_at_once(resources, job.chunks.expected_chunks)
     _quiet()
@@ -211,7 +211,7 @@ class _Actor:
         began = time.time()
         if isinstance(self._loaded, MbtiRayError):
             return _answered(chunk, SCHEMA.empty_table(), began, refused=str(self._loaded))
-        rows = unnested(chunk.column("rows"))
+        rows = unnest_table(chunk.column("rows"))
         predictions = self._loaded.predict(
             rows.column("posts").to_pylist(), whole=self._loaded.unit == "user"
         )
@@ -229,7 +229,7 @@ def _answered(
 ) -> pa.Table:
     """A chunk with its predictions in place of its rows, or with why there are none."""
     place = chunk.column_names.index("rows")
-    answered = chunk.set_column(place, "rows", nested(predictions))
+    answered = chunk.set_column(place, "rows", nest_table(predictions))
     answered = answered.append_column("began", pa.array([began]))
     return answered.append_column("refused", pa.array([refused], pa.string()))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mbti_ray.config import RunConfig, value_at
+from mbti_ray.config import RunConfig, get_value
 from mbti_ray.scores.findings import Tries
 from mbti_ray.typology import DIMENSIONS, Dimension
 
@@ -121,4 +121,4 @@ class Curves:
 
     def tries(self, values: Mapping[str, Any]) -> Tries:
         """Those values that are other than the present ones."""
-        return {a: value for a, value in values.items() if value != value_at(self.config, a)}
+        return {a: value for a, value in values.items() if value != get_value(self.config, a)}

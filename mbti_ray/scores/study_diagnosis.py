@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mbti_ray.config import StudyConfig, overridden
+from mbti_ray.config import StudyConfig, override
 from mbti_ray.config.schema import mode_of
-from mbti_ray.config.search_space import default_point, ends, is_inside
+from mbti_ray.config.search_space import can_suggest, default_point, range_ends
 from mbti_ray.config.study import Choices, FloatRange, IntRange, Range
 from mbti_ray.errors import ConfigError
 from mbti_ray.scores.findings import Finding, rounded
@@ -63,13 +63,13 @@ def _most_fail(
         bad = [t.params[address] for t in failed if address in t.params]
         if isinstance(searched, Choices) or not good or max(good) >= min(bad, default=-math.inf):
             continue
-        low, _ = ends(searched)
+        low, _ = range_ends(searched)
         if max(good) > low:
             evidence += f", all with {address} above {max(good):.3g} and no other above it"
             cut = _with_ends(searched, low, max(good))
             tries: dict[str, Any] = {f"search.{address}": _plain(cut)}
             default = (default_point(config) or {}).get(address)
-            if config.study.try_default and default is not None and not is_inside(cut, default):
+            if config.study.try_default and default is not None and not can_suggest(cut, default):
                 tries["study.try_default"] = False
             return Finding("most trials fail", None, evidence, tries)
     return Finding("most trials fail", None, evidence, {})
@@ -114,7 +114,7 @@ def _edges(config: StudyConfig, ranked: Sequence[StudyTrial]) -> Iterator[Findin
         wider = _widened(config, address, searched, end)
         if wider is None:
             continue
-        low, high = ends(searched)
+        low, high = range_ends(searched)
         evidence = (
             f"the best trial, {best.number} ({config.objective} {best.value:.4g}), has {address}="
             f"{best.params[address]:.3g}, at the {end} end of the range {low:.3g} to {high:.3g}, "
@@ -127,7 +127,7 @@ def _edges(config: StudyConfig, ranked: Sequence[StudyTrial]) -> Iterator[Findin
 
 def _place(searched: FloatRange | IntRange, value: float) -> float:
     """Where a value lies in its range, from 0 to 1 on the range's own scale."""
-    low, high = map(float, ends(searched))
+    low, high = map(float, range_ends(searched))
     if isinstance(searched, FloatRange) and searched.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return (value - low) / (high - low)
@@ -140,16 +140,16 @@ def _widened(
     for part in (0.5, 0.25, 0.125):
         moved = _moved(searched, end, part)
         try:
-            overridden(config, {address: moved})
+            override(config, {address: moved})
         except ConfigError:
             continue
-        low, high = ends(searched)
+        low, high = range_ends(searched)
         return _with_ends(searched, *((moved, high) if end == "low" else (low, moved)))
     return None
 
 
 def _moved(searched: FloatRange | IntRange, end: str, part: float) -> float:
-    low, high = map(float, ends(searched))
+    low, high = map(float, range_ends(searched))
     outward = -1 if end == "low" else 1
     edge = low if end == "low" else high
     if isinstance(searched, IntRange):

@@ -24,7 +24,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from mbti_ray.data.windows import Ids
+from mbti_ray.data.windows import TokenIds
 
 # More padding than this costs more than what another pass costs.
 _PADDING = 0.1
@@ -82,7 +82,7 @@ class _Waiting:
     number: int
     job: _Job = field(compare=False)
     place: int = field(compare=False)
-    ids: Ids = field(compare=False)
+    ids: TokenIds = field(compare=False)
 
 
 class Batcher:
@@ -90,7 +90,7 @@ class Batcher:
 
     def __init__(
         self,
-        forward: Callable[[Sequence[Ids]], Tensor],
+        forward: Callable[[Sequence[TokenIds]], Tensor],
         executor: Executor,
         *,
         batch_tokens: int,
@@ -125,7 +125,7 @@ class Batcher:
         """How long a window that came now would wait, as far as can be told."""
         return self._waiting_tokens / self._tokens_per_s
 
-    async def read(self, windows: Sequence[Ids]) -> Done:
+    async def read(self, windows: Sequence[TokenIds]) -> Done:
         """The logits of N windows; whoever stops waiting gives their place up.
 
         Raises:

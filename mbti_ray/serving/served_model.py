@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.data.windows import Ids
+from mbti_ray.data.windows import TokenIds
 from mbti_ray.inference.predictor import Prediction, Predictor, pool_windows
 from mbti_ray.serving.batching import Batcher, Pass, QueueFullError
 from mbti_ray.serving.schemas import ErrorCode, Question, WireError
@@ -169,11 +169,11 @@ def warm_up(predictor: Predictor, executor: Executor) -> float:
     """
     for text in predictor.warmup_texts():
         executor.submit(predictor.predict, [[text]], whole=False).result()
-    windows: list[Ids] = [[1] * min(64, predictor.max_tokens)] * _TIMED_WINDOWS
+    windows: list[TokenIds] = [[1] * min(64, predictor.max_tokens)] * _TIMED_WINDOWS
     return max(executor.submit(_speed, predictor, windows).result() for _ in range(2))
 
 
-def _speed(predictor: Predictor, windows: Sequence[Ids]) -> float:
+def _speed(predictor: Predictor, windows: Sequence[TokenIds]) -> float:
     start = time.perf_counter()
     predictor.forward(windows)
     if predictor.device.type == "cuda":

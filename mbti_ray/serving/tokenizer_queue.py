@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from mbti_ray.data.windows import Packed
+from mbti_ray.data.windows import EncodedRow
 from mbti_ray.inference.predictor import Predictor
 
 # Before the first text: on the slow side of what a core does.
@@ -34,11 +34,11 @@ class Tokenising:
         """How long a text that came now would wait, as far as can be told."""
         return self._waiting_characters / self._characters_per_s
 
-    async def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Packed]:
+    async def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         """See `Predictor.encode`; whoever stops waiting gives their place up."""
         characters = sum(len(post) for posts in users for post in posts)
 
-        def work() -> tuple[list[Packed], float]:
+        def work() -> tuple[list[EncodedRow], float]:
             start = time.perf_counter()
             return self._predictor.encode(users, whole=whole), time.perf_counter() - start
 

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.study import StudyDirection
 
-from mbti_ray.config import StudyConfig, value_at
+from mbti_ray.config import StudyConfig, get_value
 from mbti_ray.config.schema import mode_of
 from mbti_ray.config.study import IntRange
 from mbti_ray.scores.findings import Finding
@@ -41,7 +41,7 @@ def study_figures(study: optuna.Study, config: StudyConfig) -> Figures:
         "best": best.number if best else None,
         "front": [r.number for r in front_of(records, config.objectives)] if several else [],
         "default": {
-            "values": {address: value_at(config, address) for address in config.search},
+            "values": {address: get_value(config, address) for address in config.search},
             "trial": next((r.number for r in records if r.is_default), None),
         },
         "best_values": best.last_params if best else {},

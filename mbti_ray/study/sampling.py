@@ -19,7 +19,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from mbti_ray.config.search_space import ends, in_order, is_active, is_inside
+from mbti_ray.config.search_space import can_suggest, is_active, parents_first, range_ends
 from mbti_ray.config.study import Choices, FloatRange, IntRange, Range
 
 # Of a copied trial, as Jaderberg et al. 2017 have them.
@@ -54,7 +54,7 @@ def fits(search: Search, point: Point) -> bool:
     wanted = {a for a in search if is_active(search[a], point)}
     if wanted != point.keys():
         return False
-    return all(is_inside(search[a], v) for a, v in point.items())
+    return all(can_suggest(search[a], v) for a, v in point.items())
 
 
 def ask(study: optuna.Study, search: Search) -> optuna.Trial | None:
@@ -66,7 +66,7 @@ def ask(study: optuna.Study, search: Search) -> optuna.Trial | None:
         study.enqueue_trial(point)
     trial = study.ask()
     suggested: Point = {}
-    for address in in_order(search):
+    for address in parents_first(search):
         if is_active(search[address], suggested):
             suggested[address] = _suggest(trial, address, search[address])
     return trial
@@ -80,7 +80,7 @@ def perturbed(search: Search, point: Point, chance: random.Random) -> Point:
             if chance.random() < _RESAMPLED:
                 moved[address] = chance.choice(values.choices)
             continue
-        low, high = ends(values)
+        low, high = range_ends(values)
         value = min(high, max(low, point[address] * chance.choice(_STEPS)))
         moved[address] = value if isinstance(values, FloatRange) else round(value)
     return moved
@@ -102,7 +102,7 @@ def _sampled(study: optuna.Study, search: Search) -> Point:
     """A point from the study's sampler; the study does not learn of it."""
     probe = optuna.trial.create_trial(state=TrialState.RUNNING)
     point: Point = {}
-    for address in in_order(search):
+    for address in parents_first(search):
         if is_active(search[address], point):
             chosen = distribution(search[address])
             point[address] = study.sampler.sample_independent(study, probe, address, chosen)
@@ -136,7 +136,7 @@ def _values(values: Range) -> range | tuple[Any, ...]:
 
 
 def _all_points(search: Search) -> Iterator[Point]:
-    addresses = in_order(search)
+    addresses = parents_first(search)
     seen = set()
     for chosen in itertools.product(*(_values(search[a]) for a in addresses)):
         point: Point = {}

@@ -8,7 +8,7 @@ import pytest
 
 from mbti_ray.__main__ import VERBS
 from mbti_ray.config import PRESETS, StudyConfig
-from mbti_ray.config.error_messages import addresses
+from mbti_ray.config.error_messages import config_addresses
 
 pytestmark = pytest.mark.contracts
 
@@ -20,7 +20,7 @@ DOCUMENTS = {
     for path in [ROOT / "README.md", ROOT / "Makefile", *sorted((ROOT / "docs").rglob("*.md"))]
 }
 
-ADDRESSES = {*addresses(StudyConfig), "bundle"}
+ADDRESSES = {*config_addresses(StudyConfig), "bundle"}
 # `key=value` and `search.ADDRESS=...` stand for any of them.
 PLACEHOLDERS = {"key"}
 _COMMAND = re.compile(r"(?:python3? -m mbti_ray\.|mbti-ray )([a-z]\w*)((?:\\\n|[^`\n])*)")

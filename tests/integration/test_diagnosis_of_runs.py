@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mbti_ray.config import RunConfig, load_run, overridden
+from mbti_ray.config import RunConfig, load_run, override
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.rows import Row
@@ -106,7 +106,7 @@ def test_labels_drawn_by_lot_are_learned_by_heart_and_called_overfitting(
         "optim.lr": 0.003,
         "fit.patience": 3,
     }
-    assert overridden(config, finding.tries).model.dropout == 0.3
+    assert override(config, finding.tries).model.dropout == 0.3
 
 
 def test_a_rate_of_next_to_nothing_is_called_underfitting(

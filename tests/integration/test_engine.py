@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from mbti_ray.config import RunConfig, config_of
+from mbti_ray.config import RunConfig, config_from_dict
 from mbti_ray.data.dataset import Dataset, prepare_dataset, read_dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.checkpoint import load_checkpoint
@@ -48,9 +48,11 @@ def timeless(lines: list[Any]) -> list[Any]:
 
 def test_a_tiny_encoder_learns_32_texts_by_heart(quick: Build, data: Dataset) -> None:
     few = data.splits["train"]
-    small = Windows(few.table.slice(0, int(np.searchsorted(few.row, 32))), few.rows.slice(0, 32))
+    small = Windows(
+        few.table.slice(0, int(np.searchsorted(few.row_index, 32))), few.rows.slice(0, 32)
+    )
     assert small.row_count == 32
-    memorised = Dataset({**data.splits, "train": small}, data.tokenizer, data.facts, data.key)
+    memorised = Dataset({**data.splits, "train": small}, data.tokenizer, data.info, data.key)
     config = quick("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
     worker = Worker()
     run(config, memorised, worker)
@@ -89,7 +91,7 @@ def _run_rank(rank: int, tree: dict[str, Any], dataset: str, folder: str) -> Non
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
-    outcome = run(config_of(tree), read_dataset(Path(dataset)), Worker())
+    outcome = run(config_from_dict(tree), read_dataset(Path(dataset)), Worker())
     torch.save(
         {"weights": weights(outcome), "val": outcome.val, "test": outcome.test},
         Path(folder) / f"rank{rank}.pt",

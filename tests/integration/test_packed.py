@@ -13,7 +13,7 @@ from transformers import BertConfig, DistilBertConfig, PreTrainedConfig
 from mbti_ray.config import RunConfig
 from mbti_ray.data.collate import Batch, Packing, collate, pack
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.data.windows import Packed, Windows, build_windows
+from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Request, Worker
 from mbti_ray.errors import StoppedError
@@ -64,7 +64,7 @@ def windows_of(lengths: list[int], *, seed: int = 0) -> Windows:
         }
     )
     ids = [chance.integers(5, 90, n).tolist() for n in lengths]
-    return build_windows([Packed([i], False) for i in ids], rows)
+    return build_windows([EncodedRow([i], False) for i in ids], rows)
 
 
 def model_of(shape: str, pooling: str) -> MBTIModel:

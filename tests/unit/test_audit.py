@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mbti_ray import audit as verb
 from mbti_ray.config import load_run
 from mbti_ray.data.audit import audit
-from mbti_ray.data.examples import examples_of, split_examples
+from mbti_ray.data.examples import build_examples, split_examples
 from mbti_ray.data.mask import mask_text, type_mentions
 from mbti_ray.data.rows import Row
 from mbti_ray.data.sources import Source, read_source
@@ -187,7 +187,7 @@ def test_texts_on_both_sides_of_the_split_are_counted(trained, held_out, across,
     """Authors decide the split, whatever they write."""
     config = load_run("quick")
     authors = [Row(k, "INTJ", (f"unlike {k}",), author=f"author {k}") for k in range(30)]
-    parts = split_examples(config, examples_of(config, authors, "author"))
+    parts = split_examples(config, build_examples(config, authors, "author"))
     in_train = {e.number for e in parts["train"]}
     rows = [
         replace(row, posts=(*row.posts, trained if row.number in in_train else held_out))

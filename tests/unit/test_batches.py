@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mbti_ray.data.batch_sampler import batches_by_length, plan_epoch, share_of
 from mbti_ray.data.collate import collate, pack
-from mbti_ray.data.windows import Packed, build_windows
+from mbti_ray.data.windows import EncodedRow, build_windows
 from mbti_ray.typology import labels_of
 
 pytestmark = pytest.mark.unit
@@ -130,9 +130,9 @@ def test_no_rank_reads_more_tokens_than_another_by_more_than_the_longest_window(
 def windows():
     """Three rows with windows of 3, 5, 2 and 4 tokens; the second row has two windows."""
     packed = [
-        Packed([[1, 10, 2]], truncated=False),
-        Packed([[1, 20, 21, 22, 2], [1, 2]], truncated=False),
-        Packed([[1, 30, 31, 2]], truncated=False),
+        EncodedRow([[1, 10, 2]], truncated=False),
+        EncodedRow([[1, 20, 21, 22, 2], [1, 2]], truncated=False),
+        EncodedRow([[1, 30, 31, 2]], truncated=False),
     ]
     labels = np.array([labels_of(t) for t in ("INTJ", "ESFP", "ENTP")], np.uint8)
     return build_windows(packed, pa.table(dict(zip("entj", labels.T, strict=True))))

@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from mbti_ray.data.chunks import ROWS, ChunkPlan, chunk_chars_of, read_chunks, unnested
+from mbti_ray.data.chunks import (
+    ROW_SCHEMA,
+    ChunkPlan,
+    choose_chunk_chars,
+    read_chunks,
+    unnest_table,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +35,7 @@ def chunks_of(source, *, unit="user", chunk_chars=2000, **plan):
 
 
 def rows_in(chunks):
-    return [row for chunk in chunks for row in unnested(chunk.column("rows")).to_pylist()]
+    return [row for chunk in chunks for row in unnest_table(chunk.column("rows")).to_pylist()]
 
 
 @pytest.mark.parametrize("unit", ["user", "post"])
@@ -50,7 +56,7 @@ def test_every_row_is_in_one_chunk_in_order(source, unit, chunk_chars):
     bad = [bad for chunk in chunks for bad in json.loads(chunk.column("bad")[0].as_py())]
     assert bad == [{"number": n, "reason": "no posts"} for n in range(10, 91, 10)]
     assert sum(chunk.column("records")[0].as_py() for chunk in chunks) == 90
-    assert all(unnested(chunk.column("rows")).schema.equals(ROWS) for chunk in chunks)
+    assert all(unnest_table(chunk.column("rows")).schema.equals(ROW_SCHEMA) for chunk in chunks)
 
 
 def test_a_chunk_ends_when_it_has_its_characters_or_its_part_ends(source):
@@ -60,7 +66,7 @@ def test_a_chunk_ends_when_it_has_its_characters_or_its_part_ends(source):
     assert {0, 25, 50, 75} < set(places)
     assert [p + n for p, n in zip(places, records, strict=True)] == [*places[1:], 90]
     for chunk in chunks:
-        posts = [p for row in unnested(chunk.column("rows")).to_pylist() for p in row["posts"]]
+        posts = [p for row in unnest_table(chunk.column("rows")).to_pylist() for p in row["posts"]]
         longest = max(map(len, posts), default=0)
         assert sum(map(len, posts)) <= 2000 + 3 * longest
 
@@ -78,9 +84,9 @@ def test_a_chunk_is_large_but_of_a_small_file_there_are_several(tmp_path):
         path = tmp_path / f"{size}.csv"
         with path.open("wb") as file:
             file.truncate(size)
-        sizes[size] = chunk_chars_of(str(path))
+        sizes[size] = choose_chunk_chars(str(path))
         expected = ChunkPlan(str(path), "user", sizes[size]).expected_chunks
         assert expected == (-(-size // sizes[size]) or None)
     assert sizes == {0: 2**15, 10_000: 2**15, 1_000_000: 62_500, 100_000_000: 2**17}
-    assert chunk_chars_of("builtin") == 2**15
+    assert choose_chunk_chars("builtin") == 2**15
     assert ChunkPlan("builtin", "user", 2**15).expected_chunks is None

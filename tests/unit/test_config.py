@@ -9,15 +9,15 @@ from mbti_ray.config import (
     PRESETS,
     RunConfig,
     StudyConfig,
-    config_of,
+    apply_overrides,
+    config_from_dict,
     dump_config,
-    load_overrides,
+    get_value,
     load_run,
     load_study,
-    overridden,
-    value_at,
+    override,
 )
-from mbti_ray.config.error_messages import addresses
+from mbti_ray.config.error_messages import config_addresses
 from mbti_ray.config.resume import resumed_run, resumed_study
 from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError, RunError
@@ -68,7 +68,7 @@ def test_the_preset_default_and_the_schema_hold_the_figures_of_the_seed():
             "fit.precision": "16-mixed",
             "fit.patience": 5,
         }
-        assert {address: value_at(config, address) for address in figures} == figures
+        assert {address: get_value(config, address) for address in figures} == figures
         assert config.fit.step_size == 64
 
 
@@ -117,7 +117,7 @@ def test_the_last_of_equal_arguments_counts():
 )
 def test_an_argument_is_read_as_its_setting_wants_it(argument, value):
     config = load_run("quick", [argument])
-    got = value_at(config, argument.partition("=")[0])
+    got = get_value(config, argument.partition("=")[0])
     assert got == value
     assert type(got) is type(value)
 
@@ -141,7 +141,7 @@ def test_every_address_that_others_rely_on_exists():
         *("fit.epochs", "fit.batch_size", "fit.accumulate", "fit.precision", "fit.patience"),
         *("scaling.workers", "scaling.use_gpu", "failure.max_failures", "serve.runtime"),
     }
-    assert relied_on <= set(addresses(RunConfig))
+    assert relied_on <= set(config_addresses(RunConfig))
 
 
 # What is refused
@@ -389,10 +389,10 @@ def test_what_is_no_range_is_refused_with_the_forms_there_are(file, space):
 
 def test_every_value_that_a_range_can_suggest_is_possible(file):
     impossible = []
-    for address in addresses(RunConfig):
+    for address in config_addresses(RunConfig):
         path = file(f"preset: quick\nsearch: {{{address}: {{low: 1, high: 32}}}}\n")
         try:
-            overridden(load_study(path), {address: 13.37})
+            override(load_study(path), {address: 13.37})
         except ConfigError as error:
             if str(error).startswith("override"):
                 impossible.append(address)
@@ -404,7 +404,7 @@ def test_every_value_that_a_range_can_suggest_is_possible(file):
 
 def test_overridden_replaces_addresses_and_drops_the_study(file):
     study = load_study(file("preset: quick\n" + LR_SEARCH))
-    config = overridden(study, {"optim.lr": 0.25, "model.pooling": "cls"})
+    config = override(study, {"optim.lr": 0.25, "model.pooling": "cls"})
     assert type(config) is RunConfig
     assert (config.optim.lr, config.model.pooling) == (0.25, "cls")
     assert config.optim.warmup_steps == study.optim.warmup_steps
@@ -413,17 +413,17 @@ def test_overridden_replaces_addresses_and_drops_the_study(file):
 
 def test_overridden_checks_what_it_is_given():
     with pytest.raises(ConfigError, match=r"override: optim\.lr=-1 is not allowed"):
-        overridden(load_run("quick"), {"optim.lr": -1})
+        override(load_run("quick"), {"optim.lr": -1})
     with pytest.raises(ConfigError, match="unknown key"):
-        overridden(load_run("quick"), {"optim.lrr": 1})
+        override(load_run("quick"), {"optim.lrr": 1})
 
 
 def test_a_command_takes_the_overrides_that_have_a_meaning_for_it_only():
     config = load_run("quick")
-    changed = load_overrides(config, ["data.source=x.csv"], allowed=("data.source",))
+    changed = apply_overrides(config, ["data.source=x.csv"], allowed=("data.source",))
     assert changed.data.source == "x.csv"
     with pytest.raises(ConfigError, match=r'"optim\.lr" has no meaning here; allowed: data\.sour'):
-        load_overrides(config, ["optim.lr=1"], allowed=("data.source",))
+        apply_overrides(config, ["optim.lr=1"], allowed=("data.source",))
 
 
 # On disk
@@ -436,7 +436,7 @@ def run_configs(draw):
         st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="\ufeff\ufffe\uffff"),
         min_size=1,
     )
-    return overridden(
+    return override(
         RunConfig(),
         {
             "name": draw(st.one_of(st.none(), st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,9}\Z"))),
@@ -464,7 +464,7 @@ def test_a_dumped_preset_loads_to_the_same_config(file, preset):
     config = load_run(preset, ["name=1e5", "storage=~/läufe: #1", "optim.lr=1e-17"])
     path = file(dump_config(config))
     assert load_run(path) == config
-    assert config_of(yaml.safe_load(dump_config(config))) == config
+    assert config_from_dict(yaml.safe_load(dump_config(config))) == config
 
 
 def test_a_dumped_study_loads_to_the_same_study_and_reads_as_its_run(file):
@@ -573,7 +573,7 @@ def test_a_study_cannot_become_another(saved_study, override, difference):
 @given(config=run_configs())
 @settings(max_examples=60)
 def test_any_config_survives_its_dump(config):
-    assert config_of(yaml.safe_load(dump_config(config))) == config
+    assert config_from_dict(yaml.safe_load(dump_config(config))) == config
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from mbti_ray.config import StudyConfig, load_run, load_study, overridden, value_at
+from mbti_ray.config import StudyConfig, get_value, load_run, load_study, override
 from mbti_ray.config.study import FloatRange, IntRange
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.findings import Finding
@@ -391,9 +391,9 @@ def test_a_precision_with_more_range_is_tried_against_skipped_steps(present, tri
 def test_every_value_to_try_is_allowed_new_and_can_be_given_on_the_command_line(history, overrides):
     config = run_config(*overrides)
     for finding in diagnose(config, history):
-        tried = overridden(config, finding.tries)
+        tried = override(config, finding.tries)
         for address in finding.tries:
-            assert value_at(tried, address) != value_at(config, address), address
+            assert get_value(tried, address) != get_value(config, address), address
         arguments = shlex.split(finding.command())
         assert load_run("default", ["optim.warmup_steps=10", *overrides, *arguments]) == tried
         assert json.loads(json.dumps(finding.as_dict())) == finding.as_dict()
@@ -404,7 +404,7 @@ def test_following_the_advice_over_and_over_comes_to_an_end_or_stays_allowed(his
     config = run_config()
     for _ in range(12):
         for finding in diagnose(config, history):
-            config = overridden(config, finding.tries)
+            config = override(config, finding.tries)
     assert config.model.dropout <= 0.5
     assert config.optim.weight_decay <= 0.5
 

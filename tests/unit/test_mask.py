@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.mask import find_hidden, mask_text, mentions_in, most_mentioned, type_mentions
-from mbti_ray.data.text import read_text
+from mbti_ray.data.text import preprocess_text
 from mbti_ray.data.tokenizer import build_tokenizer
 from mbti_ray.typology import TYPES
 
@@ -112,7 +112,7 @@ def test_an_address_is_hidden_and_the_punctuation_after_it_is_kept(url):
     ],
 )
 def test_a_text_without_types_or_addresses_is_left_as_it_is(text):
-    assert read_text(text, mask=True) == text
+    assert preprocess_text(text, mask=True) == text
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_offsets_are_those_of_what_was_replaced(text, also):
 def test_no_type_word_reaches_the_tokenizer(tokenizer, text):
     """The canary: read as in training and serving, then as the tokenizer itself splits words."""
     backend = tokenizer.backend_tokenizer
-    normal = backend.normalizer.normalize_str(read_text(text, mask=True))
+    normal = backend.normalizer.normalize_str(preprocess_text(text, mask=True))
     words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
     assert not [w for w in words if re.fullmatch("[ie][ns][tf][jp]s?", w)]
 

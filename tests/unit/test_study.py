@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from mbti_ray.config import StudyConfig, load_study, value_at
+from mbti_ray.config import StudyConfig, get_value, load_study
 from mbti_ray.config.search_space import default_point, is_active
 from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError, RunError
@@ -356,4 +356,4 @@ def test_an_address_is_active_by_the_values_of_the_others() -> None:
     assert is_active(gamma, {"loss.kind": "focal"})
     assert not is_active(gamma, {"loss.kind": "bce"})
     assert not is_active(gamma, {})
-    assert value_at(load_study(None), "loss.power.E") is None
+    assert get_value(load_study(None), "loss.power.E") is None

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbti_ray.data.text import clean_text, read_text, repair_text
+from mbti_ray.data.text import clean_text, preprocess_text, repair_encoding
 
 pytestmark = pytest.mark.unit
 
 
 def test_masking_is_left_out_when_not_asked_for():
-    assert read_text("an INTJ\n at  t.co/x", mask=False) == "an INTJ at t.co/x"
-    assert read_text("an INTJ\n at  t.co/x", mask=True) == "an type at link"
+    assert preprocess_text("an INTJ\n at  t.co/x", mask=False) == "an INTJ at t.co/x"
+    assert preprocess_text("an INTJ\n at  t.co/x", mask=True) == "an type at link"
 
 
 @given(st.text())
@@ -22,15 +22,17 @@ def test_clean_text_has_no_outer_or_double_spaces_and_can_be_encoded(text):
 
 
 def test_mojibake_is_repaired_and_clean_text_is_not_touched():
-    assert repair_text("itâ€™s BjÃ¶rk") == "it’s Björk"
+    assert repair_encoding("itâ€™s BjÃ¶rk") == "it’s Björk"
     clean = "it’s Björk, naïve café, São Paulo — 5 € 🖤"
-    assert repair_text(clean) == clean
+    assert repair_encoding(clean) == clean
 
 
 def test_bytes_that_are_not_utf8_are_read_as_windows_1252():
     text = b"caf\xe9\x92s \xff ok \xc3\xbc".decode(errors="surrogateescape")
-    assert repair_text(text) == "café’s ÿ ok ü"
-    assert repair_text("half of an emoji \ud83d") == "half of an emoji \N{REPLACEMENT CHARACTER}"
+    assert repair_encoding(text) == "café’s ÿ ok ü"
+    assert (
+        repair_encoding("half of an emoji \ud83d") == "half of an emoji \N{REPLACEMENT CHARACTER}"
+    )
 
 
 def test_control_characters_and_line_breaks_become_one_space():

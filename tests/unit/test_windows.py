@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.data.windows import Windows, build_windows, pack_posts
+from mbti_ray.data.windows import Windows, build_windows, split_into_windows
 from mbti_ray.typology import labels_of
 
 pytestmark = pytest.mark.unit
@@ -26,7 +26,9 @@ def post_lists(draw):
 
 
 def pack(posts, *, max_tokens=12, max_windows=1000):
-    return pack_posts(posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=max_windows)
+    return split_into_windows(
+        posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=max_windows
+    )
 
 
 def words_in(windows):
@@ -116,7 +118,7 @@ def test_windows_hold_ids_rows_and_labels_as_they_were_packed():
     assert windows.row_count == 3
     assert windows.lengths.tolist() == [len(w) for w in flat]
     assert windows.ids.tolist() == [token for w in flat for token in w]
-    assert windows.row.tolist() == [0, 0, 1, 2]
+    assert windows.row_index.tolist() == [0, 0, 1, 2]
     assert windows.labels.tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
     assert windows.rows.column("number").to_pylist() == [2, 3, 4]
     assert windows.rows.column("post").to_pylist() == [0, 1, 2]
@@ -129,14 +131,14 @@ def test_windows_survive_pickling_unchanged(rows, looked_at):
     if looked_at:
         # Cached views must neither travel nor disturb.
         assert len(windows.ids) == windows.offsets[-1]
-        assert len(windows.row) == len(windows)
+        assert len(windows.row_index) == len(windows)
     buffers = []
     data = pickle.dumps(windows, protocol=5, buffer_callback=buffers.append)
     there = pickle.loads(data, buffers=buffers)
     assert isinstance(there, Windows)
     assert there.table.equals(windows.table)
     assert there.rows.equals(windows.rows)
-    for name in ("offsets", "ids", "lengths", "row", "labels"):
+    for name in ("offsets", "ids", "lengths", "row_index", "labels"):
         ours, theirs = getattr(windows, name), getattr(there, name)
         assert ours.dtype == theirs.dtype
         assert np.array_equal(ours, theirs)

@@ -25,7 +25,7 @@ from ray.train import (
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from mbti_ray.config import RunConfig, config_of
+from mbti_ray.config import RunConfig, config_from_dict
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.engine.loop import run
@@ -233,7 +233,7 @@ def _loop(settings: dict[str, Any]) -> None:
         quiet_ray()
         start_malloc_trim_thread()
         with leaving_the_reason(folder), watched(folder) as is_asked_to_stop:
-            config = config_of(settings["config"])
+            config = config_from_dict(settings["config"])
             worker = TrainWorker(
                 folder,
                 settings["name"],

@@ -16,7 +16,7 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mbti_ray.config import RunConfig, config_of, overridden
+from mbti_ray.config import RunConfig, config_from_dict, override
 from mbti_ray.config.schema import Monitor, mode_of
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Worker
@@ -70,7 +70,7 @@ class Job:
     def config(self, values: Mapping[str, Any], *, place: int = 0) -> RunConfig:
         """The run of a trial; `place` counts its seeds."""
         seed = self.base["seed"] + place
-        return overridden(config_of(self.base), {**values, "seed": seed})
+        return override(config_from_dict(self.base), {**values, "seed": seed})
 
 
 class TrialWorker(Worker):

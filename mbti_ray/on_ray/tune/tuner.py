@@ -20,7 +20,7 @@ import ray
 import torch
 from ray import tune
 
-from mbti_ray.config import RunConfig, StudyConfig, config_of, overridden
+from mbti_ray.config import RunConfig, StudyConfig, config_from_dict, override
 from mbti_ray.config.schema import mode_of
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import newest_checkpoint
@@ -166,7 +166,7 @@ def _checkpoint_of(trial: TrialRecord, folder: RunFolder) -> Place:
 
 def _best_run(config: StudyConfig, best: TrialRecord, resources: Resources) -> RunConfig:
     # With the threads of the trial: sums in another order are other weights.
-    return overridden(_run_of(config), {**best.last_params, "scaling.cpus": resources.cpus})
+    return override(_run_of(config), {**best.last_params, "scaling.cpus": resources.cpus})
 
 
 def _repeating(folder: RunFolder) -> str:
@@ -179,7 +179,7 @@ def _finish_best(
     tree: dict[str, Any], data: Dataset, checkpoint: Place, best: Place, resources: Resources
 ) -> None:
     torch.set_num_threads(resources.cpus)
-    config, worker = config_of(tree), Worker(device=resources.device)
+    config, worker = config_from_dict(tree), Worker(device=resources.device)
     with open_run(best) as folder:
         folder.begin(config, "fresh")
         found = [checkpoint] if isinstance(checkpoint, Path) else Fetched([checkpoint])
@@ -257,7 +257,7 @@ def _closing_on_signals(searcher: StudySearcher, say: Say) -> Iterator[None]:
 
 def _run_of(config: StudyConfig) -> RunConfig:
     """The run that every trial starts from; its weights are chosen by what the study seeks."""
-    return overridden(config, {"fit.monitor": config.objective})
+    return override(config, {"fit.monitor": config.objective})
 
 
 def _write_trials(records: list[TrialRecord], config: StudyConfig, folder: RunFolder) -> None:
