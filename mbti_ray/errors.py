@@ -5,7 +5,7 @@
     ├── DataError       a file, a row, a split
     ├── BundleError     a servable folder that is damaged or does not reproduce itself
     ├── RunError        a run or study folder: it exists already, there is none, training diverged
-    │   ├── StorageError  a store cannot be reached, or refuses (in storage.py; also an OSError)
+    │   ├── StorageError  a disk or bucket cannot be reached, is full, or refuses (also an OSError)
     │   └── StoppedError  asked to stop from outside: nobody's fault, but not the end either
     └── ClusterError    resources that are not there, an extra that is not installed on a node
 
@@ -43,6 +43,10 @@ class RunError(MbtiRayError):
     """A run folder is in the way or missing, or the training itself cannot go on."""
 
 
+class StorageError(RunError, OSError):
+    """A disk or bucket cannot be reached, is full, or does not take or give what it is asked."""
+
+
 class StoppedError(RunError):
     """A run was asked to stop from outside, and has saved where it was."""
 
@@ -58,3 +62,14 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     """``; did you mean "x"?`` for the closest allowed name, or an empty string."""
     close = get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def one_line(message: object, *, limit: int = 1000) -> str:
+    """The words of an exception or another message in one line, cut where they are too long.
+
+    An exception without words gives the name of its class.
+    """
+    text = " ".join(str(message).split())
+    if not text and isinstance(message, BaseException):
+        return type(message).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

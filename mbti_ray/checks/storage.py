@@ -13,7 +13,7 @@ from types import TracebackType
 from uuid import uuid4
 
 from mbti_ray.checks.verdict import Verdict, named
-from mbti_ray.errors import MbtiRayError
+from mbti_ray.errors import MbtiRayError, one_line
 from mbti_ray.storage.remote import Place
 
 _CHECK = "storage"
@@ -189,4 +189,4 @@ def _text(name: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split())
+    return one_line(error)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mbti_ray.config.error_messages import describe_errors
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.errors import ConfigError, nearest
+from mbti_ray.errors import ConfigError, nearest, one_line
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: tuple[str, ...] = tuple(sorted(p.stem for p in _PRESET_FOLDER.glob("*.yaml")))
@@ -112,7 +112,7 @@ def _apply(
         try:
             _put(tree, address, _parse_value(text))
         except (ConfigError, yaml.YAMLError) as error:
-            mistakes.append(f'{COMMAND_LINE}: "{argument}": {_one_line(error)}')
+            mistakes.append(f'{COMMAND_LINE}: "{argument}": {one_line(error)}')
 
 
 def _origin(address: str, sentence: str, origins: Mapping[str, str]) -> str | None:
@@ -152,16 +152,12 @@ def _read_yaml(path: Path) -> Tree:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; presets: {', '.join(PRESETS)}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: {one_line(error)}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds a {type(tree).__name__}; a mapping of settings is needed")
     return tree
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _parse_value(text: str) -> Any:

@@ -6,7 +6,7 @@ A tokenizer and a model must come from the same place, so both ask here. Loads n
 from importlib.util import find_spec
 from pathlib import Path
 
-from mbti_ray.errors import ConfigError, nearest
+from mbti_ray.errors import ConfigError, nearest, one_line
 
 TINY = "tiny"
 MINILM = "minilm"
@@ -47,7 +47,7 @@ def _minilm_folder() -> str:
 
 def encoder_load_error(name: str, error: Exception) -> ConfigError:
     """What to tell a user whose encoder could not be loaded."""
-    reason = " ".join(str(error).split()).split(". ")[0][:200]
+    reason = one_line(one_line(error).split(". ")[0], limit=200)
     return ConfigError(
         f"model.encoder={name}: cannot be loaded ({reason}); allowed: a folder with config.json, "
         "a hub name that this machine can reach or has cached, minilm, tiny"

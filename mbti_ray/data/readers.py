@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from mbti_ray.data.rows import COLUMNS, TEXT_COLUMNS
 from mbti_ray.data.text import repair_encoding
-from mbti_ray.errors import DataError, nearest
+from mbti_ray.errors import DataError, nearest, one_line
 
 BUILTIN = "builtin"
 # A row number with its cells by lower-case column name, or with what is wrong with it.
@@ -42,7 +42,7 @@ def read_records(source: str) -> Iterator[Record]:
         try:
             yield from reader(source, path)
         except OSError as error:
-            raise DataError(f"{source}: {error.strerror or one_line(error)}") from error
+            raise DataError(f"{source}: {error.strerror or repaired_line(error)}") from error
     elif reader is None and _HUB_NAME.fullmatch(source):
         yield from _hub_dataset(source, path)
     else:
@@ -122,7 +122,7 @@ def _parquet_damage(source: str) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{source}: cannot be read as Parquet: {one_line(error)}") from error
+        raise DataError(f"{source}: cannot be read as Parquet: {repaired_line(error)}") from error
 
 
 def _arrow_records(batches: Iterable[Any]) -> Iterator[Record]:
@@ -163,7 +163,7 @@ def _hub_dataset(source: str, path: Path) -> Iterator[Record]:
     except Exception as error:  # offline, unknown, gated, a broken script: many kinds, one line
         raise DataError(
             f"{source}: no such file, and no such dataset can be had from the Hugging Face hub "
-            f"({one_line(error)}){_nearest_source(source, path)}"
+            f"({repaired_line(error)}){_nearest_source(source, path)}"
         ) from error
     return _dataset_records(source, dataset)
 
@@ -215,10 +215,9 @@ def _nearest_source(source: str, path: Path) -> str:
 
 
 def _quoted(names: Any) -> str:
-    return ", ".join(f'"{one_line(name, limit=40)}"' for name in list(names)[:12])
+    return ", ".join(f'"{repaired_line(name, limit=40)}"' for name in list(names)[:12])
 
 
-def one_line(message: object, *, limit: int = 200) -> str:
-    """A message without line breaks and broken characters, cut where it is too long."""
-    text = " ".join(repair_encoding(str(message)).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def repaired_line(message: object, *, limit: int = 200) -> str:
+    """A message that quotes data, in one line and without broken characters."""
+    return one_line(repair_encoding(str(message)), limit=limit)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.readers import BUILTIN, check_columns, one_line, parquet_rows, read_records
+from mbti_ray.data.readers import BUILTIN, check_columns, parquet_rows, read_records, repaired_line
 from mbti_ray.data.rows import BadRow, Row, parse_row
 from mbti_ray.errors import DataError
 
@@ -155,7 +155,7 @@ def fingerprint_of(source: str) -> dict[str, Any]:
                 digest.update(hashlib.file_digest(lines, "sha256").digest())
         size = sum(file.stat().st_size for file in files)
     except OSError as error:
-        raise DataError(f"{source}: {error.strerror or one_line(error)}") from error
+        raise DataError(f"{source}: {error.strerror or repaired_line(error)}") from error
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
@@ -164,11 +164,11 @@ def _checked(
 ) -> tuple[Row | BadRow, bool]:
     """The row of a record, and whether a text was repaired; or what is wrong with it."""
     if isinstance(cells, str):
-        return BadRow(number, one_line(cells)), False
+        return BadRow(number, repaired_line(cells)), False
     try:
         return parse_row(number, cells, labelled=labelled)
     except DataError as error:
-        return BadRow(number, one_line(error)), False
+        return BadRow(number, repaired_line(error)), False
 
 
 def _check_bad_share(source: str, bad: list[BadRow], total: int, allowed: float) -> None:

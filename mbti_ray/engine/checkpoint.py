@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mbti_ray.errors import RunError
+from mbti_ray.errors import RunError, one_line
 from mbti_ray.storage.remote import Place, Remote
 
 State = dict[str, Tensor]
@@ -142,6 +142,6 @@ def _save_state(state: State, path: Path) -> None:
 
 def _damaged(folder: Path, error: Exception) -> RunError:
     return RunError(
-        f"{folder}: checkpoint is damaged ({' '.join(str(error).split())[:120]}); "
+        f"{folder}: checkpoint is damaged ({one_line(error, limit=120)}); "
         "delete the folder to go on from the one before it, or start again with --fresh"
     )

@@ -34,7 +34,7 @@ from mbti_ray.config.schema import ModelConfig, RunConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.dataset import DatasetInfo
 from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
-from mbti_ray.errors import BundleError
+from mbti_ray.errors import BundleError, one_line
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.encoder import build_encoder, read_encoder_config
 from mbti_ray.typology import POSITIVE_POLES
@@ -210,8 +210,9 @@ def _damage(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BundleError(f"{folder}: is damaged ({reason}); copy the bundle again") from None
+        raise BundleError(
+            f"{folder}: is damaged ({one_line(error, limit=160)}); copy the bundle again"
+        ) from None
 
 
 def write_runtimes(folder: Path, runtimes: Mapping[Any, dict[str, Any]]) -> None:
@@ -240,8 +241,9 @@ def load_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise BundleError(f"{folder}: is no bundle (no bundle.json in it)") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BundleError(f"{path}: is damaged ({reason}); copy the bundle again") from None
+        raise BundleError(
+            f"{path}: is damaged ({one_line(error, limit=160)}); copy the bundle again"
+        ) from None
     if manifest.labels != list(POSITIVE_POLES):
         raise BundleError(f"{path}: labels are {manifest.labels}; allowed: {list(POSITIVE_POLES)}")
     return manifest

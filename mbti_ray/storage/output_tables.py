@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from mbti_ray.errors import ConfigError, RunError, nearest
+from mbti_ray.errors import ConfigError, RunError, nearest, one_line
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 _MADE_BY = "mbti_ray predict"
@@ -98,7 +98,7 @@ def _aside(path: Path) -> Iterator[Path]:
         if aside.exists():
             aside.replace(path)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:160]
+        reason = error.strerror or one_line(error, limit=160)
         raise RunError(f"{path}: cannot be written ({reason}); make room or mend it") from error
     finally:
         aside.unlink(missing_ok=True)

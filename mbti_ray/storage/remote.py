@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from mbti_ray.errors import ConfigError, RunError
+from mbti_ray.errors import ConfigError, StorageError, one_line
 
 _FILE = "file"
 _BUCKETS = ("s3", "gcs")
@@ -27,10 +27,6 @@ _HINTS = {
     "INVALID_ACCESS_KEY_ID": "check the credentials (AWS_ACCESS_KEY_ID, a profile, a role)",
     "SIGNATURE_DOES_NOT_MATCH": "check the credentials (AWS_SECRET_ACCESS_KEY)",
 }
-
-
-class StorageError(RunError, OSError):
-    """A store cannot be reached, or does not take or give what it is asked."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Remote:
                 filesystem, path = FileSystem.from_uri(url)
         except (pa.ArrowInvalid, ImportError, ValueError) as error:
             raise ConfigError(
-                f"{url}: {_line(error)}; allowed: a folder, s3://, gs://, abfs://, hdfs:// or "
+                f"{url}: {one_line(error)}; allowed: a folder, s3://, gs://, abfs://, hdfs:// or "
                 "fsspec+PROTOCOL:// with the package of that protocol"
             ) from None
         if not path and filesystem.type_name in _BUCKETS:
@@ -228,7 +224,7 @@ def _reaching(url: str, *, let_through: tuple[type[Exception], ...] = ()) -> Ite
 
 
 def _sentence(url: str, error: Exception) -> str:
-    said = re.sub(r" \(Request ID.*?\)", "", _line(error))
+    said = re.sub(r" \(Request ID.*?\)", "", one_line(error))
     reason = said.partition("AWS Error ")[2] or said
     hint = next((hint for mark, hint in _HINTS.items() if mark in said), None)
     return f"{url}: {reason[:200]}" + (f"; {hint}" if hint else "")
@@ -236,7 +232,3 @@ def _sentence(url: str, error: Exception) -> str:
 
 def _is_nothing(facts: Any) -> bool:
     return bool(facts.type.name == "NotFound")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.schema import mode_of
 from mbti_ray.config.search_space import default_point
-from mbti_ray.errors import ConfigError, RunError
+from mbti_ray.errors import ConfigError, RunError, one_line
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.study.records import EVALUATED, best_of, record_of
 from mbti_ray.study.sampling import distributions, fits
@@ -163,4 +163,4 @@ def _said(error: BaseException) -> str:
     """The reason in one line: that of the database, not of the layers above it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(getattr(error, "orig", None) or error).split())[:160]
+    return one_line(getattr(error, "orig", None) or error, limit=160)

@@ -20,12 +20,12 @@ from s3_server import CREDENTIALS, Server, s3_server
 
 from mbti_ray.config import RunConfig, StudyConfig, load_run, load_study
 from mbti_ray.engine.checkpoint import checkpoints_under, newest_checkpoint
-from mbti_ray.errors import ConfigError, MbtiRayError, RunError
+from mbti_ray.errors import ConfigError, MbtiRayError, RunError, StorageError
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched
 from mbti_ray.runs.lookup import bundle_place, cache_folder, choose_run, find_bundle
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.local_cache import local_file, user_cache
-from mbti_ray.storage.remote import Remote, StorageError, address, place_at
+from mbti_ray.storage.remote import Remote, address, place_at
 from mbti_ray.storage.working_copy import working_path
 from mbti_ray.study.records import records_of
 from mbti_ray.study.sampling import ask

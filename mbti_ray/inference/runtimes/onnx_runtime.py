@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.errors import BundleError, ConfigError
+from mbti_ray.errors import BundleError, ConfigError, one_line
 from mbti_ray.inference.bundle import Bundle
 
 # int8 activations are scaled by the largest value in a batch, and processors without the dot
@@ -50,8 +50,9 @@ class OnnxRuntime:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no common base that it names
-            reason = " ".join(str(error).split())[:160]
-            raise BundleError(f"{path}: is damaged ({reason}); export it again") from None
+            raise BundleError(
+                f"{path}: is damaged ({one_line(error, limit=160)}); export it again"
+            ) from None
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         ids = input_ids.numpy()

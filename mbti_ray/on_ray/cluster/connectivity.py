@@ -22,6 +22,7 @@ from ray.exceptions import AuthenticationError, RayError
 
 from mbti_ray.checks.token import Token, refused_here
 from mbti_ray.checks.verdict import Verdict
+from mbti_ray.errors import one_line
 
 # Compiled, and without types.
 _raylet: Any = ray._raylet
@@ -117,7 +118,7 @@ def _ask_head(address: str, token: Token) -> Verdict | None:
     if isinstance(found[0], AuthenticationError):
         return refused_here(token, address)
     if isinstance(found[0], Exception):
-        return _wrong(f"{address}: {' '.join(str(found[0]).split())[:200]}", _start_or_name())
+        return _wrong(f"{address}: {one_line(found[0], limit=200)}", _start_or_name())
     return _judge_head(address, *found[0])
 
 

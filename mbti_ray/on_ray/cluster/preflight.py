@@ -28,7 +28,7 @@ from mbti_ray.checks.token import find_token, judge_token, judge_tokens
 from mbti_ray.checks.verdict import Verdict, first_wrong, merged, named
 from mbti_ray.checks.versions import installed, judge_versions
 from mbti_ray.config import RunConfig, StudyConfig
-from mbti_ray.errors import ClusterError
+from mbti_ray.errors import ClusterError, one_line
 from mbti_ray.on_ray.cluster import connectivity
 from mbti_ray.on_ray.cluster.resources import (
     Nodes,
@@ -100,7 +100,7 @@ def examine_cluster(config: RunConfig) -> list[Verdict]:
         try:
             stack.enter_context(connected())
         except (ClusterError, ConnectionError, RuntimeError, RayError) as error:
-            found = " ".join(str(error).split())[:300]
+            found = one_line(error, limit=300)
             return [Verdict("cluster", "wrong", found, "start Ray, or correct RAY_ADDRESS")]
         with Notes(storage_folder(config.storage)) as notes:
             nodes = _alive()

@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, overload
 
+from mbti_ray.errors import StorageError
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.storage.remote import Place, Remote, StorageError
+from mbti_ray.storage.remote import Place, Remote
 from mbti_ray.storage.working_copy import held, working_path
 
 # Between two looks for the file that asks a run to stop.

@@ -30,7 +30,7 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Request, Worker, append_line
-from mbti_ray.errors import MbtiRayError, RunError, StoppedError
+from mbti_ray.errors import MbtiRayError, RunError, StoppedError, one_line
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
@@ -173,10 +173,9 @@ def _reason_of(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiR
                 "on with --resume"
             )
         if isinstance(cause, OSError) and cause.errno is None and folder.remote:
-            said = " ".join(str(cause).split())
             return RunError(
-                f"{folder.home}: a checkpoint could not be kept ({said[:200]}); mend that, and go "
-                "on with --resume"
+                f"{folder.home}: a checkpoint could not be kept ({one_line(cause, limit=200)}); "
+                "mend that, and go on with --resume"
             )
     return None
 

@@ -20,7 +20,7 @@ from mbti_ray.config import RunConfig, config_from_dict, override
 from mbti_ray.config.schema import Monitor, mode_of
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Line, Worker
-from mbti_ray.errors import MbtiRayError
+from mbti_ray.errors import MbtiRayError, one_line
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.train.metrics import Gauges
@@ -171,7 +171,7 @@ def _trial_of_several(values: dict[str, Any], *, job: Job) -> None:
 def _report_failure(job: Job, error: Exception) -> None:
     # The worst value there is: a scheduler compares it, the searcher records a failure. Raised
     # instead, Tune would try again what fails again; it restarts trials whose process is lost.
-    said = " ".join(str(error).split())
+    said = one_line(error)
     reason = said if isinstance(error, MbtiRayError) else f"{type(error).__name__}: {said}"
     objective = job.objectives[0]
     worst = float("inf") if mode_of(objective) == "min" else float("-inf")

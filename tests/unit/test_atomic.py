@@ -1,0 +1,113 @@
+"""Files and folders appear whole, whoever else writes and whenever a process is killed."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mbti_ray.errors import RunError, StorageError
+from mbti_ray.storage import atomic
+from mbti_ray.storage.atomic import atomic_file, atomic_folder, recover_folder, write_text
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    old = os.umask(0o027)
+    yield
+    os.umask(old)
+
+
+def _fill(folder: Path, text: str) -> None:
+    (folder / "part.txt").write_text(text, "utf-8")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_only_at_the_end_of_the_block(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    write_text(path, "old")
+    with atomic_file(path) as temporary:
+        temporary.write_text("new", "utf-8")
+        assert path.read_text("utf-8") == "old"
+    assert path.read_text("utf-8") == "new"
+    assert _names(tmp_path) == ["scores.json"]
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half \ud800")
+    assert path.read_text("utf-8") == "old"
+    assert _names(tmp_path) == ["scores.json"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_replaces_the_one_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda new, path: False)
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "bundle") as temporary:
+            _fill(temporary, text)
+    assert (tmp_path / "bundle" / "part.txt").read_text("utf-8") == "new"
+    assert _names(tmp_path) == ["bundle"]
+
+
+def test_a_folder_of_another_process_that_was_first_is_kept(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "data", keep_existing=True) as mine:
+        _fill(mine, "mine")
+        with atomic_folder(tmp_path / "data", keep_existing=True) as other:
+            _fill(other, "other")
+    assert (tmp_path / "data" / "part.txt").read_text("utf-8") == "other"
+    assert _names(tmp_path) == ["data"]
+
+
+def test_modes_are_those_of_the_umask(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "bundle") as temporary:
+        _fill(temporary, "weights")
+        (temporary / "part.txt").chmod(0o600)
+    assert (tmp_path / "bundle").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "bundle" / "part.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_killed_process_left_is_deleted_but_nothing_in_use(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    long_ago = time.time() - 3600
+    (folder / ".bundle.0123abcd.tmp").mkdir()
+    _fill(folder / ".bundle.0123abcd.tmp", "half")
+    (folder / ".link.0123abcd.tmp").symlink_to(outside)
+    os.mkfifo(folder / ".fifo.0123abcd.tmp")
+    os.utime(folder / ".bundle.0123abcd.tmp", (long_ago, long_ago))
+    os.utime(folder / ".link.0123abcd.tmp", (long_ago, long_ago), follow_symlinks=False)
+    with atomic_folder(folder / "best") as in_use:
+        os.utime(in_use, (long_ago, long_ago))
+        atomic._delete_leftovers.cache_clear()
+        write_text(folder / "scores.json", "{}")
+    assert outside.exists()
+    assert [n for n in _names(folder) if not n.startswith((".link", ".fifo"))] == [
+        "best",
+        "scores.json",
+    ]
+
+
+def test_a_folder_whose_replacement_was_cut_off_is_found_again(tmp_path: Path) -> None:
+    (tmp_path / ".bundle.0123abcd.old").mkdir()
+    _fill(tmp_path / ".bundle.0123abcd.old", "old")
+    recover_folder(tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "part.txt").read_text("utf-8") == "old"
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence() -> None:
+    with pytest.raises(StorageError, match=r"^/proc/x/scores.json: cannot be written \(") as error:
+        write_text(Path("/proc/x/scores.json"), "{}")
+    assert isinstance(error.value, RunError)
+    assert "\n" not in str(error.value)
