@@ -9,7 +9,7 @@ reads them under the config.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.examples import Example, build_examples, resolve_split_by, split_examples
 from mbti_ray.data.mask import mentions_in, most_mentioned
+from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.sources import Source
 from mbti_ray.data.split import SPLITS
 from mbti_ray.data.text import preprocess_text
@@ -30,7 +31,6 @@ _POSTS_AT_ONCE = 1000
 _BINS = 20
 _NOT_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 
-Advance = Callable[[int, str], None]
 Mentions = Counter[str]
 
 
@@ -132,9 +132,7 @@ class Audit:
         return asdict(self)
 
 
-def audit(
-    config: RunConfig, source: Source, *, advance: Advance = lambda done, note: None
-) -> Audit:
+def audit(config: RunConfig, source: Source, *, advance: ProgressCallback = no_progress) -> Audit:
     """The figures of a source that was read with its labels and has rows.
 
     Args:
@@ -208,7 +206,7 @@ def _texts_of(examples: Sequence[Example]) -> list[str]:
 
 
 def _tokens(
-    config: RunConfig, examples: Sequence[Example], posts: Sequence[int], advance: Advance
+    config: RunConfig, examples: Sequence[Example], posts: Sequence[int], advance: ProgressCallback
 ) -> dict[str, Lengths]:
     """Lengths by post and by user, who have so many `posts` each in the order of the examples."""
     texts = _texts_of(examples)

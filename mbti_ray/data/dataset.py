@@ -7,7 +7,7 @@ config, but nothing of models, ranks or Ray.
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,23 +27,22 @@ from mbti_ray.data.examples import (
     split_examples,
 )
 from mbti_ray.data.mask import MASK_VERSION
+from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.sources import BadRow, Source, read_source
 from mbti_ray.data.split import SPLITS
 from mbti_ray.data.tokenizer import (
     Tokenizer,
     build_tokenizer,
+    encode_rows,
     load_tokenizer,
-    tokenize,
     tokenize_on_all_cores,
 )
-from mbti_ray.data.windows import EncodedRow, Windows, build_windows, split_into_windows
+from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 
 # Raised when what a cache folder holds, or how it is made, changes.
 _FORMAT = 3
 _ROWS_AT_ONCE = 1000
-
-Advance = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Dataset:
 
 
 def prepare_dataset(
-    config: RunConfig, cache: Path, *, advance: Advance = lambda done, note: None
+    config: RunConfig, cache: Path, *, advance: ProgressCallback = no_progress
 ) -> Dataset:
     """Read, clean, split and tokenise `data.source`, or take it from the cache.
 
@@ -120,30 +119,13 @@ def read_dataset(folder: Path) -> Dataset:
     return Dataset(splits, load_tokenizer(folder / "tokenizer"), DatasetInfo(**facts), folder.name)
 
 
-def encode_rows(
-    tokenizer: Tokenizer, rows: Sequence[Sequence[str]], *, max_tokens: int, max_windows: int
-) -> list[EncodedRow]:
-    """The windows of each row of cleaned texts: training, evaluation and serving all come here."""
-    ids = iter(tokenize(tokenizer, [text for texts in rows for text in texts]))
-    return [
-        split_into_windows(
-            [next(ids) for _ in texts],
-            cls_id=tokenizer.cls_token_id,
-            sep_id=tokenizer.sep_token_id,
-            max_tokens=max_tokens,
-            max_windows=max_windows,
-        )
-        for texts in rows
-    ]
-
-
 def _build(
     config: RunConfig,
     source: Source,
     split_by: str,
     pretrained: Tokenizer | None,
     folder: Path,
-    advance: Advance,
+    advance: ProgressCallback,
 ) -> None:
     examples = build_examples(config, source.rows, split_by)
     persons = person_numbers(examples)
@@ -186,7 +168,7 @@ def _packed(
     tokenizer: Tokenizer,
     name: str,
     part: Sequence[Example],
-    advance: Advance,
+    advance: ProgressCallback,
 ) -> list[EncodedRow]:
     """The windows of each example of a split."""
     packed: list[EncodedRow] = []

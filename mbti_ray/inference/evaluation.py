@@ -22,6 +22,7 @@ from mbti_ray.data.examples import (
     resolve_split_by,
     split_examples,
 )
+from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.sources import read_source
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.errors import DataError
@@ -153,12 +154,12 @@ def _turned(config: RunConfig, example: Example, posts: Sequence[str]) -> list[s
 
 
 def evaluate_bundle(
-    bundle: Path, labelled: EvaluationData, advance: Callable[[int, str], None]
+    bundle: Path, labelled: EvaluationData, advance: ProgressCallback
 ) -> EvaluationResult:
     """Score a bundle on labelled rows.
 
     Args:
-        advance: Told the number of rows done since the last time, and a note.
+        advance: Called with the number of rows done since the last call, and a note.
     """
     predictor = Predictor.load(bundle, device="cuda" if torch.cuda.is_available() else "cpu")
     served = [e.texts for e in labelled.examples]
@@ -170,7 +171,7 @@ def evaluate_bundle(
     ]
     if changed:
         turned = [labelled.inverted_texts[i] for i in changed]
-        other[changed] = _logits(predictor, turned, lambda done, note: None)
+        other[changed] = _logits(predictor, turned, no_progress)
     counts = Counts.of(logits, torch.from_numpy(labelled.labels), predictor.thresholds)
     is_masked = labelled.config.data.mask
     first, second = ("masked", "unmasked") if is_masked else ("unmasked", "masked")
@@ -186,12 +187,12 @@ def score_runtimes(
     bundle: Path,
     labelled: EvaluationData,
     kinds: Sequence[RuntimeKind],
-    advance: Callable[[int, str], None],
+    advance: ProgressCallback,
 ) -> dict[RuntimeKind, Scores]:
     """What each runtime of a bundle scores on the same rows.
 
     Args:
-        advance: Told the number of rows done since the last time, and the runtime.
+        advance: Called with the number of rows done since the last call, and the runtime.
     """
     texts = [e.texts for e in labelled.examples]
     scores: dict[RuntimeKind, Scores] = {}
@@ -203,9 +204,7 @@ def score_runtimes(
     return scores
 
 
-def _logits(
-    predictor: Predictor, texts: Texts, advance: Callable[[int, str], None]
-) -> torch.Tensor:
+def _logits(predictor: Predictor, texts: Texts, advance: ProgressCallback) -> torch.Tensor:
     """Calibrated row logits [R, 4] on the CPU."""
     parts = []
     for start in range(0, len(texts), _ROWS_AT_ONCE):

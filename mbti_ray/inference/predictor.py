@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
-from mbti_ray.data.dataset import encode_rows
 from mbti_ray.data.mask import MASK_VERSION, find_hidden
 from mbti_ray.data.text import clean_text, preprocess_text
+from mbti_ray.data.tokenizer import encode_rows
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle

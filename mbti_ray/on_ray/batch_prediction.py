@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 
 from mbti_ray.config import RunConfig, override
 from mbti_ray.data.chunks import ChunkPlan, nest_table, read_chunks, unnest_table
+from mbti_ray.data.progress import ProgressCallback
 from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.cluster.resources import trial_resources, workers_at_once
@@ -41,8 +42,6 @@ SCHEMA = pa.schema(
         ("windows", pa.int32()),
     ]
 )
-# Told the rows of the input done since the last time, and a note.
-Advance = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class _Predicted:
 
 
 def predict_to_file(
-    job: PredictionJob, output: Path, bad_rows: Path, advance: Advance
+    job: PredictionJob, output: Path, bad_rows: Path, advance: ProgressCallback
 ) -> PredictionStats:
     """Predict every row into a file, in order; the rows that cannot be read into another."""
     tally = PredictionStats()
@@ -124,7 +123,9 @@ def predict_to_file(
     return tally
 
 
-def predict_to_folder(job: PredictionJob, folder: PartFolder, advance: Advance) -> PredictionStats:
+def predict_to_folder(
+    job: PredictionJob, folder: PartFolder, advance: ProgressCallback
+) -> PredictionStats:
     """Predict the rows of all parts that are not done yet, a file for each part."""
     tally = PredictionStats()
     for part, chunks in groupby(_predicted(job), attrgetter("part")):
