@@ -20,7 +20,7 @@ import httpx
 
 from mbti_ray.data.sources import read_source
 from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
-from mbti_ray.runs.lookup import find_bundle
+from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.typology import POSITIVE_POLES
 
 
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--source", help="the data file; default: the one it was trained on")
     parser.add_argument("--rows", type=int, default=100)
     options = parser.parse_args()
-    bundle = find_bundle(options.bundle)
+    bundle = fetch_bundle(options.bundle)
     overrides = [f"data.source={options.source}"] if options.source else []
     labelled = load_evaluation_data(bundle, overrides, split="test")
     evaluation = evaluate_bundle(bundle, labelled, lambda done, note: None)

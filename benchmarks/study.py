@@ -24,7 +24,7 @@ import torch
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.runs.lookup import cache_folder, find_bundle
+from mbti_ray.runs.lookup import cache_folder, fetch_bundle
 from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 
@@ -82,7 +82,7 @@ def _run(verb: str, *items: str) -> None:
 
 
 def _probabilities(folder: Path, data: Dataset) -> np.ndarray[Any, Any]:
-    predictor = Predictor.load(find_bundle(folder))
+    predictor = Predictor.load(fetch_bundle(folder))
     texts = [[text] for text in data.splits["test"].texts]
     return np.array([p.probabilities for p in predictor.predict(texts, whole=False)])
 

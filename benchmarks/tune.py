@@ -73,12 +73,12 @@ def study_config(side: str, storage: str, source: Path | None) -> StudyConfig:
 
 
 def ours(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
-    from mbti_ray.on_ray.cluster.resources import connected, trial_resources
+    from mbti_ray.on_ray.cluster.resources import ray_connection, trial_resources
     from mbti_ray.on_ray.tune.tuner import search
     from mbti_ray.runs.run_folder import RunFolder
     from mbti_ray.study.records import records_of
 
-    with connected():
+    with ray_connection():
         place = RunFolder(folder)
         place.begin(config, "fresh")
         study, _ = search(config, data, place, trial_resources(config), at_once=AT_ONCE)
@@ -99,7 +99,7 @@ def nested(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from mbti_ray.on_ray.cluster.resources import connected
+    from mbti_ray.on_ray.cluster.resources import ray_connection
 
     base = override(config, {}).model_dump(mode="json")
 
@@ -116,7 +116,7 @@ def nested(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
         )
         trainer.fit()
 
-    with connected():
+    with ray_connection():
         reference = ray.put(data)
         tuner = tune.Tuner(
             tune.with_resources(trial, {"memory": 1}),

@@ -51,9 +51,9 @@ def _doctor(options: argparse.Namespace) -> dict[str, Any]:
     storage_folder(config.storage)
     began = time.monotonic()
 
-    from mbti_ray.on_ray.cluster.preflight import examine_cluster, examine_here
+    from mbti_ray.on_ray.cluster.preflight import check_cluster, check_this_machine
 
-    verdicts = examine_cluster(config) if options.cluster else examine_here(config)
+    verdicts = check_cluster(config) if options.cluster else check_this_machine(config)
     seconds = time.monotonic() - began
     counts = {state: sum(v.state == state for v in verdicts) for state in _COLOURS}
     _print(verdicts)

@@ -8,7 +8,7 @@ from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard
 from mbti_ray.config import load_run
-from mbti_ray.runs.lookup import bundle_place, find_bundle
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 
 _SPLITS = ("auto", "all", "train", "val", "test")
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
-    home = bundle_place(place, load_run(None, overrides).storage)
+    home = locate_bundle(place, load_run(None, overrides).storage)
 
     from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
     from mbti_ray.reports.html import check_page_path, write_whole
@@ -50,7 +50,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
         check_extension(options.output)
     if options.report is not None:
         check_page_path(options.report, option="--report")
-    bundle = find_bundle(home)
+    bundle = fetch_bundle(home)
     labelled = load_evaluation_data(bundle, overrides, split=options.split)
     with progress_bar("rows", len(labelled.examples)) as advance:
         evaluation = evaluate_bundle(bundle, labelled, advance)

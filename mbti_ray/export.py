@@ -9,7 +9,7 @@ from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs
 from mbti_ray.config import load_run
-from mbti_ray.runs.lookup import bundle_place
+from mbti_ray.runs.lookup import locate_bundle
 from mbti_ray.runs.run_folder import open_run
 
 _SHOWN = ("acc_mean", "acc_total", "brier")
@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
-    home = bundle_place(place, load_run(None, overrides).storage)
+    home = locate_bundle(place, load_run(None, overrides).storage)
     # Not the copy in this user's cache, which others may be reading.
     with open_run(home) as folder:
         made = _export_in(folder.path, overrides)
-        folder.keep()
+        folder.push()
     return {"bundle": str(home), "runtimes": made}
 
 

@@ -15,8 +15,8 @@ from mbti_ray.cli.progress import is_watched, progress_bar
 from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
 from mbti_ray.config import RunConfig, apply_overrides
 from mbti_ray.errors import ConfigError, RunError
-from mbti_ray.runs.lookup import bundle_place, find_bundle
-from mbti_ray.storage.remote import Place, address
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
+from mbti_ray.storage.remote import Location, absolute_location
 
 if TYPE_CHECKING:
     from mbti_ray.inference.bundle import Manifest
@@ -78,16 +78,16 @@ def _predict(options: argparse.Namespace) -> Result:
         raise ConfigError(f'command line: both --input and a text ("{rest[0][:40]}"); give one')
     if options.input is None and not rest:
         raise ConfigError('command line: nothing to predict; give "text" ..., or --input FILE')
-    home = bundle_place(place, config.storage)
+    home = locate_bundle(place, config.storage)
     if options.input is None:
         return _predict_texts(home, config, rest)
     return _predict_rows(home, config, options)
 
 
-def _predict_texts(home: Place, config: RunConfig, texts: list[str]) -> Result:
+def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Result:
     from mbti_ray.inference.predictor import Predictor
 
-    bundle = find_bundle(home)
+    bundle = fetch_bundle(home)
     predictor = Predictor.load(bundle, runtime=config.serve.runtime, threads=config.scaling.cpus)
     predictions = predictor.predict([[text] for text in texts], whole=False)
     answers = [prediction.as_dict() for prediction in predictions]
@@ -95,7 +95,7 @@ def _predict_texts(home: Place, config: RunConfig, texts: list[str]) -> Result:
     return {"bundle": str(home), "predictions": answers}
 
 
-def _predict_rows(home: Place, config: RunConfig, options: argparse.Namespace) -> Result:
+def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace) -> Result:
     from mbti_ray.data.sources import check_readable
     from mbti_ray.inference.bundle import load_manifest
     from mbti_ray.storage.output_tables import check_extension, check_parent, is_folder_output
@@ -109,7 +109,7 @@ def _predict_rows(home: Place, config: RunConfig, options: argparse.Namespace) -
         predict = _into_file
     _check_options(options, is_folder=predict is _into_folder)
     check_readable(options.input)
-    manifest = load_manifest(find_bundle(home))
+    manifest = load_manifest(fetch_bundle(home))
 
     from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars
     from mbti_ray.on_ray.batch_prediction import PredictionJob
@@ -118,7 +118,7 @@ def _predict_rows(home: Place, config: RunConfig, options: argparse.Namespace) -
     # A worker is in another folder.
     source = str(path.resolve()) if path.exists() else options.input
     plan = ChunkPlan(source, manifest.unit, chunk_chars=choose_chunk_chars(source))
-    job = PredictionJob(address(home), plan, config)
+    job = PredictionJob(absolute_location(home), plan, config)
     found = predict(job, manifest, options)
     console.print(f"{found['rows']:,} rows: {output}", markup=False)
     if found["bad"]:
@@ -143,11 +143,11 @@ def _into_file(
     job: "PredictionJob", manifest: "Manifest", options: argparse.Namespace
 ) -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import predict_to_file
-    from mbti_ray.on_ray.cluster.resources import connected
+    from mbti_ray.on_ray.cluster.resources import ray_connection
 
     output = Path(options.output)
     bad_rows = output.with_suffix(".bad.jsonl")
-    with connected(_job_name(job)), _bar(job.chunks.source) as advance:
+    with ray_connection(_job_name(job)), _bar(job.chunks.source) as advance:
         tally = predict_to_file(job, output, bad_rows, advance)
     return {"rows": tally.rows, "bad": tally.bad, "bad_rows": str(bad_rows), **_speed(tally)}
 
@@ -189,13 +189,13 @@ def _into_folder(
 
 def _go_on(job: "PredictionJob", folder: "PartFolder") -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import PredictionStats, predict_to_folder
-    from mbti_ray.on_ray.cluster.resources import connected
+    from mbti_ray.on_ray.cluster.resources import ray_connection
 
     before, tally = len(folder.done), PredictionStats()
     if before:
         console.print(f"{folder.path}: {before} parts were done already", markup=False)
     if folder.finished is None or not folder.is_finished:
-        with connected(_job_name(job)), _bar(job.chunks.source) as advance:
+        with ray_connection(_job_name(job)), _bar(job.chunks.source) as advance:
             advance(before * job.chunks.part_rows, "")
             tally = predict_to_folder(job, folder, advance)
         counts = folder.finish()

@@ -9,9 +9,9 @@ from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
-from mbti_ray.runs.lookup import bundle_place
+from mbti_ray.runs.lookup import locate_bundle
 from mbti_ray.serving.discovery import environment_of
-from mbti_ray.storage.remote import Place
+from mbti_ray.storage.remote import Location
 
 # Ray reads these when it is imported. On two cores HAProxy with the throughput settings answered
 # 528 requests a second where Ray's own proxy answered 97.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parser, _serve, argv)
 
 
-def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Place, ServeConfig]:
+def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Location, ServeConfig]:
     """The bundle to serve and how.
 
     Args:
@@ -66,7 +66,7 @@ def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Place, ServeCo
         if not item.startswith(("serve.", "storage=")):
             raise ConfigError(f'"{item}" does not change a service; allowed: serve.*, storage')
     config = load_run(None, overrides)
-    return bundle_place(place, config.storage), config.serve
+    return locate_bundle(place, config.storage), config.serve
 
 
 def _serve(options: argparse.Namespace) -> Result:
@@ -96,7 +96,7 @@ def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Resul
             allowed = ", ".join(key.removesuffix("=") for key in keys)
             raise ConfigError(f'"{item}" cannot change while it runs; allowed: {allowed}')
     config = load_run(None, overrides)
-    bundle = None if back else bundle_place(place, config.storage)
+    bundle = None if back else locate_bundle(place, config.storage)
     if "RAY_ADDRESS" not in os.environ:
         found = environment_of(config.serve.port)
         if found is None:

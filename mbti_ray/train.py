@@ -18,7 +18,7 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import resumed_run
-from mbti_ray.runs.lookup import cache_folder, choose_run
+from mbti_ray.runs.lookup import cache_folder, resolve_run_folder
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.storage.local_cache import local_file
 
@@ -38,8 +38,8 @@ def _train(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
     base = local_file(place)
     config = load_run(base, overrides)
-    chosen = choose_run(config, default_name=default_name(place), existing=options.existing)
-    with chosen.at_hand() as folder:
+    chosen = resolve_run_folder(config, default_name=default_name(place), existing=options.existing)
+    with chosen.checked_out() as folder:
         if options.existing == "resume":
             config = resumed_run(folder.config, base, overrides)
         return _train_in(folder, config, options)
@@ -52,15 +52,15 @@ def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace)
     with progress_bar("tokenising", None) as advance:
         data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
     bad_rows = data.info.as_dict()["bad"]
-    print_bad_rows(config.data.source, bad_rows, folder.home / folder.bad_rows.name)
-    print_pairs([("run", str(folder.home)), *summarize(config, data)])
+    print_bad_rows(config.data.source, bad_rows, folder.location / folder.bad_rows.name)
+    print_pairs([("run", str(folder.location)), *summarize(config, data)])
 
-    from mbti_ray.on_ray.cluster.preflight import check_before
-    from mbti_ray.on_ray.cluster.resources import connected, run_resources
+    from mbti_ray.on_ray.cluster.preflight import check_before_run
+    from mbti_ray.on_ray.cluster.resources import ray_connection, run_resources
     from mbti_ray.on_ray.train.trainer import train
 
-    with connected(f"train {folder.home.name}"):
-        nodes = check_before(config, folder.home.parent, warn=print_warning)
+    with ray_connection(f"train {folder.location.name}"):
+        nodes = check_before_run(config, folder.location.parent, warn=print_warning)
         resources = run_resources(config, nodes)
         folder.begin(config, options.existing)
         folder.write_bad_rows(bad_rows)
@@ -72,10 +72,10 @@ def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace)
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})
     print_findings(scores["diagnosis"])
-    bundle = folder.home / folder.bundle.name
-    console.print(f"report: {folder.home / folder.report.name}")
+    bundle = folder.location / folder.bundle.name
+    console.print(f"report: {folder.location / folder.report.name}")
     console.print(f"bundle: {bundle}")
-    return {"run": str(folder.home), "bundle": str(bundle), "scores": scores}
+    return {"run": str(folder.location), "bundle": str(bundle), "scores": scores}
 
 
 if __name__ == "__main__":

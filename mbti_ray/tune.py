@@ -21,7 +21,7 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
-from mbti_ray.runs.lookup import cache_folder, choose_run
+from mbti_ray.runs.lookup import cache_folder, resolve_run_folder
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.storage.local_cache import local_file
 
@@ -45,10 +45,10 @@ def _tune(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
     base = local_file(place)
     config = load_study(base, overrides)
-    chosen = choose_run(
+    chosen = resolve_run_folder(
         config, default_name=f"study-{default_name(place)}", existing=options.existing
     )
-    with chosen.at_hand() as folder:
+    with chosen.checked_out() as folder:
         if options.existing == "resume":
             config = resumed_study(folder.config, base, overrides)
         return _tune_in(folder, config, options)
@@ -61,17 +61,20 @@ def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace
     with progress_bar("tokenising", None) as advance:
         data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
     bad_rows = data.info.as_dict()["bad"]
-    print_bad_rows(config.data.source, bad_rows, folder.home / folder.bad_rows.name)
+    print_bad_rows(config.data.source, bad_rows, folder.location / folder.bad_rows.name)
 
-    from mbti_ray.on_ray.cluster.preflight import check_before
-    from mbti_ray.on_ray.cluster.resources import connected, trial_resources, trials_at_once
+    from mbti_ray.on_ray.cluster.preflight import check_before_run
+    from mbti_ray.on_ray.cluster.resources import ray_connection, trial_resources, trials_at_once
     from mbti_ray.on_ray.tune.tuner import finish_study, search
 
-    with connected(f"tune {folder.home.name}"):
-        nodes = check_before(config, folder.home.parent, warn=print_warning)
+    with ray_connection(f"tune {folder.location.name}"):
+        nodes = check_before_run(config, folder.location.parent, warn=print_warning)
         resources = trial_resources(config, nodes)
         at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)
-        pairs = [("study", str(folder.home)), ("search", _search_line(config, at_once, resources))]
+        pairs = [
+            ("study", str(folder.location)),
+            ("search", _search_line(config, at_once, resources)),
+        ]
         print_pairs([*pairs, *summarize(config, data)])
         folder.begin(config, options.existing)
         folder.write_bad_rows(bad_rows)
@@ -111,14 +114,14 @@ def _conclude(figures: "Figures", folder: RunFolder) -> Result:
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})
     print_findings([*scores["diagnosis"], *figures["findings"]])
-    best_home = folder.best.home
+    best_home = folder.best.location
     bundle = best_home / folder.bundle.name
-    console.print(f"report: {folder.home / folder.report.name}")
+    console.print(f"report: {folder.location / folder.report.name}")
     console.print(f"scorecard: {best_home / folder.report.name}")
     console.print(f"bundle: {bundle} (from the checkpoint of trial {figures['best']})")
     console.print(f"repeat: {figures['command']}", markup=False, soft_wrap=True)
     return {
-        "study": str(folder.home),
+        "study": str(folder.location),
         "bundle": str(bundle),
         "trials": figures["counts"],
         "ended_early": figures["stopped_early"],

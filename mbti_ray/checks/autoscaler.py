@@ -102,10 +102,10 @@ def find_autoscaler(logs: Path) -> Autoscaler | None:
         tree = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, yaml.YAMLError):
         return None
-    return read_autoscaler(tree, _end_of(logs / _LOG))
+    return parse_autoscaler(tree, _end_of(logs / _LOG))
 
 
-def read_autoscaler(tree: Mapping[str, Any], log: str = "") -> Autoscaler:
+def parse_autoscaler(tree: Mapping[str, Any], log: str = "") -> Autoscaler:
     """From a cluster file as `ray up` leaves it on the head, and the log."""
     head = tree.get("head_node_type")
     addresses = tuple(tree.get("provider", {}).get("worker_ips", ()))
@@ -118,10 +118,10 @@ def read_autoscaler(tree: Mapping[str, Any], log: str = "") -> Autoscaler:
         resources = {k: float(v) for k, v in kind.get("resources", {}).items()}
         least = int(kind.get("min_workers", 0))
         types.append(NodeType(name, resources, least, int(kind.get("max_workers", most))))
-    return Autoscaler(tuple(types), most, addresses, failures_in(log))
+    return Autoscaler(tuple(types), most, addresses, parse_join_failures(log))
 
 
-def failures_in(log: str) -> dict[str, str]:
+def parse_join_failures(log: str) -> dict[str, str]:
     """Why machines could not be added, by address, as the log tells it; the newest word counts.
 
     Machines are started side by side, and what their commands print stands in the log without an

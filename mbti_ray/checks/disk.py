@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mbti_ray.checks.verdict import Verdict, merged
+from mbti_ray.checks.verdict import Verdict, merge_verdicts
 from mbti_ray.config import RunConfig, StudyConfig
 
 _CHECK = "disk"
@@ -33,14 +33,14 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Need:
+class DiskNeed:
     """About what a run or study writes into the storage folder."""
 
     least_bytes: int
     most_bytes: int
 
 
-def need_of(config: RunConfig, weights_bytes: int) -> Need:
+def estimate_disk_need(config: RunConfig, weights_bytes: int) -> DiskNeed:
     """What the checkpoints and bundles of an encoder with weights of that size take.
 
     A checkpoint holds the weights, the best ones, and two moments of each that is trained.
@@ -49,10 +49,10 @@ def need_of(config: RunConfig, weights_bytes: int) -> Need:
     checkpoint, bundle = copies * weights_bytes, weights_bytes
     trials = config.study.trials or 1 if isinstance(config, StudyConfig) else 1
     kept = trials + 1 if isinstance(config, StudyConfig) else _KEPT_OF_A_RUN + 1
-    return Need(checkpoint + bundle, kept * checkpoint + bundle)
+    return DiskNeed(checkpoint + bundle, kept * checkpoint + bundle)
 
 
-def measure(place: Path) -> Disk:
+def measure_disk(place: Path) -> Disk:
     """Room on the disk that a folder is on, or would be on."""
     there = next(p for p in (place, *place.parents) if p.exists())
     usage = shutil.disk_usage(there)
@@ -61,10 +61,10 @@ def measure(place: Path) -> Disk:
 
 def judge_ray_disk(by_machine: Mapping[str, Disk]) -> list[Verdict]:
     """Of the disk where Ray keeps logs, and objects that memory does not hold."""
-    return merged({machine: _ray_disk(disk) for machine, disk in by_machine.items()})
+    return merge_verdicts({machine: _ray_disk(disk) for machine, disk in by_machine.items()})
 
 
-def judge_storage_disk(disk: Disk, need: "Need") -> Verdict:
+def judge_storage_disk(disk: Disk, need: "DiskNeed") -> Verdict:
     """Of the disk that runs are kept on."""
     found = f"{_STORAGE} {disk.place} has {_said(disk.free_bytes)} free"
     remedy = "make room, or set storage=... to a larger disk"

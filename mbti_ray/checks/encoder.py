@@ -33,7 +33,7 @@ _TINY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderReport:
     """How a machine stands to it.
 
     Attributes:
@@ -44,41 +44,41 @@ class Encoder:
     weights_bytes: int = 0
 
 
-def find_encoder(name: str) -> Encoder:
+def inspect_encoder(name: str) -> EncoderReport:
     """Whether `model.encoder` can be loaded on this machine; asks the hub only if it has to."""
     if name == TINY:
-        return Encoder(_ok(f"{TINY} is built on the spot"), _TINY_BYTES)
+        return EncoderReport(_ok(f"{TINY} is built on the spot"), _TINY_BYTES)
     try:
         place = locate_encoder(name)
     except ConfigError as error:
         found, _, remedy = str(error).partition(": pip")
-        return Encoder(Verdict(_CHECK, "wrong", found, f"pip{remedy}" if remedy else _FOLDER))
+        return EncoderReport(Verdict(_CHECK, "wrong", found, f"pip{remedy}" if remedy else _FOLDER))
     folder = Path(place)
     return _in_folder(name, folder) if folder.is_dir() else _of_the_hub(name)
 
 
-def _in_folder(name: str, folder: Path) -> Encoder:
+def _in_folder(name: str, folder: Path) -> EncoderReport:
     weights = next((folder / file for file in _WEIGHTS if (folder / file).is_file()), None)
     if weights is None:
         found = f"{name}: {folder} holds no weights; allowed: {' or '.join(_WEIGHTS[::2])}"
-        return Encoder(Verdict(_CHECK, "wrong", found, "save the encoder there again"))
+        return EncoderReport(Verdict(_CHECK, "wrong", found, "save the encoder there again"))
     if not any((folder / file).is_file() for file in _TOKENIZERS):
         found = f"{name}: {folder} holds no tokenizer ({_TOKENIZERS[0]})"
-        return Encoder(Verdict(_CHECK, "wrong", found, "save its tokenizer there, too"))
-    return Encoder(_ok(f"{name} is there"), _size_of(folder))
+        return EncoderReport(Verdict(_CHECK, "wrong", found, "save its tokenizer there, too"))
+    return EncoderReport(_ok(f"{name} is there"), _size_of(folder))
 
 
-def _of_the_hub(name: str) -> Encoder:
+def _of_the_hub(name: str) -> EncoderReport:
     # Late, since only names of the hub need it and it takes a third of a second.
     from transformers.utils.hub import try_to_load_from_cache
 
     cached = [try_to_load_from_cache(name, file) for file in (_CONFIG, *_WEIGHTS)]
     if isinstance(cached[0], str) and any(isinstance(path, str) for path in cached[1:]):
-        return Encoder(_ok(f"{name} is in the hub's cache"), _size_of(Path(cached[0]).parent))
+        return EncoderReport(_ok(f"{name} is in the hub's cache"), _size_of(Path(cached[0]).parent))
     if any(os.environ.get(v, "0").upper() in ("1", "ON", "YES", "TRUE") for v in _OFFLINE):
         found = f"{name} is not in the hub's cache, and the hub is switched off (HF_HUB_OFFLINE)"
-        return Encoder(Verdict(_CHECK, "wrong", found, _CACHE.format(name=name)))
-    return Encoder(_ask_hub(name))
+        return EncoderReport(Verdict(_CHECK, "wrong", found, _CACHE.format(name=name)))
+    return EncoderReport(_ask_hub(name))
 
 
 def _ask_hub(name: str) -> Verdict:

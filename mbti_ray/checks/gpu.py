@@ -41,7 +41,7 @@ def find_driver() -> str | None:
     return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
 
 
-def look_at_gpus(built_for: str | None, *, timeout_s: float) -> Gpus:
+def probe_gpus(built_for: str | None, *, timeout_s: float) -> Gpus:
     """Let torch compute on every GPU, in a process of its own."""
     driver = find_driver()
     # -P: the files beside the script are no modules to be found by their name.

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mbti_ray.checks.autoscaler import Autoscaler, find_autoscaler
-from mbti_ray.checks.disk import Disk, measure
-from mbti_ray.checks.encoder import Encoder, find_encoder
-from mbti_ray.checks.gpu import Gpus, find_driver, look_at_gpus
+from mbti_ray.checks.disk import Disk, measure_disk
+from mbti_ray.checks.encoder import EncoderReport, inspect_encoder
+from mbti_ray.checks.gpu import Gpus, find_driver, probe_gpus
 from mbti_ray.checks.network import gloo_address
-from mbti_ray.checks.storage import Seen
+from mbti_ray.checks.storage import StorageReport
 from mbti_ray.checks.token import Token, find_token
-from mbti_ray.checks.versions import installed, torch_is_built_for
+from mbti_ray.checks.versions import installed_versions, torch_cuda_version
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MachineQuery:
     """What is looked for on a machine.
 
     Attributes:
@@ -34,15 +34,15 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineReport:
     """What was found on one."""
 
     versions: dict[str, str]
     token: Token
-    encoder: Encoder
+    encoder: EncoderReport
     disk: Disk
     gpus: Gpus
-    seen: Seen | None
+    seen: StorageReport | None
     autoscaler: Autoscaler | None
     gloo_address: str | None
     took_s: float
@@ -50,7 +50,9 @@ class Machine:
     clock_s: float = field(default_factory=time.time)
 
 
-def look(wanted: Wanted, leave: Callable[[], Seen] | None = None) -> Machine:
+def inspect_machine(
+    wanted: MachineQuery, leave: Callable[[], StorageReport] | None = None
+) -> MachineReport:
     """Look at the machine that this is called on.
 
     Args:
@@ -60,12 +62,12 @@ def look(wanted: Wanted, leave: Callable[[], Seen] | None = None) -> Machine:
     # Each of these may have to wait for something else.
     with ThreadPoolExecutor(3) as pool:
         gpus = pool.submit(_find_gpus, wanted.gpu_timeout_s)
-        encoder = pool.submit(find_encoder, wanted.encoder)
+        encoder = pool.submit(inspect_encoder, wanted.encoder)
         seen = pool.submit(leave) if leave else None
-        return Machine(
-            versions=installed(),
+        return MachineReport(
+            versions=installed_versions(),
             token=find_token(),
-            disk=measure(wanted.ray_folder),
+            disk=measure_disk(wanted.ray_folder),
             autoscaler=find_autoscaler(wanted.logs) if wanted.logs else None,
             gloo_address=gloo_address(),
             encoder=encoder.result(),
@@ -76,7 +78,7 @@ def look(wanted: Wanted, leave: Callable[[], Seen] | None = None) -> Machine:
 
 
 def _find_gpus(timeout_s: float) -> Gpus:
-    driver, built_for = find_driver(), torch_is_built_for()
+    driver, built_for = find_driver(), torch_cuda_version()
     if timeout_s > 0 and driver is not None and built_for is not None:
-        return look_at_gpus(built_for, timeout_s=timeout_s)
+        return probe_gpus(built_for, timeout_s=timeout_s)
     return Gpus(driver, built_for)

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from mbti_ray.checks.verdict import Verdict, named
+from mbti_ray.checks.verdict import Verdict, join_names
 
 _CHECK = "network"
 _INTERFACE = "GLOO_SOCKET_IFNAME"
@@ -31,7 +31,9 @@ def judge_gloo(addresses: Mapping[str, str | None]) -> Verdict:
     deaf = [m for m, at in addresses.items() if at and ipaddress.ip_address(at).is_loopback]
     if not deaf:
         return Verdict(_CHECK, "ok", "workers on several machines find each other")
-    found = f"Gloo would listen on loopback on {named(deaf)}, where no other machine reaches it"
+    found = (
+        f"Gloo would listen on loopback on {join_names(deaf)}, where no other machine reaches it"
+    )
     remedy = (
         f"set {_INTERFACE} to the network interface in the environment of `ray start` there, as "
         "clusters/node/environment.sh does"

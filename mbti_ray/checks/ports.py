@@ -13,7 +13,7 @@ _DASHBOARD = 8265
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
-def why_taken(host: str, port: int) -> str | None:
+def port_problem(host: str, port: int) -> str | None:
     """Why nothing can listen there; None if something can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
@@ -40,7 +40,7 @@ def judge_ports(config: ServeConfig, *, with_dashboard: bool) -> list[Verdict]:
         wanted.append(("127.0.0.1", _DASHBOARD, "dashboard", remedy))
     taken = []
     for host, port, use, remedy in wanted:
-        reason = why_taken(host, port)
+        reason = port_problem(host, port)
         if reason is not None:
             found = f"{host or '*'}:{port} ({use}): {reason}"
             taken.append(Verdict(_CHECK, "warning", found, remedy))

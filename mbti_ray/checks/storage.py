@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
-from mbti_ray.checks.verdict import Verdict, named
+from mbti_ray.checks.verdict import Verdict, join_names
 from mbti_ray.errors import MbtiRayError, one_line
-from mbti_ray.storage.remote import Place
+from mbti_ray.storage.remote import Location
 
 _CHECK = "storage"
 _DRIVER = "driver"
@@ -24,7 +24,7 @@ _LOOKS_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
-class Seen:
+class StorageReport:
     """What one machine found there.
 
     Attributes:
@@ -38,7 +38,7 @@ class Seen:
     problem: str | None = None
 
 
-class Notes:
+class StorageMarkers:
     """The notes of one examination, in a folder of their own in the storage folder.
 
     Made and taken away by the driver: `with Notes(place) as notes`.
@@ -53,7 +53,7 @@ class Notes:
     """
 
     def __init__(
-        self, storage: Place, name: str | None = None, *, patience_s: float = _PATIENCE_S
+        self, storage: Location, name: str | None = None, *, patience_s: float = _PATIENCE_S
     ) -> None:
         self.storage = storage
         self._patience_s = patience_s
@@ -61,7 +61,7 @@ class Notes:
         self.problem: str | None = None
         self._made: list[Path] = []
 
-    def __enter__(self) -> "Notes":
+    def __enter__(self) -> "StorageMarkers":
         if isinstance(self.storage, Path):
             self._made = [p for p in (self.storage, *self.storage.parents) if not p.exists()]
         try:
@@ -83,7 +83,7 @@ class Notes:
             with suppress(OSError):
                 folder.rmdir()
 
-    def leave(self, machine: str) -> Seen:
+    def leave(self, machine: str) -> StorageReport:
         """On a machine: look for the driver's note and leave one. Makes no storage folder."""
         try:
             is_there = not isinstance(self.storage, Path) or self.storage.is_dir()
@@ -91,8 +91,8 @@ class Notes:
             if is_shared:
                 self._write(machine)
         except (OSError, MbtiRayError) as error:
-            return Seen(is_there=True, is_shared=False, problem=_reason(error))
-        return Seen(is_there, is_shared)
+            return StorageReport(is_there=True, is_shared=False, problem=_reason(error))
+        return StorageReport(is_there, is_shared)
 
     def missing(self, machines: Iterable[str]) -> set[str]:
         """The machines whose notes do not appear here."""
@@ -104,7 +104,7 @@ class Notes:
         return waiting
 
     @property
-    def _folder(self) -> Place:
+    def _folder(self) -> Location:
         return self.storage / self.name
 
     def _says(self, name: str) -> bool:
@@ -125,7 +125,7 @@ class Notes:
         self._folder.rmdir()
 
 
-def judge_own_storage(notes: Notes) -> Verdict:
+def judge_own_storage(notes: StorageMarkers) -> Verdict:
     """Of the machine that the command runs on."""
     if notes.problem is None:
         return Verdict(_CHECK, "ok", f"{notes.storage} can be written and read")
@@ -134,7 +134,10 @@ def judge_own_storage(notes: Notes) -> Verdict:
 
 
 def judge_storage(
-    notes: Notes, by_machine: Mapping[str, Seen], *, idle: frozenset[str] = frozenset()
+    notes: StorageMarkers,
+    by_machine: Mapping[str, StorageReport],
+    *,
+    idle: frozenset[str] = frozenset(),
 ) -> list[Verdict]:
     """Of the machines that were asked, as they and the driver found it.
 
@@ -162,14 +165,14 @@ def judge_storage(
         Verdict(
             _CHECK,
             "warning" if is_idle else "wrong",
-            f"{notes.storage} {fault.format(machines=named(machines))}",
+            f"{notes.storage} {fault.format(machines=join_names(machines))}",
             remedy,
         )
         for (fault, is_idle), machines in groups.items()
     ]
 
 
-def _fault(seen: Seen, *, is_back: bool) -> str | None:
+def _fault(seen: StorageReport, *, is_back: bool) -> str | None:
     if seen.problem is not None:
         problem = seen.problem.replace("{", "{{").replace("}", "}}")
         return f"cannot be used on {{machines}} ({problem})"

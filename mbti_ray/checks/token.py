@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mbti_ray.checks.verdict import Verdict, alike, named
+from mbti_ray.checks.verdict import Verdict, group_by_value, join_names
 
 _CHECK = "token"
 _MODE = "RAY_AUTH_MODE"
@@ -91,17 +91,19 @@ def judge_tokens(by_machine: Mapping[str, Token], *, is_asked_for: bool) -> list
         )
         found = "not asked for: whoever reaches Ray's ports can run code on all machines"
         return [Verdict(_CHECK, "warning", found, remedy)]
-    groups = alike({machine: token.digest for machine, token in by_machine.items()})
+    groups = group_by_value({machine: token.digest for machine, token in by_machine.items()})
     if len(groups) == 1:
         where = f", the same on {len(by_machine)} nodes" if several else ""
         return [Verdict(_CHECK, "ok", f"asked for{where}")]
     common = next(iter(groups))
     odd = [machine for digest, where in groups.items() if digest != common for machine in where]
-    found = f"{named(odd)} would show another one, or none, when Ray starts there the next time"
+    found = (
+        f"{join_names(odd)} would show another one, or none, when Ray starts there the next time"
+    )
     return [Verdict(_CHECK, "warning", found, _COPY)]
 
 
-def refused_here(token: Token, address: str) -> Verdict:
+def judge_refused_token(token: Token, address: str) -> Verdict:
     """This machine was not let in."""
     has = f"the token of {token.place}" if token.digest else f"no token ({token.place} has none)"
     found = f"{address} does not let this machine in: it shows {has}"

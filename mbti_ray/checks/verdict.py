@@ -49,7 +49,7 @@ def first_wrong(verdicts: Iterable[Verdict]) -> Verdict | None:
     return next((v for v in verdicts if v.state == "wrong"), None)
 
 
-def merged(by_machine: Mapping[str, Verdict]) -> list[Verdict]:
+def merge_verdicts(by_machine: Mapping[str, Verdict]) -> list[Verdict]:
     """One line for all machines where a check found the same, which names them."""
     groups: dict[Verdict, list[str]] = {}
     for machine, verdict in by_machine.items():
@@ -57,19 +57,19 @@ def merged(by_machine: Mapping[str, Verdict]) -> list[Verdict]:
     if len(groups) == 1 and len(by_machine) == 1:
         return list(groups)
     return [
-        Verdict(v.check, v.state, f"{v.found} ({named(machines)})", v.remedy)
+        Verdict(v.check, v.state, f"{v.found} ({join_names(machines)})", v.remedy)
         for v, machines in groups.items()
     ]
 
 
-def named(machines: Iterable[str]) -> str:
+def join_names(machines: Iterable[str]) -> str:
     """The first of some machines by name, and how many more there are."""
     names = sorted(machines)
     more = len(names) - _SHOWN_MACHINES
     return ", ".join(names[:_SHOWN_MACHINES]) + (f" and {more} more" if more > 0 else "")
 
 
-def alike(by_machine: Mapping[str, Fact]) -> dict[Fact, list[str]]:
+def group_by_value(by_machine: Mapping[str, Fact]) -> dict[Fact, list[str]]:
     """The machines of each value, that of the most machines first."""
     groups: dict[Fact, list[str]] = {}
     for machine, value in by_machine.items():

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from mbti_ray.checks.verdict import State, Verdict, alike, named
+from mbti_ray.checks.verdict import State, Verdict, group_by_value, join_names
 
 # Objects and weights of these travel, or the processes speak to each other through them.
 _DECISIVE = ("ray", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "mbti_ray")
@@ -21,13 +21,13 @@ _NONE = "none"
 _REMEDY = "pip install -c constraints.txt on all machines, from the same constraints.txt"
 
 
-def installed() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Versions on this machine: of Python, the libraries, and the code of this package itself."""
     found = {name: _version(name) for name in (*_DECISIVE, *_OTHERS) if name != "mbti_ray"}
     return {"python": platform.python_version(), **found, "mbti_ray": _own()}
 
 
-def torch_is_built_for() -> str | None:
+def torch_cuda_version() -> str | None:
     """The CUDA version that torch is built for, without importing it; None is none at all."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
@@ -47,16 +47,16 @@ def judge_versions(by_machine: Mapping[str, Mapping[str, str]]) -> list[Verdict]
     here = by_machine[machines[0]]
     found = []
     for name in here:
-        groups = alike({m: _public(by_machine[m].get(name, _NONE)) for m in machines})
+        groups = group_by_value({m: _public(by_machine[m].get(name, _NONE)) for m in machines})
         state = _state(name, list(groups))
         if state is not None:
-            said = ", ".join(f"{value} on {named(where)}" for value, where in groups.items())
+            said = ", ".join(f"{value} on {join_names(where)}" for value, where in groups.items())
             remedy = _REMEDY if name != "mbti_ray" else "send the same code to all machines"
             found.append(Verdict("versions", state, f"{name} is {said}", remedy))
     if not found:
         shown = ("python", "ray", "torch", "transformers", "mbti_ray")
         said = ", ".join(f"{name} {here[name]}" for name in shown)
-        where = f"; the same on {named(machines)}" if len(machines) > 1 else ""
+        where = f"; the same on {join_names(machines)}" if len(machines) > 1 else ""
         found.append(Verdict("versions", "ok", said + where))
     return found
 

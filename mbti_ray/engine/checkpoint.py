@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mbti_ray.errors import RunError, one_line
-from mbti_ray.storage.remote import Place, Remote
+from mbti_ray.storage.remote import Location, RemotePath
 
 State = dict[str, Tensor]
 
@@ -111,7 +111,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 @overload
 def checkpoints_under(folder: Path) -> list[Path]: ...
 @overload
-def checkpoints_under(folder: Remote) -> list[Remote]: ...
+def checkpoints_under(folder: RemotePath) -> list[RemotePath]: ...
 def checkpoints_under(folder: Any) -> Any:
     """The checkpoints under `folder` that have all their files, the one with most steps first."""
     steps = {mark.parent: _step_of(mark.parent) for mark in folder.rglob("progress.json")}
@@ -119,13 +119,13 @@ def checkpoints_under(folder: Any) -> Any:
     return sorted(whole, key=lambda place: whole[place], reverse=True)
 
 
-def newest_checkpoint(folder: Place) -> Place | None:
+def newest_checkpoint(folder: Location) -> Location | None:
     """The first of `checkpoints_under`, if there is one."""
-    found: Sequence[Place] = checkpoints_under(folder)
+    found: Sequence[Location] = checkpoints_under(folder)
     return found[0] if found else None
 
 
-def _step_of(folder: Place) -> int | None:
+def _step_of(folder: Location) -> int | None:
     """The step of a checkpoint, or None where a crash has left only part of one."""
     if folder.name.endswith(UNFINISHED) or not all((folder / f).is_file() for f in _FILES):
         return None

@@ -24,7 +24,7 @@ from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
-from mbti_ray.runs.lookup import find_bundle
+from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.scores.counts import pool_rows
 from mbti_ray.typology import POSITIVE_POLES, type_of
 
@@ -271,7 +271,7 @@ class MBTIClassifier:
             RunError: There is no bundle at the path.
             BundleError: The bundle is damaged.
         """
-        return cls(Predictor.load(find_bundle(path), device=device))
+        return cls(Predictor.load(fetch_bundle(path), device=device))
 
     @overload
     def predict(self, text: str) -> str: ...

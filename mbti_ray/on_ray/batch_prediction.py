@@ -27,7 +27,7 @@ from mbti_ray.data.progress import ProgressCallback
 from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.cluster.resources import trial_resources, workers_at_once
-from mbti_ray.runs.lookup import find_bundle
+from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.storage.output_tables import PartFolder, write_json_lines, write_tables
 from mbti_ray.typology import POSITIVE_POLES
 
@@ -202,7 +202,7 @@ class _Actor:
         torch.set_num_threads(threads)
         self._loaded: Predictor | MbtiRayError
         try:
-            folder = find_bundle(bundle)
+            folder = fetch_bundle(bundle)
             self._loaded = Predictor.load(folder, runtime=runtime, threads=threads, device=device)
         except MbtiRayError as error:
             # Raised, it would come to the driver as the text of a stack trace.

@@ -6,21 +6,21 @@ from pathlib import Path
 from mbti_ray.config import RunConfig
 from mbti_ray.errors import ConfigError, RunError, nearest
 from mbti_ray.runs.run_folder import Existing, RunFolder
-from mbti_ray.storage.local_cache import local_copy, user_cache
-from mbti_ray.storage.remote import Place, Remote, place_at
+from mbti_ray.storage.local_cache import local_copy, user_cache_folder
+from mbti_ray.storage.remote import Location, RemotePath, parse_location
 
 _CACHE = "cache"
 
 
-def storage_folder(storage: str) -> Place:
+def storage_folder(storage: str) -> Location:
     """The folder that `storage` names, absolute or by URL.
 
     Raises:
         ConfigError: It is a file, or no URL of a store.
         StorageError: The store cannot be reached.
     """
-    folder = place_at(storage)
-    if isinstance(folder, Remote):
+    folder = parse_location(storage)
+    if isinstance(folder, RemotePath):
         return folder
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
@@ -31,10 +31,10 @@ def storage_folder(storage: str) -> Place:
 def cache_folder(storage: str) -> Path:
     """Where tokenised datasets are kept: with the runs, or on this machine where those are not."""
     folder = storage_folder(storage)
-    return folder / _CACHE if isinstance(folder, Path) else user_cache() / "datasets"
+    return folder / _CACHE if isinstance(folder, Path) else user_cache_folder() / "datasets"
 
 
-def choose_run(config: RunConfig, *, default_name: str, existing: Existing) -> RunFolder:
+def resolve_run_folder(config: RunConfig, *, default_name: str, existing: Existing) -> RunFolder:
     """The folder of a new run, or of an old one to go on with; nothing is written yet.
 
     Without `name`, a new run is called after `default_name` and the time; with `existing=resume`
@@ -45,7 +45,7 @@ def choose_run(config: RunConfig, *, default_name: str, existing: Existing) -> R
             to resume; or the store cannot be reached or written to.
     """
     storage = storage_folder(config.storage)
-    if isinstance(storage, Remote):
+    if isinstance(storage, RemotePath):
         storage.check_writable()
     name = config.name
     if name is None and existing == "resume":
@@ -72,7 +72,7 @@ def choose_run(config: RunConfig, *, default_name: str, existing: Existing) -> R
     return RunFolder.at(place)
 
 
-def newest_bundle(storage: Place) -> Place:
+def newest_bundle(storage: Location) -> Location:
     """The newest best bundle under a storage folder: of a study, or else of a run.
 
     Raises:
@@ -85,16 +85,16 @@ def newest_bundle(storage: Place) -> Place:
     raise RunError(f"{storage}: holds no bundle; make one with `python -m mbti_ray.tune`")
 
 
-def bundle_place(place: str | None, storage: str) -> Place:
+def locate_bundle(place: str | None, storage: str) -> Location:
     """Where the bundle is that a command was given, or the newest under the storage folder.
 
     Raises:
         RunError: There is none.
     """
-    return _bundle_at(place_at(place)) if place else newest_bundle(storage_folder(storage))
+    return _bundle_at(parse_location(place)) if place else newest_bundle(storage_folder(storage))
 
 
-def find_bundle(place: str | Place) -> Path:
+def fetch_bundle(place: str | Location) -> Path:
     """The bundle of a path or URL, which may be that of a run or study, on this machine.
 
     What a URL holds is copied into this user's cache, once for each bundle.
@@ -102,14 +102,14 @@ def find_bundle(place: str | Place) -> Path:
     Raises:
         RunError: There is no bundle there, or the store cannot be reached.
     """
-    bundle = _bundle_at(place_at(place) if isinstance(place, str) else place)
+    bundle = _bundle_at(parse_location(place) if isinstance(place, str) else place)
     if isinstance(bundle, Path):
         return bundle
     # bundle.json has the size and hash of every other file, and what an export has added.
     return local_copy(bundle, "bundles", (bundle / "bundle.json").read_text("utf-8"))
 
 
-def _bundle_at(place: Place) -> Place:
+def _bundle_at(place: Location) -> Location:
     for folder in (place, place / "bundle", place / "best" / "bundle"):
         if (folder / "bundle.json").is_file():
             return folder
@@ -121,5 +121,5 @@ def _bundle_at(place: Place) -> Place:
     raise RunError(f"{place}: is no bundle and no run that has one (no bundle.json in it)")
 
 
-def _age(place: Place) -> float:
+def _age(place: Location) -> float:
     return place.stat().st_mtime if isinstance(place, Path) else place.modified()

@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from mbti_ray.config import RunConfig, dump_config
 from mbti_ray.errors import MbtiRayError
-from mbti_ray.storage.remote import Place, Remote, place_at
-from mbti_ray.storage.working_copy import held, told, working_path
+from mbti_ray.storage.remote import Location, RemotePath, parse_location
+from mbti_ray.storage.working_copy import locked_working_copy, rewrite_paths, working_copy_path
 
 Existing = Literal["refuse", "resume", "fresh"]
 # What says that the files beside it are all there; put up last, in this order.
@@ -37,22 +37,22 @@ class RunFolder:
     Attributes:
         path: Where this process reads and writes its files.
         remote: Where they are kept, if that is not there; `path` is a working copy then, which is
-            only there inside `at_hand`.
+            only there inside `checked_out`.
     """
 
     path: Path
-    remote: Remote | None = None
+    remote: RemotePath | None = None
     _kept: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def at(cls, place: Place) -> "RunFolder":
+    def at(cls, place: Location) -> "RunFolder":
         """The folder of a run wherever it is."""
         if isinstance(place, Path):
             return cls(place)
-        return cls(working_path(place), place)
+        return cls(working_copy_path(place), place)
 
     @property
-    def home(self) -> Place:
+    def location(self) -> Location:
         """Where it is kept, as people should read it."""
         return self.remote or self.path
 
@@ -110,7 +110,7 @@ class RunFolder:
         return self.notes.read_text("utf-8").splitlines() if self.notes.exists() else []
 
     @contextmanager
-    def at_hand(self) -> Iterator["RunFolder"]:
+    def checked_out(self) -> Iterator["RunFolder"]:
         """Its files on this machine, as long as they are worked with; nothing is left behind.
 
         Errors that leave it speak of where the run is kept.
@@ -118,38 +118,38 @@ class RunFolder:
         if self.remote is None:
             yield self
             return
-        with held(self.path, self.remote):
+        with locked_working_copy(self.path, self.remote):
             try:
-                self.bring()
+                self.pull()
                 yield self
             except MbtiRayError as error:
-                error.args = (self.told(str(error)),)
+                error.args = (self.rewrite_paths(str(error)),)
                 raise
 
-    def bring(self) -> None:
+    def pull(self) -> None:
         """Take what is kept elsewhere into the working copy: its files, none of its folders."""
         if self.remote is None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         for file in self.remote.files():
             target = self.path / file.name
-            file.fetch(target)
+            file.download(target)
             self._kept[target] = _state(target)
 
-    def keep(self, *, anew: Sequence[str] = ()) -> None:
+    def push(self, *, replace: Sequence[str] = ()) -> None:
         """Put up what has changed in the working copy.
 
         Args:
-            anew: Folders that are replaced whole.
+            replace: Folders that are replaced whole.
         """
         if self.remote is None:
             return
-        for name in anew:
+        for name in replace:
             (self.remote / name).delete()
         files = [p for p in self.path.rglob("*") if p.is_file() and self._kept.get(p) != _state(p)]
         for path in sorted(files, key=_mark):
             state = _state(path)
-            (self.remote / path.relative_to(self.path).as_posix()).put(path)
+            (self.remote / path.relative_to(self.path).as_posix()).upload(path)
             self._kept[path] = state
 
     def begin(self, config: RunConfig, existing: Existing) -> None:
@@ -166,25 +166,25 @@ class RunFolder:
             if self.remote:
                 (self.remote / old.name).delete()
         self.config.write_text(dump_config(config), "utf-8")
-        self.keep()
+        self.push()
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         self.stop.touch()
-        self.keep()
+        self.push()
 
-    def is_asked_to_stop(self) -> bool:
+    def is_stop_requested(self) -> bool:
         """Whether somebody has made the file `stop`, wherever the run is kept."""
         return (self.remote / self.stop.name).exists() if self.remote else self.stop.exists()
 
-    def told(self, text: str) -> str:
+    def rewrite_paths(self, text: str) -> str:
         """A message as people should read it, though it speaks of the working copy."""
-        return told(text, self.remote) if self.remote else text
+        return rewrite_paths(text, self.remote) if self.remote else text
 
     def write_bad_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep what was left out of the data, a JSON line each; no file where that is nothing."""
         if rows:
             self.bad_rows.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-            self.keep()
+            self.push()
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         self.scores.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
@@ -200,7 +200,9 @@ def _mark(path: Path) -> int:
 
 
 @contextmanager
-def open_run(place: str | Place) -> Iterator[RunFolder]:
+def open_run(place: str | Location) -> Iterator[RunFolder]:
     """The run or study at a path or URL, its files at hand."""
-    with RunFolder.at(place_at(place) if isinstance(place, str) else place).at_hand() as folder:
+    with RunFolder.at(
+        parse_location(place) if isinstance(place, str) else place
+    ).checked_out() as folder:
         yield folder

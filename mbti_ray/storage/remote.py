@@ -30,7 +30,7 @@ _HINTS = {
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemotePath:
     """A file or folder that a URL names, with as much of pathlib as runs need.
 
     Attributes:
@@ -45,7 +45,7 @@ class Remote:
     filesystem: Any = field(compare=False, repr=False)
 
     @classmethod
-    def at(cls, url: str) -> "Remote":
+    def at(cls, url: str) -> "RemotePath":
         """What a URL names; a region that it does not say is asked for.
 
         Raises:
@@ -72,10 +72,10 @@ class Remote:
             raise ConfigError(f"{url}: names no bucket; allowed: {url}BUCKET/PREFIX")
         return cls(url, path.rstrip("/"), filesystem)
 
-    def __truediv__(self, name: str) -> "Remote":
+    def __truediv__(self, name: str) -> "RemotePath":
         base, mark, options = self.url.partition("?")
         url = f"{base.removesuffix('/')}/{name}{mark}{options}"
-        return Remote(url, f"{self.path}/{name}", self.filesystem)
+        return RemotePath(url, f"{self.path}/{name}", self.filesystem)
 
     def __str__(self) -> str:
         return self.url
@@ -85,10 +85,10 @@ class Remote:
         return PurePosixPath(self.path).name
 
     @property
-    def parent(self) -> "Remote":
+    def parent(self) -> "RemotePath":
         base, mark, options = self.url.partition("?")
         url = f"{base.removesuffix('/').rpartition('/')[0]}{mark}{options}"
-        return Remote(url, self.path.rpartition("/")[0], self.filesystem)
+        return RemotePath(url, self.path.rpartition("/")[0], self.filesystem)
 
     def exists(self) -> bool:
         return not _is_nothing(self._facts())
@@ -100,11 +100,11 @@ class Remote:
         """Seconds since 1970."""
         return (self._facts().mtime_ns or 0) / 1e9
 
-    def files(self) -> list["Remote"]:
+    def files(self) -> list["RemotePath"]:
         """The files that lie directly in it; none where there is nothing."""
         return [self / f.base_name for f in self._listed() if f.is_file]
 
-    def glob(self, pattern: str) -> list["Remote"]:
+    def glob(self, pattern: str) -> list["RemotePath"]:
         """The files at FOLDERS/REST, such as ``quick-*/config.yaml``; only FOLDERS has a ``*``."""
         first, _, rest = pattern.partition("/")
         names = [f.base_name for f in self._listed() if not f.is_file]
@@ -113,7 +113,7 @@ class Remote:
             facts = self.filesystem.get_file_info([place.path for place in places])
         return [place for place, fact in zip(places, facts, strict=True) if fact.is_file]
 
-    def rglob(self, name: str) -> list["Remote"]:
+    def rglob(self, name: str) -> list["RemotePath"]:
         """The files of that name anywhere below."""
         start = len(self.path) + 1
         found = [f.path for f in self._listed(recursive=True) if f.is_file and f.base_name == name]
@@ -128,12 +128,12 @@ class Remote:
         with _reaching(self.url), self.filesystem.open_output_stream(self.path) as file:
             file.write(text.encode(encoding))
 
-    def put(self, source: Path) -> None:
+    def upload(self, source: Path) -> None:
         """Put a file up."""
         self._make_parent()
         self._copy(str(source), self.path, is_up=True)
 
-    def fetch(self, target: Path) -> None:
+    def download(self, target: Path) -> None:
         """Bring the file or the whole folder to this machine.
 
         Raises:
@@ -189,24 +189,24 @@ class Remote:
             copy_files(source, target, source_filesystem=ends[0], destination_filesystem=ends[1])
 
 
-# A folder or file wherever it is. What `Remote` has of pathlib is what may be done with a place.
-Place = Path | Remote
+# A folder or file on this machine or in a bucket, with the part of pathlib that both have.
+Location = Path | RemotePath
 
 
-def place_at(text: str) -> Place:
+def parse_location(text: str) -> Location:
     """The folder or file that a path or a URL names; ``file://`` is a path.
 
     Raises:
-        ConfigError, StorageError: See `Remote.at`.
+        ConfigError, StorageError: See `RemotePath.at`.
     """
     if "://" not in text:
         return Path(text).expanduser()
     if urlsplit(text).scheme == _FILE:
-        return Path(str(Remote.at(text).path))
-    return Remote.at(text)
+        return Path(str(RemotePath.at(text).path))
+    return RemotePath.at(text)
 
 
-def address(place: Place) -> str:
+def absolute_location(place: Location) -> str:
     """The place as any process understands it, whatever its working directory."""
     return str(place.resolve() if isinstance(place, Path) else place)
 

@@ -9,24 +9,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
-from mbti_ray.storage.remote import Remote
+from mbti_ray.storage.remote import RemotePath
 
 _MARK = "mbti_ray-"
 # The kernel lets go of a lock when its process ends, however it does.
 _LOCK = ".held"
 
 
-def working_path(remote: Remote) -> Path:
+def working_copy_path(remote: RemotePath) -> Path:
     """Where on this machine a working copy of it may be made; nobody else is given the same.
 
-    The end of it is the path in the store, so `told` knows what it stands for.
+    The end of it is the path in the store, so `rewrite_paths` knows what it stands for.
     """
     return Path(tempfile.gettempdir(), _MARK + uuid4().hex, remote.path.strip("/"))
 
 
 @contextmanager
-def held(path: Path, remote: Remote) -> Iterator[None]:
-    """Room for a working copy at `working_path`, as long as this process needs it.
+def locked_working_copy(path: Path, remote: RemotePath) -> Iterator[None]:
+    """Room for a working copy at `working_copy_path`, as long as this process needs it.
 
     What a process that was killed has left is deleted by the next one that makes room.
     """
@@ -54,7 +54,7 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(root, ignore_errors=True)
 
 
-def told(text: str, remote: Remote) -> str:
+def rewrite_paths(text: str, remote: RemotePath) -> str:
     """A message as people should read it: working copies have the names of what they are of."""
     inside = re.escape(remote.path.strip("/"))
     base = remote.url.partition("?")[0].removesuffix("/")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.checks.machine import Wanted, look
+from mbti_ray.checks.machine import MachineQuery, inspect_machine
 from mbti_ray.config import load_run, load_study
 from mbti_ray.errors import ClusterError
 
@@ -21,9 +21,9 @@ def wrong_of(verdicts):
 
 
 def test_a_ray_in_order_has_nothing_wrong_and_every_check_speaks(tmp_path):
-    from mbti_ray.on_ray.cluster.preflight import examine_cluster
+    from mbti_ray.on_ray.cluster.preflight import check_cluster
 
-    verdicts = examine_cluster(load_run("quick", [f"storage={tmp_path / 'runs'}"]))
+    verdicts = check_cluster(load_run("quick", [f"storage={tmp_path / 'runs'}"]))
     assert wrong_of(verdicts) == []
     assert {v.check for v in verdicts} == {
         *("cluster", "versions", "storage", "disk", "resources", "gpu", "encoder"),
@@ -33,45 +33,45 @@ def test_a_ray_in_order_has_nothing_wrong_and_every_check_speaks(tmp_path):
 
 
 def test_storage_that_cannot_be_written_is_wrong(tmp_path):
-    from mbti_ray.on_ray.cluster.preflight import examine_cluster
+    from mbti_ray.on_ray.cluster.preflight import check_cluster
 
     (tmp_path / "file").write_text("")
-    verdicts = examine_cluster(load_run("quick", [f"storage={tmp_path / 'file' / 'runs'}"]))
+    verdicts = check_cluster(load_run("quick", [f"storage={tmp_path / 'file' / 'runs'}"]))
     (verdict,) = wrong_of(verdicts)
     assert verdict.check == "storage"
     assert "cannot be written to here (Not a directory)" in verdict.found
 
 
 def test_more_workers_than_there_is_room_for_are_wrong(tmp_path):
-    from mbti_ray.on_ray.cluster.preflight import examine_cluster
+    from mbti_ray.on_ray.cluster.preflight import check_cluster
 
     overrides = [f"storage={tmp_path}", "scaling.workers=3"]
     for config in (load_run("quick", overrides), load_study(None, overrides)):
-        (verdict,) = wrong_of(examine_cluster(config))
+        (verdict,) = wrong_of(check_cluster(config))
         assert verdict.check == "resources"
         assert "scaling.workers=3: a worker takes 1 CPU" in verdict.found
         assert verdict.remedy == "lower scaling.workers"
 
 
 def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
-    from mbti_ray.on_ray.cluster.preflight import judge_sums
+    from mbti_ray.on_ray.cluster.preflight import judge_resources
     from mbti_ray.on_ray.cluster.resources import Resources, run_resources
 
     there, addable = [{"CPU": 2.0}], [{"CPU": 8.0, "GPU": 1.0}] * 2
     config = load_run("quick", ["scaling.workers=2", "scaling.use_gpu=true"])
-    verdict, each = judge_sums(config, there, [])
+    verdict, each = judge_resources(config, there, [])
     assert (verdict.state, each) == ("wrong", None)
-    verdict, each = judge_sums(config, there, addable)
+    verdict, each = judge_resources(config, there, addable)
     assert (verdict.state, each) == ("warning", Resources(8, 1))
     assert verdict.found == (
         "only with machines that the autoscaler has yet to add: 2 worker(s) of 8 CPU and 1 GPU"
     )
     # Reckoned as the run will: it waits for the machines with GPUs, and does not take the CPUs.
-    verdict, each = judge_sums(load_run("quick"), there, addable)
+    verdict, each = judge_resources(load_run("quick"), there, addable)
     assert (verdict.state, each) == ("warning", Resources(8, 1))
     assert run_resources(load_run("quick"), [*there, *addable]) == each
     study = load_study(None, ["scaling.use_gpu=false"])
-    verdict, each = judge_sums(study, there, addable)
+    verdict, each = judge_resources(study, there, addable)
     assert (verdict.state, each) == ("ok", Resources(1, 0))
     assert verdict.found.startswith("2 trial(s) at once, 1 worker(s) each of 1 CPU; 18 trial(s)")
 
@@ -99,27 +99,27 @@ def test_two_workers_that_would_wait_for_each_other_for_ever_are_said_to(
         str(n): {"Resources": resources, "NodeManagerAddress": address}
         for n, address in enumerate(addresses)
     }
-    machine = replace(look(Wanted("tiny", tmp_path)), gloo_address=hears)
+    machine = replace(inspect_machine(MachineQuery("tiny", tmp_path)), gloo_address=hears)
     machines = dict.fromkeys(nodes, machine)
     verdicts = judge_network(config, nodes, machines, Resources(1, gpus))
     assert [v.state for v in verdicts] == said
 
 
 def test_before_a_run_begins_all_is_well_or_the_first_wrong_line_is_raised(tmp_path):
-    from mbti_ray.on_ray.cluster.preflight import check_before
+    from mbti_ray.on_ray.cluster.preflight import check_before_run
     from mbti_ray.on_ray.cluster.resources import run_resources
 
     warned: list[str] = []
     config = load_run("quick")
-    nodes = check_before(config, tmp_path / "runs", warn=warned.append)
+    nodes = check_before_run(config, tmp_path / "runs", warn=warned.append)
     assert run_resources(config, nodes) == run_resources(config)
     assert not [line for line in warned if line.startswith(("resources", "storage"))]
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ClusterError, match=r"^resources: scaling.workers=3: a worker takes 1 CPU"):
-        check_before(load_run("quick", ["scaling.workers=3"]), tmp_path)
+        check_before_run(load_run("quick", ["scaling.workers=3"]), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ClusterError, match=r"^storage: .*cannot be written to here") as caught:
-        check_before(load_run("quick", ["scaling.workers=3"]), tmp_path / "file" / "runs")
+        check_before_run(load_run("quick", ["scaling.workers=3"]), tmp_path / "file" / "runs")
     assert "\n" not in str(caught.value)
 
 
@@ -127,13 +127,13 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
     """On one machine it is looked at from inside; on several there is a task on each."""
     import ray
 
-    from mbti_ray.checks.machine import Wanted
-    from mbti_ray.checks.storage import Notes
+    from mbti_ray.checks.machine import MachineQuery
+    from mbti_ray.checks.storage import StorageMarkers
     from mbti_ray.on_ray.cluster.preflight import _alive, _on
 
-    with Notes(tmp_path) as notes:
+    with StorageMarkers(tmp_path) as notes:
         ((name, node),) = _alive().items()
-        wanted = Wanted("tiny", Path("/tmp/ray"))
+        wanted = MachineQuery("tiny", Path("/tmp/ray"))
         machine = ray.get(_on(node).remote(wanted, notes, name), timeout=60)
         assert machine.seen is not None
         assert machine.seen.is_shared
@@ -142,13 +142,15 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
 
 
 def test_a_node_that_is_gone_is_said_not_to_answer(tmp_path):
-    from mbti_ray.checks.storage import Notes
-    from mbti_ray.on_ray.cluster.preflight import _alive, _silent, ask
+    from mbti_ray.checks.storage import StorageMarkers
+    from mbti_ray.on_ray.cluster.preflight import _alive, _silent, query_nodes
 
     nodes = _alive()
     gone = {"Resources": {"CPU": 1.0}, "NodeManagerAddress": "10.0.0.9", "NodeID": "0" * 56}
-    with Notes(tmp_path) as notes:
-        answers = ask(load_run("quick"), nodes | {"10.0.0.9": gone}, notes, gpu_within_s=0.0)
+    with StorageMarkers(tmp_path) as notes:
+        answers = query_nodes(
+            load_run("quick"), nodes | {"10.0.0.9": gone}, notes, gpu_within_s=0.0
+        )
     assert list(answers.machines) == list(nodes)
     (verdict,) = _silent(answers)
     assert verdict.state == "wrong"

@@ -24,10 +24,10 @@ from mbti_ray.evaluate import main as evaluate
 from mbti_ray.export import main as export
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.predict import main as predict
-from mbti_ray.runs.lookup import find_bundle
+from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.storage.local_cache import local_file
-from mbti_ray.storage.remote import Remote, place_at
+from mbti_ray.storage.remote import RemotePath, parse_location
 from mbti_ray.study.records import records_of
 from mbti_ray.study.store import open_study
 from mbti_ray.train import main as train
@@ -82,7 +82,7 @@ def left_over(url: str, others: set[Path]) -> set[Path]:
 
 
 def epochs_of(url: str) -> list[int]:
-    metrics = place_at(f"{url}/metrics.jsonl")
+    metrics = parse_location(f"{url}/metrics.jsonl")
     if not metrics.exists():
         return []
     return [json.loads(line)["epoch"] for line in metrics.read_text("utf-8").splitlines()]
@@ -90,8 +90,8 @@ def epochs_of(url: str) -> list[int]:
 
 def put_up(folder: Path, url: str) -> str:
     for file in folder.iterdir():
-        place = place_at(f"{url}/{file.name}")
-        assert isinstance(place, Remote)
+        place = parse_location(f"{url}/{file.name}")
+        assert isinstance(place, RemotePath)
         place.put(file)
     return url
 
@@ -130,7 +130,7 @@ def test_a_run_in_a_bucket_stops_resumes_and_ends_there_as_it_would_in_a_folder(
     answer = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert (answer["run"], answer["bundle"]) == (url, f"{url}/bundle")
     assert epochs_of(url) == list(range(1, 31))
-    got = load_file(find_bundle(url) / "model.safetensors")
+    got = load_file(fetch_bundle(url) / "model.safetensors")
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[name], expected[name]) for name in got)
     names = {key.removeprefix("runs/mine/") for key in server.keys("runs/mine/")}
@@ -163,13 +163,13 @@ def test_an_export_goes_into_the_bucket_and_not_into_the_copy_that_others_read(
 ) -> None:
     pytest.importorskip("onnxruntime")
     home = put_up(bundle, f"{server.url}/exported/bundle")
-    before = find_bundle(home)
+    before = fetch_bundle(home)
     assert export([home, f"data.source={small_file}", "--json"]) == 0
     made = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert made["bundle"] == home
     assert set(made["runtimes"]) == {"onnx", "onnx-int8"}
     assert not (before / "onnx").exists()
-    after = find_bundle(home)
+    after = fetch_bundle(home)
     assert after != before
     assert Predictor.load(after, runtime="onnx").info["runtimes"] == made["runtimes"]
 

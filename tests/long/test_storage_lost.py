@@ -16,7 +16,7 @@ from s3_server import Server, s3_server
 
 from mbti_ray.config import load_study
 from mbti_ray.runs.run_folder import open_run
-from mbti_ray.storage.remote import place_at
+from mbti_ray.storage.remote import parse_location
 from mbti_ray.study.records import TrialRecord, records_of
 from mbti_ray.study.store import open_study
 
@@ -58,7 +58,7 @@ def lose(driver: "subprocess.Popen[bytes]", machine: Path) -> None:
 
 
 def epochs_of(url: str) -> list[int]:
-    metrics = place_at(f"{url}/metrics.jsonl")
+    metrics = parse_location(f"{url}/metrics.jsonl")
     if not metrics.exists():
         return []
     return [json.loads(line)["epoch"] for line in metrics.read_text("utf-8").splitlines()]
@@ -86,7 +86,7 @@ def test_a_run_in_a_bucket_whose_machine_is_lost_ends_as_the_uninterrupted_one(
     assert epochs_of(url) == list(range(1, 11))
     local = command("train", "quick", *SETTINGS, f"storage={tmp_path}", "name=whole")
     subprocess.run(local, check=True, timeout=300)
-    weights = place_at(f"{url}/bundle/model.safetensors")
+    weights = parse_location(f"{url}/bundle/model.safetensors")
     weights.fetch(tmp_path / "weights")  # type: ignore[union-attr]
     whole = tmp_path / "whole" / "bundle" / "model.safetensors"
     assert (tmp_path / "weights").read_bytes() == whole.read_bytes()

@@ -13,17 +13,24 @@ from pathlib import Path
 import pytest
 
 from mbti_ray.checks.clock import judge_clocks, least_skew_s
-from mbti_ray.checks.disk import Disk, Need, judge_ray_disk, judge_storage_disk, measure, need_of
-from mbti_ray.checks.encoder import find_encoder
-from mbti_ray.checks.gpu import Gpus, find_driver, judge_gpus, look_at_gpus
+from mbti_ray.checks.disk import (
+    Disk,
+    DiskNeed,
+    estimate_disk_need,
+    judge_ray_disk,
+    judge_storage_disk,
+    measure_disk,
+)
+from mbti_ray.checks.encoder import inspect_encoder
+from mbti_ray.checks.gpu import Gpus, find_driver, judge_gpus, probe_gpus
 from mbti_ray.checks.network import gloo_address, judge_gloo
-from mbti_ray.checks.ports import judge_ports, why_taken
-from mbti_ray.checks.storage import Notes, Seen, judge_own_storage, judge_storage
-from mbti_ray.checks.token import Token, find_token, judge_token, judge_tokens, refused_here
-from mbti_ray.checks.verdict import Verdict, first_wrong, merged, named, worst
-from mbti_ray.checks.versions import installed, judge_versions, torch_is_built_for
+from mbti_ray.checks.ports import judge_ports, port_problem
+from mbti_ray.checks.storage import StorageMarkers, StorageReport, judge_own_storage, judge_storage
+from mbti_ray.checks.token import Token, find_token, judge_refused_token, judge_token, judge_tokens
+from mbti_ray.checks.verdict import Verdict, first_wrong, join_names, merge_verdicts, worst
+from mbti_ray.checks.versions import installed_versions, judge_versions, torch_cuda_version
 from mbti_ray.config import load_run, load_study
-from mbti_ray.storage.remote import place_at
+from mbti_ray.storage.remote import parse_location
 
 pytestmark = pytest.mark.unit
 
@@ -41,13 +48,13 @@ def test_the_worst_state_is_that_of_the_whole():
 
 def test_machines_that_found_the_same_share_a_line_and_are_named():
     bad, good = Verdict("disk", "wrong", "full", "make room"), Verdict("disk", "ok", "room")
-    lines = [v.line() for v in merged({"a": good, "b": bad, "c": good})]
+    lines = [v.line() for v in merge_verdicts({"a": good, "b": bad, "c": good})]
     assert lines == ["disk: room (a, c)", "disk: full (b); make room"]
-    assert merged({"a": good}) == [good]
+    assert merge_verdicts({"a": good}) == [good]
 
 
 def test_of_many_machines_only_the_first_are_named():
-    assert named(f"10.0.0.{n}" for n in range(7)) == (
+    assert join_names(f"10.0.0.{n}" for n in range(7)) == (
         "10.0.0.0, 10.0.0.1, 10.0.0.2, 10.0.0.3 and 3 more"
     )
 
@@ -56,14 +63,14 @@ def test_of_many_machines_only_the_first_are_named():
 
 
 def test_what_is_installed_here_is_found_and_agrees_with_itself():
-    found = installed()
+    found = installed_versions()
     import ray
     import torch
 
     assert found["ray"] == ray.__version__
     assert found["torch"] == torch.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert torch_is_built_for() == torch.version.cuda
+    assert torch_cuda_version() == torch.version.cuda
     (verdict,) = judge_versions({"10.0.0.1": found, "10.0.0.2": dict(found)})
     assert verdict.state == "ok"
     assert verdict.found.endswith("; the same on 10.0.0.1, 10.0.0.2")
@@ -82,7 +89,7 @@ def test_what_is_installed_here_is_found_and_agrees_with_itself():
     ids=str,
 )
 def test_another_version_on_a_node_is_named_with_the_node(changed, state):
-    here = installed()
+    here = installed_versions()
     (verdict,) = judge_versions({"10.0.0.1": here, "10.0.0.2": here | changed})
     ((name, version),) = changed.items()
     assert verdict.state == state
@@ -95,13 +102,13 @@ def _public(version: str) -> str:
 
 
 def test_torch_for_cpus_on_the_head_and_for_gpus_on_workers_go_together():
-    here = installed() | {"torch": "2.13.0+cpu"}
+    here = installed_versions() | {"torch": "2.13.0+cpu"}
     (verdict,) = judge_versions({"head": here, "worker": here | {"torch": "2.13.0+cu130"}})
     assert verdict.state == "ok"
 
 
 def test_a_patch_release_of_python_is_a_warning():
-    here = installed() | {"python": "3.11.7"}
+    here = installed_versions() | {"python": "3.11.7"}
     (verdict,) = judge_versions({"head": here, "worker": here | {"python": "3.11.9"}})
     assert verdict.state == "warning"
 
@@ -162,7 +169,7 @@ def test_several_nodes_without_a_token_are_a_warning_and_one_is_none():
 
 
 def test_a_machine_that_is_not_let_in_is_told_which_token_it_showed():
-    verdict = refused_here(Token(None, "/h/.ray/auth_token", None), "10.0.0.1:6379")
+    verdict = judge_refused_token(Token(None, "/h/.ray/auth_token", None), "10.0.0.1:6379")
     assert verdict.state == "wrong"
     assert "it shows no token (/h/.ray/auth_token has none)" in verdict.found
     assert "RAY_AUTH_MODE=token" in verdict.remedy
@@ -173,28 +180,28 @@ def test_a_machine_that_is_not_let_in_is_told_which_token_it_showed():
 
 def test_a_folder_that_all_see_is_written_and_read_back_and_left_as_it_was(tmp_path):
     storage = tmp_path / "new" / "runs"
-    with Notes(storage) as notes:
+    with StorageMarkers(storage) as notes:
         seen = {name: _on_a_node(notes).leave(name) for name in ("a", "b")}
         (verdict,) = judge_storage(notes, seen)
     assert verdict.line() == f"storage: {storage} is written by 2 nodes and read back here"
     assert list(tmp_path.iterdir()) == []
 
 
-def _on_a_node(notes: Notes, storage: Path | None = None) -> Notes:
+def _on_a_node(notes: StorageMarkers, storage: Path | None = None) -> StorageMarkers:
     """As the notes arrive there; `storage` is what that machine has under the name."""
-    return Notes(storage or notes.storage, notes.name, patience_s=0.0)
+    return StorageMarkers(storage or notes.storage, notes.name, patience_s=0.0)
 
 
 def test_a_folder_that_was_there_stays_with_what_is_in_it(tmp_path):
     (tmp_path / "run").mkdir()
-    with Notes(tmp_path) as notes:
+    with StorageMarkers(tmp_path) as notes:
         assert notes.problem is None
         assert len(list(tmp_path.iterdir())) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_folder_that_only_the_driver_sees_is_named_with_the_machines(tmp_path):
-    with Notes(tmp_path / "runs") as notes:
+    with StorageMarkers(tmp_path / "runs") as notes:
         seen = {"a": notes.leave("a"), "b": _on_a_node(notes, tmp_path / "none").leave("b")}
         (verdict,) = judge_storage(notes, seen)
     assert verdict.state == "wrong"
@@ -205,7 +212,7 @@ def test_a_folder_that_only_the_driver_sees_is_named_with_the_machines(tmp_path)
 
 def test_another_disk_under_the_same_name_is_found_out(tmp_path):
     (tmp_path / "local").mkdir()
-    with Notes(tmp_path / "runs") as notes:
+    with StorageMarkers(tmp_path / "runs") as notes:
         seen = {"b": _on_a_node(notes, tmp_path / "local").leave("b")}
         (verdict,) = judge_storage(notes, seen)
     assert verdict.state == "wrong"
@@ -214,22 +221,22 @@ def test_another_disk_under_the_same_name_is_found_out(tmp_path):
 
 
 def test_a_note_that_does_not_come_back_is_wrong(tmp_path):
-    with Notes(tmp_path, patience_s=0.1) as notes:
-        (verdict,) = judge_storage(notes, {"b": Seen(is_there=True, is_shared=True)})
+    with StorageMarkers(tmp_path, patience_s=0.1) as notes:
+        (verdict,) = judge_storage(notes, {"b": StorageReport(is_there=True, is_shared=True)})
     assert verdict.state == "wrong"
     assert "does not show here what was written on b" in verdict.found
 
 
 def test_a_machine_that_nothing_will_run_on_is_only_a_warning(tmp_path):
-    with Notes(tmp_path) as notes:
-        seen = {"b": Seen(is_there=False, is_shared=False)}
+    with StorageMarkers(tmp_path) as notes:
+        seen = {"b": StorageReport(is_there=False, is_shared=False)}
         (verdict,) = judge_storage(notes, seen, idle=frozenset({"b"}))
     assert verdict.state == "warning"
 
 
 def test_a_place_that_cannot_be_written_to_is_wrong(tmp_path):
     (tmp_path / "file").write_text("")
-    with Notes(tmp_path / "file" / "runs") as notes:
+    with StorageMarkers(tmp_path / "file" / "runs") as notes:
         verdict = judge_own_storage(notes)
         assert judge_storage(notes, {"a": notes.leave("a")}) == [verdict]
     assert verdict.state == "wrong"
@@ -240,7 +247,7 @@ def test_a_place_that_cannot_be_written_to_is_wrong(tmp_path):
 def test_a_store_by_url_is_written_and_read_back_and_left_as_it_was():
     from fsspec.implementations.memory import MemoryFileSystem
 
-    with Notes(place_at("fsspec+memory://bucket/runs")) as notes:
+    with StorageMarkers(parse_location("fsspec+memory://bucket/runs")) as notes:
         (verdict,) = judge_storage(notes, {"a": _on_a_node(notes).leave("a")})
     assert verdict.state == "ok", verdict.line()
     assert [p for p in MemoryFileSystem.store if "doctor" in p] == []
@@ -250,8 +257,8 @@ def test_a_store_by_url_is_written_and_read_back_and_left_as_it_was():
 
 
 def test_room_is_measured_where_the_folder_would_be(tmp_path):
-    disk = measure(tmp_path / "a" / "b")
-    assert disk.total_bytes == measure(tmp_path).total_bytes
+    disk = measure_disk(tmp_path / "a" / "b")
+    assert disk.total_bytes == measure_disk(tmp_path).total_bytes
     assert 0 < disk.free_bytes <= disk.total_bytes
 
 
@@ -268,16 +275,16 @@ def test_a_disk_on_which_ray_stops_storing_is_wrong(free, total, state):
 
 @pytest.mark.parametrize(("free", "state"), [(5, "wrong"), (50, "warning"), (500, "ok")])
 def test_storage_has_to_hold_a_checkpoint_and_should_hold_all_that_is_kept(free, state):
-    verdict = judge_storage_disk(Disk("/runs", free, 1000), Need(10, 100))
+    verdict = judge_storage_disk(Disk("/runs", free, 1000), DiskNeed(10, 100))
     assert verdict.state == state
 
 
 def test_a_study_needs_room_for_the_checkpoint_of_each_trial():
     run, study = load_run("quick"), load_study(None, ["study.trials=50"])
-    assert need_of(run, 100) == Need(500, 1300)
-    assert need_of(study, 100) == Need(500, 100 + 51 * 400)
+    assert estimate_disk_need(run, 100) == DiskNeed(500, 1300)
+    assert estimate_disk_need(study, 100) == DiskNeed(500, 100 + 51 * 400)
     heads = load_run("quick", ["model.trainable=heads"])
-    assert need_of(heads, 100).most_bytes < need_of(run, 100).most_bytes
+    assert estimate_disk_need(heads, 100).most_bytes < estimate_disk_need(run, 100).most_bytes
 
 
 # --- encoder ----------------------------------------------------------------------------------
@@ -291,12 +298,12 @@ def _encoder_folder(folder: Path, *files: str) -> Path:
 
 
 def test_the_tiny_encoder_is_always_there():
-    assert find_encoder("tiny").verdict.state == "ok"
+    assert inspect_encoder("tiny").verdict.state == "ok"
 
 
 def test_a_folder_with_weights_and_tokenizer_can_be_loaded(tmp_path):
     folder = _encoder_folder(tmp_path / "e", "config.json", "model.safetensors", "tokenizer.json")
-    found = find_encoder(str(folder))
+    found = inspect_encoder(str(folder))
     assert (found.verdict.state, found.weights_bytes) == ("ok", 2)
 
 
@@ -309,14 +316,14 @@ def test_a_folder_with_weights_and_tokenizer_can_be_loaded(tmp_path):
     ],
 )
 def test_a_folder_that_lacks_something_is_wrong(files, says, tmp_path):
-    verdict = find_encoder(str(_encoder_folder(tmp_path / "e", *files))).verdict
+    verdict = inspect_encoder(str(_encoder_folder(tmp_path / "e", *files))).verdict
     assert verdict.state == "wrong"
     assert says in verdict.found
     assert verdict.remedy
 
 
 def test_a_folder_that_is_not_there_is_wrong(tmp_path):
-    verdict = find_encoder(str(tmp_path / "none")).verdict
+    verdict = inspect_encoder(str(tmp_path / "none")).verdict
     assert verdict.state == "wrong"
     assert "no such folder" in verdict.found
     assert "on every machine" in verdict.remedy
@@ -359,7 +366,7 @@ def test_a_hub_is_asked_for_what_its_cache_lacks(status, state, says, tmp_path, 
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
     with hub(status) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        verdict = find_encoder("nobody/no-such-encoder").verdict
+        verdict = inspect_encoder("nobody/no-such-encoder").verdict
     assert verdict.state == state
     assert says in verdict.found
     assert asked == ["/nobody/no-such-encoder/resolve/main/config.json"]
@@ -372,7 +379,7 @@ def test_a_hub_is_shown_the_token_that_a_login_left(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with hub(200) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        find_encoder("nobody/no-such-encoder")
+        inspect_encoder("nobody/no-such-encoder")
     assert asked == ["/nobody/no-such-encoder/resolve/main/config.json Bearer hf_abc"]
 
 
@@ -381,7 +388,7 @@ def test_a_hub_that_is_not_reached_is_wrong_and_says_how_to_do_without(monkeypat
     with _listening() as port:
         pass
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-    verdict = find_encoder("nobody/no-such-encoder").verdict
+    verdict = inspect_encoder("nobody/no-such-encoder").verdict
     assert verdict.state == "wrong"
     assert f"http://127.0.0.1:{port} is not reached" in verdict.found
     assert "hf download nobody/no-such-encoder" in verdict.remedy
@@ -391,7 +398,7 @@ def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch):
     with hub(200) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        verdict = find_encoder("nobody/no-such-encoder").verdict
+        verdict = inspect_encoder("nobody/no-such-encoder").verdict
     assert verdict.state == "wrong"
     assert "HF_HUB_OFFLINE" in verdict.found
     assert asked == []
@@ -403,7 +410,7 @@ def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch):
 def test_torch_is_asked_in_a_process_of_its_own_and_says_what_it_has():
     import torch
 
-    found = look_at_gpus("13.0", timeout_s=120)
+    found = probe_gpus("13.0", timeout_s=120)
     assert found.problem is None
     assert found.probed is not None
     assert len(found.probed["gpus"]) == torch.cuda.device_count()
@@ -411,14 +418,14 @@ def test_torch_is_asked_in_a_process_of_its_own_and_says_what_it_has():
 
 
 def test_torch_that_does_not_answer_in_time_is_said_to():
-    found = look_at_gpus("13.0", timeout_s=0.01)
+    found = probe_gpus("13.0", timeout_s=0.01)
     assert found.problem == "torch did not answer within 0.01 s"
     assert judge_gpus(found, counted=1, is_needed=True).state == "wrong"
 
 
 @pytest.mark.skipif(find_driver() is not None, reason="this machine has a GPU")
 def test_no_gpu_is_wrong_only_where_one_is_asked_for():
-    none = Gpus(find_driver(), torch_is_built_for())
+    none = Gpus(find_driver(), torch_cuda_version())
     assert judge_gpus(none, counted=0, is_needed=False).line() == "gpu: none here"
     verdict = judge_gpus(none, counted=0, is_needed=True)
     assert verdict.state == "wrong"
@@ -469,7 +476,7 @@ def test_a_port_that_somebody_listens_on_is_named_with_its_setting(monkeypatch):
         assert verdict.state == "warning"
         assert f"127.0.0.1:{port} (serve.port): Address already in use" in verdict.found
         assert "set serve.port" in verdict.remedy
-    assert why_taken("127.0.0.1", port) is None
+    assert port_problem("127.0.0.1", port) is None
     assert judge_ports(config, with_dashboard=False)[0].state == "ok"
 
 

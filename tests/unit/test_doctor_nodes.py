@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from mbti_ray.checks.autoscaler import (
-    failures_in,
     find_autoscaler,
     judge_nodes,
-    read_autoscaler,
+    parse_autoscaler,
+    parse_join_failures,
 )
 
 pytestmark = pytest.mark.unit
@@ -56,7 +56,7 @@ CLUSTER_FILE = {
 
 
 def test_a_worker_with_a_wrong_token_is_found_in_the_log_of_the_head():
-    autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED)
+    autoscaler = parse_autoscaler(CLUSTER_FILE, REFUSED)
     (verdict,) = judge_nodes(autoscaler, ["10.0.0.1"], {})
     assert verdict.state == "wrong"
     assert verdict.found == (
@@ -67,7 +67,7 @@ def test_a_worker_with_a_wrong_token_is_found_in_the_log_of_the_head():
 
 
 def test_a_worker_with_another_ray_is_found_in_the_log_of_the_head():
-    autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED + OTHER_VERSION)
+    autoscaler = parse_autoscaler(CLUSTER_FILE, REFUSED + OTHER_VERSION)
     verdicts = judge_nodes(autoscaler, ["10.0.0.1"], {})
     assert [v.found for v in verdicts] == [
         "10.0.0.3 could not join: its token is missing or another than the head's",
@@ -78,7 +78,7 @@ def test_a_worker_with_another_ray_is_found_in_the_log_of_the_head():
 
 def test_a_worker_that_joined_at_last_is_no_failure():
     log = REFUSED + OTHER_VERSION + STARTED.format("10.0.0.3")
-    assert list(failures_in(log)) == ["10.0.0.4"]
+    assert list(parse_join_failures(log)) == ["10.0.0.4"]
 
 
 def test_workers_that_are_started_side_by_side_have_each_their_own_reason():
@@ -88,21 +88,21 @@ def test_workers_that_are_started_side_by_side_have_each_their_own_reason():
     mismatch, failed = OTHER_VERSION.rsplit("2026", 1)
     # What is refused tries for half a minute; the other one is through at once.
     log = "\n".join([first, start, mismatch, refused, f"2026{failed}", *rest])
-    assert failures_in(log) == {
+    assert parse_join_failures(log) == {
         "10.0.0.3": "its token is missing or another than the head's",
         "10.0.0.4": "it has another version of Ray or Python than the head",
     }
     without = "\n".join([first, start, mismatch, f"2026{failed}", refused, *rest])
-    assert failures_in(without) == failures_in(log)
+    assert parse_join_failures(without) == parse_join_failures(log)
 
 
 def test_a_worker_that_failed_once_and_is_there_now_is_not_named():
-    autoscaler = read_autoscaler(CLUSTER_FILE, REFUSED)
+    autoscaler = parse_autoscaler(CLUSTER_FILE, REFUSED)
     assert judge_nodes(autoscaler, ["10.0.0.1", "10.0.0.3"], {"gpu": 1}) == []
 
 
 def test_machines_that_should_be_there_and_are_not_are_a_warning():
-    (verdict,) = judge_nodes(read_autoscaler(CLUSTER_FILE), ["10.0.0.1"], {"cpu": 1})
+    (verdict,) = judge_nodes(parse_autoscaler(CLUSTER_FILE), ["10.0.0.1"], {"cpu": 1})
     assert verdict.state == "warning"
     assert verdict.found == "1 of 1 machines of type gpu are not there"
 
@@ -115,7 +115,7 @@ def test_machines_of_ones_own_that_are_not_there_are_named_by_address():
         available_node_types:
           local.cluster.node: {resources: {}, node_config: {}, min_workers: 2, max_workers: 2}
     """)
-    autoscaler = read_autoscaler(tree)
+    autoscaler = parse_autoscaler(tree)
     running = autoscaler.running([_HEAD_NODE, {"Resources": {"CPU": 1.0}, "Labels": {}}])
     (verdict,) = judge_nodes(autoscaler, ["10.0.0.1", "10.0.0.2"], running)
     assert verdict.found == "1 of 2 machines of type local.cluster.node are not there (10.0.0.3)"
@@ -124,7 +124,7 @@ def test_machines_of_ones_own_that_are_not_there_are_named_by_address():
 
 
 def test_the_autoscaler_may_add_up_to_the_limits_of_each_type_and_of_all():
-    autoscaler = read_autoscaler(CLUSTER_FILE)
+    autoscaler = parse_autoscaler(CLUSTER_FILE)
     gpu, cpu = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 4.0}
     assert autoscaler.may_add({}) == [gpu] * 4 + [cpu]
     assert autoscaler.may_add({"gpu": 1, "cpu": 3}) == [gpu]
@@ -133,7 +133,7 @@ def test_the_autoscaler_may_add_up_to_the_limits_of_each_type_and_of_all():
 
 def test_the_head_is_no_worker_of_its_type():
     worker = {"Resources": {"CPU": 2.0}, "Labels": {"ray.io/node-group": "t"}}
-    assert read_autoscaler(CLUSTER_FILE).running([_HEAD_NODE, worker]) == {"t": 1}
+    assert parse_autoscaler(CLUSTER_FILE).running([_HEAD_NODE, worker]) == {"t": 1}
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")

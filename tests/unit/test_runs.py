@@ -7,11 +7,11 @@ import pytest
 from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs.lookup import (
-    bundle_place,
     cache_folder,
-    choose_run,
-    find_bundle,
+    fetch_bundle,
+    locate_bundle,
     newest_bundle,
+    resolve_run_folder,
     storage_folder,
 )
 from mbti_ray.runs.run_folder import RunFolder
@@ -63,12 +63,14 @@ def refusal(error, call, *arguments, **options):
 @pytest.mark.parametrize("existing", ["refuse", "fresh"])
 def test_a_new_name_is_a_new_folder_and_nothing_is_written_by_choosing(storage, existing):
     config = config_in(storage, "name=mine")
-    assert choose_run(config, default_name="quick", existing=existing).path == storage / "mine"
+    assert (
+        resolve_run_folder(config, default_name="quick", existing=existing).path == storage / "mine"
+    )
     assert not storage.exists()
 
 
 def test_without_a_name_a_run_is_called_after_its_preset_and_the_time(storage):
-    folder = choose_run(config_in(storage), default_name="quick", existing="refuse")
+    folder = resolve_run_folder(config_in(storage), default_name="quick", existing="refuse")
     assert folder.path.parent == storage
     assert folder.path.name.startswith("quick-20")
     assert not storage.exists()
@@ -78,7 +80,7 @@ def test_a_run_that_exists_is_refused_with_the_ways_out(storage):
     folder = begin(storage, "mine")
     message = refusal(
         RunError,
-        choose_run,
+        resolve_run_folder,
         config_in(storage, "name=mine"),
         default_name="quick",
         existing="refuse",
@@ -91,7 +93,7 @@ def test_a_run_that_exists_is_refused_with_the_ways_out(storage):
 def test_resume_goes_on_with_the_folder_of_that_name_and_keeps_what_is_in_it(storage):
     folder = begin(storage, "mine")
     config = config_in(storage, "name=mine")
-    assert choose_run(config, default_name="quick", existing="resume") == folder
+    assert resolve_run_folder(config, default_name="quick", existing="resume") == folder
     folder.begin(config, "resume")
     assert folder.metrics.exists()
 
@@ -100,19 +102,19 @@ def test_resume_without_a_name_takes_the_newest_run_of_the_preset(storage):
     begin(storage, "quick-1", age=10)
     newest = begin(storage, "quick-0", age=5)
     begin(storage, "minilm-9", age=0)
-    folder = choose_run(config_in(storage), default_name="quick", existing="resume")
+    folder = resolve_run_folder(config_in(storage), default_name="quick", existing="resume")
     assert folder == newest
 
 
 def test_resume_of_nothing_says_so_with_the_nearest_name(storage):
     message = refusal(
-        RunError, choose_run, config_in(storage), default_name="quick", existing="resume"
+        RunError, resolve_run_folder, config_in(storage), default_name="quick", existing="resume"
     )
     assert message == f"{storage}: no run called quick-... to resume"
     begin(storage, "mine")
     message = refusal(
         RunError,
-        choose_run,
+        resolve_run_folder,
         config_in(storage, "name=mime"),
         default_name="quick",
         existing="resume",
@@ -124,7 +126,7 @@ def test_resume_does_not_take_a_folder_that_is_no_run(storage):
     (storage / "photos").mkdir(parents=True)
     message = refusal(
         RunError,
-        choose_run,
+        resolve_run_folder,
         config_in(storage, "name=photos"),
         default_name="quick",
         existing="resume",
@@ -135,7 +137,7 @@ def test_resume_does_not_take_a_folder_that_is_no_run(storage):
 def test_fresh_deletes_a_run_only_when_it_begins(storage):
     folder = begin(storage, "mine")
     config = config_in(storage, "name=mine", "seed=5")
-    assert choose_run(config, default_name="quick", existing="fresh") == folder
+    assert resolve_run_folder(config, default_name="quick", existing="fresh") == folder
     assert folder.metrics.exists()
     folder.begin(config, "fresh")
     assert not folder.metrics.exists()
@@ -150,7 +152,7 @@ def test_fresh_never_deletes_a_folder_that_is_no_run(storage, content):
         (folder / content).write_text("x")
     message = refusal(
         RunError,
-        choose_run,
+        resolve_run_folder,
         config_in(storage, "name=photos"),
         default_name="quick",
         existing="fresh",
@@ -163,7 +165,7 @@ def test_fresh_never_deletes_a_folder_that_is_no_run(storage, content):
 def test_no_run_is_called_like_the_folder_of_tokenised_data(storage):
     message = refusal(
         ConfigError,
-        choose_run,
+        resolve_run_folder,
         config_in(storage, f"name={cache_folder(str(storage)).name}"),
         default_name="quick",
         existing="refuse",
@@ -227,27 +229,29 @@ def test_where_there_is_no_bundle_the_command_that_makes_one_is_said(storage, ex
 def test_a_bundle_is_found_at_its_own_folder_a_run_and_a_study(storage):
     run = make_bundle(storage / "run" / "bundle")
     best = make_bundle(storage / "study" / "best" / "bundle")
-    assert find_bundle(run) == find_bundle(storage / "run") == run
-    assert find_bundle(best) == find_bundle(best.parent) == find_bundle(storage / "study") == best
-    assert find_bundle(str(storage / "run")) == run
+    assert fetch_bundle(run) == fetch_bundle(storage / "run") == run
+    assert (
+        fetch_bundle(best) == fetch_bundle(best.parent) == fetch_bundle(storage / "study") == best
+    )
+    assert fetch_bundle(str(storage / "run")) == run
 
 
 def test_a_path_that_does_not_exist_is_told_the_nearest(storage):
     make_bundle(storage / "study" / "bundle")
-    message = refusal(RunError, find_bundle, storage / "stuy")
+    message = refusal(RunError, fetch_bundle, storage / "stuy")
     assert message == f'{storage / "stuy"}: no such folder; did you mean "{storage / "study"}"?'
-    message = refusal(RunError, find_bundle, storage / "x" / "y" / "z")
+    message = refusal(RunError, fetch_bundle, storage / "x" / "y" / "z")
     assert message == f"{storage / 'x' / 'y' / 'z'}: no such folder"
 
 
 def test_a_folder_without_a_bundle_is_told_so(storage):
     begin(storage, "mine")
-    message = refusal(RunError, find_bundle, storage / "mine")
+    message = refusal(RunError, fetch_bundle, storage / "mine")
     assert message.startswith(f"{storage / 'mine'}: is no bundle and no run that has one")
 
 
 def test_a_command_takes_the_bundle_it_is_given_or_the_newest(storage):
     old = make_bundle(storage / "a" / "bundle", age=10)
     new = make_bundle(storage / "b" / "bundle")
-    assert find_bundle(bundle_place(None, str(storage))) == new
-    assert find_bundle(bundle_place(str(storage / "a"), str(storage))) == old
+    assert fetch_bundle(locate_bundle(None, str(storage))) == new
+    assert fetch_bundle(locate_bundle(str(storage / "a"), str(storage))) == old

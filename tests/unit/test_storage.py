@@ -22,11 +22,11 @@ from mbti_ray.config import RunConfig, StudyConfig, load_run, load_study
 from mbti_ray.engine.checkpoint import checkpoints_under, newest_checkpoint
 from mbti_ray.errors import ConfigError, MbtiRayError, RunError, StorageError
 from mbti_ray.on_ray.train.remote_checkpoints import Fetched
-from mbti_ray.runs.lookup import bundle_place, cache_folder, choose_run, find_bundle
+from mbti_ray.runs.lookup import cache_folder, fetch_bundle, locate_bundle, resolve_run_folder
 from mbti_ray.runs.run_folder import RunFolder, open_run
-from mbti_ray.storage.local_cache import local_file, user_cache
-from mbti_ray.storage.remote import Remote, address, place_at
-from mbti_ray.storage.working_copy import working_path
+from mbti_ray.storage.local_cache import local_file, user_cache_folder
+from mbti_ray.storage.remote import RemotePath, absolute_location, parse_location
+from mbti_ray.storage.working_copy import working_copy_path
 from mbti_ray.study.records import records_of
 from mbti_ray.study.sampling import ask
 from mbti_ray.study.store import open_study
@@ -51,21 +51,21 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def bucket(server: Server, request: pytest.FixtureRequest) -> Remote:
+def bucket(server: Server, request: pytest.FixtureRequest) -> RemotePath:
     """A prefix of the test's own."""
     return remote(f"{server.url}/{request.node.name.translate(dict.fromkeys(b'[]/:'))}")
 
 
 @pytest.fixture(params=["s3", "memory"])
-def place(request: pytest.FixtureRequest, server: Server) -> Iterator[Remote]:
+def place(request: pytest.FixtureRequest, server: Server) -> Iterator[RemotePath]:
     name = request.node.name.translate(dict.fromkeys(b"[]/:"))
     yield remote(f"{server.url}/{name}" if request.param == "s3" else f"fsspec+memory://x/{name}")
     MemoryFileSystem.store.clear()
 
 
-def remote(url: str) -> Remote:
-    found = place_at(url)
-    assert isinstance(found, Remote)
+def remote(url: str) -> RemotePath:
+    found = parse_location(url)
+    assert isinstance(found, RemotePath)
     return found
 
 
@@ -73,7 +73,7 @@ def files_under(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
-def config_in(storage: Remote, *overrides: str) -> RunConfig:
+def config_in(storage: RemotePath, *overrides: str) -> RunConfig:
     return load_run("quick", [f"storage={storage}", *overrides])
 
 
@@ -81,7 +81,7 @@ def config_in(storage: Remote, *overrides: str) -> RunConfig:
 
 
 def test_a_file_is_there_as_soon_as_it_is_written_and_what_was_there_before_is_gone(
-    place: Remote,
+    place: RemotePath,
 ) -> None:
     file = place / "a" / "note.txt"
     assert not file.exists()
@@ -95,20 +95,20 @@ def test_a_file_is_there_as_soon_as_it_is_written_and_what_was_there_before_is_g
 
 
 def test_what_is_put_up_comes_back_as_a_file_and_as_a_whole_folder(
-    place: Remote, tmp_path: Path
+    place: RemotePath, tmp_path: Path
 ) -> None:
     (tmp_path / "weights").write_bytes(bytes(range(256)) * 4096)
     for name in ("bundle/weights", "bundle/onnx/graph", "other/weights"):
-        (place / name).put(tmp_path / "weights")
-    (place / "bundle" / "weights").fetch(tmp_path / "new" / "file")
-    (place / "bundle").fetch(tmp_path / "whole")
+        (place / name).upload(tmp_path / "weights")
+    (place / "bundle" / "weights").download(tmp_path / "new" / "file")
+    (place / "bundle").download(tmp_path / "whole")
     assert files_under(tmp_path / "whole") == {"weights", "onnx/graph"}
     content = (tmp_path / "weights").read_bytes()
     assert (tmp_path / "new" / "file").read_bytes() == content
     assert (tmp_path / "whole" / "onnx" / "graph").read_bytes() == content
 
 
-def test_deleting_takes_a_file_or_a_whole_folder_and_no_more(place: Remote) -> None:
+def test_deleting_takes_a_file_or_a_whole_folder_and_no_more(place: RemotePath) -> None:
     for name in ("run/a", "run/deep/b", "run-2/a", "file"):
         (place / name).write_text("x", "utf-8")
     (place / "run").delete()
@@ -119,7 +119,7 @@ def test_deleting_takes_a_file_or_a_whole_folder_and_no_more(place: Remote) -> N
     assert (place / "run-2" / "a").is_file()
 
 
-def test_files_are_found_by_pattern_and_by_name(place: Remote) -> None:
+def test_files_are_found_by_pattern_and_by_name(place: RemotePath) -> None:
     for name in ("quick-1/config.yaml", "quick-2/config.yaml", "tune-1/best/config.yaml", "a.yaml"):
         (place / name).write_text(name, "utf-8")
     found = place.glob("quick-*/config.yaml")
@@ -131,18 +131,18 @@ def test_files_are_found_by_pattern_and_by_name(place: Remote) -> None:
     assert (place / "nothing").glob("*/x") == (place / "nothing").files() == []
 
 
-def test_nothing_cannot_be_fetched(place: Remote, tmp_path: Path) -> None:
+def test_nothing_cannot_be_fetched(place: RemotePath, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="there is nothing"):
-        (place / "nothing").fetch(tmp_path / "x")
+        (place / "nothing").download(tmp_path / "x")
 
 
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
-    assert place_at(f"file://{tmp_path}/with%20space") == tmp_path / "with space"
+    assert parse_location(f"file://{tmp_path}/with%20space") == tmp_path / "with space"
     assert cache_folder(f"file://{tmp_path}") == tmp_path / "cache"
 
 
-def test_tokenised_data_stays_on_this_machine(bucket: Remote) -> None:
-    assert cache_folder(str(bucket)) == user_cache() / "datasets"
+def test_tokenised_data_stays_on_this_machine(bucket: RemotePath) -> None:
+    assert cache_folder(str(bucket)) == user_cache_folder() / "datasets"
 
 
 def test_options_of_a_url_stay_behind_what_is_joined_to_it(server: Server) -> None:
@@ -151,11 +151,11 @@ def test_options_of_a_url_stay_behind_what_is_joined_to_it(server: Server) -> No
     assert joined.url == given.replace("/runs?", "/runs/quick-1/best?")
     assert joined.path == "bucket/runs/quick-1/best"
     assert joined.parent.url == given.replace("/runs?", "/runs/quick-1?")
-    assert address(joined) == joined.url
+    assert absolute_location(joined) == joined.url
 
 
 def test_what_travels_to_another_machine_knows_the_server_but_not_the_credentials(
-    bucket: Remote, monkeypatch: pytest.MonkeyPatch
+    bucket: RemotePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (bucket / "a").write_text("here", "utf-8")
     travelling = pickle.dumps(bucket)
@@ -164,7 +164,7 @@ def test_what_travels_to_another_machine_knows_the_server_but_not_the_credential
     assert (pickle.loads(travelling) / "a").read_text("utf-8") == "here"
 
 
-def test_a_config_by_url_is_read_from_a_copy(bucket: Remote) -> None:
+def test_a_config_by_url_is_read_from_a_copy(bucket: RemotePath) -> None:
     (bucket / "config.yaml").write_text("preset: quick\nseed: 5\n", "utf-8")
     base = local_file(str(bucket / "config.yaml"))
     assert load_run(base).seed == 5
@@ -178,7 +178,9 @@ def test_a_config_by_url_is_read_from_a_copy(bucket: Remote) -> None:
 def refusal(url: str) -> str:
     """The sentence with which a run in this storage is refused, before anything is done for it."""
     with pytest.raises(MbtiRayError) as caught:
-        choose_run(load_run("quick", [f"storage={url}"]), default_name="quick", existing="refuse")
+        resolve_run_folder(
+            load_run("quick", [f"storage={url}"]), default_name="quick", existing="refuse"
+        )
     said = str(caught.value)
     assert "\n" not in said
     assert caught.value.exit_code == 2
@@ -232,13 +234,13 @@ def test_a_url_that_is_no_storage_is_refused(url: str, reason: str) -> None:
 
 
 def test_a_run_begins_in_the_store_and_leaves_nothing_on_this_machine(
-    bucket: Remote, machine: Path
+    bucket: RemotePath, machine: Path
 ) -> None:
     config = config_in(bucket, "name=mine")
-    chosen = choose_run(config, default_name="quick", existing="refuse")
-    assert not chosen.home.exists()
+    chosen = resolve_run_folder(config, default_name="quick", existing="refuse")
+    assert not chosen.location.exists()
     assert files_under(machine) == set()
-    with chosen.at_hand() as folder:
+    with chosen.checked_out() as folder:
         folder.begin(config, "refuse")
         folder.write_bad_rows([{"number": 3}])
         assert files_under(machine)
@@ -248,41 +250,47 @@ def test_a_run_begins_in_the_store_and_leaves_nothing_on_this_machine(
         assert json.loads(again.bad_rows.read_text("utf-8")) == {"number": 3}
 
 
-def test_a_run_in_a_store_is_refused_resumed_and_deleted_as_in_a_folder(bucket: Remote) -> None:
+def test_a_run_in_a_store_is_refused_resumed_and_deleted_as_in_a_folder(bucket: RemotePath) -> None:
     config = config_in(bucket, "name=mine")
-    with choose_run(config, default_name="quick", existing="refuse").at_hand() as folder:
+    with resolve_run_folder(
+        config, default_name="quick", existing="refuse"
+    ).checked_out() as folder:
         folder.begin(config, "refuse")
         for name in ("metrics.jsonl", "failure.txt", "notes.txt", "stop"):
             (folder.path / name).write_text("{}\n")
-        folder.keep()
+        folder.push()
     with pytest.raises(RunError, match=rf"{bucket}/mine: exists already; --resume"):
-        choose_run(config, default_name="quick", existing="refuse")
+        resolve_run_folder(config, default_name="quick", existing="refuse")
     with pytest.raises(RunError, match=r'no run to resume; did you mean "mine"'):
-        choose_run(config_in(bucket, "name=mime"), default_name="quick", existing="resume")
-    with choose_run(config, default_name="quick", existing="resume").at_hand() as folder:
+        resolve_run_folder(config_in(bucket, "name=mime"), default_name="quick", existing="resume")
+    with resolve_run_folder(
+        config, default_name="quick", existing="resume"
+    ).checked_out() as folder:
         assert folder.failure.exists()
         folder.begin(config, "resume")
         assert folder.metrics.exists()
     assert {f.name for f in (bucket / "mine").files()} == {"config.yaml", "metrics.jsonl"}
-    with choose_run(config, default_name="quick", existing="fresh").at_hand() as folder:
+    with resolve_run_folder(config, default_name="quick", existing="fresh").checked_out() as folder:
         folder.begin(config, "fresh")
     assert {f.name for f in (bucket / "mine").files()} == {"config.yaml"}
 
 
-def test_resume_without_a_name_takes_the_run_of_the_preset_that_began_last(bucket: Remote) -> None:
+def test_resume_without_a_name_takes_the_run_of_the_preset_that_began_last(
+    bucket: RemotePath,
+) -> None:
     for name in ("quick-2", "quick-1", "tune-9"):
         # The server counts whole seconds.
         threading.Event().wait(1.1 if name == "quick-1" else 0)
-        with RunFolder.at(bucket / name).at_hand() as folder:
+        with RunFolder.at(bucket / name).checked_out() as folder:
             folder.begin(config_in(bucket), "refuse")
-    chosen = choose_run(config_in(bucket), default_name="quick", existing="resume")
-    assert chosen.home == bucket / "quick-1"
+    chosen = resolve_run_folder(config_in(bucket), default_name="quick", existing="resume")
+    assert chosen.location == bucket / "quick-1"
 
 
-def test_a_folder_that_is_no_run_is_not_deleted(bucket: Remote) -> None:
+def test_a_folder_that_is_no_run_is_not_deleted(bucket: RemotePath) -> None:
     (bucket / "photos" / "1.jpg").write_text("x", "utf-8")
     with pytest.raises(RunError, match=r"so it is no run; not deleted"):
-        choose_run(config_in(bucket, "name=photos"), default_name="quick", existing="fresh")
+        resolve_run_folder(config_in(bucket, "name=photos"), default_name="quick", existing="fresh")
 
 
 def test_only_what_has_changed_is_put_up_and_the_marks_of_a_whole_come_last() -> None:
@@ -296,62 +304,64 @@ def test_only_what_has_changed_is_put_up_and_the_marks_of_a_whole_come_last() ->
                 written.append(path.removeprefix("/store/run/"))
             return super()._open(path, mode, **options)
 
-    store = Remote("fsspec+memory://store", "/store", PyFileSystem(FSSpecHandler(Recording())))
-    with RunFolder.at(store / "run").at_hand() as folder:
+    store = RemotePath("fsspec+memory://store", "/store", PyFileSystem(FSSpecHandler(Recording())))
+    with RunFolder.at(store / "run").checked_out() as folder:
         folder.bundle.mkdir()
         for name in ("scores.json", "bundle/bundle.json", "a.html", "bundle/card.md", "z.html"):
             (folder.path / name).write_text("1")
-        folder.keep()
+        folder.push()
         assert written[-2:] == ["bundle/bundle.json", "scores.json"]
         assert len(written) == 5
         written.clear()
-        folder.keep()
+        folder.push()
         assert written == []
         with folder.metrics.open("a") as file:
             file.write("{}\n")
-        folder.keep()
+        folder.push()
         assert written == ["metrics.jsonl"]
     MemoryFileSystem.store.clear()
 
 
-def test_a_folder_that_is_replaced_keeps_nothing_of_what_was_there(bucket: Remote) -> None:
+def test_a_folder_that_is_replaced_keeps_nothing_of_what_was_there(bucket: RemotePath) -> None:
     (bucket / "run" / "bundle" / "onnx" / "old").write_text("x", "utf-8")
-    with RunFolder.at(bucket / "run").at_hand() as folder:
+    with RunFolder.at(bucket / "run").checked_out() as folder:
         folder.bundle.mkdir()
         (folder.bundle / "bundle.json").write_text("{}")
-        folder.keep(anew=["bundle"])
+        folder.push(replace=["bundle"])
     assert (bucket / "run").rglob("old") == []
     assert (bucket / "run" / "bundle" / "bundle.json").is_file()
 
 
-def test_two_processes_that_write_into_one_run_do_not_undo_each_other(bucket: Remote) -> None:
+def test_two_processes_that_write_into_one_run_do_not_undo_each_other(bucket: RemotePath) -> None:
     with open_run(bucket / "run") as driver, open_run(bucket / "run") as rank:
         driver.config.write_text("config")
-        driver.keep()
+        driver.push()
         rank.metrics.write_text("line 1")
-        rank.keep()
-        driver.ask_to_stop()
-        assert rank.is_asked_to_stop()
+        rank.push()
+        driver.request_stop()
+        assert rank.is_stop_requested()
         assert not rank.stop.exists()
-        driver.bring()
+        driver.pull()
         assert driver.metrics.read_text() == "line 1"
         rank.metrics.write_text("line 1, line 2")
-        rank.keep()
-        driver.keep()
+        rank.push()
+        driver.push()
     assert (bucket / "run" / "metrics.jsonl").read_text("utf-8") == "line 1, line 2"
 
 
-def test_what_goes_wrong_speaks_of_the_url_and_not_of_the_working_copy(bucket: Remote) -> None:
+def test_what_goes_wrong_speaks_of_the_url_and_not_of_the_working_copy(bucket: RemotePath) -> None:
     with pytest.raises(RunError) as caught, open_run(bucket / "run") as folder:
         raise RunError(f"{folder.path}/checkpoints: checkpoint is damaged")
     assert str(caught.value) == f"{bucket}/run/checkpoints: checkpoint is damaged"
     with open_run(bucket / "run") as folder:
-        inside = working_path(bucket / "run" / "checkpoints" / "c1")
-        assert folder.told(f"see {inside}: gone") == f"see {bucket}/run/checkpoints/c1: gone"
+        inside = working_copy_path(bucket / "run" / "checkpoints" / "c1")
+        assert (
+            folder.rewrite_paths(f"see {inside}: gone") == f"see {bucket}/run/checkpoints/c1: gone"
+        )
 
 
 def test_what_a_killed_process_left_is_deleted_by_the_next_and_what_a_living_one_has_is_not(
-    bucket: Remote, machine: Path
+    bucket: RemotePath, machine: Path
 ) -> None:
     code = (
         "import sys, time; from mbti_ray.runs.run_folder import open_run\n"
@@ -375,14 +385,14 @@ def test_what_a_killed_process_left_is_deleted_by_the_next_and_what_a_living_one
 # Checkpoints
 
 
-def put_checkpoint(place: Remote, step: int, *, leave_out: str = "") -> Remote:
+def put_checkpoint(place: RemotePath, step: int, *, leave_out: str = "") -> RemotePath:
     for name in {"model.safetensors", "optimizer.pt", "progress.json"} - {leave_out}:
         (place / name).write_text(json.dumps({"step": step}), "utf-8")
     return place
 
 
 def test_the_checkpoints_of_a_store_are_those_with_all_their_files_most_steps_first(
-    bucket: Remote,
+    bucket: RemotePath,
 ) -> None:
     early = put_checkpoint(bucket / "trial-1" / "checkpoint_000001", 5)
     late = put_checkpoint(bucket / "trial-1" / "checkpoint_000000", 20)
@@ -393,7 +403,7 @@ def test_the_checkpoints_of_a_store_are_those_with_all_their_files_most_steps_fi
 
 
 def test_checkpoints_are_brought_one_at_a_time_and_go_with_the_list(
-    bucket: Remote, machine: Path
+    bucket: RemotePath, machine: Path
 ) -> None:
     places = [put_checkpoint(bucket / f"checkpoint_{n}", n) for n in (2, 1)]
     fetched = Fetched(places)
@@ -407,7 +417,7 @@ def test_checkpoints_are_brought_one_at_a_time_and_go_with_the_list(
     assert files_under(machine) == set()
 
 
-def test_a_checkpoint_that_is_gone_is_passed_over_as_a_damaged_one_is(bucket: Remote) -> None:
+def test_a_checkpoint_that_is_gone_is_passed_over_as_a_damaged_one_is(bucket: RemotePath) -> None:
     gone, there = bucket / "checkpoint_2", put_checkpoint(bucket / "checkpoint_1", 1)
     first, second = [set(files_under(path)) for path in Fetched([gone, there])]
     assert first == set()
@@ -417,64 +427,68 @@ def test_a_checkpoint_that_is_gone_is_passed_over_as_a_damaged_one_is(bucket: Re
 # Bundles
 
 
-def put_bundle(place: Remote, text: str = "{}") -> Remote:
+def put_bundle(place: RemotePath, text: str = "{}") -> RemotePath:
     (place / "model.safetensors").write_text("weights", "utf-8")
     (place / "onnx" / "graph.onnx").write_text("graph", "utf-8")
     (place / "bundle.json").write_text(text, "utf-8")
     return place
 
 
-def test_a_bundle_by_url_is_found_at_its_own_folder_a_run_and_a_study(bucket: Remote) -> None:
+def test_a_bundle_by_url_is_found_at_its_own_folder_a_run_and_a_study(bucket: RemotePath) -> None:
     run = put_bundle(bucket / "run" / "bundle")
     best = put_bundle(bucket / "study" / "best" / "bundle", '{"id": 1}')
-    local = find_bundle(str(run))
+    local = fetch_bundle(str(run))
     assert files_under(local) == {"bundle.json", "model.safetensors", "onnx/graph.onnx"}
-    assert find_bundle(str(bucket / "run")) == local
-    assert find_bundle(str(bucket / "study")) == find_bundle(best)
-    assert bundle_place(str(bucket / "study"), "./runs") == best
+    assert fetch_bundle(str(bucket / "run")) == local
+    assert fetch_bundle(str(bucket / "study")) == fetch_bundle(best)
+    assert locate_bundle(str(bucket / "study"), "./runs") == best
     with pytest.raises(RunError, match=rf"{bucket}/nothing: no such folder"):
-        find_bundle(str(bucket / "nothing"))
+        fetch_bundle(str(bucket / "nothing"))
 
 
 def test_the_newest_bundle_of_a_store_is_a_studys_even_where_a_run_is_newer(
-    bucket: Remote,
+    bucket: RemotePath,
 ) -> None:
     best = put_bundle(bucket / "study" / "best" / "bundle", '{"id": 1}')
     put_bundle(bucket / "run" / "bundle", '{"id": 2}')
-    assert bundle_place(None, str(bucket)) == best
-    assert (find_bundle(bundle_place(None, str(bucket))) / "bundle.json").read_text() == '{"id": 1}'
+    assert locate_bundle(None, str(bucket)) == best
+    assert (
+        fetch_bundle(locate_bundle(None, str(bucket))) / "bundle.json"
+    ).read_text() == '{"id": 1}'
     with pytest.raises(RunError, match=r"holds no bundle; make one with"):
-        bundle_place(None, str(bucket / "empty"))
+        locate_bundle(None, str(bucket / "empty"))
 
 
-def test_a_bundle_is_copied_once_and_again_when_it_has_changed(bucket: Remote) -> None:
+def test_a_bundle_is_copied_once_and_again_when_it_has_changed(bucket: RemotePath) -> None:
     bundle = put_bundle(bucket / "bundle", '{"runtimes": {}}')
-    first = find_bundle(bundle)
+    first = fetch_bundle(bundle)
     mark = (first / "model.safetensors").stat().st_ino
-    assert find_bundle(bundle) == first
+    assert fetch_bundle(bundle) == first
     assert (first / "model.safetensors").stat().st_ino == mark
     put_bundle(bundle, '{"runtimes": {"onnx": 1}}')
-    assert find_bundle(bundle) != first
+    assert fetch_bundle(bundle) != first
 
 
-def test_copies_that_nobody_asked_for_in_a_month_go_when_another_one_comes(bucket: Remote) -> None:
-    unused, used = (find_bundle(put_bundle(bucket / n, json.dumps(n))) for n in ("a", "b"))
+def test_copies_that_nobody_asked_for_in_a_month_go_when_another_one_comes(
+    bucket: RemotePath,
+) -> None:
+    unused, used = (fetch_bundle(put_bundle(bucket / n, json.dumps(n))) for n in ("a", "b"))
     long_ago = time.time() - 31 * 86400
     for copy in (unused, used):
         os.utime(copy, (long_ago, long_ago))
-    assert find_bundle(bucket / "b") == used
-    find_bundle(put_bundle(bucket / "c", json.dumps("c")))
+    assert fetch_bundle(bucket / "b") == used
+    fetch_bundle(put_bundle(bucket / "c", json.dumps("c")))
     assert used.exists()
     assert not unused.exists()
 
 
 def test_replicas_that_ask_for_a_bundle_at_once_all_get_it_whole(
-    bucket: Remote, machine: Path
+    bucket: RemotePath, machine: Path
 ) -> None:
     bundle = put_bundle(bucket / "bundle")
     found: list[set[str]] = []
     threads = [
-        threading.Thread(target=lambda: found.append(files_under(find_bundle(bundle))))
+        threading.Thread(target=lambda: found.append(files_under(fetch_bundle(bundle))))
         for _ in range(8)
     ]
     for thread in threads:
@@ -508,7 +522,7 @@ def try_a_point(study: optuna.Study, config: StudyConfig, value: float) -> None:
 
 @pytest.mark.parametrize("storage", ["null", "journal"])
 def test_a_study_in_a_store_goes_on_on_another_machine_with_what_was_cut_off(
-    bucket: Remote, tmp_path: Path, machine: Path, storage: str
+    bucket: RemotePath, tmp_path: Path, machine: Path, storage: str
 ) -> None:
     config = study_config(tmp_path, f"study.storage={storage}")
     with open_run(bucket / "study") as folder:
@@ -517,7 +531,7 @@ def test_a_study_in_a_store_goes_on_on_another_machine_with_what_was_cut_off(
         try_a_point(study, config, 0.5)
         running = ask(study, config.search)
         assert running is not None
-        folder.keep()
+        folder.push()
         # The machine is lost before this is put up.
         try_a_point(study, config, 0.9)
     assert files_under(machine) == set()
@@ -531,13 +545,13 @@ def test_a_study_in_a_store_goes_on_on_another_machine_with_what_was_cut_off(
 
 
 def test_a_study_begins_with_what_another_in_a_store_has_learned(
-    bucket: Remote, tmp_path: Path
+    bucket: RemotePath, tmp_path: Path
 ) -> None:
     config = study_config(tmp_path)
     with open_run(bucket / "earlier") as folder:
         folder.begin(config, "refuse")
         try_a_point(open_study(folder.path, config, name="earlier"), config, 0.75)
-        folder.keep()
+        folder.push()
     later = study_config(tmp_path, f"study.warm_start=[{bucket}/earlier]")
     (record, *_) = records_of(open_study(tmp_path, later, name="later"))
     assert (record.imported, record.values) == ("earlier, trial 0", [0.75])

@@ -20,7 +20,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray._private.utils import compute_version_info, get_num_cpus
 from ray.exceptions import AuthenticationError, RayError
 
-from mbti_ray.checks.token import Token, refused_here
+from mbti_ray.checks.token import Token, judge_refused_token
 from mbti_ray.checks.verdict import Verdict
 from mbti_ray.errors import one_line
 
@@ -32,19 +32,19 @@ _DASHBOARD_TIMEOUT_S = 2.0
 _SUBMIT = "ray job submit --working-dir . -- python -m mbti_ray.doctor --cluster"
 
 
-def ray_folder() -> Path:
+def ray_temp_folder() -> Path:
     """Where the Ray of this process keeps, or would keep, logs and what memory does not hold."""
     if ray.is_initialized():
         return Path(_node().get_session_dir_path()).parent
     return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray")
 
 
-def logs_folder() -> Path:
+def session_logs_folder() -> Path:
     """The logs of the session that is connected, under the same path on every node."""
     return Path(_node().get_logs_dir_path())
 
 
-def asks_for_token() -> bool:
+def requires_token() -> bool:
     """Whether the Ray of this process lets only those in that show its token."""
     return bool(_raylet.get_authentication_mode() == _raylet.AuthenticationMode.TOKEN)
 
@@ -54,14 +54,14 @@ def is_node_here(node_id: str) -> bool:
     return bool(ray.get_runtime_context().get_node_id() == node_id)
 
 
-def machine_here() -> dict[str, float]:
+def local_resources() -> dict[str, float]:
     """What a Ray that is started on this machine would have to give out."""
     gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()
     resources = {"CPU": float(get_num_cpus())}
     return resources | ({"GPU": float(gpus)} if gpus else {})
 
 
-def refusal(token: Token) -> Verdict | None:
+def judge_connection(token: Token) -> Verdict | None:
     """Why the Ray that runs would not take a driver of this machine; None if it would.
 
     None, too, where there is none, so that one would be started.
@@ -116,7 +116,7 @@ def _ask_head(address: str, token: Token) -> Verdict | None:
     if not found:
         return _wrong(f"{address} is open, but no Ray answers there", _start_or_name())
     if isinstance(found[0], AuthenticationError):
-        return refused_here(token, address)
+        return judge_refused_token(token, address)
     if isinstance(found[0], Exception):
         return _wrong(f"{address}: {one_line(found[0], limit=200)}", _start_or_name())
     return _judge_head(address, *found[0])

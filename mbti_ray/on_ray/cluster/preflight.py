@@ -18,29 +18,34 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mbti_ray.checks.autoscaler import Autoscaler, judge_nodes
 from mbti_ray.checks.clock import judge_clocks, least_skew_s
-from mbti_ray.checks.disk import judge_ray_disk, judge_storage_disk, measure, need_of
+from mbti_ray.checks.disk import (
+    estimate_disk_need,
+    judge_ray_disk,
+    judge_storage_disk,
+    measure_disk,
+)
 from mbti_ray.checks.gpu import judge_gpus
-from mbti_ray.checks.machine import Machine, Wanted, look
+from mbti_ray.checks.machine import MachineQuery, MachineReport, inspect_machine
 from mbti_ray.checks.network import judge_gloo
 from mbti_ray.checks.ports import judge_ports
-from mbti_ray.checks.storage import Notes, Seen, judge_own_storage, judge_storage
+from mbti_ray.checks.storage import StorageMarkers, StorageReport, judge_own_storage, judge_storage
 from mbti_ray.checks.token import find_token, judge_token, judge_tokens
-from mbti_ray.checks.verdict import Verdict, first_wrong, merged, named
-from mbti_ray.checks.versions import installed, judge_versions
+from mbti_ray.checks.verdict import Verdict, first_wrong, join_names, merge_verdicts
+from mbti_ray.checks.versions import installed_versions, judge_versions
 from mbti_ray.config import RunConfig, StudyConfig
 from mbti_ray.errors import ClusterError, one_line
 from mbti_ray.on_ray.cluster import connectivity
 from mbti_ray.on_ray.cluster.resources import (
     Nodes,
     Resources,
-    connected,
-    places,
+    ray_connection,
     run_resources,
     trial_resources,
     trials_at_once,
+    worker_capacity,
 )
 from mbti_ray.runs.lookup import storage_folder
-from mbti_ray.storage.remote import Place
+from mbti_ray.storage.remote import Location
 
 # The whole has to end within half a minute, the start of a Ray included.
 _ANSWER_WITHIN_S = 15.0
@@ -56,14 +61,14 @@ _LOOK = (
 
 
 @dataclass
-class Answers:
+class NodeReports:
     """What came back from the nodes, by their names."""
 
-    machines: dict[str, Machine] = field(default_factory=dict)
+    machines: dict[str, MachineReport] = field(default_factory=dict)
     skews: dict[str, float] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
 
-    def take(self, name: str, machine: Machine, asked: float, answered: float) -> None:
+    def take(self, name: str, machine: MachineReport, asked: float, answered: float) -> None:
         self.machines[name] = machine
         self.skews[name] = least_skew_s(machine.clock_s, asked + machine.took_s, answered)
 
@@ -72,46 +77,46 @@ class Answers:
         return next((m.autoscaler for m in self.machines.values() if m.autoscaler), None)
 
 
-def examine_here(config: RunConfig) -> list[Verdict]:
+def check_this_machine(config: RunConfig) -> list[Verdict]:
     """This machine alone, without a Ray: would a run or study do here?"""
-    here = connectivity.machine_here()
-    wanted = Wanted(config.model.encoder, connectivity.ray_folder(), _GPU_WITHIN_S)
+    here = connectivity.local_resources()
+    wanted = MachineQuery(config.model.encoder, connectivity.ray_temp_folder(), _GPU_WITHIN_S)
     needs_gpu = config.scaling.use_gpu is True
-    with Notes(storage_folder(config.storage)) as notes:
-        machine = look(wanted)
+    with StorageMarkers(storage_folder(config.storage)) as notes:
+        machine = inspect_machine(wanted)
         return [
             *judge_versions({"this machine": machine.versions}),
             judge_token(machine.token, joins="RAY_ADDRESS" in os.environ),
             judge_own_storage(notes),
             *_disks(config, notes.storage, {"this machine": machine}),
-            judge_sums(config, [here], [])[0],
+            judge_resources(config, [here], [])[0],
             judge_gpus(machine.gpus, counted=int(here.get("GPU", 0)), is_needed=needs_gpu),
             machine.encoder.verdict,
             *judge_ports(config.serve, with_dashboard=True),
         ]
 
 
-def examine_cluster(config: RunConfig) -> list[Verdict]:
+def check_cluster(config: RunConfig) -> list[Verdict]:
     """Every node of the Ray that a run would get; a local one is started where there is none."""
-    refusal = connectivity.refusal(find_token())
+    refusal = connectivity.judge_connection(find_token())
     if refusal is not None:
         return [refusal]
     with ExitStack() as stack:
         try:
-            stack.enter_context(connected())
+            stack.enter_context(ray_connection())
         except (ClusterError, ConnectionError, RuntimeError, RayError) as error:
             found = one_line(error, limit=300)
             return [Verdict("cluster", "wrong", found, "start Ray, or correct RAY_ADDRESS")]
-        with Notes(storage_folder(config.storage)) as notes:
+        with StorageMarkers(storage_folder(config.storage)) as notes:
             nodes = _alive()
-            answers = ask(config, nodes, notes, gpu_within_s=_GPU_WITHIN_S)
+            answers = query_nodes(config, nodes, notes, gpu_within_s=_GPU_WITHIN_S)
             return [
-                Verdict("cluster", "ok", f"{len(nodes)} node(s): {named(nodes)}"),
+                Verdict("cluster", "ok", f"{len(nodes)} node(s): {join_names(nodes)}"),
                 *_missing(nodes, answers),
                 *_essential(config, nodes, answers, notes),
                 *judge_tokens(
                     {name: m.token for name, m in answers.machines.items()},
-                    is_asked_for=connectivity.asks_for_token(),
+                    is_asked_for=connectivity.requires_token(),
                 ),
                 *judge_clocks(answers.skews),
                 *connectivity.judge_dashboard(),
@@ -119,8 +124,8 @@ def examine_cluster(config: RunConfig) -> list[Verdict]:
             ]
 
 
-def check_before(
-    config: RunConfig, storage: Place, *, warn: Callable[[str], None] = lambda line: None
+def check_before_run(
+    config: RunConfig, storage: Location, *, warn: Callable[[str], None] = lambda line: None
 ) -> Nodes:
     """What can be said at once before a run or study takes anything; Ray is connected.
 
@@ -138,8 +143,8 @@ def check_before(
         ClusterError: With the first thing that is wrong, and what to change.
     """
     nodes = _alive()
-    with Notes(storage) as notes:
-        answers = ask(config, nodes, notes, gpu_within_s=0.0)
+    with StorageMarkers(storage) as notes:
+        answers = query_nodes(config, nodes, notes, gpu_within_s=0.0)
         verdicts = _essential(config, nodes, answers, notes)
         verdicts += [v for v in _missing(nodes, answers) if v.state == "warning"]
     wrong = first_wrong(verdicts)
@@ -151,18 +156,21 @@ def check_before(
     return [*_sizes(nodes), *_addable(nodes, answers)]
 
 
-def ask(
-    config: RunConfig, nodes: Mapping[str, Any], notes: Notes, *, gpu_within_s: float
-) -> Answers:
+def query_nodes(
+    config: RunConfig, nodes: Mapping[str, Any], notes: StorageMarkers, *, gpu_within_s: float
+) -> NodeReports:
     """Look at every node: from inside where it is the one that this runs on, by tasks else."""
-    answers = Answers()
-    wanted = Wanted(
-        config.model.encoder, connectivity.ray_folder(), gpu_within_s, connectivity.logs_folder()
+    answers = NodeReports()
+    wanted = MachineQuery(
+        config.model.encoder,
+        connectivity.ray_temp_folder(),
+        gpu_within_s,
+        connectivity.session_logs_folder(),
     )
     if len(nodes) == 1 and connectivity.is_node_here(next(iter(nodes.values()))["NodeID"]):
         (name,) = nodes
         asked = time.time()
-        answers.take(name, look(wanted, partial(notes.leave, name)), asked, time.time())
+        answers.take(name, inspect_machine(wanted, partial(notes.leave, name)), asked, time.time())
         return answers
     asked = time.time()
     waiting = {_on(node).remote(wanted, notes, name): name for name, node in nodes.items()}
@@ -182,7 +190,9 @@ def ask(
     return answers
 
 
-def judge_sums(config: RunConfig, there: Nodes, addable: Nodes) -> tuple[Verdict, Resources | None]:
+def judge_resources(
+    config: RunConfig, there: Nodes, addable: Nodes
+) -> tuple[Verdict, Resources | None]:
     """Whether what is configured finds a place; and what each worker takes, if it does.
 
     Reckoned as the run or study itself will: with machines that the autoscaler has yet to add.
@@ -195,7 +205,7 @@ def judge_sums(config: RunConfig, there: Nodes, addable: Nodes) -> tuple[Verdict
         found, _, remedy = str(error).partition("; lower ")
         return Verdict("resources", "wrong", found, f"lower {remedy}" if remedy else ""), None
     in_all = _share(config, each, nodes)
-    if places(each, there) < config.scaling.least:
+    if worker_capacity(each, there) < config.scaling.least:
         found = f"only with machines that the autoscaler has yet to add: {in_all}"
         return Verdict("resources", "warning", found, "nothing; it begins minutes later"), each
     found = _share(config, each, there)
@@ -207,7 +217,7 @@ def judge_sums(config: RunConfig, there: Nodes, addable: Nodes) -> tuple[Verdict
 def judge_network(
     config: RunConfig,
     nodes: Mapping[str, Any],
-    machines: Mapping[str, Machine],
+    machines: Mapping[str, MachineReport],
     each: Resources | None,
 ) -> list[Verdict]:
     """Whether workers on several machines find each other; nothing where there are none on CPUs.
@@ -215,7 +225,11 @@ def judge_network(
     Args:
         each: What a worker takes; None where nothing fits.
     """
-    sizes = {name: places(each, [nodes[name]["Resources"]]) for name in machines} if each else {}
+    sizes = (
+        {name: worker_capacity(each, [nodes[name]["Resources"]]) for name in machines}
+        if each
+        else {}
+    )
     hosts = {nodes[name]["NodeManagerAddress"] for name, room in sizes.items() if room}
     holds_all = max(sizes.values(), default=0) >= config.scaling.most
     if each is None or each.gpus or holds_all or len(hosts) < 2:
@@ -238,34 +252,38 @@ def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
 
 
 def _essential(
-    config: RunConfig, nodes: Mapping[str, Any], answers: Answers, notes: Notes
+    config: RunConfig, nodes: Mapping[str, Any], answers: NodeReports, notes: StorageMarkers
 ) -> list[Verdict]:
     """What a run or study would fail of, in the order in which it would."""
     machines = answers.machines
-    sums, each = judge_sums(config, _sizes(nodes), _addable(nodes, answers))
+    sums, each = judge_resources(config, _sizes(nodes), _addable(nodes, answers))
     seen = {name: m.seen for name, m in machines.items() if m.seen is not None}
     return [
         *_silent(answers),
-        *judge_versions({_DRIVER: installed()} | {n: m.versions for n, m in machines.items()}),
+        *judge_versions(
+            {_DRIVER: installed_versions()} | {n: m.versions for n, m in machines.items()}
+        ),
         *judge_storage(notes, seen, idle=frozenset(n for n in nodes if _is_idle(nodes[n]))),
         *_disks(config, notes.storage, machines),
         sums,
         *_gpus(nodes, machines, is_needed=each is not None and each.gpus > 0),
         *judge_network(config, nodes, machines, each),
-        *merged({name: m.encoder.verdict for name, m in machines.items()}),
+        *merge_verdicts({name: m.encoder.verdict for name, m in machines.items()}),
     ]
 
 
-def _disks(config: RunConfig, storage: Place, machines: Mapping[str, Machine]) -> list[Verdict]:
+def _disks(
+    config: RunConfig, storage: Location, machines: Mapping[str, MachineReport]
+) -> list[Verdict]:
     found = judge_ray_disk({name: m.disk for name, m in machines.items()})
     weights = max((m.encoder.weights_bytes for m in machines.values()), default=0)
     if isinstance(storage, Path):
-        found.append(judge_storage_disk(measure(storage), need_of(config, weights)))
+        found.append(judge_storage_disk(measure_disk(storage), estimate_disk_need(config, weights)))
     return found
 
 
 def _gpus(
-    nodes: Mapping[str, Any], machines: Mapping[str, Machine], *, is_needed: bool
+    nodes: Mapping[str, Any], machines: Mapping[str, MachineReport], *, is_needed: bool
 ) -> list[Verdict]:
     with_gpu = {
         name: judge_gpus(
@@ -276,20 +294,22 @@ def _gpus(
         for name, m in machines.items()
         if m.gpus.driver is not None or "GPU" in nodes[name]["Resources"]
     }
-    return merged(with_gpu) if with_gpu else [Verdict("gpu", "ok", "none in this cluster")]
+    return merge_verdicts(with_gpu) if with_gpu else [Verdict("gpu", "ok", "none in this cluster")]
 
 
-def _silent(answers: Answers) -> list[Verdict]:
+def _silent(answers: NodeReports) -> list[Verdict]:
     groups: dict[str, list[str]] = {}
     for name, why in answers.silent.items():
         groups.setdefault(why, []).append(name)
     return [
-        Verdict("nodes", "wrong", f"{named(names)}: {why}", _SEND if _LACKING in why else _LOOK)
+        Verdict(
+            "nodes", "wrong", f"{join_names(names)}: {why}", _SEND if _LACKING in why else _LOOK
+        )
         for why, names in groups.items()
     ]
 
 
-def _missing(nodes: Mapping[str, Any], answers: Answers) -> list[Verdict]:
+def _missing(nodes: Mapping[str, Any], answers: NodeReports) -> list[Verdict]:
     if answers.autoscaler is None:
         return []
     alive = [node["NodeManagerAddress"] for node in nodes.values()]
@@ -297,7 +317,7 @@ def _missing(nodes: Mapping[str, Any], answers: Answers) -> list[Verdict]:
     return judge_nodes(answers.autoscaler, alive, running)
 
 
-def _addable(nodes: Mapping[str, Any], answers: Answers) -> list[dict[str, float]]:
+def _addable(nodes: Mapping[str, Any], answers: NodeReports) -> list[dict[str, float]]:
     if answers.autoscaler is None:
         return []
     return answers.autoscaler.may_add(answers.autoscaler.running(list(nodes.values())))
@@ -329,9 +349,9 @@ def _is_idle(node: Mapping[str, Any]) -> bool:
     return not node["Resources"].get("CPU") and not is_driver
 
 
-def _look(wanted: Wanted, notes: Notes, name: str) -> Machine:
-    leave: Callable[[], Seen] = partial(notes.leave, name)
-    return look(wanted, leave)
+def _look(wanted: MachineQuery, notes: StorageMarkers, name: str) -> MachineReport:
+    leave: Callable[[], StorageReport] = partial(notes.leave, name)
+    return inspect_machine(wanted, leave)
 
 
 _look_there = ray.remote(num_cpus=0, max_retries=0)(_look)

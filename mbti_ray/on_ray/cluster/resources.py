@@ -41,7 +41,7 @@ class Resources:
 
 
 @contextmanager
-def connected(job: str | None = None) -> Iterator[None]:
+def ray_connection(job: str | None = None) -> Iterator[None]:
     """A Ray to work on: the one that is connected, the one RAY_ADDRESS names, or a local one.
 
     One that was started here is stopped at the end, whatever happens.
@@ -82,15 +82,17 @@ def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     Raises:
         ClusterError: The cluster does not hold `scaling.workers` of them.
     """
-    nodes = nodes_there() if nodes is None else nodes
+    nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes)
     cpus = config.scaling.cpus
     if cpus is None:
         most = max(int(node.get("CPU", 0)) for node in nodes)
         # A worker lives on one machine: the most CPUs with which all of them find a place.
-        room = places(Resources(1, gpus), nodes)
+        room = worker_capacity(Resources(1, gpus), nodes)
         wanted = min(config.scaling.most, max(config.scaling.least, room))
-        fitting = (c for c in range(most, 0, -1) if places(Resources(c, gpus), nodes) >= wanted)
+        fitting = (
+            c for c in range(most, 0, -1) if worker_capacity(Resources(c, gpus), nodes) >= wanted
+        )
         cpus = next(fitting, 1)
     return _checked(config, Resources(cpus, gpus), nodes)
 
@@ -105,7 +107,7 @@ def trial_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     Raises:
         ClusterError: The cluster does not hold `scaling.workers` of them.
     """
-    nodes = nodes_there() if nodes is None else nodes
+    nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes) * config.scaling.gpus
     return _checked(config, Resources(config.scaling.cpus or 1, gpus), nodes)
 
@@ -119,7 +121,10 @@ def trials_at_once(
     what there is room for now. Of trials of several workers Tune is never told more than fit: those
     that have their driver but not their workers would wait for each other for ever.
     """
-    fits = places(resources, nodes_there() if nodes is None else nodes) // config.scaling.most
+    fits = (
+        worker_capacity(resources, cluster_nodes() if nodes is None else nodes)
+        // config.scaling.most
+    )
     if limit is None or config.scaling.most > 1:
         return max(1, min(fits, limit or fits))
     return limit
@@ -127,16 +132,16 @@ def trials_at_once(
 
 def workers_at_once(resources: Resources, limit: int | None) -> int:
     """How many such workers the cluster holds now, or the limit if that is lower; one at least."""
-    room = places(resources, nodes_there())
+    room = worker_capacity(resources, cluster_nodes())
     return max(1, min(room, limit or room))
 
 
-def nodes_there() -> list[dict[str, float]]:
+def cluster_nodes() -> list[dict[str, float]]:
     """What each machine of the cluster has, all of it, taken or not."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def places(each: Resources, nodes: Nodes) -> int:
+def worker_capacity(each: Resources, nodes: Nodes) -> int:
     """How many such workers the machines hold together, were nothing taken."""
     return sum(
         # 1 // 0.1 is 9.
@@ -149,12 +154,12 @@ def _gpus_per_worker(config: RunConfig, nodes: Nodes) -> int:
     wanted = config.scaling.use_gpu
     if wanted == "auto":
         # All workers of a run are alike: one GPU each, or none.
-        return int(places(Resources(1, 1), nodes) >= config.scaling.least)
+        return int(worker_capacity(Resources(1, 1), nodes) >= config.scaling.least)
     return int(wanted)
 
 
 def _checked(config: RunConfig, each: Resources, nodes: Nodes) -> Resources:
-    workers, room = config.scaling.least, places(each, nodes)
+    workers, room = config.scaling.least, worker_capacity(each, nodes)
     if room < workers:
         takes = " and ".join(f"{n:g} {name}" for name, n in each.as_dict().items())
         machines = "; ".join(

@@ -23,23 +23,23 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
-from mbti_ray.checks.ports import HAPROXY_PORTS, why_taken
+from mbti_ray.checks.ports import HAPROXY_PORTS, port_problem
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.inference.bundle import load_manifest
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.on_ray.cluster.resources import connected
+from mbti_ray.on_ray.cluster.resources import ray_connection
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.serve.metrics import ServeFigures
 from mbti_ray.on_ray.serve.rollout import roll_back, roll_out, watch_board
 from mbti_ray.on_ray.serve.rollout_coordinator import wanted_now
-from mbti_ray.runs.lookup import bundle_place, find_bundle
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.serving.app import RETRY_AFTER_S, build_api, key_digest
 from mbti_ray.serving.discovery import found_by
 from mbti_ray.serving.router import Shelf
 from mbti_ray.serving.served_model import Reader, warm_up
 from mbti_ray.serving.target import Wanted
-from mbti_ray.storage.remote import Place, address
+from mbti_ray.storage.remote import Location, absolute_location
 
 APP_NAME = "mbti"
 # The environment variable with the key that /predict and /info then ask for.
@@ -86,7 +86,7 @@ class MbtiService:
         return self._service, self._config
 
     def _load(self, place: str, there: Reader | None) -> Reader:
-        folder = find_bundle(place)
+        folder = fetch_bundle(place)
         if there is not None and there.bundle_id == load_manifest(folder).id:
             return there
         config = self._config
@@ -100,7 +100,7 @@ class MbtiService:
         return Reader(predictor, self._thread, config, tokens_per_s=speed, watcher=self._figures)
 
 
-def build_app(bundle: Place, config: ServeConfig) -> serve.Application:
+def build_app(bundle: Location, config: ServeConfig) -> serve.Application:
     """The Serve application that answers from `bundle`, which every node must find there."""
     deployment = serve.deployment(
         serve.ingress()(MbtiService),
@@ -123,10 +123,10 @@ def build_app(bundle: Place, config: ServeConfig) -> serve.Application:
     )
 
 
-def wanted_of(bundle: Place, config: ServeConfig) -> Wanted:
+def wanted_of(bundle: Location, config: ServeConfig) -> Wanted:
     """A bundle and what `config` puts beside it, at places that any process understands."""
-    beside = address(bundle_place(config.beside, "")) if config.beside else None
-    return Wanted(address(bundle), beside, config.beside_share)
+    beside = absolute_location(locate_bundle(config.beside, "")) if config.beside else None
+    return Wanted(absolute_location(bundle), beside, config.beside_share)
 
 
 def _scale(config: ServeConfig) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _scale(config: ServeConfig) -> dict[str, Any]:
     return {"autoscaling_config": scaling}
 
 
-def start_service(bundle: Place, config: ServeConfig) -> str:
+def start_service(bundle: Location, config: ServeConfig) -> str:
     """Starts the service in the Ray that is connected; its address, once it is ready.
 
     Raises:
@@ -159,7 +159,7 @@ def start_service(bundle: Place, config: ServeConfig) -> str:
     return url
 
 
-def run_service(bundle: Place, config: ServeConfig, *, on_ready: Callable[[str], None]) -> str:
+def run_service(bundle: Location, config: ServeConfig, *, on_ready: Callable[[str], None]) -> str:
     """Serves until SIGINT or SIGTERM, then ends every process that it started.
 
     Args:
@@ -173,11 +173,11 @@ def run_service(bundle: Place, config: ServeConfig, *, on_ready: Callable[[str],
     Raises:
         BundleError, ClusterError: See `start_service`; also, a port is taken.
     """
-    load_manifest(find_bundle(bundle))
+    load_manifest(fetch_bundle(bundle))
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _end_on(signal.default_int_handler)
-    with connected(f"serve {APP_NAME}"):
+    with ray_connection(f"serve {APP_NAME}"):
         # Again, because ray.init installs a handler that ends this process before the others.
         _end_on(signal.default_int_handler)
         try:
@@ -192,7 +192,7 @@ def run_service(bundle: Place, config: ServeConfig, *, on_ready: Callable[[str],
     return url
 
 
-def change_bundle(bundle: Place | None, config: ServeConfig) -> Wanted:
+def change_bundle(bundle: Location | None, config: ServeConfig) -> Wanted:
     """Have the service of the Ray that RAY_ADDRESS names answer with another bundle.
 
     Args:
@@ -206,7 +206,7 @@ def change_bundle(bundle: Place | None, config: ServeConfig) -> Wanted:
         BundleError: It cannot be served; what was served before still is.
         ClusterError: No service runs; or not all replicas changed, so that none did.
     """
-    with connected(f"serve {APP_NAME}: roll out"):
+    with ray_connection(f"serve {APP_NAME}: roll out"):
         try:
             service, running = serve.get_app_handle(APP_NAME).about.remote().result()
         except RayServeException:
@@ -234,7 +234,7 @@ def _check_ports(config: ServeConfig) -> None:
             port = int(os.environ.get(name, default))
             wanted.append(("", port, f"set {name} to a port that is free"))
     for host, port, remedy in wanted:
-        reason = why_taken(host, port)
+        reason = port_problem(host, port)
         if reason is not None:
             raise ClusterError(f"{host or 'port'}:{port}: {reason}; {remedy}")
 
@@ -249,7 +249,7 @@ def _check_cpus(config: ServeConfig) -> None:
         )
 
 
-def _deploy_error(error: RuntimeError, bundle: Place) -> BundleError | ClusterError:
+def _deploy_error(error: RuntimeError, bundle: Location) -> BundleError | ClusterError:
     status = serve.status().applications.get(APP_NAME)
     text = status.message if status else str(error)
     for deployment in status.deployments.values() if status else ():

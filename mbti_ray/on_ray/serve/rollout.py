@@ -18,7 +18,7 @@ from mbti_ray.errors import BundleError, ClusterError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.on_ray.serve.rollout_coordinator import Report, make_board, wanted_now
-from mbti_ray.runs.lookup import find_bundle
+from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.serving.router import Shelf
 from mbti_ray.serving.target import Wanted
 
@@ -103,7 +103,7 @@ def _check(places: tuple[str, ...], runtime: RuntimeKind) -> str | None:
     """Why one of the bundles cannot be served, found without a replica."""
     for place in places:
         try:
-            Predictor.load(find_bundle(place), runtime=runtime)
+            Predictor.load(fetch_bundle(place), runtime=runtime)
         except MbtiRayError as error:
             return str(error)
     return None

@@ -9,14 +9,14 @@ from typing import Any, overload
 
 from mbti_ray.errors import StorageError
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.storage.remote import Place, Remote
-from mbti_ray.storage.working_copy import held, working_path
+from mbti_ray.storage.remote import Location, RemotePath
+from mbti_ray.storage.working_copy import locked_working_copy, working_copy_path
 
 # Between two looks for the file that asks a run to stop.
 _LOOK_S = 2.0
 
 
-def storage_of(place: Place) -> dict[str, Any]:
+def storage_of(place: Location) -> dict[str, Any]:
     """The place as Ray's run configs take it; its workers write with the same file system."""
     if isinstance(place, Path):
         return {"storage_path": str(place)}
@@ -27,7 +27,7 @@ def storage_of(place: Place) -> dict[str, Any]:
 def watched(folder: RunFolder) -> Iterator[Callable[[], bool]]:
     """Whether a run is asked to stop, answered at once: a store is asked by a thread."""
     if folder.remote is None:
-        yield folder.is_asked_to_stop
+        yield folder.is_stop_requested
         return
     asked, ended = threading.Event(), threading.Event()
 
@@ -35,7 +35,7 @@ def watched(folder: RunFolder) -> Iterator[Callable[[], bool]]:
         while not asked.is_set() and not ended.wait(_LOOK_S):
             # Nothing is lost by a look that fails: there is another one.
             with suppress(StorageError):
-                if folder.is_asked_to_stop():
+                if folder.is_stop_requested():
                     asked.set()
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -53,7 +53,7 @@ class Fetched(Sequence[Path]):
     What was brought goes when the next one is asked for, or when nobody has this list any more.
     """
 
-    def __init__(self, places: Sequence[Remote]) -> None:
+    def __init__(self, places: Sequence[RemotePath]) -> None:
         self._places = places
         self._brought = ExitStack()
         weakref.finalize(self, self._brought.close)
@@ -70,9 +70,9 @@ class Fetched(Sequence[Path]):
             return Fetched(self._places[index])
         place = self._places[index]
         self._brought.close()
-        path = working_path(place)
-        self._brought.enter_context(held(path, place))
+        path = working_copy_path(place)
+        self._brought.enter_context(locked_working_copy(path, place))
         # One that is gone is as one whose files are: who reads it says so, and takes the next.
         if place.exists():
-            place.fetch(path)
+            place.download(path)
         return path

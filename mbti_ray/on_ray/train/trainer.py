@@ -47,7 +47,7 @@ class TrainWorker(Worker):
     """A rank inside TorchTrainer; Ray has made the process group already."""
 
     def __init__(
-        self, folder: RunFolder, name: str, *, board: Any, is_asked_to_stop: Callable[[], bool]
+        self, folder: RunFolder, name: str, *, board: Any, is_stop_requested: Callable[[], bool]
     ) -> None:
         super().__init__(device=get_device(), folder=folder.path)
         self._run = folder
@@ -55,12 +55,12 @@ class TrainWorker(Worker):
         self._name = name
         self._gauges = Gauges(name)
         self._is_warned = False
-        self._is_asked_to_stop = is_asked_to_stop
+        self._is_stop_requested = is_stop_requested
 
     def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
         if line is not None and self.rank == 0:
             append_line(self._run.metrics, line)
-            self._run.keep()
+            self._run.push()
             self._gauges.show(line)
             log_line(self._name, line)
         ray.train.report(
@@ -78,7 +78,7 @@ class TrainWorker(Worker):
         if newest is None:
             return []
         name = Path(newest.path).name
-        home = self._run.home
+        home = self._run.location
         if isinstance(home, Path):
             path = Path(newest.path)
             return [path, *(p for p in checkpoints_under(path.parent) if p != path)]
@@ -86,7 +86,7 @@ class TrainWorker(Worker):
         return Fetched([kept / name, *(p for p in checkpoints_under(kept) if p.name != name)])
 
     def note(self, text: str) -> None:
-        super().note(self._run.told(text))
+        super().note(self._run.rewrite_paths(text))
         self._keep()
 
     def rewind(self, step: int) -> None:
@@ -95,10 +95,10 @@ class TrainWorker(Worker):
 
     def _keep(self) -> None:
         if self.rank == 0:
-            self._run.keep()
+            self._run.push()
 
     def request(self) -> Request | None:
-        if self._is_asked_to_stop():
+        if self._is_stop_requested():
             return Request.STOP
         if not self._is_warned and ray.train.get_preemption_info() is not None:
             self._is_warned = True
@@ -138,14 +138,14 @@ def train(
         StoppedError: It was asked to stop.
     """
     with board(show) as handle, stopping_on_sigterm(folder):
-        name = name or folder.home.name
+        name = name or folder.location.name
         trainer = _trainer(config, data, folder, resources, handle, callbacks, name=name)
         failure = None
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             failure = error
-        folder.bring()
+        folder.pull()
         reason = _left_reason(folder) or (_reason_of(failure, folder) if failure else None)
         if reason:
             raise reason from None
@@ -174,8 +174,8 @@ def _reason_of(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiR
             )
         if isinstance(cause, OSError) and cause.errno is None and folder.remote:
             return RunError(
-                f"{folder.home}: a checkpoint could not be kept ({one_line(cause, limit=200)}); "
-                "mend that, and go on with --resume"
+                f"{folder.location}: a checkpoint could not be saved "
+                f"({one_line(cause, limit=200)}); fix that, then use --resume"
             )
     return None
 
@@ -190,7 +190,7 @@ def _trainer(
     *,
     name: str,
 ) -> TorchTrainer:
-    place = folder.home
+    place = folder.location
     for _ in name.split("/"):
         place = place.parent
     return TorchTrainer(
@@ -198,7 +198,7 @@ def _trainer(
         train_loop_config={
             "config": config.model_dump(mode="json", exclude={"study", "search"}),
             "data": ray.put(data),
-            "folder": folder.home,
+            "folder": folder.location,
             "name": name,
             "threads": resources.cpus,
             "board": handle,
@@ -231,19 +231,19 @@ def _loop(settings: dict[str, Any]) -> None:
         torch.set_num_threads(settings["threads"])
         quiet_ray()
         start_malloc_trim_thread()
-        with leaving_the_reason(folder), watched(folder) as is_asked_to_stop:
+        with leaving_the_reason(folder), watched(folder) as is_stop_requested:
             config = config_from_dict(settings["config"])
             worker = TrainWorker(
                 folder,
                 settings["name"],
                 board=settings["board"],
-                is_asked_to_stop=is_asked_to_stop,
+                is_stop_requested=is_stop_requested,
             )
             data: Dataset = ray.get(settings["data"])
             outcome = run(config, data, worker)
             if worker.rank == 0:
                 finalize_run(config, data, outcome, folder)
-                folder.keep(anew=[folder.bundle.name])
+                folder.push(replace=[folder.bundle.name])
 
 
 @contextmanager
@@ -252,7 +252,7 @@ def stopping_on_sigterm(folder: RunFolder) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: folder.ask_to_stop())
+    before = signal.signal(signal.SIGTERM, lambda number, frame: folder.request_stop())
     try:
         yield
     finally:
@@ -267,8 +267,8 @@ def leaving_the_reason(folder: RunFolder) -> Iterator[None]:
     except MbtiRayError as error:
         # A full disk may be the very reason.
         with suppress(OSError):
-            folder.failure.write_text(folder.told(str(error)) + "\n", "utf-8")
-            folder.keep()
+            folder.failure.write_text(folder.rewrite_paths(str(error)) + "\n", "utf-8")
+            folder.push()
         raise
 
 

@@ -28,7 +28,7 @@ from mbti_ray.on_ray.train.remote_checkpoints import Fetched
 from mbti_ray.on_ray.train.trainer import flat, log_line, quiet_ray, train
 from mbti_ray.on_ray.tune.optuna_searcher import FAILED, SEEDS
 from mbti_ray.runs.run_folder import open_run
-from mbti_ray.storage.remote import Place
+from mbti_ray.storage.remote import Location
 
 # What the function takes that builds a TorchTrainer and waits for it. A share of a CPU, however
 # small, would leave the last worker of a cluster that is just large enough without a whole one, for
@@ -53,7 +53,7 @@ class Job:
 
     base: Mapping[str, Any]
     data: Any
-    trials: Place
+    trials: Location
     resources: Resources
     objectives: tuple[Monitor, ...]
     seeds: int

@@ -36,7 +36,7 @@ from mbti_ray.on_ray.tune.trial import Job, trainable
 from mbti_ray.reports.html import write_whole
 from mbti_ray.reports.study_page import study_page
 from mbti_ray.runs.run_folder import RunFolder, open_run
-from mbti_ray.storage.remote import Place
+from mbti_ray.storage.remote import Location
 from mbti_ray.study.figures import study_figures
 from mbti_ray.study.records import TrialRecord, best_of, ended_count, records_of
 from mbti_ray.study.store import open_study
@@ -90,16 +90,16 @@ def search(
     if missing <= 0:
         return study, None
     os.environ |= _TUNE_SETTINGS
-    searcher = StudySearcher(study, config, budget=missing, keep=folder.keep, on_trial=on_trial)
+    searcher = StudySearcher(study, config, budget=missing, keep=folder.push, on_trial=on_trial)
     tuner = _tuner(config, data, folder, resources, searcher, at_once=at_once)
     with _closing_on_signals(searcher, say):
         try:
             tuner.fit()
         except KeyboardInterrupt:
             searcher.give_back_open()
-            folder.keep()
+            folder.push()
             raise StoppedError(
-                f"{folder.home}: cut off; the trials that ran are tried again, --resume goes on"
+                f"{folder.location}: cut off; the trials that ran are tried again, --resume goes on"
             ) from None
     if searcher.trouble is not None:
         raise searcher.trouble
@@ -132,18 +132,18 @@ def finish_study(
     best = best_of(records, config.objectives)
     if best is None:
         reason = next((r.reason for r in records if r.reason), "see the Ray logs")
-        raise RunError(f"{folder.home}: no trial was evaluated; the first says: {reason}")
+        raise RunError(f"{folder.location}: no trial was evaluated; the first says: {reason}")
     checkpoint = _checkpoint_of(best, folder)
     # In a worker, because the driver's machine may have no GPU and little memory.
     task = ray.remote(
-        name=f"{folder.home.name}/{folder.best.path.name}",
+        name=f"{folder.location.name}/{folder.best.path.name}",
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
     )(_finish_best)
     run_config = _best_run(config, best, resources)
     plain = run_config.model_dump(mode="json")
-    ray.get(task.remote(plain, ray.put(data), checkpoint, folder.best.home, resources))
-    folder.best.bring()
+    ray.get(task.remote(plain, ray.put(data), checkpoint, folder.best.location, resources))
+    folder.best.pull()
     figures = study_figures(study, config) | {
         "at_once": at_once,
         "stopped_early": ended,
@@ -151,16 +151,16 @@ def finish_study(
         "command": _repeating(folder),
     }
     write_whole(folder.report, study_page(figures))
-    folder.keep()
+    folder.push()
     return figures
 
 
-def _checkpoint_of(trial: TrialRecord, folder: RunFolder) -> Place:
+def _checkpoint_of(trial: TrialRecord, folder: RunFolder) -> Location:
     """Of the weights that the trial ended with, which need not have seen the most steps."""
-    place = folder.home / str(trial.folder)
+    place = folder.location / str(trial.folder)
     found = place / trial.checkpoint if trial.checkpoint else newest_checkpoint(place)
     if found is None or not found.exists():
-        raise RunError(f"{folder.home}: the checkpoint of trial {trial.number} is gone")
+        raise RunError(f"{folder.location}: the checkpoint of trial {trial.number} is gone")
     return found
 
 
@@ -171,12 +171,12 @@ def _best_run(config: StudyConfig, best: TrialRecord, resources: Resources) -> R
 
 def _repeating(folder: RunFolder) -> str:
     name = f"{folder.path.name}-again"
-    config = shlex.quote(str(folder.best.home / folder.config.name))
+    config = shlex.quote(str(folder.best.location / folder.config.name))
     return f"python -m mbti_ray.train {config} name={name}"
 
 
 def _finish_best(
-    tree: dict[str, Any], data: Dataset, checkpoint: Place, best: Place, resources: Resources
+    tree: dict[str, Any], data: Dataset, checkpoint: Location, best: Location, resources: Resources
 ) -> None:
     torch.set_num_threads(resources.cpus)
     config, worker = config_from_dict(tree), Worker(device=resources.device)
@@ -184,7 +184,7 @@ def _finish_best(
         folder.begin(config, "fresh")
         found = [checkpoint] if isinstance(checkpoint, Path) else Fetched([checkpoint])
         finalize_run(config, data, rescore(config, data, worker, found[0]), folder)
-        folder.keep()
+        folder.push()
 
 
 def _tuner(
@@ -199,7 +199,7 @@ def _tuner(
     job = Job(
         base=_run_of(config).model_dump(mode="json"),
         data=ray.put(data),
-        trials=folder.home / _TRIALS,
+        trials=folder.location / _TRIALS,
         resources=resources,
         objectives=config.objectives,
         seeds=config.study.seeds,
@@ -225,7 +225,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name=_TRIALS,
-            **storage_of(folder.home),
+            **storage_of(folder.location),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=_KEPT[config.study.scheduler]),
             failure_config=tune.FailureConfig(max_failures=config.failure.max_failures),
             verbose=0,
