@@ -20,14 +20,14 @@ python -m mbti_ray.train minilm optim.lr=3e-5 fit.epochs=3 data.source=my.csv
 ```
 
 Every setting is a dotted key, the same on the command line, in YAML files and under a study's
-`search:`. Precedence: schema default < preset < file < command line; the environment has no say. This
-page is written from the schema by `python docs/make_configuration.py`.
+`search:`. Precedence: schema default < preset < file < command line; the environment has no say.
+This page is written from the schema by `python docs/make_configuration.py`.
 """
 _TAIL = """
 ## What can go wrong
 
-- An unknown key or a value that is not allowed: every mistake is reported at once, each with what is
-  allowed and the nearest right name; exit code 2, nothing has been started.
+- An unknown key or a value that is not allowed: every mistake is reported at once, each with what
+  is allowed and the nearest right name; exit code 2, nothing has been started.
 - `scaling.*` inside `search:` is refused: the shape of the cluster is not a hyperparameter.
 """
 

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,29 @@ ONLY = {
     "runs": {"config", "storage", "errors"},
     "cli": {"errors"},
     "__main__": {"errors"},
+}
+# The same inside the packages whose files have an order of their own, by the first name below them.
+WITHIN = {
+    "on_ray": (
+        ("malloc_trim",),
+        ("cluster",),
+        ("train", "serve", "batch_prediction"),
+        ("tune",),
+    ),
+    "data": (
+        ("batch_sampler", "builtin_words", "encoder_files", "mask", "split", "windows"),
+        ("collate", "text", "tokenizer"),
+        ("rows",),
+        ("builtin_corpus", "readers"),
+        ("sources",),
+        ("chunks", "examples"),
+        ("audit", "dataset"),
+    ),
+    "serving": (
+        ("batching", "discovery", "schemas", "target", "tokenizer_queue", "web_pages"),
+        ("served_model",),
+        ("app", "router"),
+    ),
 }
 # The package itself holds the version; its public class is fetched when it is asked for.
 ROOT_NAMES = {"__version__"}
@@ -92,6 +116,7 @@ def violations(package: Path) -> list[str]:
         file = str(path.relative_to(package))
         for imported in imports_of(path):
             rule = broken_rule(file, part_of(path, package), imported)
+            rule = rule or broken_order(file, imported.name)
             if rule:
                 found.append(f"mbti_ray/{file}:{imported.line}: imports {imported.name}: {rule}")
     return found
@@ -128,6 +153,24 @@ def broken_layer(part: str, imported: str) -> str | None:
     return f"{part} may import {', '.join(sorted(allowed)) or 'nothing'} of this package"
 
 
+def broken_order(file: str, imported: str) -> str | None:
+    """The rule of WITHIN that an import between two files of one package breaks."""
+    package, _, inside = file.partition("/")
+    root, _, target = imported.partition(".")
+    if package not in WITHIN or root != PACKAGE.name or not target.startswith(f"{package}."):
+        return None
+    part = inside.partition("/")[0].removesuffix(".py")
+    below = target.split(".")[1]
+    if part in ("__init__", below):
+        return None
+    ranks = {name: rank for rank, layer in enumerate(WITHIN[package]) for name in layer}
+    if missing := {part, below} - ranks.keys():
+        return f"{package}/{missing.pop()} stands in no row; give it one in WITHIN"
+    if ranks[below] < ranks[part]:
+        return None
+    return f"{package}/{part} must not import {package}/{below}"
+
+
 def rank_of(part: str) -> int | None:
     return next((rank for rank, layer in enumerate(LAYERS) if part in layer), None)
 
@@ -139,6 +182,31 @@ def test_every_import_of_the_package_keeps_to_the_layers():
 def test_every_part_of_the_package_stands_in_a_layer_and_every_layer_exists():
     parts = {part_of(path, PACKAGE) for path in PACKAGE.rglob("*.py")} - {"__init__"}
     assert parts == {name for layer in LAYERS for name in layer}
+
+
+def test_every_file_that_has_an_order_exists():
+    for package, layers in WITHIN.items():
+        named = {name for layer in layers for name in layer}
+        there = {part_of(path, PACKAGE / package) for path in (PACKAGE / package).rglob("*.py")}
+        assert there - {"__init__"} == named
+
+
+def test_no_files_import_each_other_in_a_circle():
+    modules = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    graph = {
+        module: {
+            target
+            for imported in imports_of(path)
+            for target in (imported.name, imported.name.rpartition(".")[0])
+            if target in modules and target != module
+        }
+        for module, path in modules.items()
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) == len(modules)
 
 
 def test_importing_the_package_imports_nothing_of_it():
@@ -199,6 +267,10 @@ def test_only_one_file_of_the_program_names_the_package_of_minilm():
         ("cli/tables.py", "import optuna", "import optuna (but for types)"),
         ("on_ray/train/trainer.py", "def f():\n    import optuna", "import optuna (but for types)"),
         ("data/text.py", "from .split import SPLITS", "imports are absolute"),
+        ("data/mask.py", "from mbti_ray.data.text import read_text", "data/mask must not import"),
+        ("on_ray/train/trainer.py", "from mbti_ray.on_ray.tune import tuner", "on_ray/train must"),
+        ("on_ray/cluster/new.py", "from mbti_ray.on_ray.serve.x import y", "on_ray/cluster must"),
+        ("serving/novel.py", "from mbti_ray.serving.app import build_api", "stands in no row"),
         ("novel.py", "from mbti_ray.errors import nearest", "novel stands in no layer"),
         ("__init__.py", "from mbti_ray.model.loss import build_loss", "may import inference"),
     ],
@@ -218,7 +290,7 @@ def test_a_wrong_import_is_found_with_file_and_rule(tmp_path, file, source, rule
         ("cli/tables.py", "if TYPE_CHECKING:\n    from optuna.trial import FrozenTrial"),
         ("on_ray/tune/optuna_searcher.py", "import optuna\nimport ray"),
         ("inference/bundle.py", "from mbti_ray import __version__"),
-        ("data/text.py", "from mbti_ray.data.rows import Row"),
+        ("data/rows.py", "from mbti_ray.data.text import read_text"),
         ("train.py", "def f():\n    from mbti_ray.on_ray.train.trainer import train"),
     ],
 )

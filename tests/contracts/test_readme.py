@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text("utf-8")
-    for path in [ROOT / "README.md", ROOT / "Makefile", *sorted((ROOT / "docs").rglob("*.md"))]
+    for path in [*ROOT.glob("*.md"), ROOT / "Makefile", *sorted((ROOT / "docs").rglob("*.md"))]
 }
 
 ADDRESSES = {*config_addresses(StudyConfig), "bundle"}
@@ -51,9 +51,11 @@ COMMANDS = [
 ]
 
 
-def test_commands_are_found_in_the_readme():
-    verbs = {verb for verb, _ in commands_in(README)}
-    assert {"train", "tune", "evaluate", "predict", "serve", "serve run"} <= verbs
+def test_commands_are_found_in_the_documents():
+    assert {"train", "tune", "evaluate", "predict"} <= {verb for verb, _ in commands_in(README)}
+    assert {*VERBS, "serve run"} <= {
+        verb for text in DOCUMENTS.values() for verb, _ in commands_in(text)
+    }
 
 
 @pytest.mark.parametrize(("verb", "words"), COMMANDS)
@@ -109,10 +111,10 @@ def file_trees(text: str) -> list[list[str]]:
     return trees
 
 
-TREE = [path for tree in file_trees(README) for path in tree]
+TREE = [path for tree in file_trees(DOCUMENTS["docs/architecture.md"]) for path in tree]
 
 
-def test_the_readme_ends_in_a_file_tree():
+def test_the_architecture_page_has_a_file_tree():
     assert len(TREE) >= 10
 
 
@@ -123,11 +125,24 @@ def test_every_path_of_the_file_tree_exists(path):
     assert not path.endswith("/") or there[0].is_dir()
 
 
-def test_every_part_of_the_package_is_reachable_from_the_file_tree():
-    """A folder or file of the package is a line of its own, or named in another's comment."""
+def test_every_part_of_the_package_is_a_line_of_the_file_tree():
     parts = {p for p in (ROOT / "mbti_ray").iterdir() if p.suffix == ".py" or p.is_dir()}
-    names = {p.name for p in parts if not p.name.startswith("_")}
-    assert {name for name in names if name not in README} == set()
+    lines = {f"mbti_ray/{p.name}{'/' * p.is_dir()}" for p in parts if not p.name.startswith("_")}
+    assert lines <= set(TREE)
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) < 700
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name.endswith(".md")])
+def test_every_file_of_the_program_that_a_document_names_exists(document):
+    """`mbti_ray/data/mask.py` in any document, `data/mask.py` on the architecture page."""
+    named = set(re.findall(r"`(?:mbti_ray/)?([a-z_]+(?:/[a-z_]+)+\.py)", DOCUMENTS[document]))
+    named -= {name for name in named if name.startswith(("tests/", "benchmarks/", "examples/"))}
+    assert {
+        n for n in named if not (ROOT / "mbti_ray" / n).is_file() and not (ROOT / n).is_file()
+    } == set()
 
 
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if name.endswith(".md")])
@@ -137,6 +152,6 @@ def test_every_link_to_a_file_of_the_repository_leads_to_one(document):
         assert (folder / target).exists(), target
 
 
-def test_a_file_tree_is_recognised():
+def test_a_file_tree_is_recognized():
     text = "```\na/b.py   what it is\nc/       more\n```\n\n```sh\nmake demo   # go\n```\n"
     assert file_trees(text) == [["a/b.py", "c/"]]
