@@ -50,7 +50,7 @@ WITHIN = {
         ("tune",),
     ),
     "data": (
-        ("batch_sampler", "builtin_words", "encoder_files", "mask", "split", "windows"),
+        ("batch_sampler", "builtin_words", "encoder_files", "mask", "progress", "split", "windows"),
         ("collate", "text", "tokenizer"),
         ("rows",),
         ("builtin_corpus", "readers"),
