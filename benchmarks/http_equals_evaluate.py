@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
+from mbti_ray.data.progress import no_progress
 from mbti_ray.data.sources import read_source
 from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
 from mbti_ray.runs.lookup import fetch_bundle
@@ -32,11 +33,10 @@ def main() -> int:
     options = parser.parse_args()
     bundle = fetch_bundle(options.bundle)
     overrides = [f"data.source={options.source}"] if options.source else []
-    labelled = load_evaluation_data(bundle, overrides, split="test")
-    evaluation = evaluate_bundle(bundle, labelled, lambda done, note: None)
+    data = load_evaluation_data(bundle, overrides, split="test")
+    evaluation = evaluate_bundle(bundle, data, no_progress)
     rows = evaluation.rows.slice(0, options.rows).to_pylist()
-    source = labelled.source
-    posts = {row.number: row.posts for row in read_source(source).rows}
+    posts = {row.number: row.posts for row in read_source(data.config.data.source).rows}
 
     def body(row: dict[str, int]) -> dict[str, object]:
         texts = posts[row["number"]]

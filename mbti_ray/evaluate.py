@@ -51,24 +51,22 @@ def _evaluate(options: argparse.Namespace) -> Result:
     if options.report is not None:
         check_page_path(options.report, option="--report")
     bundle = fetch_bundle(home)
-    labelled = load_evaluation_data(bundle, overrides, split=options.split)
-    with progress_bar("rows", len(labelled.examples)) as advance:
-        evaluation = evaluate_bundle(bundle, labelled, advance)
-    print_pairs([("bundle", f"{home} ({evaluation.bundle_id})"), ("data", labelled.description)])
+    data = load_evaluation_data(bundle, overrides, split=options.split)
+    with progress_bar("rows", len(data.examples)) as advance:
+        evaluation = evaluate_bundle(bundle, data, advance)
+    print_pairs([("bundle", f"{home} ({evaluation.bundle_id})"), ("data", data.description)])
     print_scorecard(evaluation.scorecards)
     if options.output is not None:
         write_table(options.output, evaluation.rows)
         console.print(f"rows: {options.output}")
     if options.report is not None:
-        title = f"{home} on {labelled.description}"
-        write_whole(
-            options.report, scorecard_page(title, evaluation.scorecards, facts=labelled.facts)
-        )
+        title = f"{home} on {data.description}"
+        write_whole(options.report, scorecard_page(title, evaluation.scorecards, facts=data.facts))
         console.print(f"report: {options.report}")
     return {
         "bundle": str(home),
         "bundle_id": evaluation.bundle_id,
-        "split": labelled.split,
+        "split": data.split,
         "scores": evaluation.scores,
         "scorecards": evaluation.scorecards,
     }

@@ -46,16 +46,16 @@ def _export_in(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[str, An
     from mbti_ray.inference.runtimes.onnx_export import export_onnx
 
     # First, so that nothing is written where there is nothing to measure it on.
-    labelled = load_evaluation_data(folder, overrides)
+    data = load_evaluation_data(folder, overrides)
     texts = [g.text for g in load_manifest(folder).golden]
     made = export_onnx(folder, lambda bundle, kind: compute_golden_logits(bundle, texts, kind))
     kinds: tuple[RuntimeKind, ...] = ("torch", *made)
-    with progress_bar("rows", len(kinds) * len(labelled.examples)) as advance:
-        scores = score_runtimes(folder, labelled, kinds, advance)
+    with progress_bar("rows", len(kinds) * len(data.examples)) as advance:
+        scores = score_runtimes(folder, data, kinds, advance)
     for kind, facts in made.items():
-        facts["scores"] = _beside(scores[kind], scores["torch"], labelled.description)
+        facts["scores"] = _beside(scores[kind], scores["torch"], data.description)
     write_runtimes(folder, made)
-    _show(scores, labelled.description)
+    _show(scores, data.description)
     return made
 
 

@@ -1,16 +1,16 @@
 """The bundle: a self-contained folder with everything that serving needs, and proof that it works.
 
-    model.safetensors   weights of encoder and heads
-    config.json         the encoder's shape, as transformers writes it
+    model.safetensors   weights of the encoder and the heads
+    config.json         the encoder's architecture, as transformers writes it
     tokenizer files     as transformers writes them
-    bundle.json         label order, pooling, limits, masking version, thresholds, calibration,
-                        data facts, scores, versions, golden texts with their logits, file hashes
-    card.md             the model card: the same for people
-    onnx/               what `python -m mbti_ray.export` adds: graphs for ONNX Runtime
+    bundle.json         the manifest: label order, pooling, limits, masking version, thresholds,
+                        calibration, dataset facts, scores, versions, golden texts, file hashes
+    card.md             the model card
+    onnx/               graphs for ONNX Runtime, written by `python -m mbti_ray.export`
 
-No pickle, nothing from the network. Making the golden logits needs a forward pass, which is the
-predictor's, and the card's sentences are those of `pages`: both are given in. Knows nothing of run
-folders, Ray or HTTP.
+A bundle holds no pickle and needs no network. Golden logits take a forward pass, which belongs to
+the predictor, and the model card belongs to `reports`; the caller passes both in as functions. Must
+not know run folders, Ray or HTTP.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ _GOLDEN_TEXTS = 20
 
 @dataclass(frozen=True)
 class GoldenText:
-    """A text and the logits that this bundle gave it when it was made."""
+    """A text and the logits that the bundle computed for it when it was written."""
 
     text: str
     logits: list[float]
@@ -56,13 +56,13 @@ class Manifest:
     """The contents of bundle.json.
 
     Attributes:
-        id: First 12 hex digits of a hash over weights, shape and tokenizer.
-        thresholds: Probability above which a dimension is its positive pole, E, N, T, J.
-        temperature: What the logits are divided by before the sigmoid, E, N, T, J.
-        abstain: A probability nearer to its threshold than this is answered X.
+        id: First 12 hex digits of a hash over weights, architecture and tokenizer.
+        thresholds: Probability above which the positive pole is predicted, in the order E, N, T, J.
+        temperature: Divides the logits before the sigmoid, in the order E, N, T, J.
+        abstain: A probability closer to its threshold than this is answered with X.
         files: Size in bytes and SHA-256 of every other file.
-        runtimes: Exports by `serve.runtime`: file, bytes, sha256, golden logits, their largest gap
-            to the bundle's own, and scores beside torch's on the same rows.
+        runtimes: Exports by `serve.runtime`: file, bytes, sha256, golden logits, their largest
+            difference from the bundle's own, and scores compared with torch on the same rows.
     """
 
     id: str
@@ -88,7 +88,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was found whole; its weights are read by whoever computes (`load_model`)."""
+    """A bundle whose files were checked. The weights are loaded separately, by `load_model`."""
 
     folder: Path
     manifest: Manifest
@@ -101,7 +101,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """How logits become letters: fitted on the validation split. Fields as in `Manifest`."""
+    """How logits become letters, fitted on the validation split. Fields as in `Manifest`."""
 
     temperature: list[float] = field(default_factory=lambda: [1.0] * 4)
     thresholds: list[float] = field(default_factory=lambda: [0.5] * 4)
@@ -123,12 +123,13 @@ def write_bundle(
     decision_rule: DecisionRule | None = None,
     model_card: Callable[[Manifest], str] | None = None,
 ) -> Manifest:
-    """Write a bundle; the folder appears whole, and replaces one that was there.
+    """Write a bundle. The folder appears complete, and replaces an existing one.
 
     Args:
-        golden_logits: Computes logits as serving will; it is given the bundle as read back.
-        decision: None decides at one half, uncalibrated.
-        card: Writes card.md from what bundle.json says.
+        compute_golden_logits: Computes logits as the service will, from the bundle read back from
+            disk.
+        decision_rule: None means a threshold of 0.5 and no calibration.
+        model_card: Renders card.md from the manifest.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(folder.name + ".new")
@@ -138,7 +139,7 @@ def write_bundle(
     save_file(state, aside / "model.safetensors")
     model.encoder.config.save_pretrained(aside)  # type: ignore[union-attr, operator]
     tokenizer.save_pretrained(aside)
-    files = {path.name: file_facts(path) for path in sorted(aside.iterdir())}
+    files = {path.name: describe_file(path) for path in sorted(aside.iterdir())}
     manifest = Manifest(
         id=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -170,32 +171,32 @@ def write_bundle(
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read a bundle from disk but for its weights, checking that every file is whole.
+    """A bundle from disk, without its weights; checks that every file is complete.
 
     Raises:
-        BundleError: A file is missing, damaged, of another size, or made by another format.
+        BundleError: A file is missing, damaged or of the wrong size, or the format is unknown.
     """
     manifest = load_manifest(folder)
     for name, known in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise BundleError(f"{folder}: {name} is missing; copy the bundle again, whole")
+            raise BundleError(f"{folder}: {name} is missing; copy the bundle again")
         if path.stat().st_size != known["bytes"]:
             raise BundleError(
-                f"{path}: has {path.stat().st_size} bytes, bundle.json says {known['bytes']}; "
-                "copy the bundle again, whole"
+                f"{path}: has {path.stat().st_size} bytes, bundle.json lists {known['bytes']}; "
+                "copy the bundle again"
             )
-    with _damage(folder):
+    with _reported_as_damage(folder):
         return Bundle(folder, manifest, load_tokenizer(folder))
 
 
 def load_model(bundle: Bundle) -> MBTIModel:
-    """The model with a bundle's weights, on the CPU.
+    """The model with a bundle's weights, on the CPU, in evaluation mode.
 
     Raises:
         BundleError: The weights are damaged.
     """
-    with _damage(bundle.folder):
+    with _reported_as_damage(bundle.folder):
         model = MBTIModel(
             build_encoder(read_encoder_config(bundle.folder)),
             pooling=bundle.model_config.pooling,
@@ -206,7 +207,7 @@ def load_model(bundle: Bundle) -> MBTIModel:
 
 
 @contextmanager
-def _damage(folder: Path) -> Iterator[None]:
+def _reported_as_damage(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -216,18 +217,18 @@ def _damage(folder: Path) -> Iterator[None]:
 
 
 def write_runtimes(folder: Path, runtimes: Mapping[Any, dict[str, Any]]) -> None:
-    """Write what a bundle holds besides torch's weights into its bundle.json."""
+    """Replace the `runtimes` entry of a bundle.json."""
     manifest = load_manifest(folder)
     aside = folder / "bundle.json.new"
-    aside.write_text(_as_text(replace(manifest, runtimes=dict(runtimes))), "utf-8")
+    aside.write_text(_to_json(replace(manifest, runtimes=dict(runtimes))), "utf-8")
     aside.replace(folder / "bundle.json")
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """bundle.json alone: what a bundle says of itself.
+    """The contents of bundle.json; no other file is read.
 
     Raises:
-        BundleError: It is missing, damaged or of another format.
+        BundleError: It is missing or damaged, or of an unknown format.
     """
     path = folder / "bundle.json"
     try:
@@ -239,7 +240,7 @@ def load_manifest(folder: Path) -> Manifest:
         content["golden"] = [GoldenText(**g) for g in content["golden"]]
         manifest = Manifest(**content)
     except FileNotFoundError:
-        raise BundleError(f"{folder}: is no bundle (no bundle.json in it)") from None
+        raise BundleError(f"{folder}: not a bundle (it contains no bundle.json)") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BundleError(
             f"{path}: is damaged ({one_line(error, limit=160)}); copy the bundle again"
@@ -250,22 +251,22 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def build_golden_texts() -> list[str]:
-    """Texts of the shapes that serving meets; synthetic, so no user's words are in a bundle."""
+    """Texts of the kinds that the service receives; synthetic, so a bundle quotes no user."""
     posts = [post for row in builtin_rows(users=_GOLDEN_TEXTS) for post in row.posts[:1]]
     shapes = ["a", "Ünïcode 🙂 and https://example.com/x?y=1", " ".join(posts)]
     return [*shapes, *posts[: _GOLDEN_TEXTS - len(shapes)]]
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    (folder / "bundle.json").write_text(_as_text(manifest), "utf-8")
+    (folder / "bundle.json").write_text(_to_json(manifest), "utf-8")
 
 
-def _as_text(manifest: Manifest) -> str:
+def _to_json(manifest: Manifest) -> str:
     return json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
 
 
-def file_facts(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file, as bundle.json has them."""
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file, as listed in bundle.json."""
     return {"bytes": path.stat().st_size, "sha256": _hash(path)}
 
 

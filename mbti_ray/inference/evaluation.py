@@ -1,7 +1,7 @@
-"""Scoring a bundle on labelled rows: which rows may be scored, and what comes out.
+"""Evaluation of a bundle on labeled rows: which rows to score, and their scores.
 
-The rows go through the predictor, so what is scored is what is served; and once more with the
-masking turned round, so that what type words are worth stands beside it. Knows nothing of Ray.
+The rows go through the predictor, so the scores are those of the service. They are scored a second
+time with masking inverted, which shows how much the model relies on type words. Must not know Ray.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,8 +34,8 @@ from mbti_ray.scores.counts import Counts, Scores
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
-_ROWS_AT_ONCE = 256
-# What `evaluate` may change of the config that a bundle carries.
+_CHUNK_ROWS = 256
+# The keys of the bundle's config that `evaluate` may override.
 _OVERRIDES = (
     "storage",
     "data.source",
@@ -53,15 +53,14 @@ class EvaluationData:
     """Rows to score.
 
     Attributes:
-        turned: The texts of each example with masking turned round: as written where the bundle
+        inverted_texts: The texts of each example with masking inverted: unmasked where the bundle
             masks, masked where it does not.
-        training: What the bundle was trained on; None for other data.
-        config: The bundle's, with what was overridden.
-        person: What a person of these rows is: author or user.
-        facts: What bundle.json says of the data, where these rows are a split of it.
-        source: What they were read from, as `read_source` takes it.
-        split: all, or the part of the data that the rows are.
-        description: What was read, for people.
+        training: The training split of the bundle; None for other data.
+        config: The bundle's config with the overrides applied.
+        person: What counts as a person in these rows: author or user.
+        facts: The dataset facts of the manifest, if the rows are a split of that dataset.
+        split: The split that the rows belong to, or all.
+        description: File, number of rows and split, for display.
     """
 
     examples: list[Example]
@@ -70,7 +69,6 @@ class EvaluationData:
     config: RunConfig
     person: str
     facts: dict[str, Any] | None
-    source: str
     split: str
     description: str
 
@@ -83,12 +81,12 @@ class EvaluationData:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What came of scoring a bundle.
+    """The scores of a bundle on evaluation data.
 
     Attributes:
-        scores: As served.
-        scorecards: By how the texts were read, masked and unmasked; first as served.
-        rows: What each row was given: number, post, true, type, E, N, T, J.
+        scores: With masking as served.
+        scorecards: By masking of the texts, masked and unmasked; the first is as served.
+        rows: The prediction for each row: number, post, true, type, E, N, T, J.
     """
 
     bundle_id: str
@@ -100,15 +98,15 @@ class EvaluationResult:
 def load_evaluation_data(
     bundle: Path, overrides: Sequence[str], *, split: str = "auto"
 ) -> EvaluationData:
-    """The rows of `data.source` that a bundle is to be scored on.
+    """The rows of `data.source` to score a bundle on.
 
-    A bundle is not scored on rows that it was trained on unless that is asked for: on the very
-    data that it comes from, `auto` is its test split.
+    With `auto`, a bundle is not scored on its own training rows: on the data that it was trained
+    on, only the test split is used.
 
     Raises:
-        ConfigError: An override that evaluation does not have.
-        DataError: The source cannot be read, or a split is asked of data that it does not come
-            from.
+        ConfigError: An override is not accepted by evaluation.
+        DataError: The source cannot be read, or a split is requested but the bundle was trained
+            on other data.
     """
     manifest = load_manifest(bundle)
     config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=_OVERRIDES)
@@ -120,95 +118,94 @@ def load_evaluation_data(
     examples, training = build_examples(config, source.rows, split_by), None
     if split != "all" and not own:
         raise DataError(
-            f"{source.name}: is not what the bundle was trained on (fingerprint "
+            f"{source.name}: not the data that the bundle was trained on (fingerprint "
             f"{source.fingerprint}, not {manifest.data['fingerprint']}), so it has no "
             f'"{split}" split; allowed: --split all'
         )
     if split != "all":
         members = split_examples(config, examples)
         examples, training = members[split], members["train"]
-    what = "what it was trained on" if own else "other data than it was trained on"
+    what = "the data it was trained on" if own else "other data than it was trained on"
     description = f"{source.name}: {len(examples):,} {config.data.unit}s, {split} of {what}"
     if source.bad:
         description += f"; {len(source.bad)} bad rows left out"
     posts = {row.number: row.posts for row in source.rows}
-    turned = [_turned(config, e, posts[e.number]) for e in examples]
+    inverted_texts = [_with_masking_inverted(config, e, posts[e.number]) for e in examples]
     person = person_kind(source.rows)
     return EvaluationData(
         examples=examples,
-        inverted_texts=turned,
+        inverted_texts=inverted_texts,
         training=training,
         config=config,
         person=person,
         facts=manifest.data if training is not None else None,
-        source=config.data.source,
         split=split,
         description=description,
     )
 
 
-def _turned(config: RunConfig, example: Example, posts: Sequence[str]) -> list[str]:
-    mine = posts if example.post < 0 else posts[example.post : example.post + 1]
-    data = config.data
-    return [preprocess_text(post, mask=not data.mask, also=data.mask_also) for post in mine]
+def _with_masking_inverted(config: RunConfig, example: Example, posts: Sequence[str]) -> list[str]:
+    own_posts = posts if example.post < 0 else posts[example.post : example.post + 1]
+    mask, also = not config.data.mask, config.data.mask_also
+    return [preprocess_text(post, mask=mask, also=also) for post in own_posts]
 
 
 def evaluate_bundle(
-    bundle: Path, labelled: EvaluationData, advance: ProgressCallback
+    bundle: Path, data: EvaluationData, advance: ProgressCallback
 ) -> EvaluationResult:
-    """Score a bundle on labelled rows.
+    """Score a bundle on labeled rows.
 
     Args:
-        advance: Called with the number of rows done since the last call, and a note.
+        advance: Called with the number of rows done since the previous call, and a note.
     """
     predictor = Predictor.load(bundle, device="cuda" if torch.cuda.is_available() else "cpu")
-    served = [e.texts for e in labelled.examples]
-    logits = _logits(predictor, served, advance)
-    other = logits.clone()
-    # Most rows read the same either way.
-    changed = [
-        i for i, e in enumerate(labelled.examples) if [*e.texts] != [*labelled.inverted_texts[i]]
-    ]
+    served = [e.texts for e in data.examples]
+    logits = _calibrated_logits(predictor, served, advance)
+    inverted = logits.clone()
+    # Masking changes few rows; the others keep their logits.
+    changed = [i for i, e in enumerate(data.examples) if [*e.texts] != [*data.inverted_texts[i]]]
     if changed:
-        turned = [labelled.inverted_texts[i] for i in changed]
-        other[changed] = _logits(predictor, turned, no_progress)
-    counts = Counts.of(logits, torch.from_numpy(labelled.labels), predictor.thresholds)
-    is_masked = labelled.config.data.mask
+        texts = [data.inverted_texts[i] for i in changed]
+        inverted[changed] = _calibrated_logits(predictor, texts, no_progress)
+    counts = Counts.of(logits, torch.from_numpy(data.labels), predictor.thresholds)
+    is_masked = data.config.data.mask
     first, second = ("masked", "unmasked") if is_masked else ("unmasked", "masked")
     scorecards = {
-        first: _scorecard(predictor, labelled, logits, is_masked=is_masked, is_served=True),
-        second: _scorecard(predictor, labelled, other, is_masked=not is_masked, is_served=False),
+        first: _scorecard(predictor, data, logits, is_masked=is_masked, is_served=True),
+        second: _scorecard(predictor, data, inverted, is_masked=not is_masked, is_served=False),
     }
-    rows = _table(labelled.examples, predictor, logits)
+    rows = _predictions_table(data.examples, predictor, logits)
     return EvaluationResult(predictor.bundle_id, counts.scores(), scorecards, rows)
 
 
 def score_runtimes(
     bundle: Path,
-    labelled: EvaluationData,
+    data: EvaluationData,
     kinds: Sequence[RuntimeKind],
     advance: ProgressCallback,
 ) -> dict[RuntimeKind, Scores]:
-    """What each runtime of a bundle scores on the same rows.
+    """The scores of each runtime of a bundle on the same rows.
 
     Args:
-        advance: Called with the number of rows done since the last call, and the runtime.
+        advance: Called with the number of rows done since the previous call, and the runtime.
     """
-    texts = [e.texts for e in labelled.examples]
+    texts = [e.texts for e in data.examples]
     scores: dict[RuntimeKind, Scores] = {}
     for kind in kinds:
         predictor = Predictor.load(bundle, runtime=kind)
-        logits = _logits(predictor, texts, lambda done, _, kind=kind: advance(done, kind))  # type: ignore[misc]
-        labels = torch.from_numpy(labelled.labels)
+        logits = _calibrated_logits(predictor, texts, lambda done, _, k=kind: advance(done, k))  # type: ignore[misc]
+        labels = torch.from_numpy(data.labels)
         scores[kind] = Counts.of(logits, labels, predictor.thresholds).scores()
     return scores
 
 
-def _logits(predictor: Predictor, texts: Texts, advance: ProgressCallback) -> torch.Tensor:
-    """Calibrated row logits [R, 4] on the CPU."""
+def _calibrated_logits(
+    predictor: Predictor, texts: Texts, advance: ProgressCallback
+) -> torch.Tensor:
+    """Calibrated logits [R, 4] on the CPU."""
     parts = []
-    for start in range(0, len(texts), _ROWS_AT_ONCE):
-        part = texts[start : start + _ROWS_AT_ONCE]
+    for start in range(0, len(texts), _CHUNK_ROWS):
+        part = texts[start : start + _CHUNK_ROWS]
         logits = predictor.predict_logits_of_preprocessed(
             part, whole=predictor.unit == "user"
         ).values
@@ -219,54 +216,56 @@ def _logits(predictor: Predictor, texts: Texts, advance: ProgressCallback) -> to
 
 def _scorecard(
     predictor: Predictor,
-    labelled: EvaluationData,
+    data: EvaluationData,
     logits: torch.Tensor,
     *,
     is_masked: bool,
     is_served: bool,
 ) -> dict[str, Any]:
-    examples = labelled.examples
-    beside, missing = baselines_beside(
-        labelled.labels,
+    examples = data.examples
+    baselines, missing = baselines_beside(
+        data.labels,
         np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
         is_masked=is_masked,
-        training=_training(labelled, is_served=is_served),
+        training=_tfidf_training(data, is_served=is_served),
     )
     numbers = person_numbers(examples)
     scored = Scored(
         torch.sigmoid(logits.double()).numpy(),
-        labelled.labels,
+        data.labels,
         predictor.thresholds.double().numpy(),
         np.array([numbers[e.person] for e in examples]),
         predictor.abstain,
     )
     return build_scorecard(
         scored,
-        beside,
-        resamples=labelled.config.scoring.resamples,
-        person=labelled.person,
+        baselines,
+        resamples=data.config.scoring.resamples,
+        person=data.person,
         missing=missing,
-        seed=labelled.config.seed,
+        seed=data.config.seed,
     )
 
 
-def _training(labelled: EvaluationData, *, is_served: bool) -> Callable[[], Training] | str:
-    """What TF-IDF learns from, when it is asked, or why there is nothing."""
-    training = labelled.training
-    if not labelled.config.scoring.baselines:
+def _tfidf_training(data: EvaluationData, *, is_served: bool) -> Callable[[], Training] | str:
+    """A function that gives TF-IDF its training texts, or the reason why it is left out."""
+    training = data.training
+    if not data.config.scoring.baselines:
         return "scoring.baselines=false"
     if training is None:
         return "needs the split of the data that the bundle was trained on"
     if not is_served:
-        return "stands beside what is served"
+        return "computed only with masking as served"
     return lambda: Training(
         ["\n".join(e.texts) for e in training],
         np.array([labels_of(e.mbti_type) for e in training], np.uint8),
-        ["\n".join(e.texts) for e in labelled.examples],
+        ["\n".join(e.texts) for e in data.examples],
     )
 
 
-def _table(rows: Sequence[Example], predictor: Predictor, logits: torch.Tensor) -> pa.Table:
+def _predictions_table(
+    rows: Sequence[Example], predictor: Predictor, logits: torch.Tensor
+) -> pa.Table:
     probabilities = torch.sigmoid(logits)
     columns: dict[str, Any] = {
         "number": [e.number for e in rows],

@@ -1,7 +1,9 @@
-"""What a finished run leaves: the decision rule, the scorecard, the diagnosis, bundle and page.
+"""Finalizing a run: fit the decision rule, score the test split, write the bundle and the report.
 
-Everything that is fitted here is fitted on the validation split; the test split is only scored.
-Knows nothing of Ray: a training worker or a task calls it, on the machine that holds the model.
+Whatever is fitted here is fitted on the validation split; the test split is only scored. Runs on
+the machine that holds the model, in a training worker or a Ray task, but must not know Ray.
+
+Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
 from typing import Any
@@ -25,24 +27,22 @@ from mbti_ray.scores.counts import Counts
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 
-Logits = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
 def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
-    """Write bundle/ and report.html, then scores.json as the mark of the end."""
+    """Write bundle/ and report.html, then scores.json, which marks the run as finished."""
     facts = data.info.as_dict() | {"bad": len(data.info.bad)}
-    decision = fit_decision_rule(
-        config.scoring, outcome.val_logits.numpy(), data.splits["val"].labels
-    )
+    rule = fit_decision_rule(config.scoring, outcome.val_logits.numpy(), data.splits["val"].labels)
     history = outcome.progress.history
     scores = {
         "best_epoch": outcome.progress.best_epoch,
         "val": outcome.val,
-        **_test_scores(config, data, outcome.test_logits.numpy(), decision),
+        **_test_scores(config, data, outcome.test_logits.numpy(), rule),
         "diagnosis": [finding.as_dict() for finding in diagnose(config, history)],
     }
 
-    def card(manifest: Manifest) -> str:
+    def render_card(manifest: Manifest) -> str:
         return model_card(
             bundle_id=manifest.id,
             config=config,
@@ -59,8 +59,8 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         facts=data.info,
         scores=scores,
         compute_golden_logits=compute_golden_logits,
-        decision_rule=decision,
-        model_card=card,
+        decision_rule=rule,
+        model_card=render_card,
     )
     page = scorecard_page(
         folder.path.name,
@@ -75,21 +75,21 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
 
 
 def fit_decision_rule(
-    scoring: ScoringConfig, logits: Logits, labels: NDArray[np.uint8]
+    scoring: ScoringConfig, logits: Floats, labels: NDArray[np.uint8]
 ) -> DecisionRule:
-    """Temperatures and thresholds from the validation split's logits [R, 4] and labels [R, 4]."""
+    """Temperatures and thresholds, fitted to the logits [R, 4] and labels [R, 4] of validation."""
     temperature = fit_temperature(logits, labels) if scoring.calibrate else [1.0] * 4
     thresholds = fit_thresholds(_sigmoid(logits / temperature), labels, scoring.threshold)
     return DecisionRule(temperature, thresholds, scoring.abstain)
 
 
 def _test_scores(
-    config: RunConfig, data: Dataset, logits: Logits, decision: DecisionRule
+    config: RunConfig, data: Dataset, logits: Floats, rule: DecisionRule
 ) -> dict[str, Any]:
-    """Of the test split: its scores as served, its scorecard, and what calibration did to it."""
+    """Scores and scorecard of the test split, with calibration error before and after fitting."""
     test, train = data.splits["test"], data.splits["train"]
-    calibrated = logits / np.array(decision.temperature)
-    beside, missing = baselines_beside(
+    calibrated = logits / np.array(rule.temperature)
+    baselines, missing = baselines_beside(
         test.labels,
         test.mentioned,
         is_masked=data.info.mask_version > 0,
@@ -100,42 +100,42 @@ def _test_scores(
     scored = Scored(
         _sigmoid(calibrated),
         test.labels,
-        np.array(decision.thresholds),
+        np.array(rule.thresholds),
         test.persons,
-        decision.abstain,
+        rule.abstain,
     )
     scorecard = build_scorecard(
         scored,
-        beside,
+        baselines,
         resamples=config.scoring.resamples,
         person=data.info.person,
         missing=missing,
         seed=config.seed,
     )
     raw = Scored(_sigmoid(logits), test.labels, np.full(4, 0.5), test.persons)
-    before = build_scorecard(raw, (), resamples=0, person=data.info.person)
+    uncalibrated = build_scorecard(raw, (), resamples=0, person=data.info.person)
     counts = Counts.of(
         torch.from_numpy(calibrated),
         torch.from_numpy(test.labels),
-        torch.tensor(decision.thresholds, dtype=torch.float64),
+        torch.tensor(rule.thresholds, dtype=torch.float64),
     )
     return {
         "test": counts.scores(),
         "scorecard": scorecard,
         "calibration": {
-            "temperature": decision.temperature,
-            "thresholds": decision.thresholds,
+            "temperature": rule.temperature,
+            "thresholds": rule.thresholds,
             "threshold_objective": config.scoring.threshold,
-            "abstain": decision.abstain,
-            "before": _sureness(before),
-            "after": _sureness(scorecard),
+            "abstain": rule.abstain,
+            "before": _calibration_error(uncalibrated),
+            "after": _calibration_error(scorecard),
         },
     }
 
 
-def _sureness(scorecard: dict[str, Any]) -> dict[str, float]:
+def _calibration_error(scorecard: dict[str, Any]) -> dict[str, float]:
     return {name: scorecard["overall"][name]["value"] for name in ("brier", "ece")}
 
 
-def _sigmoid(logits: Logits) -> Logits:
+def _sigmoid(logits: Floats) -> Floats:
     return torch.sigmoid(torch.from_numpy(logits)).numpy()

@@ -1,9 +1,9 @@
-"""Text in, prediction out: the one path of `predict`, `evaluate`, the service and `MBTIClassifier`.
+"""From text to prediction: the one path of `predict`, `evaluate`, the service and `MBTIClassifier`.
 
-It cleans, masks, tokenises, packs and pools with the functions that training used. Knows nothing
-of Ray, HTTP or files of data.
+Cleaning, masking, tokenization, windowing and pooling are the functions that training used. Must
+not know Ray, HTTP or data files.
 
-Shapes: R inputs, N windows, 4 dimensions in the order E, N, T, J.
+Shapes: R inputs, N windows, B windows of one batch, 4 dimensions in the order E, N, T, J.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,13 +33,13 @@ _BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one input.
+    """The prediction for one input.
 
     Attributes:
         mbti_type: Four letters; X where the bundle abstains.
         probabilities: Of the positive poles E, N, T, J.
-        truncated: Some of the input was not read, because it is longer than the limits.
-        windows: How many windows were read.
+        truncated: Part of the input was not read because it exceeds the limits.
+        windows: Number of windows that were read.
     """
 
     mbti_type: str
@@ -58,7 +58,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RowLogits:
-    """Row logits [R, 4], uncalibrated, with what became of each input."""
+    """Uncalibrated logits of R inputs.
+
+    Attributes:
+        values: float32 [R, 4], on the CPU.
+        truncated: As in `Prediction`, for each input.
+        windows: As in `Prediction`, for each input.
+    """
 
     values: Tensor
     truncated: list[bool]
@@ -66,7 +72,7 @@ class RowLogits:
 
 
 class Predictor:
-    """A bundle and what computes its logits, checked."""
+    """A bundle, and the runtime that computes its logits."""
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         self._manifest = bundle.manifest
@@ -76,12 +82,13 @@ class Predictor:
         self.thresholds = torch.tensor(self._manifest.thresholds)
         self.abstain = self._manifest.abstain
         self.unit = self._manifest.unit
+        self._is_masked = self._manifest.mask_version > 0
         self.max_tokens: int = bundle.model_config.max_tokens
         if self._manifest.mask_version not in (0, MASK_VERSION):
             raise BundleError(
-                f"bundle {self.bundle_id}: masked with version {self._manifest.mask_version}, "
-                f"this program masks with {MASK_VERSION}; train again or use mbti_ray "
-                f"{self._manifest.versions['mbti_ray']}"
+                f"bundle {self.bundle_id}: trained with masking version "
+                f"{self._manifest.mask_version}, this program has version {MASK_VERSION}; train "
+                f"again, or use mbti_ray {self._manifest.versions['mbti_ray']}"
             )
 
     @classmethod
@@ -93,14 +100,14 @@ class Predictor:
         device: str | torch.device = "cpu",
         threads: int | None = None,
     ) -> "Predictor":
-        """Load a bundle and check that it reproduces its golden logits here.
+        """Load a bundle and check that it reproduces its golden logits on this machine.
 
         Args:
-            runtime: What computes; anything but torch must have been exported before.
+            runtime: All but torch need an export (`python -m mbti_ray.export`).
             threads: See `load_runtime`.
 
         Raises:
-            BundleError: It is damaged, or computes something else than when it was made.
+            BundleError: It is damaged, or does not reproduce its golden logits.
         """
         bundle = load_bundle(folder)
         predictor = cls(bundle, load_runtime(bundle, runtime, device=device, threads=threads))
@@ -109,7 +116,7 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the forward pass runs."""
+        """The device of the forward pass."""
         return self._runtime.device
 
     @property
@@ -118,15 +125,15 @@ class Predictor:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the bundle says of itself, without weights, golden texts and file hashes."""
+        """The manifest without golden texts, file hashes and config."""
         hidden = ("golden", "files", "config")
         return {k: v for k, v in vars(self._manifest).items() if k not in hidden}
 
     def check_golden(self) -> None:
-        """Raise BundleError unless the golden texts give the logits that the bundle recorded."""
+        """Raise BundleError unless the golden texts reproduce the recorded logits."""
         golden, allowed = self._runtime.golden, self._runtime.tolerance
         if not golden:
-            raise BundleError(f"bundle {self.bundle_id}: holds no golden texts; make it again")
+            raise BundleError(f"bundle {self.bundle_id}: holds no golden texts; write it again")
         gap = float((self.golden_logits() - torch.tensor(golden)).abs().max())
         if not gap <= allowed:
             raise BundleError(
@@ -135,20 +142,20 @@ class Predictor:
             )
 
     def golden_logits(self) -> Tensor:
-        """The logits [G, 4] of the bundle's golden texts as computed here."""
+        """The logits [G, 4] of the bundle's golden texts, computed on this machine."""
         return self.predict_logits([[g.text] for g in self._manifest.golden], whole=False).values
 
     def predict(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Prediction]:
         """Predictions for R inputs, each a list of posts.
 
         Args:
-            whole: Read each input in as many windows as the bundle allows; otherwise one window,
-                which a longer text overruns (`truncated`).
+            whole: Read each input in as many windows as the bundle allows. Otherwise only the
+                first window is read, and a longer input counts as `truncated`.
         """
         return self.to_predictions(self.predict_logits(users, whole=whole))
 
     def to_predictions(self, logits: RowLogits) -> list[Prediction]:
-        """Predictions from row logits [R, 4] before calibration."""
+        """Predictions from uncalibrated logits [R, 4]."""
         probabilities = torch.sigmoid(self.calibrate(logits.values))
         types = self.decide_types(probabilities)
         return [
@@ -170,37 +177,35 @@ class Predictor:
         ]
 
     def predict_logits(self, users: Sequence[Sequence[str]], *, whole: bool) -> RowLogits:
-        """Row logits [R, 4] of raw texts before calibration, float32, on the CPU."""
-        return self._logits_of(self.encode(users, whole=whole))
+        """Uncalibrated logits [R, 4] of raw texts."""
+        return self._compute_logits(self.encode(users, whole=whole))
 
     def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
-        """The windows of R inputs as token ids: cleaned, masked, tokenised, cut."""
-        return self._pack([[self.preprocess(p) for p in posts] for posts in users], whole=whole)
+        """The windows of R raw inputs as token ids: cleaned, masked, tokenized and cut."""
+        return self._tokenize([[self.preprocess(p) for p in posts] for posts in users], whole=whole)
 
-    def preprocess(self, post: str, *, mask: bool = True) -> str:
-        """What the model reads of a post; with ``mask=False`` as if nothing had been hidden."""
-        hides = mask and self._manifest.mask_version > 0
-        return preprocess_text(post, mask=hides, also=self._manifest.mask_also)
+    def preprocess(self, post: str) -> str:
+        """The text that the model reads for a post: cleaned, and masked if the bundle masks."""
+        return preprocess_text(post, mask=self._is_masked, also=self._manifest.mask_also)
 
     def explain_masking(self, post: str) -> dict[str, Any]:
-        """A post in clean Unicode, and which of its characters are hidden from the model."""
+        """A cleaned post, and the spans of it that masking hides from the model."""
         text = clean_text(post)
-        hides = self._manifest.mask_version > 0
-        hidden = find_hidden(text, self._manifest.mask_also) if hides else []
+        hidden = find_hidden(text, self._manifest.mask_also) if self._is_masked else []
         return {"text": text, "hidden": [asdict(h) for h in hidden]}
 
     def predict_logits_of_preprocessed(
         self, texts: Sequence[Sequence[str]], *, whole: bool
     ) -> RowLogits:
-        """As `logits`, of texts that are cleaned and masked already."""
-        return self._logits_of(self._pack(texts, whole=whole))
+        """As `predict_logits`, for texts that are already cleaned and masked."""
+        return self._compute_logits(self._tokenize(texts, whole=whole))
 
-    def _pack(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
+    def _tokenize(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         limit = self._manifest.max_windows if whole else 1
         return encode_rows(self._tokenizer, texts, max_tokens=self.max_tokens, max_windows=limit)
 
-    def _logits_of(self, packed: Sequence[EncodedRow]) -> RowLogits:
-        windows = [window for row in packed for window in row.windows]
+    def _compute_logits(self, rows: Sequence[EncodedRow]) -> RowLogits:
+        windows = [window for row in rows for window in row.windows]
         lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
         output = torch.empty(len(windows), 4, device=self._runtime.device)
         for indices in batches_by_length(
@@ -211,21 +216,21 @@ class Predictor:
         ):
             logits = self.forward([windows[i] for i in indices])
             output[torch.from_numpy(indices).to(output.device)] = logits
-        return pool_windows(packed, output.cpu())
+        return pool_windows(rows, output.cpu())
 
     @property
     def min_efficient_tokens(self) -> int:
-        """A forward pass of fewer tokens costs nearly as much; see `batches_by_length`."""
+        """A smaller forward pass takes nearly as long; see `batches_by_length`."""
         return self._runtime.min_efficient_tokens
 
     def forward(self, windows: Sequence[TokenIds]) -> Tensor:
-        """Window logits [B, 4] on the device, of B windows in one pass, padded to the longest."""
+        """Logits [B, 4] of B windows, on the device: one pass, padded to the longest window."""
         ids, mask = pad(windows, pad_id=self._tokenizer.pad_token_id)
         device = self._runtime.device
         return self._runtime(ids.to(device), None if mask is None else mask.to(device))
 
     def warmup_texts(self) -> Iterator[str]:
-        """Texts from one token to more than a window holds, each twice as long as the last."""
+        """Texts from one token to more than a window holds, each twice as long as the previous."""
         words = 1
         while words <= self.max_tokens:
             yield "word " * words
@@ -233,19 +238,19 @@ class Predictor:
         yield "word " * self.max_tokens
 
 
-def pool_windows(packed: Sequence[EncodedRow], logits: Tensor) -> RowLogits:
-    """Row logits [R, 4] from window logits [N, 4], in the order of the windows of R inputs."""
-    counts = torch.tensor([len(p.windows) for p in packed], dtype=torch.int64)
-    row = torch.repeat_interleave(torch.arange(len(packed)), counts)
-    tokens = torch.tensor([len(w) for p in packed for w in p.windows], dtype=torch.int64)
-    pooled = pool_rows(logits, row, tokens, len(packed)) if packed else torch.empty(0, 4)
-    return RowLogits(pooled, [p.truncated for p in packed], counts.tolist())
+def pool_windows(rows: Sequence[EncodedRow], logits: Tensor) -> RowLogits:
+    """Logits [R, 4] of R inputs from the logits [N, 4] of their windows, in the same order."""
+    counts = torch.tensor([len(r.windows) for r in rows], dtype=torch.int64)
+    row_of_window = torch.repeat_interleave(torch.arange(len(rows)), counts)
+    tokens = torch.tensor([len(w) for r in rows for w in r.windows], dtype=torch.int64)
+    pooled = pool_rows(logits, row_of_window, tokens, len(rows)) if rows else torch.empty(0, 4)
+    return RowLogits(pooled, [r.truncated for r in rows], counts.tolist())
 
 
 def compute_golden_logits(
     bundle: Bundle, texts: Sequence[str], runtime: RuntimeKind = "torch"
 ) -> list[list[float]]:
-    """The logits of texts as serving on a CPU computes them; what `write_bundle` records."""
+    """The logits of texts on a CPU, as `write_bundle` records them."""
     predictor = Predictor(bundle, load_runtime(bundle, runtime))
     logits = predictor.predict_logits([[t] for t in texts], whole=False).values
     values: list[list[float]] = logits.tolist()
@@ -265,10 +270,10 @@ class MBTIClassifier:
 
     @classmethod
     def load_from_checkpoint(cls, path: str | Path, *, device: str = "cpu") -> "MBTIClassifier":
-        """A classifier from a bundle, or from the run or study that holds one, by path or URL.
+        """A classifier from a bundle, run or study folder, given by path or URL.
 
         Raises:
-            RunError: There is no bundle at the path.
+            RunError: The path holds no bundle.
             BundleError: The bundle is damaged.
         """
         return cls(Predictor.load(fetch_bundle(path), device=device))
@@ -278,7 +283,7 @@ class MBTIClassifier:
     @overload
     def predict(self, text: list[str] | tuple[str, ...]) -> list[str]: ...
     def predict(self, text: str | list[str] | tuple[str, ...]) -> str | list[str]:
-        """The type of a text, or of each text of a list."""
+        """The type of a text, or of each text in a list."""
         if isinstance(text, str):
             return self.predict([text])[0]
         return [p.mbti_type for p in self._predictor.predict([[t] for t in text], whole=False)]

@@ -237,6 +237,6 @@ def test_what_a_worker_cannot_read_is_one_line(
     arguments = [str(bundle), "--input", str(source), "--output", str(tmp_path / "out.csv")]
     assert predict([*arguments, "serve.runtime=onnx"]) == 2
     said = capfd.readouterr().err.splitlines()
-    assert "holds no export for serve.runtime=onnx; make it with" in said[-1]
+    assert "has no export for serve.runtime=onnx; create it with" in said[-1]
     assert not [line for line in said if "Traceback" in line]
     assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]

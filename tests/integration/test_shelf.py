@@ -94,7 +94,7 @@ def test_a_question_that_has_begun_is_answered_by_the_bundle_it_began_with(
 def test_what_cannot_be_served_changes_nothing(load: Load, bundle: Path, tmp_path: Path) -> None:
     shelf = Shelf(load, Wanted(str(bundle)))
     before = shelf.choose(None, question("a"))
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="not a bundle"):
         shelf.change(Wanted(str(tmp_path), number=1))
     assert shelf.wanted.number == 0
     assert shelf.choose(None, question("a")) is before

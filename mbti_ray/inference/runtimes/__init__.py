@@ -1,9 +1,9 @@
-"""What computes a bundle's logits: torch, or ONNX Runtime in float32 or int8.
+"""The runtimes that compute a bundle's logits: torch, or ONNX Runtime in float32 or int8.
 
-Each runtime takes ids and a mask and gives logits; which one, and on what, is chosen here. Knows
-nothing of texts, of pooling windows to rows, of Ray or of HTTP.
+A runtime maps token ids and an attention mask to logits. Must not know texts, how windows are
+pooled into rows, Ray or HTTP.
 
-Legend: B windows, T tokens, 4 dimensions in the order E, N, T, J.
+Shapes: B windows, T tokens, G golden texts, 4 dimensions in the order E, N, T, J.
 """
 
 from typing import Literal, Protocol
@@ -22,10 +22,10 @@ class Runtime(Protocol):
     """A loaded model.
 
     Attributes:
-        device: Where ids are to be and logits are.
-        min_efficient_tokens: A smaller batch leaves the processor idle; see `batches_by_length`.
-        golden: The logits of the golden texts that it has to reproduce, [G, 4].
-        tolerance: By how much it may miss them: other processors round differently.
+        device: Device of the inputs and of the logits.
+        min_efficient_tokens: A smaller batch leaves the device idle; see `batches_by_length`.
+        golden: Logits [G, 4] of the golden texts, which the runtime has to reproduce.
+        tolerance: Largest allowed difference from `golden`; processors round differently.
     """
 
     device: torch.device
@@ -34,7 +34,7 @@ class Runtime(Protocol):
     tolerance: float
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Logits [B, 4] of ids int64 [B, T] and a mask bool [B, T], None where all are real."""
+        """Logits [B, 4] for ids int64 [B, T] and mask bool [B, T]; None means no padding."""
 
 
 def load_runtime(
@@ -44,13 +44,13 @@ def load_runtime(
     device: str | torch.device = "cpu",
     threads: int | None = None,
 ) -> Runtime:
-    """The runtime of a bundle.
+    """Load a bundle into a runtime.
 
     Args:
-        threads: For ONNX Runtime, which has threads of its own; None is all cores.
+        threads: Threads of ONNX Runtime, which has its own pool; None means all cores.
 
     Raises:
-        BundleError: The bundle is damaged, or holds no export for this runtime.
+        BundleError: The bundle is damaged, or has no export for this runtime.
         ConfigError: ONNX Runtime is not installed.
     """
     if kind == "torch":

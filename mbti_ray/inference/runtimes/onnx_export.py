@@ -1,7 +1,7 @@
-"""Writing a bundle's graph for ONNX Runtime, beside its weights and into its bundle.json.
+"""Export of a bundle to ONNX, in float32 and int8: graph files, and their entries in bundle.json.
 
-The export reproduces the bundle's golden texts or is not written; what int8 costs is for whoever
-has labelled rows (`mbti_ray.inference.evaluation`), who gives the scores in.
+A float32 graph that does not reproduce the golden logits is not kept. Must not know labeled data:
+the accuracy of int8 is measured by `mbti_ray.inference.evaluation`.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ import torch
 from torch import Tensor, nn
 
 from mbti_ray.errors import BundleError, ConfigError
-from mbti_ray.inference.bundle import Bundle, file_facts, load_bundle, load_model, write_runtimes
+from mbti_ray.inference.bundle import Bundle, describe_file, load_bundle, load_model, write_runtimes
 from mbti_ray.inference.runtimes import RuntimeKind
 
 _OPSET = 20
-# As far as a runtime in float32 may miss the golden logits when it is loaded.
+# The tolerance with which a float32 runtime is loaded.
 _ALLOWED_GAP = 1e-3
 _FOLDER = "onnx"
 _FILES: dict[RuntimeKind, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 
 Exports = dict[RuntimeKind, dict[str, Any]]
 
-# The logits [G, 4] of the golden texts as a bundle's runtime gives them.
-GoldenOf = Callable[[Bundle, RuntimeKind], list[list[float]]]
+# Computes the logits [G, 4] of the golden texts with one of a bundle's runtimes.
+ComputeGolden = Callable[[Bundle, RuntimeKind], list[list[float]]]
 
 
 class _Graph(nn.Module):
-    """The model as a graph sees it: both inputs always given."""
+    """The model with both inputs required, as the exporter needs it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -46,57 +46,57 @@ class _Graph(nn.Module):
         return logits
 
 
-def export_onnx(folder: Path, golden_of: GoldenOf) -> Exports:
-    """Write the float32 and the int8 graph of a bundle; what bundle.json now says of each.
+def export_onnx(folder: Path, compute_golden: ComputeGolden) -> Exports:
+    """Write the float32 and int8 graphs of a bundle; returns their entries in bundle.json.
 
-    Source of int8: dynamic quantisation of matrix products (Bhandare et al. 2019), weights by
-    output channel, activations by tensor.
+    int8 is dynamic quantization of matrix products (Bhandare et al. 2019), with weights scaled per
+    output channel and activations per tensor.
 
     Args:
-        golden_of: Computes golden logits through the predictor, as serving will.
+        compute_golden: Computes golden logits through the predictor, as the service will.
 
     Raises:
         ConfigError: The packages of the extra `onnx` are not installed.
-        BundleError: The graph does not give the bundle's golden logits.
+        BundleError: The float32 graph does not reproduce the bundle's golden logits.
     """
     _check_installed()
     bundle = load_bundle(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as aside:
-        plain, small = (Path(aside) / name for name in _FILES.values())
-        with _quiet():
-            _write_graph(bundle, plain)
-            _quantise(plain, small)
+        float32, int8 = (Path(aside) / name for name in _FILES.values())
+        with _silenced():
+            _write_graph(bundle, float32)
+            _quantize(float32, int8)
         place = folder / _FOLDER
         place.mkdir(exist_ok=True)
-        for path in (plain, small):
+        for path in (float32, int8):
             path.replace(place / path.name)
-    made: Exports = {
-        kind: {"file": f"{_FOLDER}/{name}", **file_facts(place / name), "golden": []}
+    exports: Exports = {
+        kind: {"file": f"{_FOLDER}/{name}", **describe_file(place / name), "golden": []}
         for kind, name in _FILES.items()
     }
     golden = torch.tensor([g.logits for g in bundle.manifest.golden])
-    # Not in bundle.json until it is known to be right.
-    there = replace(
-        bundle, manifest=replace(bundle.manifest, runtimes={str(k): v for k, v in made.items()})
+    # bundle.json on disk does not list the exports until they have been checked.
+    candidate = replace(
+        bundle, manifest=replace(bundle.manifest, runtimes={str(k): v for k, v in exports.items()})
     )
-    for kind, facts in made.items():
-        facts["golden"] = golden_of(there, kind)
-        facts["golden_gap"] = float((torch.tensor(facts["golden"]) - golden).abs().max())
-    # float32 has no numbers of its own: it has to reproduce the bundle's.
-    gap = made["onnx"]["golden_gap"]
-    made["onnx"]["golden"] = golden.tolist()
+    for kind, export in exports.items():
+        export["golden"] = compute_golden(candidate, kind)
+        export["golden_gap"] = float((torch.tensor(export["golden"]) - golden).abs().max())
+    # A float32 graph has to reproduce the bundle's own golden logits.
+    gap = exports["onnx"]["golden_gap"]
+    exports["onnx"]["golden"] = golden.tolist()
     if not gap <= _ALLOWED_GAP:
-        forget_runtimes(folder)
+        _delete_exports(folder)
         raise BundleError(
-            f"{folder}: the exported graph is off by {gap:.2g} on the golden texts, allowed "
-            f"{_ALLOWED_GAP:g}; serve.runtime=torch goes on"
+            f"{folder}: the exported graph differs by {gap:.2g} on the golden texts, allowed "
+            f"{_ALLOWED_GAP:g}; serve.runtime=torch still works"
         )
-    write_runtimes(folder, made)
-    return made
+    write_runtimes(folder, exports)
+    return exports
 
 
-def forget_runtimes(folder: Path) -> None:
-    """Take a bundle's exports away."""
+def _delete_exports(folder: Path) -> None:
+    """Delete a bundle's exports, in bundle.json first."""
     write_runtimes(folder, {})
     shutil.rmtree(folder / _FOLDER, ignore_errors=True)
 
@@ -114,7 +114,7 @@ def _check_installed() -> None:
 
 def _write_graph(bundle: Bundle, path: Path) -> None:
     model = load_model(bundle).eval()
-    # Two windows of one length, one of them padded: nothing for the tracer to take as fixed.
+    # Two windows, one of them padded, so that the exporter specializes on no shape or mask.
     ids = torch.full((2, 8), 1, dtype=torch.int64)
     mask = torch.ones(2, 8, dtype=torch.bool)
     mask[1, 5:] = False
@@ -132,7 +132,7 @@ def _write_graph(bundle: Bundle, path: Path) -> None:
     program.save(str(path))
 
 
-def _quantise(source: Path, target: Path) -> None:
+def _quantize(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
@@ -145,14 +145,14 @@ def _quantise(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # The exporter tells of its steps, and of its own deprecations, line by line.
+def _silenced() -> Iterator[None]:
+    # The exporter prints its steps and its own deprecation warnings.
     root = logging.getLogger()
-    before = root.level
+    level = root.level
     root.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        root.setLevel(before)
+        root.setLevel(level)

@@ -1,4 +1,4 @@
-"""The bundle's own weights in torch, on a CPU or a GPU."""
+"""The bundle's weights in torch, on a CPU or a GPU."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS
 from mbti_ray.inference.bundle import Bundle, load_model
 
-# Golden logits made on another processor differ in the last digits of float32, not in these.
+# Processors differ in the last digits of float32 only.
 _TOLERANCE = 1e-3
 
 
