@@ -17,7 +17,7 @@ from mbti_ray.engine.checkpoint import Progress
 from mbti_ray.engine.throughput import Meter, told
 from mbti_ray.engine.worker import Request, Worker
 from mbti_ray.errors import RunError
-from mbti_ray.scores.counts import Scores
+from mbti_ray.scores.metrics import Scores
 from mbti_ray.typology import DIMENSIONS
 
 # Rows named of a step whose loss is no number.

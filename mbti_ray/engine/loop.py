@@ -45,7 +45,7 @@ from mbti_ray.model.classifier import (
     stage_of,
 )
 from mbti_ray.model.loss import build_loss, positive_weights
-from mbti_ray.scores.counts import Counts, Scores
+from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.typology import DIMENSIONS
 
 # Steps between two looks at the loss: each look waits for the device.
@@ -243,7 +243,7 @@ class _Fit:
         return bool(self.worker.reduce(vote) > 0)
 
     def _scores(self, split: str, logits: Tensor) -> Scores:
-        return Counts.of(logits, torch.from_numpy(self.data.splits[split].labels)).scores()
+        return score_rows(logits, torch.from_numpy(self.data.splits[split].labels))
 
     def _line(self, scores: Scores) -> dict[str, Any]:
         progress = self.progress

@@ -19,7 +19,7 @@ from mbti_ray.data.windows import Windows
 from mbti_ray.engine.precision import Precision
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel
-from mbti_ray.scores.counts import pool_rows
+from mbti_ray.model.window_pooling import pool_rows
 from mbti_ray.typology import DIMENSIONS
 
 

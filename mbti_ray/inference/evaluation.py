@@ -29,9 +29,9 @@ from mbti_ray.errors import DataError
 from mbti_ray.inference.bundle import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
-from mbti_ray.scores.beside import Training, baselines_beside
-from mbti_ray.scores.counts import Counts, Scores
-from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.scores.baselines import TrainingTexts
+from mbti_ray.scores.metrics import Scores, score_rows
+from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
 _CHUNK_ROWS = 256
@@ -91,7 +91,7 @@ class EvaluationResult:
 
     bundle_id: str
     scores: Scores
-    scorecards: dict[str, dict[str, Any]]
+    scorecards: dict[str, Scorecard]
     rows: pa.Table
 
 
@@ -167,7 +167,7 @@ def evaluate_bundle(
     if changed:
         texts = [data.inverted_texts[i] for i in changed]
         inverted[changed] = _calibrated_logits(predictor, texts, no_progress)
-    counts = Counts.of(logits, torch.from_numpy(data.labels), predictor.thresholds)
+    scores = score_rows(logits, torch.from_numpy(data.labels), predictor.thresholds)
     is_masked = data.config.data.mask
     first, second = ("masked", "unmasked") if is_masked else ("unmasked", "masked")
     scorecards = {
@@ -175,7 +175,7 @@ def evaluate_bundle(
         second: _scorecard(predictor, data, inverted, is_masked=not is_masked, is_served=False),
     }
     rows = _predictions_table(data.examples, predictor, logits)
-    return EvaluationResult(predictor.bundle_id, counts.scores(), scorecards, rows)
+    return EvaluationResult(predictor.bundle_id, scores, scorecards, rows)
 
 
 def score_runtimes(
@@ -195,7 +195,7 @@ def score_runtimes(
         predictor = Predictor.load(bundle, runtime=kind)
         logits = _calibrated_logits(predictor, texts, lambda done, _, k=kind: advance(done, k))  # type: ignore[misc]
         labels = torch.from_numpy(data.labels)
-        scores[kind] = Counts.of(logits, labels, predictor.thresholds).scores()
+        scores[kind] = score_rows(logits, labels, predictor.thresholds)
     return scores
 
 
@@ -221,7 +221,7 @@ def _scorecard(
     *,
     is_masked: bool,
     is_served: bool,
-) -> dict[str, Any]:
+) -> Scorecard:
     examples = data.examples
     baselines, missing = baselines_beside(
         data.labels,
@@ -247,7 +247,7 @@ def _scorecard(
     )
 
 
-def _tfidf_training(data: EvaluationData, *, is_served: bool) -> Callable[[], Training] | str:
+def _tfidf_training(data: EvaluationData, *, is_served: bool) -> Callable[[], TrainingTexts] | str:
     """A function that gives TF-IDF its training texts, or the reason why it is left out."""
     training = data.training
     if not data.config.scoring.baselines:
@@ -256,7 +256,7 @@ def _tfidf_training(data: EvaluationData, *, is_served: bool) -> Callable[[], Tr
         return "needs the split of the data that the bundle was trained on"
     if not is_served:
         return "computed only with masking as served"
-    return lambda: Training(
+    return lambda: TrainingTexts(
         ["\n".join(e.texts) for e in training],
         np.array([labels_of(e.mbti_type) for e in training], np.uint8),
         ["\n".join(e.texts) for e in data.examples],

@@ -21,10 +21,10 @@ from mbti_ray.reports.html import write_whole
 from mbti_ray.reports.model_card import model_card
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.scores.beside import Training, baselines_beside
+from mbti_ray.scores.baselines import TrainingTexts
 from mbti_ray.scores.calibration import fit_temperature, fit_thresholds
-from mbti_ray.scores.counts import Counts
 from mbti_ray.scores.diagnosis import diagnose
+from mbti_ray.scores.metrics import score_rows
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 
 Floats = NDArray[np.float64]
@@ -93,7 +93,7 @@ def _test_scores(
         test.labels,
         test.mentioned,
         is_masked=data.info.mask_version > 0,
-        training=(lambda: Training(train.texts, train.labels, test.texts))
+        training=(lambda: TrainingTexts(train.texts, train.labels, test.texts))
         if config.scoring.baselines
         else "scoring.baselines=false",
     )
@@ -114,13 +114,13 @@ def _test_scores(
     )
     raw = Scored(_sigmoid(logits), test.labels, np.full(4, 0.5), test.persons)
     uncalibrated = build_scorecard(raw, (), resamples=0, person=data.info.person)
-    counts = Counts.of(
+    scores = score_rows(
         torch.from_numpy(calibrated),
         torch.from_numpy(test.labels),
         torch.tensor(rule.thresholds, dtype=torch.float64),
     )
     return {
-        "test": counts.scores(),
+        "test": scores,
         "scorecard": scorecard,
         "calibration": {
             "temperature": rule.temperature,

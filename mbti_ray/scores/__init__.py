@@ -1,1 +1,1 @@
-"""From logits to figures: counts, scorecard, calibration, baselines, diagnosis."""
+"""Metrics of predictions: scores, scorecard, calibration, baselines, diagnosis."""

@@ -1,6 +1,6 @@
-"""What a model has to beat: answers that need no encoder.
+"""Baselines that a model has to beat: predictions that need no encoder.
 
-A baseline is its answers for the evaluated rows, whatever they were made of; the scorecard counts
+A baseline is its predictions for the evaluated rows, however they were made; the scorecard counts
 them as it counts the model's. scikit-learn is an extra, imported only where it is needed.
 
 Shapes: N training rows, R evaluated rows, 4 dimensions in the order E/I, S/N, T/F, J/P.
@@ -16,82 +16,135 @@ from numpy.typing import NDArray
 from mbti_ray.errors import ConfigError
 from mbti_ray.typology import TYPES, labels_of
 
-Answers = NDArray[np.bool_]
-
 MAX_FEATURES = 200_000
-# Of the logistic regression: 10 did better than 1 on tweets, a row being a tweet or a user.
+# Of the logistic regression: 10 did better than 1 on tweets, with a tweet or a user as the row.
 INVERSE_PENALTY = 10.0
 
 _LABELS = np.array([labels_of(t) for t in TYPES], dtype=bool)
+# Index into TYPES of a row that mentions no type.
+_NO_TYPE = -1
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Answers that a model is measured against.
+    """Predictions that a model is compared with.
 
     Attributes:
-        name: As it stands in the scorecard.
+        name: As in the scorecard.
         description: One line for readers.
-        given: True where the positive pole was given, [R, 4].
+        predicted: True where the positive pole was predicted, [R, 4].
         comparable: False for one that reads what the model may not, such as masked type words.
     """
 
     name: str
     description: str
-    given: Answers
+    predicted: NDArray[np.bool_]
     comparable: bool = True
 
 
-def majority(labels: NDArray[Any]) -> Baseline:
-    """The commonest pole of these very rows [R, 4] in each dimension, the same for every row.
+@dataclass(frozen=True)
+class TrainingTexts:
+    """What TF-IDF is trained on, with labels [N, 4], and the R texts that it classifies."""
 
-    The four poles together need not be the commonest type, so another constant answer can have
-    more rows wholly right: `most_mentioned` without any mention is that of the commonest type.
+    texts: Sequence[str]
+    labels: NDArray[Any]
+    evaluated: Sequence[str]
+
+
+def build_baselines(
+    labels: NDArray[Any],
+    mentioned: NDArray[Any],
+    *,
+    is_masked: bool,
+    training: Callable[[], TrainingTexts] | str,
+) -> tuple[list[Baseline], dict[str, str]]:
+    """The baselines of R evaluated rows, and by name the reason for each that is missing.
+
+    Args:
+        labels: Of the rows, [R, 4].
+        mentioned: The type that each row mentions most before masking, as an index into TYPES, or
+            -1, [R].
+        is_masked: The model reads the rows without their type words.
+        training: Returns what TF-IDF is trained on; or why there is nothing to train it on.
+    """
+    baselines = [
+        majority_class(labels),
+        most_mentioned_type(
+            mentioned,
+            labels,
+            name="most_mentioned",
+            description="the type that the unmasked posts mention most, else the most common type",
+            comparable=not is_masked,
+        ),
+    ]
+    if is_masked:
+        masked = most_mentioned_type(
+            np.full(len(labels), _NO_TYPE),
+            labels,
+            name="most_mentioned_masked",
+            description="the same after masking: always the most common type",
+            comparable=True,
+        )
+        baselines.append(masked)
+    if isinstance(training, str):
+        return baselines, {"tfidf": training}
+    try:
+        given = training()
+        return [*baselines, tfidf(given.texts, given.labels, given.evaluated)], {}
+    except ConfigError as error:
+        return baselines, {"tfidf": str(error)}
+
+
+def majority_class(labels: NDArray[Any]) -> Baseline:
+    """The majority class of these very rows [R, 4] in each dimension, the same for every row.
+
+    The four classes together need not be the most common type, so another constant prediction can
+    have more rows entirely correct: `most_mentioned_type` without any mention predicts that type.
     """
     poles = labels.astype(bool).mean(0) >= 0.5
     return Baseline(
         name="majority",
-        description="the commonest pole of these very rows in each dimension",
-        given=np.tile(poles, (len(labels), 1)),
+        description="the majority class of these very rows in each dimension",
+        predicted=np.tile(poles, (len(labels), 1)),
     )
 
 
-def most_mentioned(
+def most_mentioned_type(
     mentioned: NDArray[Any], labels: NDArray[Any], *, name: str, description: str, comparable: bool
 ) -> Baseline:
-    """The type that each row mentions most, as a place in TYPES [R].
+    """The type that each row mentions most, as an index into TYPES [R].
 
-    A row that mentions none (-1) gets the commonest type of these very rows; of equally common
+    A row that mentions none (-1) gets the most common type of these very rows; of equally common
     ones the first in TYPES.
     """
     same = (labels.astype(bool)[:, None, :] == _LABELS).all(2)
-    commonest = int(same.sum(0).argmax())
-    given = _LABELS[np.where(mentioned < 0, commonest, mentioned)]
-    return Baseline(name, description, given, comparable)
+    most_common = int(same.sum(0).argmax())
+    predicted = _LABELS[np.where(mentioned < 0, most_common, mentioned)]
+    return Baseline(name, description, predicted, comparable)
 
 
 def tfidf(train_texts: Sequence[str], train_labels: NDArray[Any], texts: Sequence[str]) -> Baseline:
-    """TF-IDF of words and word pairs, and a logistic regression for each dimension.
+    """TF-IDF of words and word pairs with a logistic regression per dimension.
 
-    Trained on labels [N, 4]. What cannot be learned is answered with the commonest pole in
-    training: a dimension with one class, and all of them where no word stands in two texts.
+    Trained on labels [N, 4]. What cannot be learned is predicted as the majority class of the
+    training rows: a dimension with one class, and all of them where no word occurs in two texts.
 
     Raises:
         ConfigError: scikit-learn is not installed.
     """
-    classify = _logistic(train_texts, texts)
+    classify = _logistic_regression(train_texts, texts)
     columns = [classify(label) for label in train_labels.astype(bool).T]
     return Baseline(
         name="tfidf",
         description="TF-IDF of words and word pairs with logistic regression",
-        given=np.stack(columns, axis=1),
+        predicted=np.stack(columns, axis=1),
     )
 
 
-def _logistic(
+def _logistic_regression(
     train_texts: Sequence[str], texts: Sequence[str]
 ) -> Callable[[NDArray[np.bool_]], NDArray[np.bool_]]:
-    """From the labels of one dimension in training [N] to its answers for the texts [R]."""
+    """A function from the training labels of one dimension [N] to predictions for the texts [R]."""
     try:
         from sklearn import feature_extraction, linear_model
     except ImportError as error:
@@ -108,7 +161,7 @@ def _logistic(
     try:
         train = vectorizer.fit_transform(train_texts)
     except ValueError:
-        # So scikit-learn says that no word stands in two texts.
+        # scikit-learn's way of reporting that no word occurs in two texts.
         return lambda label: np.full(len(texts), label.mean() >= 0.5)
     evaluated = vectorizer.transform(texts)
 

@@ -1,44 +1,75 @@
-"""The scorecard of evaluated rows: one JSON-able object with every figure and its interval.
+"""The scorecard of evaluated rows: one JSON-able record of every metric and its interval.
 
-Owns the shape of the scorecard. Knows nothing of models, files or pages: probabilities and labels
-go in. An interval is {"value", "low", "high"}; low and high are None without resamples, and an
-AUROC is None where the rows have one class only.
+Owns the shape of the scorecard. Must not know models, files or pages: probabilities and labels go
+in. An AUROC is None where the rows have one class only.
 
 Shapes: R rows, G persons, B resamples, 4 dimensions in the order E/I, S/N, T/F, J/P.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.errors import DataError
 from mbti_ray.scores.baselines import Baseline
+from mbti_ray.scores.bootstrap import LEVEL, Array, Estimate, Statistic, bootstrap, sign_flip_p
 from mbti_ray.scores.calibration import abstained
 from mbti_ray.scores.metrics import (
     BINS,
-    LEVEL,
     METRICS,
     RATES,
-    Array,
-    Estimate,
-    Statistic,
-    bin_of,
-    bootstrap,
-    confusion,
-    metrics_of,
-    rates_of,
-    right_sums,
-    sign_flip_p,
+    confusion_cells,
+    correct_sums,
+    metrics_by_person,
+    rates_by_person,
+    reliability_bin,
 )
 from mbti_ray.typology import DIMENSIONS
 
-# What the model is compared in with the best baseline.
+# The rates in which the model is compared with the best baseline.
 PAIRED = ("accuracy", "all_four", *(d.key for d in DIMENSIONS))
 
 _MODEL = "rates of the model"
+
+
+class ResamplingInfo(TypedDict):
+    """How the intervals of a scorecard were made.
+
+    Attributes:
+        resampled: What was resampled: "author", or "user" where authors are not known.
+        groups: How many of them there are.
+        resamples: 0 where no intervals were computed.
+    """
+
+    level: float
+    resampled: str
+    groups: int
+    resamples: int
+    method: str
+
+
+class Scorecard(TypedDict):
+    """What scores.json holds under `scorecard`.
+
+    Attributes:
+        dimensions: By key (ei, sn, tf, jp): an `Interval` or None for each of METRICS, and the
+            confusion matrix, reliability bins and shares of `_without_interval`.
+        overall: The means over the dimensions, `all_four`, `at_least_three` and `abstained`.
+        baselines: By name: a description, and an interval for each of RATES.
+        missing: By name the reason why a baseline is missing.
+        paired: The model against the best comparable baseline; None without one.
+    """
+
+    rows: int
+    intervals: ResamplingInfo
+    dimensions: dict[str, dict[str, Any]]
+    overall: dict[str, Any]
+    baselines: dict[str, dict[str, Any]]
+    missing: dict[str, str]
+    paired: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -47,10 +78,10 @@ class Scored:
 
     Attributes:
         probabilities: Of the positive poles, calibrated, [R, 4].
-        labels: 1 where the row has the positive pole, [R, 4].
-        thresholds: Above them the positive pole is given, [4].
-        persons: Whose row it is, any numbers, [R].
-        abstain: Half the width of the band around a threshold that is answered X.
+        labels: 1 where the label is the positive pole, [R, 4].
+        thresholds: Above them the positive pole is predicted, [4].
+        persons: Who wrote each row, any numbers, [R].
+        abstain: Half the width of the band around a threshold in which X is predicted.
     """
 
     probabilities: Array
@@ -60,13 +91,13 @@ class Scored:
     abstain: float = 0.0
 
     @property
-    def given(self) -> NDArray[np.bool_]:
-        """The forced answers [R, 4]: an X counts as what it would have been."""
+    def predicted(self) -> NDArray[np.bool_]:
+        """The forced predictions [R, 4]: an X counts as what it would have been."""
         return np.asarray(self.probabilities > self.thresholds)
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        return np.asarray(self.given == self.labels.astype(bool))
+    def correct(self) -> NDArray[np.bool_]:
+        return np.asarray(self.predicted == self.labels.astype(bool))
 
 
 def build_scorecard(
@@ -77,15 +108,15 @@ def build_scorecard(
     person: str,
     missing: Mapping[str, str] | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """All figures of evaluated rows, with 95 % intervals, beside those of the baselines.
+) -> Scorecard:
+    """All metrics of evaluated rows with 95 % intervals, next to those of the baselines.
 
-    Answers are the forced ones; how many were X stands apart. With one person nothing can be
-    resampled, so there are no intervals, whatever `resamples` asks for.
+    Predictions are the forced ones; how many were X is counted separately. With one person nothing
+    can be resampled, so there are no intervals, whatever `resamples` asks for.
 
     Args:
         person: What a person is here: "author", or "user" where authors are not known.
-        missing: Reasons by name of baselines that could not be had.
+        missing: By name the reason why a baseline is missing.
         seed: Of the resamples and of the permutations.
 
     Raises:
@@ -97,7 +128,7 @@ def build_scorecard(
     people, persons = np.unique(scored.persons, return_inverse=True)
     drawn = resamples if len(people) > 1 else 0
     estimates = bootstrap(
-        _everything(scored, persons, baselines),
+        _all_metrics(scored, persons, baselines),
         rows=rows,
         groups=len(people),
         resamples=drawn,
@@ -113,7 +144,8 @@ def build_scorecard(
             "method": "percentile bootstrap by person",
         },
         "dimensions": {
-            d.key: {name: estimates[name].interval(k) for name in METRICS} | _counted(scored, k)
+            d.key: {name: estimates[name].interval(k) for name in METRICS}
+            | _without_interval(scored, k)
             for k, d in enumerate(DIMENSIONS)
         },
         "overall": _overall(scored, estimates),
@@ -126,11 +158,11 @@ def build_scorecard(
     }
 
 
-def _everything(scored: Scored, persons: NDArray[Any], baselines: Sequence[Baseline]) -> Statistic:
-    """Metrics and rates of the model and rates of the baselines, all of the same resamples."""
-    metrics = metrics_of(scored.probabilities, scored.labels, scored.thresholds, persons)
-    rates = {_MODEL: rates_of(scored.right, persons)} | {
-        _rates_name(b): rates_of(_right(b, scored), persons) for b in baselines
+def _all_metrics(scored: Scored, persons: NDArray[Any], baselines: Sequence[Baseline]) -> Statistic:
+    """Metrics and rates of the model and rates of the baselines, all on the same resamples."""
+    metrics = metrics_by_person(scored.probabilities, scored.labels, scored.thresholds, persons)
+    rates = {_MODEL: rates_by_person(scored.correct, persons)} | {
+        _rates_name(b): rates_by_person(_correct(b, scored), persons) for b in baselines
     }
     return lambda weights: metrics(weights) | {name: of(weights) for name, of in rates.items()}
 
@@ -139,12 +171,12 @@ def _rates_name(baseline: Baseline) -> str:
     return f"rates of the baseline {baseline.name}"
 
 
-def _right(baseline: Baseline, scored: Scored) -> NDArray[np.bool_]:
-    return np.asarray(baseline.given == scored.labels.astype(bool))
+def _correct(baseline: Baseline, scored: Scored) -> NDArray[np.bool_]:
+    return np.asarray(baseline.predicted == scored.labels.astype(bool))
 
 
 def _rates(estimate: Estimate) -> dict[str, Any]:
-    return {name: estimate.interval(place) for place, name in enumerate(RATES)}
+    return {name: estimate.interval(index) for index, name in enumerate(RATES)}
 
 
 def _overall(scored: Scored, estimates: Mapping[str, Estimate]) -> dict[str, Any]:
@@ -157,11 +189,11 @@ def _overall(scored: Scored, estimates: Mapping[str, Estimate]) -> dict[str, Any
     }
 
 
-def _counted(scored: Scored, k: int) -> dict[str, Any]:
+def _without_interval(scored: Scored, k: int) -> dict[str, Any]:
     """What has no interval of one dimension."""
-    cells = np.bincount(confusion(scored.given[:, k], scored.labels[:, k]), minlength=4)
+    cells = np.bincount(confusion_cells(scored.predicted[:, k], scored.labels[:, k]), minlength=4)
     unanswered = abstained(scored.probabilities, scored.thresholds, scored.abstain)[:, k]
-    answered = scored.right[~unanswered, k]
+    answered = scored.correct[~unanswered, k]
     return {
         "confusion": dict(zip(("tp", "fn", "fp", "tn"), cells.tolist(), strict=True)),
         "positive": float(scored.labels[:, k].astype(bool).mean()),
@@ -172,8 +204,8 @@ def _counted(scored: Scored, k: int) -> dict[str, Any]:
 
 
 def reliability(probability: Array, label: NDArray[Any]) -> list[dict[str, float | int]]:
-    """Mean probability and share of positives in each bin that has rows, of one dimension [R]."""
-    bins = bin_of(probability)
+    """Mean probability and share of positives of each non-empty bin, for one dimension [R]."""
+    bins = reliability_bin(probability)
     counts = np.bincount(bins, minlength=BINS)
     probabilities = np.bincount(bins, probability, minlength=BINS)
     positives = np.bincount(bins, label.astype(float), minlength=BINS)
@@ -203,7 +235,7 @@ def _paired(
     mean = RATES.index("accuracy")
     best = max(comparable, key=lambda b: float(estimates[_rates_name(b)].value[mean]))
     difference = _rates(estimates[_MODEL] - estimates[_rates_name(best)])
-    sums = right_sums(scored.right, persons) - right_sums(_right(best, scored), persons)
+    sums = correct_sums(scored.correct, persons) - correct_sums(_correct(best, scored), persons)
     p = dict(zip(RATES, sign_flip_p(sums, seed=seed).tolist(), strict=True))
     return {
         "against": best.name,

@@ -240,7 +240,7 @@ def test_only_one_file_of_the_program_names_the_package_of_minilm():
             "from mbti_ray import model",
             "data may import config, errors, storage, typology",
         ),
-        ("model/loss.py", "from mbti_ray.scores.counts import Counts", "model may import"),
+        ("model/loss.py", "from mbti_ray.scores.metrics import Scores", "model may import"),
         ("engine/loop.py", "from mbti_ray.inference.bundle import Bundle", "engine may import"),
         (
             "engine/loop.py",

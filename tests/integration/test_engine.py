@@ -20,7 +20,7 @@ from mbti_ray.engine.validation import Reader, read_rows
 from mbti_ray.engine.worker import Request, Worker
 from mbti_ray.errors import RunError
 from mbti_ray.model.classifier import build_model
-from mbti_ray.scores.counts import Counts
+from mbti_ray.scores.metrics import score_rows
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.integration
@@ -191,7 +191,7 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
     logits = read_rows(reader.logits, data.splits["val"], worker)
     assert torch.equal(logits, outcome.val_logits)
     labels = torch.from_numpy(data.splits["val"].labels)
-    assert Counts.of(logits, labels).scores() == outcome.val
+    assert score_rows(logits, labels) == outcome.val
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_what_to_change(

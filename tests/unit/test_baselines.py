@@ -1,4 +1,4 @@
-"""Baselines: what they answer, and what they say when they cannot."""
+"""Baselines: what they predict, and what they report when they cannot."""
 
 import sys
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mbti_ray.errors import ConfigError
-from mbti_ray.scores.baselines import majority, most_mentioned, tfidf
+from mbti_ray.scores.baselines import majority_class, most_mentioned_type, tfidf
 from mbti_ray.typology import TYPES, labels_of, type_of
 
 pytestmark = pytest.mark.unit
@@ -21,17 +21,17 @@ def labels_of_types(*types):
     return np.array([labels_of(t) for t in types], dtype=np.uint8)
 
 
-def types_given(baseline):
-    return [type_of(row.tolist()) for row in baseline.given]
+def predicted_types(baseline):
+    return [type_of(row.tolist()) for row in baseline.predicted]
 
 
 def mentioning(mentioned, labels):
-    places = np.array([TYPES.index(t) if t else -1 for t in mentioned])
-    return most_mentioned(places, labels, name="m", description="d", comparable=False)
+    indices = np.array([TYPES.index(t) if t else -1 for t in mentioned])
+    return most_mentioned_type(indices, labels, name="m", description="d", comparable=False)
 
 
 def words_of(labels, *, seed, noise=6):
-    """Texts that bear a word for each pole, and others that say nothing."""
+    """Texts with a word for each pole and uninformative others."""
     rng = np.random.default_rng(seed)
     filler = [f"word{i}" for i in range(30)]
     return [
@@ -40,36 +40,36 @@ def words_of(labels, *, seed, noise=6):
     ]
 
 
-def test_majority_gives_every_row_the_commonest_pole_of_each_dimension():
+def test_majority_predicts_the_majority_class_of_each_dimension_for_every_row():
     labels = labels_of_types("INTJ", "INTP", "ENFJ", "ISTJ")
-    assert types_given(majority(labels)) == ["INTJ"] * 4
+    assert predicted_types(majority_class(labels)) == ["INTJ"] * 4
 
 
-def test_majority_need_not_be_the_commonest_type():
+def test_majority_need_not_be_the_most_common_type():
     labels = labels_of_types("ESFP", "ESFP", "INTP", "INFJ", "ENTJ")
-    assert types_given(majority(labels)) == ["ENFP"] * 5
-    assert types_given(mentioning([None] * 5, labels)) == ["ESFP"] * 5
+    assert predicted_types(majority_class(labels)) == ["ENFP"] * 5
+    assert predicted_types(mentioning([None] * 5, labels)) == ["ESFP"] * 5
 
 
-def test_a_mentioned_type_is_given_as_it_is():
+def test_a_mentioned_type_is_predicted_as_it_is():
     labels = labels_of_types(*["INTJ"] * 16)
-    assert types_given(mentioning(TYPES, labels)) == list(TYPES)
+    assert predicted_types(mentioning(TYPES, labels)) == list(TYPES)
 
 
-def test_a_row_without_a_mention_gets_the_commonest_type_of_the_rows():
+def test_a_row_without_a_mention_gets_the_most_common_type_of_the_rows():
     labels = labels_of_types("INFP", "INFP", "ESTJ", "ENTP")
-    got = types_given(mentioning([None, "ISFJ", None, "ENTP"], labels))
+    got = predicted_types(mentioning([None, "ISFJ", None, "ENTP"], labels))
     assert got == ["INFP", "ISFJ", "INFP", "ENTP"]
 
 
-def test_of_equally_common_types_the_first_is_given():
+def test_of_equally_common_types_the_first_is_predicted():
     labels = labels_of_types("INTP", "ENTJ", "INTP", "ENTJ")
-    assert types_given(mentioning([None] * 4, labels)) == ["ENTJ"] * 4
+    assert predicted_types(mentioning([None] * 4, labels)) == ["ENTJ"] * 4
 
 
-def test_a_baseline_that_reads_hidden_words_says_that_it_is_not_comparable():
+def test_a_baseline_that_reads_hidden_words_is_marked_as_not_comparable():
     assert not mentioning([None], labels_of_types("INTP")).comparable
-    assert majority(labels_of_types("INTP")).comparable
+    assert majority_class(labels_of_types("INTP")).comparable
 
 
 @pytest.mark.usefixtures("with_sklearn")
@@ -78,36 +78,36 @@ def test_tfidf_learns_what_majority_cannot_know():
     texts = words_of(labels, seed=1)
     learned = tfidf(texts[:160], labels[:160], texts[160:])
     truth = labels[160:].astype(bool)
-    assert (learned.given == truth).mean(0).min() > 0.95
-    assert (majority(labels[160:]).given == truth).mean(0).max() < 0.8
+    assert (learned.predicted == truth).mean(0).min() > 0.95
+    assert (majority_class(labels[160:]).predicted == truth).mean(0).max() < 0.8
 
 
 @pytest.mark.usefixtures("with_sklearn")
-def test_tfidf_gives_the_same_answers_again():
+def test_tfidf_predicts_the_same_again():
     labels = (np.random.default_rng(0).random((90, 4)) < 0.5).astype(np.uint8)
-    # Labels that no word tells, so that every answer is near the border.
+    # Labels that no word reveals, so that every prediction is near the threshold.
     texts = words_of(np.random.default_rng(1).integers(0, 2, (90, 4)), seed=1)
     first = tfidf(texts[:60], labels[:60], texts[60:])
     again = tfidf(texts[:60], labels[:60], texts[60:])
-    assert 0 < first.given.mean() < 1
-    np.testing.assert_array_equal(first.given, again.given)
+    assert 0 < first.predicted.mean() < 1
+    np.testing.assert_array_equal(first.predicted, again.predicted)
 
 
 @pytest.mark.usefixtures("with_sklearn")
-def test_tfidf_answers_a_dimension_of_one_class_with_it():
+def test_tfidf_predicts_the_only_class_of_a_dimension():
     labels = np.array([[1, 0, 0, 1], [0, 0, 1, 1]] * 10)
     texts = words_of(labels, seed=0)
-    given = tfidf(texts, labels, [*texts, ""]).given
-    assert not given[:, 1].any()
-    assert given[:, 3].all()
-    np.testing.assert_array_equal(given[:-1], labels)
+    predicted = tfidf(texts, labels, [*texts, ""]).predicted
+    assert not predicted[:, 1].any()
+    assert predicted[:, 3].all()
+    np.testing.assert_array_equal(predicted[:-1], labels)
 
 
 @pytest.mark.usefixtures("with_sklearn")
 @pytest.mark.parametrize("texts", [["", "", ""], ["one of", "them all", "unlike"]])
-def test_tfidf_of_texts_that_share_no_word_gives_the_commonest_poles_in_training(texts):
+def test_tfidf_of_texts_that_share_no_word_predicts_the_majority_class_in_training(texts):
     labels = labels_of_types("INTJ", "INTP", "ENFP")
-    assert types_given(tfidf(texts, labels, ["them", "one"])) == ["INTP", "INTP"]
+    assert predicted_types(tfidf(texts, labels, ["them", "one"])) == ["INTP", "INTP"]
 
 
 def test_tfidf_without_its_extra_names_what_to_install(monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbti_ray.scores.calibration import abstained, fit_temperature, fit_thresholds
-from mbti_ray.scores.metrics import confusion_scores
+from mbti_ray.scores.metrics import metrics_of_confusion
 
 pytestmark = pytest.mark.unit
 
@@ -87,7 +87,7 @@ def brute_threshold(p, y, metric):
         answer, label = p > t, y == 1
         pairs = ((answer, label), (~answer, label), (answer, ~label), (~answer, ~label))
         cells = np.array([float((a & b).sum()) for a, b in pairs])
-        score = float(confusion_scores(cells)[metric])
+        score = float(metrics_of_confusion(cells)[metric])
         scored.append((-round(score, 9), abs(t - 0.5), t))
     return min(scored)[2]
 

@@ -17,7 +17,7 @@ from mbti_ray.reports.charts import bars, confusions, learning_curves, reliabili
 from mbti_ray.reports.html import Html, check_page_path, escape, page, table, write_whole
 from mbti_ray.reports.model_card import NOT_FOR_DECISIONS, model_card
 from mbti_ray.reports.scorecard_page import scorecard_page
-from mbti_ray.scores.baselines import majority
+from mbti_ray.scores.baselines import majority_class
 from mbti_ray.scores.findings import Finding
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 from mbti_ray.typology import DIMENSIONS
@@ -301,7 +301,7 @@ def test_a_scorecard_as_it_is_built_can_be_shown_everywhere(persons, capsys):
         np.arange(80) % persons,
         0.05,
     )
-    card = build_scorecard(scored, [majority(labels)], resamples=50, person="author")
+    card = build_scorecard(scored, [majority_class(labels)], resamples=50, person="author")
     assert card["dimensions"]["tf"]["auroc"] is None
     text = scorecard_page("built", {"masked": card, "unmasked": card}, history=HISTORY)
     elements = assert_asks_for_nothing(text)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mbti_ray.errors import DataError
-from mbti_ray.scores.baselines import Baseline, majority
+from mbti_ray.scores.baselines import Baseline, majority_class
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 from mbti_ray.typology import DIMENSIONS
 
@@ -37,7 +37,7 @@ def card_of(scored, baselines=(), *, resamples=50, **options):
 
 def test_the_scorecard_has_its_documented_shape_and_is_json():
     scored = some_scored()
-    card = card_of(scored, [majority(scored.labels)], missing={"tfidf": "not installed"})
+    card = card_of(scored, [majority_class(scored.labels)], missing={"tfidf": "not installed"})
     assert json.loads(json.dumps(card)) == card
     assert list(card) == [
         *("rows", "intervals", "dimensions", "overall", "baselines", "missing", "paired")
@@ -64,22 +64,22 @@ def test_the_scorecard_has_its_documented_shape_and_is_json():
 def test_figures_are_those_of_counting_by_hand():
     scored = some_scored()
     card = card_of(scored)
-    right = scored.right
+    correct = scored.correct
     assert card["rows"] == 200
     for k, key in enumerate(KEYS):
         figures = card["dimensions"][key]
-        given, label = scored.given[:, k], scored.labels[:, k].astype(bool)
-        assert figures["accuracy"]["value"] == pytest.approx(right[:, k].mean())
+        predicted, label = scored.predicted[:, k], scored.labels[:, k].astype(bool)
+        assert figures["accuracy"]["value"] == pytest.approx(correct[:, k].mean())
         assert figures["positive"] == pytest.approx(label.mean())
         assert figures["confusion"] == {
-            "tp": (given & label).sum(),
-            "fn": (~given & label).sum(),
-            "fp": (given & ~label).sum(),
-            "tn": (~given & ~label).sum(),
+            "tp": (predicted & label).sum(),
+            "fn": (~predicted & label).sum(),
+            "fp": (predicted & ~label).sum(),
+            "tn": (~predicted & ~label).sum(),
         }
     overall = card["overall"]
-    assert overall["all_four"]["value"] == pytest.approx(right.all(1).mean())
-    assert overall["at_least_three"]["value"] == pytest.approx((right.sum(1) >= 3).mean())
+    assert overall["all_four"]["value"] == pytest.approx(correct.all(1).mean())
+    assert overall["at_least_three"]["value"] == pytest.approx((correct.sum(1) >= 3).mean())
     for name in METRICS:
         four = [card["dimensions"][key][name]["value"] for key in KEYS]
         assert overall[name]["value"] == pytest.approx(np.mean(four))
@@ -114,7 +114,7 @@ def test_abstaining_changes_what_is_said_of_it_and_nothing_else():
         assert before.pop("abstained") == 0
         assert before.pop("accuracy_answered") == pytest.approx(before["accuracy"]["value"])
         assert after.pop("abstained") == pytest.approx(near[:, k].mean())
-        answered = unsure.right[~near[:, k], k]
+        answered = unsure.correct[~near[:, k], k]
         assert after.pop("accuracy_answered") == pytest.approx(answered.mean())
         assert before == after
     assert banded["overall"].pop("abstained") == pytest.approx(near.mean())
@@ -140,7 +140,7 @@ def test_one_class_only_leaves_no_auroc():
 @pytest.mark.parametrize(("resamples", "people"), [(0, 40), (50, 1)])
 def test_nothing_to_resample_leaves_values_without_intervals(resamples, people):
     scored = some_scored(people=people)
-    card = card_of(scored, [majority(scored.labels)], resamples=resamples)
+    card = card_of(scored, [majority_class(scored.labels)], resamples=resamples)
     assert card["intervals"]["resamples"] == 0
     several = [*card["dimensions"].values(), card["baselines"]["majority"], card["paired"]]
     for figures in several:
@@ -183,7 +183,7 @@ def test_without_a_baseline_to_compare_with_nothing_is_paired(comparable):
 
 def test_a_baseline_that_answers_as_the_model_is_no_different():
     scored = some_scored()
-    paired = card_of(scored, [Baseline("twin", "the same", scored.given)])["paired"]
+    paired = card_of(scored, [Baseline("twin", "the same", scored.predicted)])["paired"]
     for name in ("accuracy", "all_four", *KEYS):
         assert paired[name] == {"value": 0, "low": 0, "high": 0, "p": 1}
 
@@ -191,7 +191,7 @@ def test_a_baseline_that_answers_as_the_model_is_no_different():
 def test_pairing_knows_more_than_two_intervals_do():
     """A baseline that shares the model's mistakes differs from it with a narrow interval."""
     scored = some_scored()
-    like = scored.given.copy()
+    like = scored.predicted.copy()
     like[:20] = ~scored.labels[:20].astype(bool)
     card = card_of(scored, [Baseline("like", "the model, worse", like)], resamples=300)
     width = {
