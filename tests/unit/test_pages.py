@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mbti_ray.cli import command
+from mbti_ray.cli import tables
 from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError
 from mbti_ray.reports import wording
@@ -308,8 +308,8 @@ def test_a_scorecard_as_it_is_built_can_be_shown_everywhere(persons, capsys):
     assert len(elements.named("svg")) == 10
     assert ("with one person nothing can be resampled" in elements.words) == (persons == 1)
     assert "Against majority on the same rows" in card_of(scores=SCORES | {"scorecard": card})
-    command.print_scorecard({"test": card})
-    command.print_scorecard({"masked": card, "unmasked": card})
+    tables.print_scorecard({"test": card})
+    tables.print_scorecard({"masked": card, "unmasked": card})
     for said in (text, card_of(scores=SCORES | {"scorecard": card}), capsys.readouterr().out):
         assert not re.search(r"\bNone\b|\bnan\b", said)
 
@@ -494,7 +494,7 @@ def test_the_card_of_bare_scores_and_of_the_builtin_corpus_can_be_written():
 
 
 def test_the_screen_shows_one_scorecard_within_100_columns(capsys):
-    command.print_scorecard({"test": scorecard(3)})
+    tables.print_scorecard({"test": scorecard(3)})
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
     said = "\n".join(lines)
@@ -507,7 +507,7 @@ def test_the_screen_shows_one_scorecard_within_100_columns(capsys):
 
 
 def test_the_screen_shows_two_scorecards_side_by_side(capsys):
-    command.print_scorecard({"masked [x]": scorecard(), "type words left in": bare(scorecard())})
+    tables.print_scorecard({"masked [x]": scorecard(), "type words left in": bare(scorecard())})
     said = capsys.readouterr().out
     assert re.search(r"masked \[x\] +type words left in", said)
     assert re.search(r"J/P +0\.890 \(0\.870-0\.910\) +0\.890\n", said)
@@ -515,14 +515,14 @@ def test_the_screen_shows_two_scorecards_side_by_side(capsys):
 
 
 def test_the_screen_shows_a_bare_scorecard(capsys):
-    command.print_scorecard({"test": bare(scorecard())})
+    tables.print_scorecard({"test": bare(scorecard())})
     said = capsys.readouterr().out
     assert re.search(r"mean +0\.845 +0\.795 +0\.805 +0\.530 +- +0\.120", said)
     assert "None" not in said
 
 
 def test_findings_are_one_line_each_with_what_to_try(capsys):
-    command.print_findings(FINDINGS)
+    tables.print_findings(FINDINGS)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("overfitting: validation loss rose")
     assert first.endswith(f"{NASTY}; try model.dropout=0.3 fit.patience=null")
