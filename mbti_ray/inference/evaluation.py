@@ -223,7 +223,7 @@ def _scorecard(
     is_served: bool,
 ) -> Scorecard:
     examples = data.examples
-    baselines, missing = baselines_beside(
+    baselines, missing = build_baselines(
         data.labels,
         np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
         is_masked=is_masked,

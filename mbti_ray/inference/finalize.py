@@ -89,7 +89,7 @@ def _test_scores(
     """Scores and scorecard of the test split, with calibration error before and after fitting."""
     test, train = data.splits["test"], data.splits["train"]
     calibrated = logits / np.array(rule.temperature)
-    baselines, missing = baselines_beside(
+    baselines, missing = build_baselines(
         test.labels,
         test.mentioned,
         is_masked=data.info.mask_version > 0,
@@ -133,7 +133,7 @@ def _test_scores(
     }
 
 
-def _calibration_error(scorecard: dict[str, Any]) -> dict[str, float]:
+def _calibration_error(scorecard: Scorecard) -> dict[str, float]:
     return {name: scorecard["overall"][name]["value"] for name in ("brier", "ece")}
 
 
