@@ -29,7 +29,7 @@ from mbti_ray.errors import DataError
 from mbti_ray.inference.bundle import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
-from mbti_ray.scores.baselines import TrainingTexts
+from mbti_ray.scores.baselines import TrainingTexts, build_baselines
 from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of

@@ -21,11 +21,11 @@ from mbti_ray.reports.html import write_whole
 from mbti_ray.reports.model_card import model_card
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.scores.baselines import TrainingTexts
+from mbti_ray.scores.baselines import TrainingTexts, build_baselines
 from mbti_ray.scores.calibration import fit_temperature, fit_thresholds
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.metrics import score_rows
-from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 
 Floats = NDArray[np.float64]
 
