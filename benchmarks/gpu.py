@@ -32,7 +32,8 @@ import transformers
 
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.dataset import Dataset, DatasetInfo
+from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.dataset_info import DatasetInfo
 from mbti_ray.data.tokenizer import build_tokenizer
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.engine.loop import run
@@ -182,8 +183,8 @@ def random_dataset(
         for name, n in (("train", count), ("val", 64), ("test", 64))
     }
     rows = {name: part.row_count for name, part in splits.items()}
-    facts = DatasetInfo("random", "random", "user", "user", rows, 0, [], [], 0, 0)
-    return Dataset(splits, tokenizer, facts, "random")
+    info = DatasetInfo("random", "random", "user", "user", rows, 0, [], [], 0, 0)
+    return Dataset(splits, tokenizer, info, "random")
 
 
 def _windows(ids: Any, random: np.random.Generator, shortest: int) -> Windows:

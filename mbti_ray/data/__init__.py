@@ -1,14 +1,14 @@
-"""Read, clean and mask, split, window, batch: everything between a file and a tensor."""
+"""Reading, cleaning, masking, splitting, tokenizing and batching: from a file to tensors."""
 
 import os
 
 _SETTINGS = {
-    # A process may be forked after the tokenizer was used; its threads would not survive that.
+    # A process may fork after the tokenizer was used, and its threads do not survive a fork.
     "TOKENIZERS_PARALLELISM": "false",
-    # Without a network the hub's client would report ten retries before our one line.
+    # Without a network the hub's client would log ten retries before our one line.
     "HF_HUB_VERBOSITY": "error",
 }
 
-# Read when the libraries are imported, which the modules below do; what a user has set stays.
+# The libraries read these at import, which the modules below do; values set by the user win.
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)

@@ -1,16 +1,16 @@
-"""The built-in corpus: made-up users whose best reachable scores are known.
+"""The built-in corpus: synthetic users for whom the best possible scores are known.
 
-SYNTHETIC. Nobody wrote these posts; they show that training, searching and serving work and are
-no ground for any claim about people. Only the shares of the types are those of the public MBTI
-set. Made in code, the same on every machine: needs no file and no network.
+SYNTHETIC: nobody wrote these posts. They show that training, tuning and serving work, and support
+no claim about people. Only the shares of the types are those of the public MBTI set. Generated in
+code, identical on every machine, without a file or a network.
 
-How a user comes about: on each dimension the *shown* pole is the true one, except with
-probability `NOISE`; the posts hold at least two words of each shown pole and none of the others.
-So the shown poles can be read without error, and reading them is all that a classifier can do.
-As `NOISE` is below the share of every rarer pole (E 23.0 %, S 13.8 %, T 45.9 %, J 39.6 %; also
-given the other three poles shown), the best guess for every user is the type shown: it is right
-with probability 1 - NOISE per dimension and with the product of these for the whole type. That
-holds for masked text; a third of the users name their true type, as people in the public set do.
+How a user is generated: on each dimension the *shown* pole is the true one, except with
+probability `NOISE`; the posts contain at least two words of each shown pole and none of the others.
+So the shown poles can be read without error, and no classifier can do more than read them. `NOISE`
+is below the share of every minority pole (E 23.0 %, S 13.8 %, T 45.9 %, J 39.6 %; also given the
+other three poles shown), so the best guess for every user is the type shown. It is correct with
+probability 1 - NOISE per dimension, and with the product of these for the whole type. That holds
+for masked text; a third of the users name their true type, as people in the public set do.
 """
 
 import math
@@ -37,7 +37,7 @@ BEST_POSSIBLE: dict[str, float] = {
     "acc_mean": sum(_REACHABLE.values()) / len(_REACHABLE),
     "acc_total": math.prod(_REACHABLE.values()),
 }
-"""Expected scores of the best classifier there can be, by score name, on masked text."""
+"""Expected scores of the best possible classifier on masked text, by score name."""
 
 _POSTS_A_USER = 7
 _NAMES_OWN_TYPE = 1 / 3
@@ -47,19 +47,19 @@ _HAS_EMOJI = 0.12
 
 
 def builtin_rows(*, users: int = 2400, seed: int = 20260) -> list[Row]:
-    """Synthetic users, shuffled; types allotted in proportion to `TYPE_COUNTS` (largest remainder).
+    """Synthetic users, shuffled; types in proportion to `TYPE_COUNTS` (largest remainder).
 
-    The same users and seed give the same rows on every machine and Python from 3.11.
+    Equal arguments give equal rows on every machine and every Python from 3.11.
     """
     random = Random(seed)
-    types = [t for t, count in _allotted(users).items() for _ in range(count)]
+    types = [t for t, count in _allocate_types(users).items() for _ in range(count)]
     return [
-        Row(number, mbti_type, _posts_of(random, mbti_type))
-        for number, mbti_type in enumerate(_shuffled(random, types), start=1)
+        Row(number, mbti_type, _generate_posts(random, mbti_type))
+        for number, mbti_type in enumerate(_shuffle(random, types), start=1)
     ]
 
 
-def _allotted(users: int) -> dict[str, int]:
+def _allocate_types(users: int) -> dict[str, int]:
     """Users of each type, summing to ``users``."""
     total = sum(TYPE_COUNTS.values())
     counts = {t: users * TYPE_COUNTS[t] // total for t in TYPES}
@@ -69,41 +69,41 @@ def _allotted(users: int) -> dict[str, int]:
     return counts
 
 
-def _posts_of(random: Random, mbti_type: str) -> tuple[str, ...]:
+def _generate_posts(random: Random, mbti_type: str) -> tuple[str, ...]:
     flips = [random.random() < noise for noise in NOISE]
     shown = type_of(
         [label != flip for label, flip in zip(labels_of(mbti_type), flips, strict=True)]
     )
     cues: list[str] = []
     for pole in shown:
-        cues += _shuffled(random, CUES[pole])[: 3 if random.random() < _THIRD_CUE else 2]
-    cues = _shuffled(random, cues)
+        cues += _shuffle(random, CUES[pole])[: 3 if random.random() < _THIRD_CUE else 2]
+    cues = _shuffle(random, cues)
     posts = [
-        _picked(random, TWO_CUES if len(pair) == 2 else ONE_CUE).format(*pair)
+        _pick(random, TWO_CUES if len(pair) == 2 else ONE_CUE).format(*pair)
         for pair in (cues[i : i + 2] for i in range(0, len(cues), 2))
     ]
     if random.random() < _NAMES_OWN_TYPE:
         named = mbti_type if random.random() < 0.7 else mbti_type.lower()
-        posts.append(_picked(random, NAMINGS).format(named))
+        posts.append(_pick(random, NAMINGS).format(named))
     while len(posts) < _POSTS_A_USER:
-        posts.append(_picked(random, FILLERS))
-    return tuple(_decorated(random, post) for post in _shuffled(random, posts))
+        posts.append(_pick(random, FILLERS))
+    return tuple(_decorate(random, post) for post in _shuffle(random, posts))
 
 
-def _decorated(random: Random, post: str) -> str:
+def _decorate(random: Random, post: str) -> str:
     if random.random() < _HAS_LINK:
         post += f" https://t.co/{int(random.random() * 16**7):07x}"
     if random.random() < _HAS_EMOJI:
-        post += " " + _picked(random, EMOJI)
+        post += " " + _pick(random, EMOJI)
     return post
 
 
-# Python promises the same sequence in every version for random() alone, not for choice, sample
+# Python guarantees the same sequence across versions only for random(), not for choice, sample
 # or shuffle.
-def _picked(random: Random, items: Sequence[str]) -> str:
+def _pick(random: Random, items: Sequence[str]) -> str:
     return items[int(random.random() * len(items))]
 
 
-def _shuffled(random: Random, items: Sequence[str]) -> list[str]:
+def _shuffle(random: Random, items: Sequence[str]) -> list[str]:
     keys = [random.random() for _ in items]
     return [items[i] for i in sorted(range(len(items)), key=keys.__getitem__)]

@@ -1,8 +1,8 @@
-"""The words of the built-in corpus: cues by pole, and sentences that carry or surround them.
+"""The words of the built-in corpus: cue words by pole, and the sentences around them.
 
-Data only. No word stands under two poles, and no sentence holds a cue word (a test checks both);
-nearly all are single pieces of an English WordPiece vocabulary. Which word goes with which pole is
-a cliché chosen for being readable, not a finding.
+Data only. No cue belongs to two poles, and no sentence contains a cue (a test checks both); nearly
+all are single tokens of an English WordPiece vocabulary. Which word stands for which pole is a
+cliché, chosen to be readable; it is not a finding.
 """
 
 CUES: dict[str, tuple[str, ...]] = {

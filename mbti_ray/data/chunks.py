@@ -1,8 +1,8 @@
-"""A source in chunks: the rows that are predicted at once, sorted by their length.
+"""Chunks of a source: the rows that are predicted together, for file prediction.
 
-A chunk is a function of the source and the plan alone. So a text is read in the same company in
-every run, and one that was killed and gone on with gives the digits of one that was not. Knows
-nothing of models, of Ray, or of where predictions go.
+A chunk depends on the source and the plan alone. So each text is batched with the same other rows
+in every run, and a job that was killed and resumed gives the same digits as one that was not. Must
+not know of models, of Ray, or of where predictions are written.
 """
 
 import json
@@ -24,28 +24,28 @@ ROW_SCHEMA = pa.schema(
         ("posts", pa.list_(pa.string())),
     ]
 )
-# Tweets in chunks of 128 Ki characters have 5 % padding, of 32 Ki 8 %, 8,192 at once 2 %; but only
-# when a chunk is done are its rows.
+# Large chunks need less padding (tweets: 5 % at 128 Ki characters, 8 % at 32 Ki, 2 % for 8,192 rows
+# at once), but rows are written only when their whole chunk is done.
 _CHUNK_CHARS = 2**17
-_LEAST_CHUNK_CHARS = 2**15
-# So many chunks of a file at least, where they do not get too small by it.
+_MIN_CHUNK_CHARS = 2**15
+# At least this many chunks for each file, unless they would become too small.
 _CHUNKS = 16
-# Text in Parquet is compressed, to a third or a quarter.
-_PARQUET_SHRINKS = 3
-# What a row or post costs besides its characters.
+# Parquet compresses text to a third or a quarter.
+_PARQUET_COMPRESSION = 3
+# The overhead of a row or post, in characters.
 _ROW_CHARS = 16
 
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """How a source is cut.
+    """How a source is divided into chunks.
 
     Attributes:
-        source: As `stream_rows` takes it.
-        unit: `user` or `post`: what a bundle reads at once.
-        chunk_chars: See `choose_chunk_chars`.
-        part_rows: Rows of the source in each part; no chunk lies in two.
-        done: Parts that are passed over.
+        source: As `stream_rows` accepts it.
+        unit: `user` or `post`: what the bundle reads as one row.
+        chunk_chars: A chunk ends at this many characters; see `choose_chunk_chars`.
+        part_rows: Rows of the source in each part of the output; no chunk spans two parts.
+        done: Parts that are skipped, because an earlier run wrote them.
     """
 
     source: str
@@ -56,7 +56,7 @@ class ChunkPlan:
 
     @property
     def expected_chunks(self) -> int | None:
-        """About so many there will be; None where nobody knows."""
+        """About how many chunks there will be; None if that is unknown."""
         return -(-_text_bytes(self.source) // self.chunk_chars) or None
 
     def part_of(self, place: int) -> int:
@@ -64,15 +64,15 @@ class ChunkPlan:
 
 
 def choose_chunk_chars(source: str) -> int:
-    """Characters in a chunk: large for little padding, but several chunks of a small file."""
-    return max(_LEAST_CHUNK_CHARS, min(_CHUNK_CHARS, _text_bytes(source) // _CHUNKS))
+    """Characters of a chunk: large for little padding, but several chunks for a small file."""
+    return max(_MIN_CHUNK_CHARS, min(_CHUNK_CHARS, _text_bytes(source) // _CHUNKS))
 
 
 def read_chunks(plan: ChunkPlan) -> Iterator[pa.Table]:
-    """Tables of one row, which is a chunk.
+    """The chunks, each a table of one row.
 
-    Their columns are `place` (of its first row in the source, from 0), `records` (rows of the
-    source), `bad` (those that cannot be read, as JSON) and `rows` (the others, as `ROW_SCHEMA`).
+    Columns: `place` (index of its first row in the source), `records` (number of rows of the
+    source), `bad` (those that cannot be read, as JSON), `rows` (the others, as `ROW_SCHEMA`).
     """
     chunk = _Chunk(plan.unit)
     entries = stream_rows(
@@ -89,7 +89,7 @@ def read_chunks(plan: ChunkPlan) -> Iterator[pa.Table]:
 
 
 class _Chunk:
-    """Rows as a bundle reads them: a line for each user, or for each post."""
+    """Collects rows as the bundle reads them: one for each user, or one for each post."""
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
@@ -126,19 +126,19 @@ class _Chunk:
 
 
 def nest_table(table: pa.Table) -> pa.Array:
-    """A table as a column of one row."""
+    """A table as a column with one element."""
     rows = table.to_struct_array().combine_chunks()
     return pa.ListArray.from_arrays(pa.array([0, len(table)], pa.int32()), rows)
 
 
 def unnest_table(column: pa.ChunkedArray) -> pa.Table:
-    """The table that `nest_table` has made a column of."""
+    """The table in a column that `nest_table` built."""
     return pa.Table.from_struct_array(column.combine_chunks().flatten())
 
 
 def _text_bytes(source: str) -> int:
-    """About how much text is in a file; 0 where nobody knows."""
+    """About how many bytes of text a file has; 0 if that is unknown."""
     path = Path(source).expanduser()
     if not path.is_file():
         return 0
-    return path.stat().st_size * (_PARQUET_SHRINKS if path.suffix.lower() == ".parquet" else 1)
+    return path.stat().st_size * (_PARQUET_COMPRESSION if path.suffix.lower() == ".parquet" else 1)

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.dataset_info import DatasetInfo
 from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
     Example,
@@ -43,31 +44,6 @@ from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 # Raised when what a cache folder holds, or how it is made, changes.
 _FORMAT = 3
 _ROWS_AT_ONCE = 1000
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What is known of a dataset besides its tokens; kept in the cache and in the bundle.
-
-    Attributes:
-        rows: Rows by split.
-        person: What a person is: author or user.
-        mask_version: 0 where nothing was masked.
-    """
-
-    source: str
-    fingerprint: str
-    split_by: str
-    person: str
-    rows: dict[str, int]
-    mask_version: int
-    mask_also: list[str]
-    bad: list[BadRow]
-    repaired: int
-    truncated: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Where the files of an encoder are: the one place that reads `model.encoder`.
+"""Where the files of an encoder are: the one place that interprets `model.encoder`.
 
-A tokenizer and a model must come from the same place, so both ask here. Loads nothing.
+Tokenizer and model must come from the same place, so both ask here. Loads nothing itself.
 """
 
 from importlib.util import find_spec
@@ -17,16 +17,16 @@ def locate_encoder(name: str) -> str:
     """A folder, or a hub name, that transformers' `from_pretrained` takes.
 
     Raises:
-        ConfigError: `minilm` without its extra, or a path that is no folder of an encoder.
+        ConfigError: `minilm` without its extra, or a path that is not an encoder's folder.
     """
     if name == TINY:
-        raise ValueError("the tiny encoder is built, not located")
+        raise ValueError("the tiny encoder is built, not loaded")
     if name == MINILM:
         return _minilm_folder()
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ConfigError(f"model.encoder={name}: the folder holds no config.json")
+            raise ConfigError(f"model.encoder={name}: the folder has no config.json")
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         parent = folder.parent
@@ -36,7 +36,7 @@ def locate_encoder(name: str) -> str:
 
 
 def _minilm_folder() -> str:
-    # The package's code is never imported: only its folder of weights is used.
+    # The package is never imported; only its folder of weights is used.
     spec = find_spec(_MINILM_PACKAGE)
     if spec is None or spec.origin is None:
         raise ConfigError(
@@ -46,7 +46,7 @@ def _minilm_folder() -> str:
 
 
 def encoder_load_error(name: str, error: Exception) -> ConfigError:
-    """What to tell a user whose encoder could not be loaded."""
+    """The error for an encoder that could not be loaded."""
     reason = one_line(one_line(error).split(". ")[0], limit=200)
     return ConfigError(
         f"model.encoder={name}: cannot be loaded ({reason}); allowed: a folder with config.json, "

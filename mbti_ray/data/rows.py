@@ -1,7 +1,7 @@
-"""What one row is, and how the cells of a file become one.
+"""What a row is, and how the cells of a record are parsed into one.
 
-Knows the columns (`type`, `posts` or `text`, optional `author` and `id`) and the `|||` between
-posts; must not know which kind of file the cells came from, and masks nothing.
+Owns the columns (`type`, `posts` or `text`, optional `author` and `id`) and the `|||` between
+posts. Must not know which file format the cells came from; masks nothing.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ COLUMNS = ("type", *TEXT_COLUMNS, "author", "id")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One user as the file has it.
+    """One row of a source: a user with one or more posts.
 
     Attributes:
-        number: Where a person finds it: the line of a CSV (1 is the header) or JSONL file, the
-            row counted from 1 otherwise.
+        number: Where to find it: the line in a CSV (1 is the header) or JSONL file, else the row,
+            counted from 1.
         mbti_type: One of `typology.TYPES`; None only when read with ``labelled=False``.
-        posts: Text as written, encoding repaired, never masked, never empty.
-        author: Whoever wrote it, where the file says; an empty cell is None.
-        id: The `id` column, where there is one.
+        posts: Texts as written, with the encoding repaired; never masked, never empty.
+        author: Who wrote it, if the source says; an empty cell is None.
+        id: The `id` column, if there is one.
     """
 
     number: int
@@ -38,23 +38,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """One row that cannot be used, where it is and why."""
+    """A row that cannot be used: where it is, and why."""
 
     number: int
     reason: str
 
 
 def parse_row(number: int, cells: Mapping[str, object], *, labelled: bool) -> tuple[Row, bool]:
-    """The row that cells (by lower-case column name) mean, and whether a text was repaired.
+    """The row in cells by lower-case column name, and whether its encoding was repaired.
 
     Raises:
         DataError: Why the row cannot be used, in one line, without file or row number.
     """
-    mbti_type = _type_in(cells.get("type"), labelled=labelled)
+    mbti_type = _parse_type(cells.get("type"), labelled=labelled)
     given = parse_posts(next((cells[c] for c in TEXT_COLUMNS if cells.get(c) is not None), None))
     posts = tuple(repair_encoding(post) for post in given)
-    author, author_given = _name_in(cells.get("author"))
-    row = Row(number, mbti_type, posts, author, _name_in(cells.get("id"))[0])
+    author, author_given = _parse_name(cells.get("author"))
+    row = Row(number, mbti_type, posts, author, _parse_name(cells.get("id"))[0])
     return row, posts != given or author != author_given
 
 
@@ -62,7 +62,7 @@ def parse_posts(cell: object) -> tuple[str, ...]:
     """The posts of a cell: a list of texts, or one text with ``|||`` between posts.
 
     Raises:
-        DataError: There are none, or it is neither.
+        DataError: There are none, or the cell is neither.
     """
     if isinstance(cell, str):
         texts: list[object] = [*_without_outer_quotes(cell).split(POST_SEPARATOR)]
@@ -71,9 +71,9 @@ def parse_posts(cell: object) -> tuple[str, ...]:
     elif cell is None:
         texts = []
     else:
-        raise DataError(f"posts are {type(cell).__name__}; allowed: a text or a list of texts")
+        raise DataError(f"posts are {type(cell).__name__}; allowed: a string or a list of strings")
     if odd := [text for text in texts if not isinstance(text, str)]:
-        raise DataError(f"a post is {type(odd[0]).__name__}; allowed: text")
+        raise DataError(f"a post is {type(odd[0]).__name__}; allowed: a string")
     posts = tuple(post for text in texts if (post := str(text).strip()))
     if not posts:
         raise DataError("no posts")
@@ -88,7 +88,7 @@ def _without_outer_quotes(cell: str) -> str:
     return text
 
 
-def _type_in(cell: object, *, labelled: bool) -> str | None:
+def _parse_type(cell: object, *, labelled: bool) -> str | None:
     if isinstance(cell, str) and (letters := cell.strip().upper()) in TYPES:
         return letters
     if not labelled:
@@ -98,10 +98,10 @@ def _type_in(cell: object, *, labelled: bool) -> str | None:
     if not isinstance(cell, str):
         raise DataError(f"type is {cell!r}; allowed: four letters, such as INTJ")
     labels_of(cell)
-    raise AssertionError(f"{cell!r} has labels but is none of the sixteen types")
+    raise AssertionError(f"{cell!r} has labels but is not one of the sixteen types")
 
 
-def _name_in(cell: object) -> tuple[str | None, str | None]:
-    """A name repaired and as given; None where the cell is empty."""
+def _parse_name(cell: object) -> tuple[str | None, str | None]:
+    """A name with its encoding repaired, and as given; None where the cell is empty."""
     given = "" if cell is None else str(cell).strip()
     return repair_encoding(given) or None, given or None

@@ -1,7 +1,7 @@
-"""Which rows are trained on, validated on and tested on.
+"""Which rows are for training, validation and testing: a stratified split by group.
 
-Owns that no group (an author, a user) stands on two sides. Must not know what a text says or how
-it is tokenised; the same rows and seed give the same splits on every machine, in any row order.
+Owns that no group is in two splits. Must not know how groups are made, what a text says or how it
+is tokenized. The same rows and seed give the same splits on every machine, in any row order.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 SPLITS = ("train", "val", "test")
 
 _POLES = [pole for dimension in DIMENSIONS for pole in dimension.letters]
-# What is kept in proportion: all rows, each type, each pole; indices into one flat list.
+# What is stratified: all rows, each type, each pole; indices into one flat list.
 _FEATURES = ("all", *TYPES, *_POLES)
 _FEATURES_OF_TYPE = {t: [_FEATURES.index(f) for f in ("all", t, *t)] for t in TYPES}
 
@@ -31,22 +31,22 @@ def assign_splits(
     test_share: float,
     seed: int,
 ) -> NDArray[np.int8]:
-    """One entry a row, an index into `SPLITS`; rows of one group always land together.
+    """The split of each row, as an index into `SPLITS`; all rows of a group get the same one.
 
-    Groups are taken by size, then by a hash of seed and name, and each goes where it brings the
-    counts of all rows, of each type and of each pole closest to the shares asked for: where the
-    sum of (have - want)^2 / want grows least. With few large groups the shares are near, not
-    exact.
+    Groups are assigned by size (largest first), then by a hash of seed and name. Each is assigned
+    to the split that brings the counts of all rows, of each type and of each pole closest to the
+    requested shares: where the sum of (have - want)^2 / want grows least. With few large groups
+    the shares are approximate.
 
     Args:
-        groups: Key of each row: rows with equal keys stay together.
+        groups: Key of each row: rows with equal keys are in the same split.
         types: Type of each row.
-        val_share: Part of the rows for validation, 0 to 1.
-        test_share: Part of the rows for testing, 0 to 1.
-        seed: Another seed gives another split.
+        val_share: Share of the rows for validation, 0 to 1.
+        test_share: Share of the rows for testing, 0 to 1.
+        seed: Breaks ties between groups of one size; another seed gives another split.
 
     Raises:
-        DataError: There are fewer than three groups, or too few for a split to get any.
+        DataError: There are fewer than three groups, or too few for every split to get one.
     """
     content = _contents(groups, types)
     if len(content) < len(SPLITS):
@@ -66,7 +66,7 @@ def assign_splits(
 
 
 def _contents(groups: Sequence[str], types: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many rows of each type a group has."""
+    """How many rows of each type each group has."""
     content: dict[str, dict[str, int]] = {}
     for group, mbti_type in zip(groups, types, strict=True):
         counts = content.setdefault(group, {})
@@ -83,8 +83,8 @@ def _place(
     """The split of each group."""
     sizes = {group: sum(counts.values()) for group, counts in content.items()}
     totals = dict(_features(_signature(Counter(types))))
-    # have - want, by split and feature. A group is never split, so being off by less than the
-    # largest one is no fault: `scale` keeps rare types from pushing all large groups into train.
+    # have - want, by split and feature. Groups are indivisible, so a count may be off by the
+    # largest of them: `scale` keeps rare types from pushing all large groups into train.
     largest = max(sizes.values())
     off = [[-share * totals.get(f, 0) for f in range(len(_FEATURES))] for share in shares]
     scale = [[max(-missing, largest) for missing in row] for row in off]
@@ -108,7 +108,7 @@ def _signature(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
 
 @lru_cache(maxsize=4096)
 def _features(signature: tuple[tuple[str, int], ...]) -> tuple[tuple[int, int], ...]:
-    """Feature index and rows, in the order of the features so that sums round alike anywhere."""
+    """Feature indices and row counts, sorted so that sums round equally on every machine."""
     features: Counter[int] = Counter()
     for mbti_type, rows in signature:
         for f in _FEATURES_OF_TYPE[mbti_type]:

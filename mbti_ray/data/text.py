@@ -1,7 +1,7 @@
-"""What the model may read of a text: the one path for training, evaluation, prediction, serving.
+"""Preprocessing of one text: the same for training, evaluation, prediction and serving.
 
-Repairs encodings, cleans white space, then hides what `mask` hides. Must not know where a text
-came from, what its label is, or how it is cut into tokens.
+Repairs the encoding, normalizes Unicode and white space, then masks what `mask` masks. Must not
+know where a text came from, what its label is, or how it is tokenized.
 """
 
 import re
@@ -14,35 +14,35 @@ from ftfy.badness import is_bad
 from mbti_ray.data.mask import mask_text
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-# Zero-width space, word joiner and BOM too, but not the joiner that holds emoji together.
+# With the zero-width space, the word joiner and the BOM, but not the joiner inside emoji.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]+")
 
 
 def repair_encoding(text: str) -> str:
-    """Text with bytes of another encoding and mojibake repaired; clean text comes back as it is.
+    """The text with mojibake and bytes of another encoding repaired; clean text is unchanged.
 
-    Bytes that were not UTF-8 (as ``errors="surrogateescape"`` leaves them) are read as
-    Windows-1252. Mojibake goes through ftfy where its badness heuristic finds some.
+    Bytes that were not UTF-8 (as ``errors="surrogateescape"`` leaves them) are decoded as
+    Windows-1252. ftfy repairs mojibake where its badness heuristic finds any.
     """
     if text.isascii():
         return text
-    text = _LONE_SURROGATE.sub(_character_meant, text)
+    text = _LONE_SURROGATE.sub(_decode_byte, text)
     return str(ftfy.fix_encoding(text)) if is_bad(text) else text
 
 
 def clean_text(text: str) -> str:
-    """Encoding repaired, Unicode NFC, control characters and white space runs one space."""
+    """Encoding repaired, Unicode in NFC, each run of control characters and white space a space."""
     text = unicodedata.normalize("NFC", repair_encoding(text))
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def preprocess_text(text: str, *, mask: bool, also: Sequence[str] = ()) -> str:
-    """What the model reads: `clean_text`, then `mask_text` if ``mask``."""
+    """The text as the model reads it: `clean_text`, then `mask_text` if ``mask``."""
     text = clean_text(text)
     return mask_text(text, also) if mask else text
 
 
-def _character_meant(match: re.Match[str]) -> str:
+def _decode_byte(match: re.Match[str]) -> str:
     byte = ord(match.group()) - 0xDC00
     if not 0x80 <= byte <= 0xFF:
         return "\N{REPLACEMENT CHARACTER}"

@@ -1,6 +1,7 @@
-"""Text to token ids: the encoder's own tokenizer, or a small WordPiece made from the texts.
+"""From texts to token ids: the encoder's own tokenizer, or a small WordPiece built from the texts.
 
-Knows nothing of windows, labels or splits.
+The one way in which training, evaluation and serving tokenize. Must not know of files, labels or
+splits.
 """
 
 import os
@@ -18,7 +19,7 @@ from mbti_ray.data.windows import EncodedRow, split_into_windows
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 _TINY_WORDS = 2000
-# Enough to know the common words; the rest of a large file would only take time.
+# Enough texts to find the common words; more of a large file would only take time.
 _TINY_TEXTS = 20_000
 _UNBOUNDED = 10**9
 _PARALLEL = "TOKENIZERS_PARALLELISM"
@@ -41,16 +42,16 @@ def load_tokenizer(place: str | Path, *, name: str | None = None) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(str(place))
     except (OSError, ValueError) as error:
         raise encoder_load_error(name or str(place), error) from None
-    # Windows bound the length; the tokenizer's own limit would only print warnings.
+    # Windows limit the length; the tokenizer's own limit would only print warnings.
     tokenizer.model_max_length = _UNBOUNDED
     return tokenizer
 
 
 @contextmanager
 def tokenize_on_all_cores() -> Iterator[None]:
-    """Let the tokenizer take all cores inside; elsewhere they belong to whoever computes."""
+    """Let the tokenizer use all cores inside this context; elsewhere the model needs them."""
     before = os.environ.get(_PARALLEL)
-    # Set to anything, it also keeps the library from warning of processes that fork later.
+    # Any value also stops the library from warning when the process forks later.
     os.environ[_PARALLEL] = "true"
     try:
         yield
@@ -90,10 +91,10 @@ def encode_rows(
 
 
 def _build_wordpiece(texts: Iterable[str]) -> Tokenizer:
-    """A WordPiece tokenizer of the commonest words and of all characters, for the rest.
+    """A WordPiece tokenizer of the most frequent words, and of all characters for the others.
 
-    The vocabulary is counted here, because the trainer of the `tokenizers` library breaks ties by
-    the order of a hash table: another vocabulary, and so another model, at every run.
+    The vocabulary is counted here because the trainer of the `tokenizers` library breaks ties by
+    the order of a hash table, so that each run would get another vocabulary and another model.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, pre_tokenizers

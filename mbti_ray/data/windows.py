@@ -1,10 +1,10 @@
-"""Windows: token-bounded chunks of a row's posts, the examples that the encoder reads.
+"""Windows: chunks of a row's posts of at most `model.max_tokens` tokens, the encoder's inputs.
 
-One function packs posts into windows; training, evaluation and serving all call it. A `Windows`
-holds the windows of one split as Arrow tables, so that Ray's object store hands them to every
-worker without a copy. Knows nothing of files, splits or tokenizers.
+Owns how posts are divided into windows, and `Windows`: the windows of one split as Arrow tables,
+which Ray's object store shares with every worker without a copy. Must not know of files, splits
+or tokenizers.
 
-Shapes: N windows, R rows (a row is a user or a post, as `data.unit` says).
+Shapes: N windows, R rows (a row is a user or a post, depending on `data.unit`).
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ TokenIds = list[int]
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """The windows of one row, and whether something of it did not fit."""
+    """The token ids of one row's windows, and whether some of its text was dropped."""
 
     windows: list[TokenIds]
     truncated: bool
@@ -31,22 +31,22 @@ class EncodedRow:
 def split_into_windows(
     posts: Sequence[TokenIds], *, cls_id: int, sep_id: int, max_tokens: int, max_windows: int
 ) -> EncodedRow:
-    """Pack posts in order into windows `[CLS] post [SEP] post [SEP] ...` of at most `max_tokens`.
+    """Fill windows `[CLS] post [SEP] post [SEP] ...` of at most `max_tokens` with posts in order.
 
-    A post goes whole into the window at hand where it fits; one that is longer than a window is
-    cut. What is left after `max_windows` windows is dropped, and said in `truncated`. A row always
-    has at least one window.
+    A post that fits into the current window is not split; one that is longer than a window is.
+    What is left after `max_windows` windows is dropped, and `truncated` is true. A row always has
+    at least one window.
     """
-    room = max_tokens - 1
+    capacity = max_tokens - 1
     windows: list[TokenIds] = []
     current: TokenIds = []
     for post in posts:
         rest = post
         while rest:
-            if current and len(current) + len(rest) + 1 > room:
+            if current and len(current) + len(rest) + 1 > capacity:
                 windows.append([cls_id, *current])
                 current = []
-            piece, rest = rest[: room - 1], rest[room - 1 :]
+            piece, rest = rest[: capacity - 1], rest[capacity - 1 :]
             current += [*piece, sep_id]
     if current or not windows:
         windows.append([cls_id, *(current or [sep_id])])
@@ -58,11 +58,11 @@ class Windows:
 
     Attributes:
         table: Arrow table of N windows: `input_ids` list<int32>, `row` int32 (ascending).
-        rows: Arrow table of R rows: `e`, `n`, `t`, `j` uint8 labels, `number` int64 (the place in
-            the file), `post` int32 (the place among the posts of that line, -1 for whole users),
-            `person` int32 (rows of one person have one number, in all splits), `mentioned` int8
-            (the type that the row mentions most, before masking, as its place in `TYPES`, or -1),
-            `text` (what the model reads, a line for each post).
+        rows: Arrow table of R rows: `e`, `n`, `t`, `j` uint8 labels, `number` int64 (`Row.number`),
+            `post` int32 (index among the posts of that row, -1 for whole users), `person` int32
+            (one number for each person, across splits), `mentioned` int8 (index in `TYPES` of the
+            type that the row mentions most often before masking, or -1), `text` (what the model
+            reads, one line for each post).
     """
 
     def __init__(self, table: pa.Table, rows: pa.Table) -> None:
@@ -77,7 +77,7 @@ class Windows:
         return int(self.rows.num_rows)
 
     def __reduce__(self) -> tuple[type["Windows"], tuple[pa.Table, pa.Table]]:
-        # The cached numpy views would travel as copies.
+        # The cached numpy views would be pickled as copies.
         return Windows, (self.table, self.rows)
 
     @cached_property
@@ -103,8 +103,8 @@ class Windows:
 
     @cached_property
     def row_index(self) -> NDArray[np.int32]:
-        """The row that each window belongs to: [N]."""
-        # A copy: torch takes no read-only array, and Arrow memory is.
+        """Index in `rows` of the row that each window belongs to: [N]."""
+        # A copy, because Arrow memory is read-only and torch does not accept read-only arrays.
         column: NDArray[np.int32] = self.table.column("row").to_numpy()
         return column.copy()
 
@@ -116,13 +116,13 @@ class Windows:
 
     @cached_property
     def mentioned(self) -> NDArray[np.int8]:
-        """The type that each row mentions most before masking, as its place in `TYPES`: [R]."""
+        """Index in `TYPES` of the type that each row mentions most before masking, or -1: [R]."""
         array: NDArray[np.int8] = self.rows.column("mentioned").to_numpy()
         return array
 
     @property
     def texts(self) -> list[str]:
-        """What the model reads of each row, a line for each post: R strings."""
+        """What the model reads of each row, one line for each post: R strings."""
         texts: list[str] = self.rows.column("text").to_pylist()
         return texts
 
@@ -136,20 +136,15 @@ class Windows:
         return self.table.column(name).chunk(0)
 
 
-def build_windows(packed: Sequence[EncodedRow], rows: pa.Table | None = None) -> Windows:
-    """`Windows` of R rows from the packed posts of each.
-
-    Args:
-        rows: What else is known of the rows, as `Windows.rows`; None for texts to predict, whose
-            labels are zeros.
-    """
-    flat = [window for row in packed for window in row.windows]
-    lengths = np.fromiter((len(w) for w in flat), np.int64, len(flat))
+def build_windows(encoded: Sequence[EncodedRow], rows: pa.Table) -> Windows:
+    """`Windows` from the encoded rows and the table of what else is known of them (R rows each)."""
+    windows = [window for row in encoded for window in row.windows]
+    lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    values = np.fromiter((i for w in flat for i in w), np.int32, int(offsets[-1]))
+    values = np.fromiter((i for w in windows for i in w), np.int32, int(offsets[-1]))
     row = np.repeat(
-        np.arange(len(packed), dtype=np.int32),
-        np.fromiter((len(p.windows) for p in packed), np.int64, len(packed)),
+        np.arange(len(encoded), dtype=np.int32),
+        np.fromiter((len(e.windows) for e in encoded), np.int64, len(encoded)),
     )
     table = pa.table(
         {
@@ -157,7 +152,4 @@ def build_windows(packed: Sequence[EncodedRow], rows: pa.Table | None = None) ->
             "row": row,
         }
     )
-    if rows is None:
-        none = np.zeros(len(packed), np.uint8)
-        rows = pa.table({d.positive.lower(): none for d in DIMENSIONS})
     return Windows(table, rows)

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from mbti_ray import __version__
 from mbti_ray.config.schema import ModelConfig, RunConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.dataset import DatasetInfo
+from mbti_ray.data.dataset_info import DatasetInfo
 from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
 from mbti_ray.errors import BundleError, one_line
 from mbti_ray.model.classifier import MBTIModel

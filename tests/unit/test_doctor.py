@@ -310,7 +310,7 @@ def test_a_folder_with_weights_and_tokenizer_can_be_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ((), "holds no config.json"),
+        ((), "has no config.json"),
         (("config.json", "tokenizer.json"), "holds no weights"),
         (("config.json", "model.safetensors"), "holds no tokenizer"),
     ],

@@ -194,8 +194,8 @@ def test_json_lines_that_cannot_be_used_are_reported_with_their_line(write):
     assert reasons[1:] == [
         "JSON list where an object should be",
         "type is 3; allowed: four letters, such as INTJ",
-        "posts are int; allowed: a text or a list of texts",
-        "a post is NoneType; allowed: text",
+        "posts are int; allowed: a string or a list of strings",
+        "a post is NoneType; allowed: a string",
         "no posts",
     ]
 

@@ -1,0 +1,37 @@
+"""What is known of a prepared dataset besides its tokens; kept in the cache and in every bundle.
+
+A plain record, so that bundles can be read and written without the code that prepares data.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mbti_ray.data.rows import BadRow
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Where a dataset comes from, how it was split and masked, and what was left out.
+
+    Attributes:
+        rows: Rows by split.
+        person: What counts as one person: author or user.
+        mask_version: 0 where nothing was masked.
+        bad: Rows that were left out.
+        repaired: Rows whose text encoding was repaired.
+        truncated: Rows with more text than the model reads.
+    """
+
+    source: str
+    fingerprint: str
+    split_by: str
+    person: str
+    rows: dict[str, int]
+    mask_version: int
+    mask_also: list[str]
+    bad: list[BadRow]
+    repaired: int
+    truncated: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
