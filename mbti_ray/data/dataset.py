@@ -1,12 +1,10 @@
-"""From a source to tokenised splits, once for each fingerprint; later runs read the result.
+"""From a source to tokenized splits: done once for each fingerprint, then read from the cache.
 
-Owns the cache folder: `<storage>/cache/<key>/` with Arrow files and the tokenizer. Knows the
-config, but nothing of models, ranks or Ray.
+Owns the cache folder `<storage>/cache/<key>/` with Arrow files and the tokenizer. Must not know of
+models, ranks or Ray.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +18,10 @@ from mbti_ray.data.dataset_info import DatasetInfo
 from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
     Example,
-    _digest,
     build_examples,
+    hash_parts,
+    number_persons,
     person_kind,
-    person_numbers,
     resolve_split_by,
     split_examples,
 )
@@ -39,21 +37,23 @@ from mbti_ray.data.tokenizer import (
     tokenize_on_all_cores,
 )
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
+from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 
-# Raised when what a cache folder holds, or how it is made, changes.
-_FORMAT = 3
+# Raise it when the contents of a cache folder, or how they are made, change.
+_FORMAT = 4
 _ROWS_AT_ONCE = 1000
+_INFO = "info.json"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The tokenised splits of one source under one config.
+    """The tokenized splits of one source under one config.
 
     Attributes:
         splits: `Windows` by name: train, val, test.
-        tokenizer: What made the ids.
-        key: Names everything that the tokens depend on.
+        tokenizer: What produced the token ids.
+        key: Hash of everything that the contents depend on; name of the cache folder.
     """
 
     splits: dict[str, Windows]
@@ -65,10 +65,10 @@ class Dataset:
 def prepare_dataset(
     config: RunConfig, cache: Path, *, advance: ProgressCallback = no_progress
 ) -> Dataset:
-    """Read, clean, split and tokenise `data.source`, or take it from the cache.
+    """Read, preprocess, split and tokenize `data.source`, or load it from the cache.
 
     Args:
-        advance: Told the number of rows tokenised since the last time, and the split.
+        advance: Called with the number of rows tokenized since the last call, and the split.
 
     Raises:
         DataError: The source cannot be read or split.
@@ -79,20 +79,22 @@ def prepare_dataset(
     pretrained = None if config.model.encoder == TINY else build_tokenizer(config.model.encoder, ())
     key = _key(config, source, split_by, pretrained)
     folder = cache / key
-    if not (folder / "facts.json").is_file():
+    if not (folder / _INFO).is_file():
         _build(config, source, split_by, pretrained, folder, advance)
     return read_dataset(folder)
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """A dataset from its cache folder; the Arrow files are mapped, not read."""
-    facts = json.loads((folder / "facts.json").read_text("utf-8"))
-    facts["bad"] = [BadRow(**bad) for bad in facts["bad"]]
+    """A dataset from its cache folder; the Arrow files are memory-mapped."""
+    info = json.loads((folder / _INFO).read_text("utf-8"))
+    info["bad"] = [BadRow(**bad) for bad in info["bad"]]
     splits = {
-        name: Windows(_map(folder / f"{name}.arrow"), _map(folder / f"{name}.rows.arrow"))
+        name: Windows(
+            _read_arrow(folder / f"{name}.arrow"), _read_arrow(folder / f"{name}.rows.arrow")
+        )
         for name in SPLITS
     }
-    return Dataset(splits, load_tokenizer(folder / "tokenizer"), DatasetInfo(**facts), folder.name)
+    return Dataset(splits, load_tokenizer(folder / "tokenizer"), DatasetInfo(**info), folder.name)
 
 
 def _build(
@@ -104,15 +106,15 @@ def _build(
     advance: ProgressCallback,
 ) -> None:
     examples = build_examples(config, source.rows, split_by)
-    persons = person_numbers(examples)
+    persons = number_persons(examples)
     members = split_examples(config, examples)
     training_texts = (text for e in members["train"] for text in e.texts)
     tokenizer = pretrained or build_tokenizer(config.model.encoder, training_texts)
     with tokenize_on_all_cores():
-        packed = {
-            name: _packed(config, tokenizer, name, part, advance) for name, part in members.items()
+        encoded = {
+            name: _encode(config, tokenizer, name, part, advance) for name, part in members.items()
         }
-    facts = DatasetInfo(
+    info = DatasetInfo(
         source=source.name,
         fingerprint=source.fingerprint,
         split_by=split_by,
@@ -122,24 +124,20 @@ def _build(
         mask_also=list(config.data.mask_also),
         bad=source.bad,
         repaired=source.repaired,
-        truncated=sum(p.truncated for part in packed.values() for p in part),
+        truncated=sum(row.truncated for part in encoded.values() for row in part),
     )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Built aside and moved whole, so that a run that is killed here leaves no half cache.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as aside:
+    # A folder that appears meanwhile was made by another process from the same data. One that was
+    # there before, but has no info, is damaged.
+    with atomic_folder(folder, keep_existing=not folder.exists()) as temporary:
         for name, part in members.items():
-            windows = build_windows(packed[name], _rows_table(part, persons))
-            _write(windows.table, Path(aside) / f"{name}.arrow")
-            _write(windows.rows, Path(aside) / f"{name}.rows.arrow")
-        tokenizer.save_pretrained(Path(aside) / "tokenizer")
-        (Path(aside) / "facts.json").write_text(json.dumps(facts.as_dict()), "utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        shutil.copytree(aside, folder.with_suffix(".new"), dirs_exist_ok=True)
-        folder.with_suffix(".new").rename(folder)
+            windows = build_windows(encoded[name], _build_rows_table(part, persons))
+            _write(windows.table, temporary / f"{name}.arrow")
+            _write(windows.rows, temporary / f"{name}.rows.arrow")
+        tokenizer.save_pretrained(temporary / "tokenizer")
+        (temporary / _INFO).write_text(json.dumps(info.as_dict()), "utf-8")
 
 
-def _packed(
+def _encode(
     config: RunConfig,
     tokenizer: Tokenizer,
     name: str,
@@ -147,30 +145,30 @@ def _packed(
     advance: ProgressCallback,
 ) -> list[EncodedRow]:
     """The windows of each example of a split."""
-    packed: list[EncodedRow] = []
+    encoded: list[EncodedRow] = []
     for start in range(0, len(part), _ROWS_AT_ONCE):
         rows = [e.texts for e in part[start : start + _ROWS_AT_ONCE]]
-        packed += encode_rows(
+        encoded += encode_rows(
             tokenizer,
             rows,
             max_tokens=config.model.max_tokens,
             max_windows=config.data.max_windows if config.data.unit == "user" else 1,
         )
         advance(len(rows), name)
-    return packed
+    return encoded
 
 
-def _rows_table(part: Sequence[Example], persons: Mapping[str, int]) -> pa.Table:
-    """`Windows.rows` of the examples."""
+def _build_rows_table(part: Sequence[Example], persons: Mapping[str, int]) -> pa.Table:
+    """The table `Windows.rows` for the examples of a split."""
     labels = np.array([labels_of(e.mbti_type) for e in part], np.uint8).reshape(-1, len(DIMENSIONS))
-    place_of = {mbti_type: place for place, mbti_type in enumerate(TYPES)}
+    index_of = {mbti_type: index for index, mbti_type in enumerate(TYPES)}
     return pa.table(
         {
             **{d.positive.lower(): labels[:, k] for k, d in enumerate(DIMENSIONS)},
             "number": np.array([e.number for e in part], np.int64),
             "post": np.array([e.post for e in part], np.int32),
             "person": np.array([persons[e.person] for e in part], np.int32),
-            "mentioned": np.array([place_of.get(e.mentioned or "", -1) for e in part], np.int8),
+            "mentioned": np.array([index_of.get(e.mentioned or "", -1) for e in part], np.int8),
             "text": pa.array(["\n".join(e.texts) for e in part], pa.large_string()),
         }
     )
@@ -185,10 +183,10 @@ def _key(config: RunConfig, source: Source, split_by: str, tokenizer: Tokenizer 
         "seed": config.seed,
         "max_tokens": config.model.max_tokens,
         "mask_version": MASK_VERSION,
-        # Its contents, not its name: a folder of the same name may hold another one tomorrow.
+        # Its contents, not its name: a folder may contain another tokenizer tomorrow.
         "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer else TINY,
     }
-    return _digest(json.dumps(parts, sort_keys=True))
+    return hash_parts(json.dumps(parts, sort_keys=True))
 
 
 def _write(table: pa.Table, path: Path) -> None:
@@ -196,5 +194,5 @@ def _write(table: pa.Table, path: Path) -> None:
         writer.write_table(table)
 
 
-def _map(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+def _read_arrow(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_read_arrow(str(path))).read_all()

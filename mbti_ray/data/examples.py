@@ -1,4 +1,8 @@
-"""From the rows of a source to examples: cleaned, masked, grouped by person, and split."""
+"""From the rows of a source to examples: preprocessed texts with labels, groups and a split.
+
+Owns what an example is (a user or a post) and which examples must stay in one split. Must not know
+of file formats, tokens or tensors.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,12 +17,15 @@ from mbti_ray.data.text import preprocess_text
 
 @dataclass(frozen=True)
 class Example:
-    """One row of the model's data: a user or a post, with its texts cleaned and masked.
+    """One training example: a user or a post, as `data.unit` says.
 
     Attributes:
-        group: Rows of one group never stand on both sides of the split.
-        person: Who wrote it: the author where the source names one, else the user.
-        mentioned: The type that the texts mention most often before masking.
+        texts: What the model reads: one text for each post, cleaned and masked.
+        group: Examples of one group are always in the same split.
+        person: Who wrote it: the author if the source names one, else the user.
+        mentioned: The type that the texts mention most often before masking, if any.
+        number: `Row.number`.
+        post: Index among the posts of its row; -1 for a whole user.
     """
 
     texts: tuple[str, ...]
@@ -31,18 +38,18 @@ class Example:
 
 
 def resolve_split_by(config: RunConfig, source: Source) -> str:
-    """What `data.split_by=auto` means for this source: author, else the unit's own grouping."""
+    """`data.split_by`; for auto, author if the source names any, else user."""
     if config.data.split_by != "auto":
         return config.data.split_by
     return person_kind(source.rows)
 
 
 def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> list[Example]:
-    """The rows of the model's data, in the order of the file."""
+    """The examples in the rows, in the order of the source."""
     examples = []
     for row in rows:
         mbti_type = row.mbti_type or ""
-        user = _digest("user", mbti_type, *row.posts)
+        user = hash_parts("user", mbti_type, *row.posts)
         person = f"author:{row.author}" if row.author else user
         group = person if split_by == "author" else user
         for posts, place in _units(row.posts, config.data.unit):
@@ -50,33 +57,33 @@ def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> lis
                 preprocess_text(post, mask=config.data.mask, also=config.data.mask_also)
                 for post in posts
             )
-            # The same post twice must not stand on both sides of the split.
-            own = _digest("post", texts[0]) if split_by == "post" else group
+            # Equal posts have to be in the same split.
+            own = hash_parts("post", texts[0]) if split_by == "post" else group
             mentioned = most_mentioned(mentions_in(posts))
             examples.append(Example(texts, mbti_type, own, person, mentioned, row.number, place))
     return examples
 
 
 def _units(posts: tuple[str, ...], unit: str) -> list[tuple[tuple[str, ...], int]]:
-    """The posts of each row that a user makes, and its place among the user's posts (-1: all)."""
+    """The posts of each example in a row, and their index in the row (-1: all of them)."""
     if unit == "user":
         return [(posts, -1)]
     return [((post,), place) for place, post in enumerate(posts)]
 
 
 def person_kind(rows: Sequence[Row]) -> str:
-    """What a person of these rows is: author where any is named, else user."""
+    """What counts as one person: author if any row names one, else user."""
     return "author" if any(row.author for row in rows) else "user"
 
 
-def person_numbers(examples: Sequence[Example]) -> dict[str, int]:
-    """A number for each person, in the order of their first row."""
+def number_persons(examples: Sequence[Example]) -> dict[str, int]:
+    """A number for each person, in the order of first occurrence."""
     persons = dict.fromkeys(example.person for example in examples)
     return {person: number for number, person in enumerate(persons)}
 
 
 def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """The examples by split (train, val, test), each in the order of the file.
+    """The examples by split (train, val, test), each in the order of the source.
 
     Raises:
         DataError: There are too few groups to split.
@@ -94,5 +101,5 @@ def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, 
     }
 
 
-def _digest(*parts: str) -> str:
+def hash_parts(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

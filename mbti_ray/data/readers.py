@@ -1,8 +1,8 @@
-"""From a file, a saved dataset or the hub to records: the cells of a row by lower-case column name.
+"""Readers of files, saved datasets and hub datasets: each yields records, one after the other.
 
-Owns which kinds of source there are and how each is read: one record after the other, so that a
-file larger than memory can be. What the cells mean is in `rows`; `sources` decides what becomes of
-a record. Must not know of masking, splits or tokens.
+A record is the cells of a row by lower-case column name. Owns which formats there are and how each
+is read, without having a whole file in memory. `rows` parses the cells; `sources` collects rows and
+reports bad ones. Must not know of masking, splits or tokens.
 """
 
 import csv
@@ -18,19 +18,19 @@ from mbti_ray.data.text import repair_encoding
 from mbti_ray.errors import DataError, nearest, one_line
 
 BUILTIN = "builtin"
-# A row number with its cells by lower-case column name, or with what is wrong with it.
+# A row number with the cells by lower-case column name, or with the reason why there are none.
 Record = tuple[int, dict[str, Any] | str]
-# What of a Parquet file or a dataset is in memory at once.
+# Rows of a Parquet file or a dataset that are in memory at once.
 _ROWS_AT_ONCE = 1024
-# Without an owner, `csv` or `text` would be a loader that reads whatever lies in the folder.
+# With an owner: `csv` or `text` alone would be a loader that reads whatever is in the folder.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def read_records(source: str) -> Iterator[Record]:
-    """The records of a file, a folder of `save_to_disk` or a hub dataset, one after the other.
+    """The records of a file, of a folder that `save_to_disk` wrote, or of a hub dataset.
 
     Raises:
-        DataError: In one line: it is not there, cannot be read, or has no column of posts.
+        DataError: The source does not exist, cannot be read, or has no column of texts.
     """
     path = Path(source).expanduser()
     reader = _READERS.get(path.suffix.lower())
@@ -47,16 +47,16 @@ def read_records(source: str) -> Iterator[Record]:
         yield from _hub_dataset(source, path)
     else:
         raise DataError(
-            f"{source}: no such file; allowed: {BUILTIN}, a {_SUFFIXES} file, a folder of "
+            f"{source}: no such file; allowed: {BUILTIN}, a {_SUFFIXES} file, a folder from "
             f"datasets' save_to_disk, a hub dataset as owner/name{_nearest_source(source, path)}"
         )
 
 
 def _read_csv(source: str, path: Path) -> Iterator[Record]:
-    csv.field_size_limit(2**31 - 1)  # posts of one user can pass the default of 131,072
+    csv.field_size_limit(2**31 - 1)  # one user's posts can exceed the default of 131,072
     with path.open("rb") as file:
         is_utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-    # surrogateescape keeps bytes that are not UTF-8, so that only their row has to be repaired.
+    # surrogateescape keeps bytes that are not UTF-8; the row that has them is repaired later.
     encoding, errors = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
     with path.open(encoding=encoding, errors=errors, newline="") as lines:
         reader = csv.reader(lines, strict=True)
@@ -100,7 +100,7 @@ def _read_json_lines(source: str, path: Path) -> Iterator[Record]:
 def _read_parquet(source: str, path: Path) -> Iterator[Record]:
     import pyarrow.parquet
 
-    with _parquet_damage(source), pyarrow.parquet.ParquetFile(path) as file:
+    with _refuse_damaged_parquet(source), pyarrow.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         check_columns(source, names, labelled=False)
         wanted = [name for name in names if name.strip().lower() in COLUMNS]
@@ -108,15 +108,15 @@ def _read_parquet(source: str, path: Path) -> Iterator[Record]:
 
 
 def parquet_rows(source: str, path: Path) -> int:
-    """How many rows a Parquet file says that it has."""
+    """Number of rows in the metadata of a Parquet file."""
     import pyarrow.parquet
 
-    with _parquet_damage(source):
+    with _refuse_damaged_parquet(source):
         return int(pyarrow.parquet.read_metadata(path).num_rows)
 
 
 @contextmanager
-def _parquet_damage(source: str) -> Iterator[None]:
+def _refuse_damaged_parquet(source: str) -> Iterator[None]:
     import pyarrow
 
     try:
@@ -150,7 +150,7 @@ def _saved_dataset(source: str, path: Path) -> Iterator[Record]:
         files = sorted(p.name for p in path.iterdir() if p.suffix.lower() in _READERS)
         has = f"; name one of its files: {', '.join(files[:3])}" if files else ""
         raise DataError(
-            f"{source}: a folder that datasets' save_to_disk did not write{has}"
+            f"{source}: a folder that was not written by datasets' save_to_disk{has}"
         ) from error
     return _dataset_records(source, dataset)
 
@@ -160,9 +160,9 @@ def _hub_dataset(source: str, path: Path) -> Iterator[Record]:
 
     try:
         dataset = datasets.load_dataset(source)
-    except Exception as error:  # offline, unknown, gated, a broken script: many kinds, one line
+    except Exception as error:  # offline, unknown, gated, a broken script: many classes
         raise DataError(
-            f"{source}: no such file, and no such dataset can be had from the Hugging Face hub "
+            f"{source}: no such file, and no such dataset can be loaded from the Hugging Face hub "
             f"({repaired_line(error)}){_nearest_source(source, path)}"
         ) from error
     return _dataset_records(source, dataset)
@@ -172,11 +172,11 @@ def _dataset_records(source: str, dataset: Any) -> Iterator[Record]:
     """Records of a `datasets` dataset, or of the train split where it has several."""
     if isinstance(dataset, dict):
         if "train" not in dataset:
-            raise DataError(f'{source}: has no split "train"; there are: {_quoted(dataset)}')
+            raise DataError(f'{source}: has no split "train"; found: {_quoted(dataset)}')
         dataset = dataset["train"]
     check_columns(source, dataset.column_names, labelled=False)
     wanted = [name for name in dataset.column_names if name.strip().lower() in COLUMNS]
-    # A class label is stored as a number that only the dataset can name.
+    # A class label is stored as a number; only the dataset knows its name.
     classes = {
         name.strip().lower(): dataset.features[name].int2str
         for name in wanted
@@ -192,7 +192,7 @@ def _dataset_records(source: str, dataset: Any) -> Iterator[Record]:
 
 
 def check_columns(source: str, columns: Sequence[str], *, labelled: bool) -> None:
-    """Raise DataError unless there is a column of posts, and one of types if ``labelled``."""
+    """Raise DataError unless there is a column of texts, and one of types if ``labelled``."""
     there = [name.strip().lower() for name in columns]
     if labelled and "type" not in there:
         _refuse_columns(source, "type", columns)
@@ -203,13 +203,13 @@ def check_columns(source: str, columns: Sequence[str], *, labelled: bool) -> Non
 def _refuse_columns(source: str, missing: str, columns: Sequence[str]) -> NoReturn:
     raise DataError(
         f'{source}: no column "{missing}"; needed: type, and posts or text; '
-        f"there are: {_quoted(columns)}{nearest(missing, columns)}"
+        f"found: {_quoted(columns)}{nearest(missing, columns)}"
     )
 
 
 def _nearest_source(source: str, path: Path) -> str:
     folder = path.parent
-    # Names only: a long common folder would make every file in it look near.
+    # Names only: with a long common path every file in the folder would look similar.
     there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return nearest(path.name, [*there, BUILTIN])
 
@@ -219,5 +219,5 @@ def _quoted(names: Any) -> str:
 
 
 def repaired_line(message: object, *, limit: int = 200) -> str:
-    """A message that quotes data, in one line and without broken characters."""
+    """A message that quotes data: one line, with the encoding repaired."""
     return one_line(repair_encoding(str(message)), limit=limit)

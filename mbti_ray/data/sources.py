@@ -1,8 +1,8 @@
-"""Reading rows: all of a source at once, or one after the other; what is said of bad ones.
+"""Loading the rows of a source, all at once or as a stream, with the bad rows reported.
 
-Owns how a bad row is reported: with its number and reason, never dropped in silence. Where records
-come from is in `records`, what the cells of one mean in `rows`. Must not know of masking, splits or
-tokens.
+Owns what happens to a row that cannot be used: it is reported with its number and reason, never
+dropped silently. `readers` yields the records, `rows` parses their cells. Must not know of masking,
+splits or tokens.
 """
 
 import hashlib
@@ -21,21 +21,21 @@ from mbti_ray.errors import DataError
 
 __all__ = ["BUILTIN", "BadRow", "Row", "Source", "read_source", "stream_rows"]
 
-# The rows that tell whether a source can be read.
+# The first rows, by which a source is checked before work starts.
 _HEAD_ROWS = 1024
-# Larger files are not read a first time only to be counted.
-_MOST_BYTES_COUNTED = 2**28
+# Larger files are not read an additional time to count their rows.
+_MAX_BYTES_COUNTED = 2**28
 
 
 @dataclass(frozen=True)
 class Source:
-    """All rows of one source, in its order.
+    """All rows of a source, in its order.
 
     Attributes:
-        name: As it was asked for.
+        name: As the user gave it.
         rows: The rows that can be used.
         bad: The rows that cannot, at most ``max_bad_share`` of all.
-        repaired: How many of ``rows`` had an encoding that needed repair.
+        repaired: Number of ``rows`` whose encoding was repaired.
     """
 
     name: str
@@ -59,16 +59,15 @@ def read_source(
     labelled: bool = True,
     first: int | None = None,
 ) -> Source:
-    """All rows of ``builtin``, a file, a folder of `save_to_disk`, or a hub dataset.
-
-    With ``labelled=False`` the type may be missing or unknown; it is then None.
+    """All rows of ``builtin``, a file, a saved dataset folder, or a hub dataset.
 
     Args:
-        first: Read only so many rows, good and bad ones together.
+        labelled: Whether each row needs a type; otherwise a missing or unknown one is None.
+        first: Read only this many rows, good and bad ones together.
 
     Raises:
-        DataError: In one line: it is not there, cannot be read, has no rows, lacks a column, or
-            has a larger share of bad rows than ``max_bad_share``.
+        DataError: The source does not exist, cannot be read, has no rows, lacks a column, or has
+            a larger share of bad rows than ``max_bad_share``.
     """
     if source == BUILTIN:
         return Source(source, builtin_rows()[:first], [], 0)
@@ -79,7 +78,7 @@ def read_source(
     for number, cells in islice(read_records(source), first):
         if isinstance(cells, dict):
             columns |= cells.keys()
-        row, was_repaired = _checked(number, cells, labelled=labelled)
+        row, was_repaired = _parse_record(number, cells, labelled=labelled)
         if isinstance(row, BadRow):
             bad.append(row)
         else:
@@ -94,28 +93,28 @@ def read_source(
 
 
 def stream_rows(
-    source: str, *, labelled: bool = True, wanted: Callable[[int], bool] = lambda place: True
+    source: str, *, labelled: bool = True, wanted: Callable[[int], bool] = lambda index: True
 ) -> Iterator[tuple[int, Row | BadRow]]:
-    """The rows of a source one after the other, each with its place from 0; never all in memory.
+    """The rows of a source as a stream of (index from 0, row), without having all in memory.
 
-    The same rows as `read_source` gives, the bad ones where they stand and however many.
+    Yields the same rows as `read_source`, and the bad ones in their places, however many.
 
     Args:
-        wanted: Told a row's place; where it says no, the row is passed over unchecked.
+        wanted: Called with a row's index; where it returns False, the row is skipped unchecked.
 
     Raises:
-        DataError: As `read_source`, but only when the row is reached.
+        DataError: As `read_source`, but when the stream reaches the place.
     """
     if source == BUILTIN:
-        yield from ((place, row) for place, row in enumerate(builtin_rows()) if wanted(place))
+        yield from ((index, row) for index, row in enumerate(builtin_rows()) if wanted(index))
         return
-    for place, (number, cells) in enumerate(read_records(source)):
-        if wanted(place):
-            yield place, _checked(number, cells, labelled=labelled)[0]
+    for index, (number, cells) in enumerate(read_records(source)):
+        if wanted(index):
+            yield index, _parse_record(number, cells, labelled=labelled)[0]
 
 
 def check_readable(source: str) -> None:
-    """Raise DataError unless some of a source's first rows can be read without their labels."""
+    """Raise DataError if none of a source's first rows can be used, with or without labels."""
     head = read_source(source, max_bad_share=1, labelled=False, first=_HEAD_ROWS)
     if not head.rows:
         raise DataError(
@@ -125,28 +124,30 @@ def check_readable(source: str) -> None:
 
 
 def count_rows(source: str) -> int | None:
-    """How many rows a source has, bad ones included; None where counting would take long."""
+    """Number of rows of a source, bad ones included; None if counting would take long."""
     if source == BUILTIN:
         return len(builtin_rows())
     path = Path(source).expanduser()
     if path.suffix.lower() == ".parquet" and path.is_file():
         return parquet_rows(source, path)
-    if path.is_file() and path.stat().st_size <= _MOST_BYTES_COUNTED:
+    if path.is_file() and path.stat().st_size <= _MAX_BYTES_COUNTED:
         return sum(1 for _ in read_records(source))
     return None
 
 
 def fingerprint_of(source: str) -> dict[str, Any]:
-    """Bytes and SHA-256 of a source: of the file, or of all files of a saved dataset.
+    """Size in bytes and SHA-256 of a file, or of all files of a saved dataset.
 
     Raises:
-        DataError: It is a hub dataset, which may change unseen, or cannot be read.
+        DataError: It is a hub dataset, whose contents may change, or cannot be read.
     """
     path = Path(source).expanduser()
     if source == BUILTIN:
         return {"bytes": 0, "sha256": read_source(source).fingerprint}
     if not path.exists():
-        raise DataError(f"{source}: may change unseen; allowed here: a file, a saved dataset")
+        raise DataError(
+            f"{source}: may change between runs; allowed here: a file, a saved dataset folder"
+        )
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     try:
@@ -159,10 +160,10 @@ def fingerprint_of(source: str) -> dict[str, Any]:
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-def _checked(
+def _parse_record(
     number: int, cells: dict[str, Any] | str, *, labelled: bool
 ) -> tuple[Row | BadRow, bool]:
-    """The row of a record, and whether a text was repaired; or what is wrong with it."""
+    """The row of a record, or what is wrong with it; and whether its encoding was repaired."""
     if isinstance(cells, str):
         return BadRow(number, repaired_line(cells)), False
     try:

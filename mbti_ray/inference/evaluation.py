@@ -17,8 +17,8 @@ from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
 from mbti_ray.data.examples import (
     Example,
     build_examples,
+    number_persons,
     person_kind,
-    person_numbers,
     resolve_split_by,
     split_examples,
 )
@@ -229,7 +229,7 @@ def _scorecard(
         is_masked=is_masked,
         training=_tfidf_training(data, is_served=is_served),
     )
-    numbers = person_numbers(examples)
+    numbers = number_persons(examples)
     scored = Scored(
         torch.sigmoid(logits.double()).numpy(),
         data.labels,

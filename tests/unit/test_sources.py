@@ -1,4 +1,4 @@
-"""Reading every kind of source, and what is said of one that cannot be read."""
+"""Reading every format, and the messages about sources that cannot be read."""
 
 import json
 import os
@@ -223,7 +223,7 @@ def test_a_saved_dataset_is_read_from_its_train_split_with_class_labels(tmp_path
         Row(2, "INTJ", ("c",)),
     ]
     assert posts_of(str(tmp_path / "single")) == [("c",)]
-    assert refusal(str(tmp_path / "neither")) == ': has no split "train"; there are: "one", "two"'
+    assert refusal(str(tmp_path / "neither")) == ': has no split "train"; found: "one", "two"'
 
 
 def test_a_missing_column_is_named_with_what_is_there_and_what_is_nearest(write):
@@ -232,7 +232,7 @@ def test_a_missing_column_is_named_with_what_is_there_and_what_is_nearest(write)
         ("a.jsonl", '{"typ": "INTJ", "posts": "a"}'),
     ):
         assert refusal(write(name, content)) == (
-            ': no column "type"; needed: type, and posts or text; there are: "posts", "typ"; '
+            ': no column "type"; needed: type, and posts or text; found: "posts", "typ"; '
             'did you mean "typ"?'
         )
     assert ': no column "posts"' in refusal(write("b.csv", "type,post\nINTJ,a\n"))
@@ -266,17 +266,17 @@ def test_a_file_of_another_kind_is_refused_with_the_kinds_there_are(write):
 def test_a_folder_that_is_no_dataset_is_refused_with_the_files_in_it(tmp_path, write):
     write("a.csv", "type,posts\nINTJ,a\n")
     assert refusal(str(tmp_path)) == (
-        ": a folder that datasets' save_to_disk did not write; name one of its files: a.csv"
+        ": a folder that was not written by datasets' save_to_disk; name one of its files: a.csv"
     )
 
 
-def test_a_hub_dataset_that_cannot_be_had_is_refused_in_one_line(monkeypatch):
+def test_a_hub_dataset_that_cannot_be_loaded_is_refused_in_one_line(monkeypatch):
     from huggingface_hub import constants
 
     # Without this the hub client tries a machine without a network for 24 s.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = refusal("nobody-here/mbti")
-    assert message.startswith(": no such file, and no such dataset can be had from the Hugging")
+    assert message.startswith(": no such file, and no such dataset can be loaded from the")
 
 
 def test_a_stream_has_the_rows_of_the_whole_and_the_bad_ones_in_their_places(mixed):
@@ -348,7 +348,7 @@ def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path, mixed, write):
     assert fingerprint_of(first) == fingerprint_of(write("two.csv", "text\na\n")) == made
     assert fingerprint_of(write("one.csv", "text\nb\n")) != made
     assert len({fingerprint_of(path)["sha256"] for path in mixed}) == len(mixed)
-    with pytest.raises(DataError, match="allowed here: a file, a saved dataset"):
+    with pytest.raises(DataError, match="allowed here: a file, a saved dataset folder"):
         fingerprint_of("nobody-here/mbti")
 
 
