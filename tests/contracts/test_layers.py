@@ -53,7 +53,7 @@ WITHIN = {
         ("batch_sampler", "builtin_words", "encoder_files", "mask", "progress", "split", "windows"),
         ("collate", "text", "tokenizer"),
         ("rows",),
-        ("builtin_corpus", "readers"),
+        ("builtin_corpus", "dataset_info", "readers"),
         ("sources",),
         ("chunks", "examples"),
         ("audit", "dataset"),
