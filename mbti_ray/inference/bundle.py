@@ -16,7 +16,6 @@ not know run folders, Ray or HTTP.
 import hashlib
 import json
 import platform
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -37,6 +36,7 @@ from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
 from mbti_ray.errors import BundleError, one_line
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.encoder import build_encoder, read_encoder_config
+from mbti_ray.storage.atomic import atomic_folder, write_text
 from mbti_ray.typology import POSITIVE_POLES
 
 _FORMAT = 1
@@ -131,43 +131,41 @@ def write_bundle(
         decision_rule: None means a threshold of 0.5 and no calibration.
         model_card: Renders card.md from the manifest.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(folder.name + ".new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    save_file(state, aside / "model.safetensors")
-    model.encoder.config.save_pretrained(aside)  # type: ignore[union-attr, operator]
-    tokenizer.save_pretrained(aside)
-    files = {path.name: describe_file(path) for path in sorted(aside.iterdir())}
-    manifest = Manifest(
-        id=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        labels=list(POSITIVE_POLES),
-        unit=config.data.unit,
-        mask_version=facts.mask_version,
-        mask_also=facts.mask_also,
-        max_windows=config.data.max_windows,
-        model=config.model.model_dump(mode="json"),
-        data=facts.as_dict() | {"bad": len(facts.bad)},
-        scores=scores,
-        versions=_versions(),
-        files=files,
-        config=config.model_dump(mode="json", exclude={"study", "search"}),
-        **vars(decision_rule or DecisionRule()),
-    )
-    _write_manifest(aside, manifest)
-    texts = build_golden_texts()
-    logits = compute_golden_logits(load_bundle(aside), texts)
-    golden = [GoldenText(t, row) for t, row in zip(texts, logits, strict=True)]
-    manifest = replace(manifest, golden=golden)
-    _write_manifest(aside, manifest)
-    if model_card is not None:
-        (aside / "card.md").write_text(model_card(manifest), "utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
+    with atomic_folder(folder) as staging:
+        _save_weights(staging, model, tokenizer)
+        files = {path.name: describe_file(path) for path in sorted(staging.iterdir())}
+        manifest = Manifest(
+            id=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            labels=list(POSITIVE_POLES),
+            unit=config.data.unit,
+            mask_version=facts.mask_version,
+            mask_also=facts.mask_also,
+            max_windows=config.data.max_windows,
+            model=config.model.model_dump(mode="json"),
+            data=facts.as_dict() | {"bad": len(facts.bad)},
+            scores=scores,
+            versions=_versions(),
+            files=files,
+            config=config.model_dump(mode="json", exclude={"study", "search"}),
+            **vars(decision_rule or DecisionRule()),
+        )
+        _write_manifest(staging, manifest)
+        texts = build_golden_texts()
+        logits = compute_golden_logits(load_bundle(staging), texts)
+        golden = [GoldenText(t, row) for t, row in zip(texts, logits, strict=True)]
+        manifest = replace(manifest, golden=golden)
+        _write_manifest(staging, manifest)
+        if model_card is not None:
+            (staging / "card.md").write_text(model_card(manifest), "utf-8")
     return manifest
+
+
+def _save_weights(folder: Path, model: MBTIModel, tokenizer: Tokenizer) -> None:
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    model.encoder.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+    tokenizer.save_pretrained(folder)
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -219,9 +217,7 @@ def _reported_as_damage(folder: Path) -> Iterator[None]:
 def write_runtimes(folder: Path, runtimes: Mapping[Any, dict[str, Any]]) -> None:
     """Replace the `runtimes` entry of a bundle.json."""
     manifest = load_manifest(folder)
-    aside = folder / "bundle.json.new"
-    aside.write_text(_to_json(replace(manifest, runtimes=dict(runtimes))), "utf-8")
-    aside.replace(folder / "bundle.json")
+    _write_manifest(folder, replace(manifest, runtimes=dict(runtimes)))
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -258,11 +254,8 @@ def build_golden_texts() -> list[str]:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    (folder / "bundle.json").write_text(_to_json(manifest), "utf-8")
-
-
-def _to_json(manifest: Manifest) -> str:
-    return json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
+    write_text(folder / "bundle.json", text + "\n")
 
 
 def describe_file(path: Path) -> dict[str, Any]:

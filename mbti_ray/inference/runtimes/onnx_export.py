@@ -7,8 +7,6 @@ the accuracy of int8 is measured by `mbti_ray.inference.evaluation`.
 import contextlib
 import io
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.inference.bundle import Bundle, describe_file, load_bundle, load_model, write_runtimes
 from mbti_ray.inference.runtimes import RuntimeKind
+from mbti_ray.storage.atomic import atomic_folder
 
 _OPSET = 20
 # The tolerance with which a float32 runtime is loaded.
@@ -61,21 +60,23 @@ def export_onnx(folder: Path, compute_golden: ComputeGolden) -> Exports:
     """
     _check_installed()
     bundle = load_bundle(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as aside:
-        float32, int8 = (Path(aside) / name for name in _FILES.values())
+    with atomic_folder(folder / _FOLDER) as staging:
+        float32, int8 = (staging / name for name in _FILES.values())
         with _silenced():
             _write_graph(bundle, float32)
             _quantize(float32, int8)
-        place = folder / _FOLDER
-        place.mkdir(exist_ok=True)
-        for path in (float32, int8):
-            path.replace(place / path.name)
+        exports = _describe_exports(bundle, staging, compute_golden)
+    write_runtimes(folder, exports)
+    return exports
+
+
+def _describe_exports(bundle: Bundle, folder: Path, compute_golden: ComputeGolden) -> Exports:
+    """The bundle.json entries of the graphs in a folder, checked against the golden logits."""
     exports: Exports = {
-        kind: {"file": f"{_FOLDER}/{name}", **describe_file(place / name), "golden": []}
+        kind: {"file": f"{folder.name}/{name}", **describe_file(folder / name), "golden": []}
         for kind, name in _FILES.items()
     }
     golden = torch.tensor([g.logits for g in bundle.manifest.golden])
-    # bundle.json on disk does not list the exports until they have been checked.
     candidate = replace(
         bundle, manifest=replace(bundle.manifest, runtimes={str(k): v for k, v in exports.items()})
     )
@@ -86,19 +87,13 @@ def export_onnx(folder: Path, compute_golden: ComputeGolden) -> Exports:
     gap = exports["onnx"]["golden_gap"]
     exports["onnx"]["golden"] = golden.tolist()
     if not gap <= _ALLOWED_GAP:
-        _delete_exports(folder)
         raise BundleError(
-            f"{folder}: the exported graph differs by {gap:.2g} on the golden texts, allowed "
-            f"{_ALLOWED_GAP:g}; serve.runtime=torch still works"
+            f"{bundle.folder}: the exported graph differs by {gap:.2g} on the golden texts, "
+            f"allowed {_ALLOWED_GAP:g}; serve.runtime=torch still works"
         )
-    write_runtimes(folder, exports)
+    for kind, name in _FILES.items():
+        exports[kind]["file"] = f"{_FOLDER}/{name}"
     return exports
-
-
-def _delete_exports(folder: Path) -> None:
-    """Delete a bundle's exports, in bundle.json first."""
-    write_runtimes(folder, {})
-    shutil.rmtree(folder / _FOLDER, ignore_errors=True)
 
 
 def _check_installed() -> None:
