@@ -69,7 +69,7 @@ def build_bundle(source: str, folder: Path, *, seed: int = 0) -> Path:
         config=config,
         model=build_model(config.model, vocabulary=len(data.tokenizer), seed=seed),
         tokenizer=data.tokenizer,
-        facts=data.info,
+        info=data.info,
         scores={},
         compute_golden_logits=compute_golden_logits,
     )

@@ -198,7 +198,7 @@ def _go_on(job: "PredictionJob", folder: "PartFolder") -> dict[str, Any]:
         with ray_connection(_job_name(job)), _bar(job.chunks.source) as advance:
             advance(before * job.chunks.part_rows, "")
             tally = predict_to_folder(job, folder, advance)
-        counts = folder.finish()
+        counts = folder.finalize()
     else:
         counts = folder.finished
     return {**counts, "before": before, "bad_rows": str(folder.bad_rows), **_speed(tally)}

@@ -53,7 +53,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig
             config=config,
             model=outcome.model,
             tokenizer=data.tokenizer,
-            facts=data.info,
+            info=data.info,
             scores={"val": outcome.val, "test": outcome.test},
             compute_golden_logits=compute_golden_logits,
         )

@@ -56,7 +56,7 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         config=config,
         model=outcome.model,
         tokenizer=data.tokenizer,
-        facts=data.info,
+        info=data.info,
         scores=scores,
         compute_golden_logits=compute_golden_logits,
         decision_rule=rule,

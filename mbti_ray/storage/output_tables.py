@@ -1,13 +1,13 @@
-"""Result files: the ending is the format; a file appears whole or not at all.
+"""Output tables: the file extension selects the format; a file appears complete or not at all.
 
-A large table may also be a folder of parts, which can be gone on with:
+A large table may also be a folder of parts, so that an interrupted command can resume:
 
-    part-000000.parquet   and so on: a part of the table, named by its place
-    _manifest.json        what the parts are made from; all have to be made from the same
-    _bad_rows.jsonl       the rows of the input that no part has, once all parts are there
+    part-000000.parquet   and so on: the parts of the table, numbered in order
+    _manifest.json        what the parts are computed from, the same for all parts
+    _bad_rows.jsonl       input rows that are in no part; written when all parts are complete
 
-(Readers of Parquet folders pass over names that begin with an underscore.) Knows nothing of
-what the columns mean or how they are made.
+(Readers of Parquet folders ignore names that start with an underscore.) Must not know what the
+columns mean or how they are computed.
 """
 
 import fcntl
@@ -24,36 +24,37 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from mbti_ray.errors import ConfigError, RunError, nearest, one_line
+from mbti_ray.errors import ConfigError, RunError, nearest
+from mbti_ray.storage.atomic import atomic_file, write_text
 
-ENDINGS = (".csv", ".jsonl", ".parquet")
+EXTENSIONS = (".csv", ".jsonl", ".parquet")
 _MADE_BY = "mbti_ray predict"
 _MANIFEST = "_manifest.json"
 _BAD_ROWS = "_bad_rows.jsonl"
-# Where a Parquet part keeps its bad rows: one file cannot be half there.
+# Metadata key of a part's bad rows: a part and its bad rows are written as one file.
 _BAD_ROWS_KEY = b"bad_rows"
 
 Record = Mapping[str, Any]
 
 
 def is_folder_output(output: str) -> bool:
-    """Whether an --output is a folder: it is one, ends in a slash, or has no ending."""
+    """Whether an --output is a folder: it exists as one, ends in a slash, or has no extension."""
     path = Path(output)
     return path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix
 
 
 def check_extension(path: Path) -> None:
-    """Raise ConfigError unless a table can be written to such a file, before any work is done."""
-    if path.suffix not in ENDINGS:
+    """Raise ConfigError unless the extension is a known format and the parent folder exists."""
+    if path.suffix not in EXTENSIONS:
         raise ConfigError(
-            f'--output {path}: ending "{path.suffix}" is not known; allowed: {", ".join(ENDINGS)}'
-            f"{nearest(path.suffix, ENDINGS)}"
+            f'--output {path}: unknown extension "{path.suffix}"; allowed: {", ".join(EXTENSIONS)}'
+            f"{nearest(path.suffix, EXTENSIONS)}"
         )
     check_parent(path)
 
 
 def check_parent(path: Path) -> None:
-    """Raise ConfigError unless the folder that a file or folder is to be made in exists."""
+    """Raise ConfigError unless the parent folder of an output exists."""
     if not path.parent.is_dir():
         raise ConfigError(f"--output {path}: folder {path.parent} does not exist")
 
@@ -64,49 +65,34 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Write tables of one schema one after the other, each as it comes.
+    """Write tables of one schema to one file, each as soon as it is available.
 
     Raises:
-        ConfigError: The ending is not one of `ENDINGS`.
-        RunError: The disk does not take it.
+        ConfigError: The extension is not one of `EXTENSIONS`.
+        StorageError: The file cannot be written.
     """
     check_extension(path)
-    with _aside(path) as aside:
-        _WRITERS[path.suffix](aside, tables, schema)
+    with atomic_file(path) as temporary:
+        _WRITERS[path.suffix](temporary, tables, schema)
 
 
 @contextmanager
 def write_json_lines(path: Path) -> Iterator[Callable[[Iterable[Record]], None]]:
-    """Takes records for a file that appears at the end, and not at all without any.
+    """A function that appends records to a file, which appears at the end of the block.
 
-    A file from before is then deleted: it would tell of other rows.
+    Without records there is no file, and an existing one is deleted, since it is outdated.
     """
-    with _aside(path) as aside:
-        with aside.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary:
+        with temporary.open("w", encoding="utf-8") as file:
             yield lambda records: file.writelines(json.dumps(r) + "\n" for r in records)
-        if not aside.stat().st_size:
-            aside.unlink()
+        if not temporary.stat().st_size:
+            temporary.unlink()
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """Another name to write to, which becomes the path's own if nothing goes wrong."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        yield aside
-        if aside.exists():
-            aside.replace(path)
-    except OSError as error:
-        reason = error.strerror or one_line(error, limit=160)
-        raise RunError(f"{path}: cannot be written ({reason}); make room or mend it") from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
-class PartFacts:
-    """One part: its rows, and the records of the input that it has not."""
+class PartSummary:
+    """The number of rows in a part, and the input rows that could not be used."""
 
     rows: int
     bad: Sequence[Record]
@@ -114,13 +100,12 @@ class PartFacts:
 
 @dataclass(frozen=True)
 class PartFolder:
-    """A folder of parts that this process may write; see `part_folder`.
+    """A folder of parts, locked for this process; see `part_folder`.
 
     Attributes:
-        path: The folder.
-        schema: Of every part.
-        settings: What was chosen when the folder was begun, and stays.
-        finished: What `finish` has written, if it has.
+        schema: Schema of every part.
+        settings: Fixed when the folder was created.
+        finished: Totals that `finalize` wrote; None before.
     """
 
     path: Path
@@ -130,14 +115,14 @@ class PartFolder:
     finished: Mapping[str, int] | None = None
 
     @cached_property
-    def done(self) -> dict[int, PartFacts]:
-        """The parts that are there, by their number."""
-        found: dict[int, PartFacts] = {}
+    def done(self) -> dict[int, PartSummary]:
+        """The complete parts, by number."""
+        parts: dict[int, PartSummary] = {}
         for path in self.path.glob("part-*.parquet"):
-            facts = _facts_of(path)
-            if facts is not None:
-                found[int(path.stem.removeprefix("part-"))] = facts
-        return dict(sorted(found.items()))
+            summary = _summarize_part(path)
+            if summary is not None:
+                parts[int(path.stem.removeprefix("part-"))] = summary
+        return dict(sorted(parts.items()))
 
     @property
     def is_finished(self) -> bool:
@@ -148,14 +133,14 @@ class PartFolder:
         return self.path / _BAD_ROWS
 
     def write(self, number: int, tables: Sequence[pa.Table], bad: Sequence[Record]) -> None:
-        """Write one part whole."""
+        """Write one part."""
         schema = self.schema.with_metadata({_BAD_ROWS_KEY: json.dumps(bad)})
         table = pa.concat_tables([*tables, schema.empty_table()]).replace_schema_metadata()
         write_tables(self.path / f"part-{number:06d}.parquet", [table], schema)
-        self.done[number] = PartFacts(len(table), bad)
+        self.done[number] = PartSummary(len(table), bad)
 
-    def finish(self) -> Mapping[str, int]:
-        """Write the list of bad rows, and that all parts are there; how many of what there are."""
+    def finalize(self) -> Mapping[str, int]:
+        """Write the bad rows and mark the folder as finished; returns the totals."""
         parts = [self.done[number] for number in sorted(self.done)]
         with write_json_lines(self.bad_rows) as add:
             for part in parts:
@@ -178,16 +163,16 @@ def part_folder(
     settings: Mapping[str, int],
     fresh: bool,
 ) -> Iterator[PartFolder]:
-    """A folder to write parts into: a new one, or one that was begun from the same.
+    """A folder to write parts into: a new one, or an existing one with the same `made_from`.
 
     Args:
-        made_from: What decides the contents of the parts, as JSON holds it.
-        settings: For a new folder; one that was begun keeps its own.
-        fresh: Delete the parts of a folder first, whatever they were made from.
+        made_from: Everything that determines the contents of the parts, as JSON values.
+        settings: For a new folder; an existing one keeps its own.
+        fresh: Delete existing parts first, whatever they were computed from.
 
     Raises:
-        RunError: It was begun from something else, holds no parts but other files, or another
-            process writes into it.
+        RunError: The folder was started with another `made_from`, contains other files instead of
+            parts, or is locked by another process.
     """
     check_parent(path)
     manifest = _read_manifest(path)
@@ -205,14 +190,14 @@ def part_folder(
             )
 
 
-def _facts_of(part: Path) -> PartFacts | None:
-    """None where the file is not whole: a machine without power can leave that."""
+def _summarize_part(part: Path) -> PartSummary | None:
+    """None if the file is incomplete, as a power failure can leave it."""
     try:
         footer = pq.read_metadata(part)
         bad = json.loads(footer.metadata[_BAD_ROWS_KEY])
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
         return None
-    return PartFacts(footer.num_rows, bad)
+    return PartSummary(footer.num_rows, bad)
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
@@ -222,7 +207,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     if not file.exists():
         if path.is_dir() and any(not p.name.startswith(".") for p in path.iterdir()):
             raise RunError(
-                f"{path}: holds files but no {_MANIFEST} of parts, so it is left alone; name a new "
+                f"{path}: contains files but no {_MANIFEST}, so it is left unchanged; name a new "
                 "or an empty folder"
             )
         return None
@@ -232,7 +217,9 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise RunError(f"{file}: is damaged or not of {_MADE_BY}; delete the folder or name another")
+    raise RunError(
+        f"{file}: is damaged or not written by {_MADE_BY}; delete the folder or name another"
+    )
 
 
 def _write_manifest(
@@ -247,33 +234,34 @@ def _write_manifest(
         "settings": settings,
         "finished": finished,
     }
-    with _aside(path / _MANIFEST) as aside:
-        aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    write_text(path / _MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
-def _check_same(path: Path, begun: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, facts in now.items():
-        before = begun.get(name, {})
+def _check_same(
+    path: Path, existing: Mapping[str, Any], made_from: Mapping[str, Mapping[str, Any]]
+) -> None:
+    for name, values in made_from.items():
+        before = existing.get(name, {})
         changed = [
-            f"{key} {_short(before.get(key))}, now {_short(value)}"
-            for key, value in facts.items()
+            f"{key} {_abbreviate(before.get(key))}, now {_abbreviate(value)}"
+            for key, value in values.items()
             if before.get(key) != value
         ]
         if changed:
             raise RunError(
-                f"{path}: was begun with another {name} ({'; '.join(changed)}); --fresh deletes "
+                f"{path}: was started with another {name} ({'; '.join(changed)}); --fresh deletes "
                 "its parts first, another folder keeps them"
             )
 
 
-def _short(value: object) -> str:
+def _abbreviate(value: object) -> str:
     text = str(value)
     return text if len(text) <= 24 else text[:12] + "…"
 
 
 @contextmanager
 def _locked(path: Path, *, is_new: bool) -> Iterator[None]:
-    """Hold a folder for this process, as long as it lives; make it if it is new."""
+    """Lock a folder for the duration of the block; create it if it is new."""
     if is_new:
         path.mkdir(exist_ok=True)
     handle = os.open(path, os.O_RDONLY)
@@ -281,15 +269,15 @@ def _locked(path: Path, *, is_new: bool) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{path}: another command writes into it; wait for its end") from None
+            raise RunError(f"{path}: another command is writing to it; wait for it") from None
         yield
     finally:
         os.close(handle)
 
 
 def _delete_parts(path: Path) -> None:
-    # The manifest last: a deletion that is cut off can be gone on with.
-    for pattern in ("part-*.parquet", ".part-*.parquet.part", _BAD_ROWS, _MANIFEST):
+    # The manifest last, so that an interrupted deletion can be repeated.
+    for pattern in ("part-*.parquet", ".part-*.parquet.*.tmp", _BAD_ROWS, _MANIFEST):
         for file in path.glob(pattern):
             file.unlink()
 

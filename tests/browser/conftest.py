@@ -137,7 +137,7 @@ def bundles(
         config=plain,
         model=run(plain, data, Worker()).model,
         tokenizer=data.tokenizer,
-        facts=data.info,
+        info=data.info,
         scores={},
         compute_golden_logits=compute_golden_logits,
     )

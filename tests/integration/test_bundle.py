@@ -58,7 +58,7 @@ def _write(
         config=config,
         model=outcome.model,
         tokenizer=data.tokenizer,
-        facts=data.info,
+        info=data.info,
         scores={"val": outcome.val, "test": outcome.test},
         compute_golden_logits=compute_golden_logits,
         decision_rule=decision,

@@ -30,7 +30,7 @@ def place(tmp_path, monkeypatch):
         ("in.csv out --part-rows 0", "--part-rows 0; allowed: 1 or more"),
         ("in.csv in.csv", "--output in.csv is the input; name another"),
         ("in.csv none/out", "--output none/out: folder none does not exist"),
-        ("in.csv out.txt", 'ending ".txt" is not known'),
+        ("in.csv out.txt", 'unknown extension ".txt"'),
         ("bad.jsonl out/", "bad.jsonl: none of its first 2 rows can be used; first: bad.jsonl:1: "),
         ("in.csv out/", "b/bundle.json: format None; this version reads 1"),
         ("in.csv out/ serve.runtime=onx", "serve.runtime='onx' is not allowed; allowed: torch, "),

@@ -1,4 +1,4 @@
-"""Result files and folders of parts: whole or not there, made from one thing, gone on with."""
+"""Output tables and folders of parts: complete or absent, from one input, resumable."""
 
 import json
 import resource
@@ -36,7 +36,7 @@ def opened(path, *, made_from=FIRST, settings=SETTINGS, fresh=False):
 
 
 def refusal(path, **options):
-    """The one line with which a folder is refused, untouched."""
+    """The one-line error for a folder, which is left unchanged."""
     before = contents_of(path)
     with pytest.raises(RunError) as caught, opened(path, **options):
         pass
@@ -52,7 +52,7 @@ def contents_of(path):
 
 @contextmanager
 def no_file_over(size):
-    """What a full disk does to whoever writes."""
+    """A limit on file size, which fails like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -62,8 +62,8 @@ def no_file_over(size):
 
 
 @pytest.fixture
-def begun(tmp_path):
-    """A folder with parts 0 and 2, killed before part 1 was written."""
+def started(tmp_path):
+    """A folder with parts 0 and 2; the command was killed before it wrote part 1."""
     path = tmp_path / "out"
     with opened(path) as folder:
         folder.write(0, [table_of(1), table_of(2)], [])
@@ -72,7 +72,7 @@ def begun(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
-def test_tables_come_out_as_they_went_in_one_behind_the_other(tmp_path, name):
+def test_tables_are_written_one_after_another(tmp_path, name):
     path = tmp_path / name
     write_tables(path, iter([table_of(1, 2), table_of(3)]), SCHEMA)
     read = {
@@ -85,17 +85,17 @@ def test_tables_come_out_as_they_went_in_one_behind_the_other(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
-def test_a_file_that_does_not_fit_is_said_and_leaves_the_one_before(tmp_path, name):
+def test_a_failed_write_is_reported_and_keeps_the_existing_file(tmp_path, name):
     path = tmp_path / name
     write_table(path, table_of(1))
     before = path.read_bytes()
-    with no_file_over(10_000), pytest.raises(RunError, match=f"{name}: cannot be written .*room"):
+    with no_file_over(10_000), pytest.raises(RunError, match=f"{name}: cannot be written .*space"):
         write_table(path, table_of(*range(100_000)))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_a_file_whose_rows_end_in_an_error_is_not_there(tmp_path):
+def test_an_error_while_writing_leaves_no_file(tmp_path):
     def tables():
         yield table_of(1)
         raise KeyError("no more")
@@ -105,7 +105,7 @@ def test_a_file_whose_rows_end_in_an_error_is_not_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_list_of_nothing_is_no_file_and_takes_an_old_one_away(tmp_path):
+def test_without_records_there_is_no_file_and_an_existing_one_is_deleted(tmp_path):
     path = tmp_path / "a.jsonl"
     with write_json_lines(path) as add:
         add([{"number": 1}])
@@ -117,7 +117,7 @@ def test_a_list_of_nothing_is_no_file_and_takes_an_old_one_away(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_ends_in_a_slash_has_no_ending_or_is_a_folder_is_one(tmp_path, monkeypatch):
+def test_an_output_with_a_slash_or_no_extension_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.csv").mkdir()
     assert [
@@ -125,8 +125,8 @@ def test_what_ends_in_a_slash_has_no_ending_or_is_a_folder_is_one(tmp_path, monk
     ] == ["a.csv"]
 
 
-def test_an_unknown_ending_or_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r'"\.cvs" is not known; .*did you mean "\.csv"'):
+def test_an_unknown_extension_or_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r'unknown extension "\.cvs"; .*did you mean "\.csv"'):
         check_extension(tmp_path / "a.cvs")
     with pytest.raises(ConfigError, match="none does not exist"):
         check_extension(tmp_path / "none" / "a.csv")
@@ -134,38 +134,38 @@ def test_an_unknown_ending_or_a_missing_folder_is_refused(tmp_path):
         pass
 
 
-def test_a_folder_gone_on_with_has_its_parts_and_settings_and_ends_as_one_table(begun):
-    first = (begun / "part-000000.parquet").stat().st_mtime_ns
-    with opened(begun, settings={"part_rows": 99, "chunk_chars": 1}) as folder:
+def test_a_resumed_folder_keeps_its_parts_and_settings_and_becomes_one_table(started):
+    first = (started / "part-000000.parquet").stat().st_mtime_ns
+    with opened(started, settings={"part_rows": 99, "chunk_chars": 1}) as folder:
         assert folder.settings == SETTINGS
         assert {n: part.rows for n, part in folder.done.items()} == {0: 2, 2: 1}
         assert not folder.is_finished
         folder.write(1, [table_of(3)], [{"number": 4, "reason": "no posts"}])
-        assert folder.finish() == {"parts": 3, "rows": 4, "bad": 2}
-    with opened(begun) as folder:
+        assert folder.finalize() == {"parts": 3, "rows": 4, "bad": 2}
+    with opened(started) as folder:
         assert folder.is_finished
         assert folder.finished == {"parts": 3, "rows": 4, "bad": 2}
-    assert pq.read_table(begun).column("number").to_pylist() == [1, 2, 3, 5]
-    lines = (begun / "_bad_rows.jsonl").read_text().splitlines()
+    assert pq.read_table(started).column("number").to_pylist() == [1, 2, 3, 5]
+    lines = (started / "_bad_rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == [4, 6]
-    assert (begun / "part-000000.parquet").stat().st_mtime_ns == first
+    assert (started / "part-000000.parquet").stat().st_mtime_ns == first
 
 
 def test_a_part_without_rows_is_a_part(tmp_path):
     with opened(tmp_path / "out") as folder:
         folder.write(0, [], [{"number": 1, "reason": "no posts"}])
-        assert folder.finish() == {"parts": 1, "rows": 0, "bad": 1}
+        assert folder.finalize() == {"parts": 1, "rows": 0, "bad": 1}
     assert pq.read_table(tmp_path / "out").schema.names == SCHEMA.names
 
 
-def test_a_damaged_part_and_one_that_was_deleted_are_to_be_done_again(begun):
-    with opened(begun) as folder:
+def test_damaged_and_deleted_parts_are_computed_again(started):
+    with opened(started) as folder:
         folder.write(1, [table_of(3)], [])
-        folder.finish()
-    part = begun / "part-000001.parquet"
+        folder.finalize()
+    part = started / "part-000001.parquet"
     part.write_bytes(part.read_bytes()[:-9])
-    (begun / "part-000002.parquet").unlink()
-    with opened(begun) as folder:
+    (started / "part-000002.parquet").unlink()
+    with opened(started) as folder:
         assert list(folder.done) == [0]
         assert not folder.is_finished
 
@@ -175,11 +175,11 @@ def test_a_damaged_part_and_one_that_was_deleted_are_to_be_done_again(begun):
     [
         (
             {**FIRST, "bundle": {"id": "bbbb", "temperature": [1.0]}},
-            "was begun with another bundle (id aaaa, now bbbb); --fresh deletes its parts first",
+            "was started with another bundle (id aaaa, now bbbb); --fresh deletes its parts first",
         ),
         (
             {**FIRST, "bundle": {"id": "aaaa", "temperature": [1.5]}},
-            "was begun with another bundle (temperature [1.0], now [1.5])",
+            "was started with another bundle (temperature [1.0], now [1.5])",
         ),
         (
             {**FIRST, "input": {"bytes": 11, "sha256": "e" * 64}},
@@ -187,38 +187,38 @@ def test_a_damaged_part_and_one_that_was_deleted_are_to_be_done_again(begun):
         ),
     ],
 )
-def test_a_folder_begun_from_something_else_is_refused(begun, made_from, says):
-    assert says in refusal(begun, made_from=made_from)
+def test_a_folder_started_from_another_bundle_or_input_is_refused(started, made_from, says):
+    assert says in refusal(started, made_from=made_from)
 
 
-def test_fresh_deletes_the_parts_and_nothing_else(begun):
-    (begun / "notes.txt").write_text("mine")
+def test_fresh_deletes_the_parts_and_nothing_else(started):
+    (started / "notes.txt").write_text("mine")
     other = {**FIRST, "input": {"bytes": 11, "sha256": "e" * 64}}
-    with opened(begun, made_from=other, settings={"part_rows": 7}, fresh=True) as folder:
+    with opened(started, made_from=other, settings={"part_rows": 7}, fresh=True) as folder:
         assert folder.done == {}
         assert folder.settings == {"part_rows": 7}
-        assert sorted(p.name for p in begun.iterdir()) == ["_manifest.json", "notes.txt"]
-    assert "another input" in refusal(begun)
+        assert sorted(p.name for p in started.iterdir()) == ["_manifest.json", "notes.txt"]
+    assert "another input" in refusal(started)
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_folder_of_other_files_is_left_alone(tmp_path, fresh):
+def test_a_folder_of_other_files_is_left_unchanged(tmp_path, fresh):
     path = tmp_path / "thesis"
     path.mkdir()
     (path / "part-000000.parquet").write_text("not ours")
-    assert "holds files but no _manifest.json of parts" in refusal(path, fresh=fresh)
+    assert "contains files but no _manifest.json" in refusal(path, fresh=fresh)
     (path / "_manifest.json").write_text('{"made_by": "somebody else"}')
-    assert "is damaged or not of mbti_ray predict" in refusal(path, fresh=fresh)
+    assert "is damaged or not written by mbti_ray predict" in refusal(path, fresh=fresh)
     assert "is a file; allowed for parts: a folder" in refusal(
         path / "part-000000.parquet", fresh=fresh
     )
 
 
-def test_a_folder_that_another_process_writes_into_is_refused(begun):
+def test_a_folder_locked_by_another_process_is_refused(started):
     holds = (
         "import sys, pathlib, pyarrow as pa\n"
         "from mbti_ray.storage.output_tables import part_folder\n"
-        f"with part_folder(pathlib.Path({str(begun)!r}), pa.schema([]), made_from={FIRST!r},\n"
+        f"with part_folder(pathlib.Path({str(started)!r}), pa.schema([]), made_from={FIRST!r},\n"
         "                 settings={}, fresh=False):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -227,20 +227,20 @@ def test_a_folder_that_another_process_writes_into_is_refused(begun):
         [sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        assert "another command writes into it" in refusal(begun)
+        assert "another command is writing to it" in refusal(started)
         other.kill()
-    with opened(begun) as folder:
+    with opened(started) as folder:
         assert list(folder.done) == [0, 2]
 
 
-def test_a_part_that_does_not_fit_leaves_the_others(begun):
+def test_a_part_that_cannot_be_written_keeps_the_others(started):
     with (
-        opened(begun) as folder,
+        opened(started) as folder,
         no_file_over(4_000),
         pytest.raises(RunError, match=r"part-000001\.parquet: cannot be written"),
     ):
         folder.write(1, [table_of(*range(100_000))], [])
-    assert sorted(p.name for p in begun.iterdir()) == [
+    assert sorted(p.name for p in started.iterdir()) == [
         "_manifest.json",
         "part-000000.parquet",
         "part-000002.parquet",
