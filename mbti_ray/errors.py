@@ -3,14 +3,14 @@
     MbtiRayError
     ├── ConfigError     a key, a value, a preset, a study file
     ├── DataError       a file, a row, a split
-    ├── BundleError     a servable folder that is damaged or does not reproduce itself
-    ├── RunError        a run or study folder: it exists already, there is none, training diverged
+    ├── BundleError     a bundle that is damaged or does not reproduce its golden logits
+    ├── RunError        a run or study folder exists already or is missing, training diverged
     │   ├── StorageError  a disk or bucket cannot be reached, is full, or refuses (also an OSError)
-    │   └── StoppedError  asked to stop from outside: nobody's fault, but not the end either
-    └── ClusterError    resources that are not there, an extra that is not installed on a node
+    │   └── StoppedError  a stop was requested: no error of anybody, but the run is not finished
+    └── ClusterError    resources that are missing, an extra that is not installed on a node
 
-A message says where, what was given, what is allowed and the nearest fix. Anything else that is
-raised is a fault of this program and keeps its traceback.
+A message says where, what was given, what is allowed and the nearest fix. Any other exception is a
+bug of this program and keeps its traceback.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ class MbtiRayError(Exception):
 
 
 class ConfigError(MbtiRayError):
-    """The configuration names something that does not exist or cannot be."""
+    """The configuration has an unknown key, or a value that is not allowed or does not exist."""
 
 
 class DataError(MbtiRayError):
@@ -40,7 +40,7 @@ class BundleError(MbtiRayError):
 
 
 class RunError(MbtiRayError):
-    """A run folder is in the way or missing, or the training itself cannot go on."""
+    """A run folder exists already or is missing, or the training cannot continue."""
 
 
 class StorageError(RunError, OSError):
@@ -48,9 +48,9 @@ class StorageError(RunError, OSError):
 
 
 class StoppedError(RunError):
-    """A run was asked to stop from outside, and has saved where it was."""
+    """A stop was requested, and the run has saved a checkpoint."""
 
-    # As a shell says of a process that SIGTERM ended.
+    # What a shell reports of a process that SIGTERM ended.
     exit_code = 143
 
 

@@ -4,12 +4,12 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from mbti_ray.cli.command import add_existing, build_parser, default_name, run_command, split_base
-from mbti_ray.cli.progress import progress_bar, run_progress
+from mbti_ray.cli.command import add_existing, build_parser, run_command
+from mbti_ray.cli.progress import run_progress
+from mbti_ray.cli.run_setup import RunSetup, set_up_run
 from mbti_ray.cli.tables import (
     Result,
     console,
-    print_bad_rows,
     print_findings,
     print_pairs,
     print_scorecard,
@@ -18,9 +18,6 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import resumed_run
-from mbti_ray.runs.lookup import cache_folder, resolve_run_folder
-from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.storage.local_cache import local_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,37 +32,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> Result:
-    place, overrides = split_base(options.items)
-    base = local_file(place)
-    config = load_run(base, overrides)
-    chosen = resolve_run_folder(config, default_name=default_name(place), existing=options.existing)
-    with chosen.checked_out() as folder:
-        if options.existing == "resume":
-            config = resumed_run(folder.config, base, overrides)
-        return _train_in(folder, config, options)
+    with set_up_run(options, load=load_run, resume=resumed_run) as run:
+        return _train_run(run)
 
 
-def _train_in(folder: RunFolder, config: RunConfig, options: argparse.Namespace) -> Result:
-    from mbti_ray.data.dataset import prepare_dataset
+def _train_run(run: RunSetup[RunConfig]) -> Result:
     from mbti_ray.engine.summary import summarize
 
-    with progress_bar("tokenising", None) as advance:
-        data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
-    bad_rows = data.info.as_dict()["bad"]
-    print_bad_rows(config.data.source, bad_rows, folder.location / folder.bad_rows.name)
-    print_pairs([("run", str(folder.location)), *summarize(config, data)])
+    folder = run.folder
+    print_pairs([("run", str(folder.location)), *summarize(run.config, run.data)])
 
     from mbti_ray.on_ray.cluster.preflight import check_before_run
     from mbti_ray.on_ray.cluster.resources import ray_connection, run_resources
     from mbti_ray.on_ray.train.trainer import train
 
     with ray_connection(f"train {folder.location.name}"):
-        nodes = check_before_run(config, folder.location.parent, warn=print_warning)
-        resources = run_resources(config, nodes)
-        folder.begin(config, options.existing)
-        folder.write_bad_rows(bad_rows)
+        nodes = check_before_run(run.config, folder.location.parent, warn=print_warning)
+        resources = run_resources(run.config, nodes)
+        run.begin()
         with run_progress() as show:
-            train(config, data, folder, resources, show=show)
+            train(run.config, run.data, folder, resources, show=show)
     for note in folder.read_notes():
         console.print(note, markup=False, soft_wrap=True)
     scores = json.loads(folder.scores.read_text("utf-8"))

@@ -5,12 +5,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mbti_ray.cli.command import add_existing, build_parser, default_name, run_command, split_base
-from mbti_ray.cli.progress import progress_bar, trial_progress
+from mbti_ray.cli.command import add_existing, build_parser, run_command
+from mbti_ray.cli.progress import trial_progress
+from mbti_ray.cli.run_setup import RunSetup, set_up_run
 from mbti_ray.cli.tables import (
     Result,
     console,
-    print_bad_rows,
     print_findings,
     print_pairs,
     print_scorecard,
@@ -21,9 +21,7 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
-from mbti_ray.runs.lookup import cache_folder, resolve_run_folder
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.storage.local_cache import local_file
 
 if TYPE_CHECKING:
     from mbti_ray.on_ray.cluster.resources import Resources
@@ -42,42 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tune(options: argparse.Namespace) -> Result:
-    place, overrides = split_base(options.items)
-    base = local_file(place)
-    config = load_study(base, overrides)
-    chosen = resolve_run_folder(
-        config, default_name=f"study-{default_name(place)}", existing=options.existing
-    )
-    with chosen.checked_out() as folder:
-        if options.existing == "resume":
-            config = resumed_study(folder.config, base, overrides)
-        return _tune_in(folder, config, options)
+    with set_up_run(options, load=load_study, resume=resumed_study, name_prefix="study-") as run:
+        return _tune_study(run)
 
 
-def _tune_in(folder: RunFolder, config: StudyConfig, options: argparse.Namespace) -> Result:
-    from mbti_ray.data.dataset import prepare_dataset
+def _tune_study(run: RunSetup[StudyConfig]) -> Result:
     from mbti_ray.engine.summary import summarize
-
-    with progress_bar("tokenising", None) as advance:
-        data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
-    bad_rows = data.info.as_dict()["bad"]
-    print_bad_rows(config.data.source, bad_rows, folder.location / folder.bad_rows.name)
-
     from mbti_ray.on_ray.cluster.preflight import check_before_run
     from mbti_ray.on_ray.cluster.resources import ray_connection, trial_resources, trials_at_once
     from mbti_ray.on_ray.tune.tuner import finish_study, search
 
+    config, data, folder = run.config, run.data, run.folder
     with ray_connection(f"tune {folder.location.name}"):
         nodes = check_before_run(config, folder.location.parent, warn=print_warning)
         resources = trial_resources(config, nodes)
         at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)
-        pairs = [
-            ("study", str(folder.location)),
-            ("search", _search_line(config, at_once, resources)),
-        ]
+        search_line = _search_line(config, at_once, resources)
+        pairs = [("study", str(folder.location)), ("search", search_line)]
         print_pairs([*pairs, *summarize(config, data)])
-        folder.begin(config, options.existing)
-        folder.write_bad_rows(bad_rows)
+        run.begin()
         with trial_progress(config.study.trials) as on_trial:
             study, ended = search(
                 config,

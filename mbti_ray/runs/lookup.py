@@ -1,4 +1,4 @@
-"""Finding runs and bundles below the storage folder, or at a path or URL."""
+"""Finds runs and bundles below the storage folder, or at a path or URL. Reads no model."""
 
 from datetime import datetime
 from pathlib import Path
@@ -13,10 +13,10 @@ _CACHE = "cache"
 
 
 def storage_folder(storage: str) -> Location:
-    """The folder that `storage` names, absolute or by URL.
+    """The folder of the config key `storage`, as an absolute path or in a bucket.
 
     Raises:
-        ConfigError: It is a file, or no URL of a store.
+        ConfigError: It is a file, or not the URL of a store.
         StorageError: The store cannot be reached.
     """
     folder = parse_location(storage)
@@ -29,97 +29,99 @@ def storage_folder(storage: str) -> Location:
 
 
 def cache_folder(storage: str) -> Path:
-    """Where tokenised datasets are kept: with the runs, or on this machine where those are not."""
+    """The folder of tokenized datasets: with the runs, or on this machine if those are remote."""
     folder = storage_folder(storage)
     return folder / _CACHE if isinstance(folder, Path) else user_cache_folder() / "datasets"
 
 
 def resolve_run_folder(config: RunConfig, *, default_name: str, existing: Existing) -> RunFolder:
-    """The folder of a new run, or of an old one to go on with; nothing is written yet.
+    """The folder of a new run, or of an existing one to resume or replace; nothing is written yet.
 
-    Without `name`, a new run is called after `default_name` and the time; with `existing=resume`
-    it is then the newest run of that name that there is.
+    Without the config key `name`, the name is `default_name` and the time; to resume, it is the
+    newest run with that `default_name`.
 
     Raises:
-        RunError: The name exists and neither --resume nor --fresh was given; or there is nothing
-            to resume; or the store cannot be reached or written to.
+        RunError: The run exists and neither --resume nor --fresh was given; there is no run to
+            resume; or the store cannot be reached or written to.
     """
     storage = storage_folder(config.storage)
     if isinstance(storage, RemotePath):
         storage.check_writable()
     name = config.name
     if name is None and existing == "resume":
-        candidates = sorted(storage.glob(f"{default_name}-*/config.yaml"), key=_age)
+        candidates = sorted(storage.glob(f"{default_name}-*/config.yaml"), key=_modified)
         if not candidates:
             raise RunError(f"{storage}: no run called {default_name}-... to resume")
         return RunFolder.at(candidates[-1].parent)
     if name is None:
         name = f"{default_name}-{datetime.now():%Y%m%d-%H%M%S}"
     if name == _CACHE:
-        raise ConfigError(f"name={name}: is the folder of tokenised data; choose another name")
-    place = storage / name
-    exists, is_run = place.exists(), (place / "config.yaml").exists()
+        raise ConfigError(f"name={name}: is the folder of tokenized data; choose another name")
+    location = storage / name
+    exists, is_run = location.exists(), (location / "config.yaml").exists()
     if existing == "resume" and not is_run:
         near = nearest(name, [p.parent.name for p in storage.glob("*/config.yaml")])
-        raise RunError(f"{place}: no run to resume{near}")
+        raise RunError(f"{location}: no run to resume{near}")
     if exists and existing == "refuse":
         raise RunError(
-            f"{place}: exists already; --resume goes on with it, --fresh deletes it first, "
-            "name=... takes another"
+            f"{location}: exists already; --resume continues it, --fresh deletes it first, "
+            "name=... chooses another"
         )
     if exists and existing == "fresh" and not is_run:
-        raise RunError(f"{place}: holds no config.yaml, so it is no run; not deleted")
-    return RunFolder.at(place)
+        raise RunError(f"{location}: contains no config.yaml, so it is not a run; not deleted")
+    return RunFolder.at(location)
 
 
 def newest_bundle(storage: Location) -> Location:
-    """The newest best bundle under a storage folder: of a study, or else of a run.
+    """The newest bundle in a storage folder: the best of a study, otherwise that of a run.
 
     Raises:
         RunError: There is none.
     """
     for pattern in ("*/best/bundle/bundle.json", "*/bundle/bundle.json"):
-        found = sorted(storage.glob(pattern), key=_age)
+        found = sorted(storage.glob(pattern), key=_modified)
         if found:
             return found[-1].parent
-    raise RunError(f"{storage}: holds no bundle; make one with `python -m mbti_ray.tune`")
+    raise RunError(f"{storage}: contains no bundle; create one with `python -m mbti_ray.tune`")
 
 
-def locate_bundle(place: str | None, storage: str) -> Location:
-    """Where the bundle is that a command was given, or the newest under the storage folder.
+def locate_bundle(path_or_url: str | None, storage: str) -> Location:
+    """Where the bundle given to a command is; None stands for the newest in the storage folder.
 
     Raises:
         RunError: There is none.
     """
-    return _bundle_at(parse_location(place)) if place else newest_bundle(storage_folder(storage))
+    if path_or_url:
+        return _bundle_in(parse_location(path_or_url))
+    return newest_bundle(storage_folder(storage))
 
 
-def fetch_bundle(place: str | Location) -> Path:
-    """The bundle of a path or URL, which may be that of a run or study, on this machine.
+def fetch_bundle(location: str | Location) -> Path:
+    """The folder on this machine of the bundle at a path or URL, or in the run or study there.
 
-    What a URL holds is copied into this user's cache, once for each bundle.
+    One in a bucket is downloaded into this user's cache, once.
 
     Raises:
-        RunError: There is no bundle there, or the store cannot be reached.
+        RunError: There is no bundle, or the store cannot be reached.
     """
-    bundle = _bundle_at(parse_location(place) if isinstance(place, str) else place)
+    bundle = _bundle_in(parse_location(location) if isinstance(location, str) else location)
     if isinstance(bundle, Path):
         return bundle
-    # bundle.json has the size and hash of every other file, and what an export has added.
+    # bundle.json has the sizes and hashes of all other files, those of an export included.
     return local_copy(bundle, "bundles", (bundle / "bundle.json").read_text("utf-8"))
 
 
-def _bundle_at(place: Location) -> Location:
-    for folder in (place, place / "bundle", place / "best" / "bundle"):
+def _bundle_in(location: Location) -> Location:
+    for folder in (location, location / "bundle", location / "best" / "bundle"):
         if (folder / "bundle.json").is_file():
             return folder
-    if not place.exists():
+    if not location.exists():
         near: list[str] = []
-        if isinstance(place, Path) and place.parent.is_dir():
-            near = [str(p) for p in place.parent.iterdir()]
-        raise RunError(f"{place}: no such folder{nearest(str(place), near)}")
-    raise RunError(f"{place}: is no bundle and no run that has one (no bundle.json in it)")
+        if isinstance(location, Path) and location.parent.is_dir():
+            near = [str(p) for p in location.parent.iterdir()]
+        raise RunError(f"{location}: no such folder{nearest(str(location), near)}")
+    raise RunError(f"{location}: is not a bundle or a run with a bundle (no bundle.json in it)")
 
 
-def _age(place: Location) -> float:
-    return place.stat().st_mtime if isinstance(place, Path) else place.modified()
+def _modified(location: Location) -> float:
+    return location.stat().st_mtime if isinstance(location, Path) else location.modified()

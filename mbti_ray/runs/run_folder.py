@@ -1,15 +1,15 @@
-"""Run folders: where they are, what their files are called, and who may write into one.
+"""Run folders: where they are, the names of their files, and what is in them.
 
     <storage>/<name>/  config.yaml  metrics.jsonl  scores.json  report.html  checkpoints/
-                       bundle/  bad_rows.jsonl, where rows of the data were left out
+                       bundle/  bad_rows.jsonl, if rows of the data were skipped
     a study also has   optuna.db  trials.parquet
                        best/ (config.yaml, scores.json, report.html, bundle/)
-    <storage>/cache/   tokenised datasets, by key
+    <storage>/cache/   tokenized datasets, by key
 
-Where storage is a URL, each process that writes into a run has a working copy of its files on its
-own machine, and puts up what has changed; tokenised datasets stay on the machine that makes them.
+If storage is a URL, each process that writes to a run has a working copy of its files on its own
+machine and uploads what has changed; tokenized datasets stay on the machine that made them.
 
-Knows names and places; reads and writes no model.
+Must not know the contents of checkpoints and bundles.
 """
 
 import json
@@ -26,8 +26,8 @@ from mbti_ray.storage.remote import Location, RemotePath, parse_location
 from mbti_ray.storage.working_copy import locked_working_copy, rewrite_paths, working_copy_path
 
 Existing = Literal["refuse", "resume", "fresh"]
-# What says that the files beside it are all there; put up last, in this order.
-_MARKS = ("bundle.json", "scores.json")
+# Their presence means that the run is complete, so they are uploaded last, in this order.
+_UPLOADED_LAST = ("bundle.json", "scores.json")
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,25 @@ class RunFolder:
     """The folder of one run or study.
 
     Attributes:
-        path: Where this process reads and writes its files.
-        remote: Where they are kept, if that is not there; `path` is a working copy then, which is
-            only there inside `checked_out`.
+        path: Where this process reads and writes the files.
+        remote: Where they are stored, if that is a bucket. Then `path` is a working copy, which
+            exists only inside `checked_out`.
     """
 
     path: Path
     remote: RemotePath | None = None
-    _kept: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+    _pushed: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def at(cls, place: Location) -> "RunFolder":
-        """The folder of a run wherever it is."""
-        if isinstance(place, Path):
-            return cls(place)
-        return cls(working_copy_path(place), place)
+    def at(cls, location: Location) -> "RunFolder":
+        """The run folder at a path or in a bucket."""
+        if isinstance(location, Path):
+            return cls(location)
+        return cls(working_copy_path(location), location)
 
     @property
     def location(self) -> Location:
-        """Where it is kept, as people should read it."""
+        """Where it is stored, which is what messages show."""
         return self.remote or self.path
 
     @property
@@ -83,23 +83,23 @@ class RunFolder:
 
     @property
     def best(self) -> "RunFolder":
-        """Of a study: the folder of the best run, with the same files."""
+        """The folder of the best run of a study, with the same files."""
         remote = self.remote / "best" if self.remote else None
-        return RunFolder(self.path / "best", remote, self._kept)
+        return RunFolder(self.path / "best", remote, self._pushed)
 
     @property
     def failure(self) -> Path:
-        """The sentence with which a run gave up; a restarted worker finds it and does not try."""
+        """Why a run failed, in one sentence; restarted workers that find it do not try again."""
         return self.path / "failure.txt"
 
     @property
     def stop(self) -> Path:
-        """A file that asks the run to save a checkpoint and stop; anybody may make it."""
+        """A file that requests the run to save a checkpoint and stop; anybody may create it."""
         return self.path / "stop"
 
     @property
     def notes(self) -> Path:
-        """What happened on the way that the user should know."""
+        """What happened during the run that the user should know, one line each."""
         return self.path / "notes.txt"
 
     @property
@@ -111,9 +111,9 @@ class RunFolder:
 
     @contextmanager
     def checked_out(self) -> Iterator["RunFolder"]:
-        """Its files on this machine, as long as they are worked with; nothing is left behind.
+        """Its files on this machine for the length of the block; nothing is left behind.
 
-        Errors that leave it speak of where the run is kept.
+        Errors that are raised in it name the stored run, not the working copy.
         """
         if self.remote is None:
             yield self
@@ -127,39 +127,41 @@ class RunFolder:
                 raise
 
     def pull(self) -> None:
-        """Take what is kept elsewhere into the working copy: its files, none of its folders."""
+        """Download the files, but no folders, into the working copy."""
         if self.remote is None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         for file in self.remote.files():
             target = self.path / file.name
             file.download(target)
-            self._kept[target] = _state(target)
+            self._pushed[target] = _state(target)
 
     def push(self, *, replace: Sequence[str] = ()) -> None:
-        """Put up what has changed in the working copy.
+        """Upload what has changed in the working copy.
 
         Args:
-            replace: Folders that are replaced whole.
+            replace: Folders whose old files are deleted first.
         """
         if self.remote is None:
             return
         for name in replace:
             (self.remote / name).delete()
-        files = [p for p in self.path.rglob("*") if p.is_file() and self._kept.get(p) != _state(p)]
-        for path in sorted(files, key=_mark):
+        files = [
+            p for p in self.path.rglob("*") if p.is_file() and self._pushed.get(p) != _state(p)
+        ]
+        for path in sorted(files, key=_upload_order):
             state = _state(path)
             (self.remote / path.relative_to(self.path).as_posix()).upload(path)
-            self._kept[path] = state
+            self._pushed[path] = state
 
     def begin(self, config: RunConfig, existing: Existing) -> None:
-        """Make the folder ready to be written to: nothing is touched before this."""
+        """Create the folder and write config.yaml; nothing is changed before this call."""
         if existing == "fresh":
             if self.remote:
                 self.remote.delete()
             if self.path.exists():
                 shutil.rmtree(self.path)
-            self._kept.clear()
+            self._pushed.clear()
         self.path.mkdir(parents=True, exist_ok=True)
         for old in (self.failure, self.stop, self.notes):
             old.unlink(missing_ok=True)
@@ -173,15 +175,15 @@ class RunFolder:
         self.push()
 
     def is_stop_requested(self) -> bool:
-        """Whether somebody has made the file `stop`, wherever the run is kept."""
+        """Whether somebody has created the file `stop`, wherever the run is stored."""
         return (self.remote / self.stop.name).exists() if self.remote else self.stop.exists()
 
     def rewrite_paths(self, text: str) -> str:
-        """A message as people should read it, though it speaks of the working copy."""
+        """A message with the location of the run in place of that of the working copy."""
         return rewrite_paths(text, self.remote) if self.remote else text
 
     def write_bad_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what was left out of the data, a JSON line each; no file where that is nothing."""
+        """Write the skipped rows of the data, one JSON line each; no file if there are none."""
         if rows:
             self.bad_rows.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
             self.push()
@@ -191,18 +193,17 @@ class RunFolder:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
+    facts = path.stat()
+    return facts.st_mtime_ns, facts.st_size
 
 
-def _mark(path: Path) -> int:
-    return _MARKS.index(path.name) if path.name in _MARKS else -1
+def _upload_order(path: Path) -> int:
+    return _UPLOADED_LAST.index(path.name) if path.name in _UPLOADED_LAST else -1
 
 
 @contextmanager
-def open_run(place: str | Location) -> Iterator[RunFolder]:
-    """The run or study at a path or URL, its files at hand."""
-    with RunFolder.at(
-        parse_location(place) if isinstance(place, str) else place
-    ).checked_out() as folder:
+def open_run(location: str | Location) -> Iterator[RunFolder]:
+    """The run or study at a path or URL, checked out."""
+    parsed = parse_location(location) if isinstance(location, str) else location
+    with RunFolder.at(parsed).checked_out() as folder:
         yield folder

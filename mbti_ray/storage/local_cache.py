@@ -1,64 +1,62 @@
-"""Copies of remote files in this user's cache."""
+"""Copies of remote files in this user's cache. Must not know what they contain."""
 
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from mbti_ray.storage.atomic import atomic_file, atomic_folder
 from mbti_ray.storage.remote import RemotePath, parse_location
 
-_KEPT_S = 30 * 86400
+_UNUSED_S = 30 * 86400
 
 
 def user_cache_folder() -> Path:
-    """Where this user's machine keeps copies of what is far away."""
+    """The cache folder of this user on this machine."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "mbti_ray"
 
 
 def local_copy(remote: RemotePath, kind: str, contents: str) -> Path:
-    """A copy of a file or folder in this user's cache, made once for the same contents.
+    """A copy of a file or folder in this user's cache, downloaded once for the same contents.
 
-    Processes that ask at the same time do not disturb each other. Copies that nobody has asked for
-    in a month go when another one comes.
+    Several processes may call it at the same time. A download deletes the copies that nobody has
+    used for a month.
 
     Args:
-        kind: The folder of the cache.
-        contents: What tells this file or folder from any other.
+        kind: The subfolder of the cache.
+        contents: Text that identifies the contents; its hash is the key.
     """
     key = hashlib.sha256(contents.encode()).hexdigest()[:16]
     copy = user_cache_folder() / kind / (key + PurePosixPath(remote.name).suffix)
     if copy.exists():
-        # The time says when it was last of use; another user's cache cannot be told.
+        # The modification time is that of the last use; another user's file cannot be touched.
         with suppress(OSError):
             os.utime(copy)
     else:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        _forget(copy.parent)
-        with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".bringing-") as aside:
-            remote.download(Path(aside, copy.name))
-            # Another process may have been faster.
-            with suppress(OSError):
-                Path(aside, copy.name).rename(copy)
+        _delete_unused(copy.parent)
+        whole = atomic_file(copy) if remote.is_file() else atomic_folder(copy, keep_existing=True)
+        with whole as temporary:
+            remote.download(temporary)
     return copy
 
 
-def _forget(folder: Path) -> None:
-    """Delete what has been of no use for a month, leavings of killed processes included."""
+def _delete_unused(folder: Path) -> None:
+    """Delete the copies that nobody has used for a month."""
     for old in folder.iterdir():
         with suppress(OSError):
-            if time.time() - old.stat().st_mtime > _KEPT_S:
+            if time.time() - old.stat().st_mtime > _UNUSED_S:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
-def local_file(place: str | None) -> str | None:
-    """The path of a small file; what a URL holds is copied into this user's cache."""
-    if place is None or "://" not in place:
-        return place
-    file = parse_location(place)
+def local_file(path_or_url: str | None) -> str | None:
+    """The path of a small file; one at a URL is copied into this user's cache."""
+    if path_or_url is None or "://" not in path_or_url:
+        return path_or_url
+    file = parse_location(path_or_url)
     if isinstance(file, RemotePath):
         return str(local_copy(file, "files", file.read_text("utf-8")))
     return str(file)

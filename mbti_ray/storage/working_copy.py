@@ -1,4 +1,7 @@
-"""Working copies of remote folders on this machine, locked while a process uses them."""
+"""Working copies of remote folders on this machine, locked while a process uses them.
+
+Must not know what is in them.
+"""
 
 import fcntl
 import re
@@ -11,51 +14,51 @@ from uuid import uuid4
 
 from mbti_ray.storage.remote import RemotePath
 
-_MARK = "mbti_ray-"
-# The kernel lets go of a lock when its process ends, however it does.
-_LOCK = ".held"
+_PREFIX = "mbti_ray-"
+# The kernel releases a lock when the process ends, even by a kill.
+_LOCK = ".lock"
 
 
 def working_copy_path(remote: RemotePath) -> Path:
-    """Where on this machine a working copy of it may be made; nobody else is given the same.
+    """A path for a working copy on this machine, different at every call.
 
-    The end of it is the path in the store, so `rewrite_paths` knows what it stands for.
+    It ends in the path in the bucket; `rewrite_paths` relies on that.
     """
-    return Path(tempfile.gettempdir(), _MARK + uuid4().hex, remote.path.strip("/"))
+    return Path(tempfile.gettempdir(), _PREFIX + uuid4().hex, remote.path.strip("/"))
 
 
 @contextmanager
 def locked_working_copy(path: Path, remote: RemotePath) -> Iterator[None]:
-    """Room for a working copy at `working_copy_path`, as long as this process needs it.
+    """Create the folders for a working copy at `path`, and delete it at the end of the block.
 
-    What a process that was killed has left is deleted by the next one that makes room.
+    Leftovers of killed processes are deleted first.
     """
     root = path.parents[len(PurePosixPath(remote.path.strip("/")).parts) - 1]
-    _sweep(root.parent)
-    # Under its name only once it is locked, so that nobody takes it for an old one.
-    aside = root.with_name(f"{root.name}.new")
-    aside.mkdir(mode=0o700)
-    with (aside / _LOCK).open("w") as lock:
+    _delete_leftovers(root.parent)
+    # It gets its name once it is locked, so that nobody takes it for a leftover.
+    temporary = root.with_name(f"{root.name}.new")
+    temporary.mkdir(mode=0o700)
+    with (temporary / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        aside.rename(root)
+        temporary.rename(root)
         try:
             yield
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
 
-def _sweep(folder: Path) -> None:
-    for root in folder.glob(f"{_MARK}*"):
-        if not re.fullmatch(f"{_MARK}[0-9a-f]{{32}}", root.name):
+def _delete_leftovers(folder: Path) -> None:
+    for root in folder.glob(f"{_PREFIX}*"):
+        if not re.fullmatch(f"{_PREFIX}[0-9a-f]{{32}}", root.name):
             continue
-        # Not ours, gone already, or in use.
+        # Not ours, deleted already, or in use.
         with suppress(OSError), (root / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(root, ignore_errors=True)
 
 
 def rewrite_paths(text: str, remote: RemotePath) -> str:
-    """A message as people should read it: working copies have the names of what they are of."""
-    inside = re.escape(remote.path.strip("/"))
+    """A message with the URL in place of the paths of working copies."""
+    suffix = re.escape(remote.path.strip("/"))
     base = remote.url.partition("?")[0].removesuffix("/")
-    return re.sub(rf"\S*/{_MARK}[0-9a-f]{{32}}/{inside}", lambda _: base, text)
+    return re.sub(rf"\S*/{_PREFIX}[0-9a-f]{{32}}/{suffix}", lambda _: base, text)

@@ -124,7 +124,7 @@ def test_a_run_in_a_bucket_stops_resumes_and_ends_there_as_it_would_in_a_folder(
     assert "runs/mine/failure.txt" in server.keys("runs")
     assert working_copies() <= others
     assert train(new) == 2
-    assert capfd.readouterr().err.startswith(f"{url}: exists already; --resume goes on with it")
+    assert capfd.readouterr().err.startswith(f"{url}: exists already; --resume continues it")
     # All that is known here is the URL.
     assert train(["--resume", *place, "--json"]) == 0
     answer = json.loads(capfd.readouterr().out.splitlines()[-1])

@@ -55,7 +55,7 @@ def test_two_workers_train_one_run_to_a_bundle_that_serves(
     assert Predictor.load(folder / "bundle").info["scores"]["test"] == answer["scores"]["test"]
     # The name exists now.
     assert train(["quick", *place]) == 2
-    assert "--resume goes on with it" in capfd.readouterr().err
+    assert "--resume continues it" in capfd.readouterr().err
     assert train(["--resume", "optim.lr=1", *place[0:1], "name=two"]) == 2
     assert "optim.lr: 0.003 -> 1.0" in capfd.readouterr().err
 

@@ -157,7 +157,7 @@ def test_fresh_never_deletes_a_folder_that_is_no_run(storage, content):
         default_name="quick",
         existing="fresh",
     )
-    assert message.startswith(f"{folder}: holds no config.yaml, so it is no run; not deleted")
+    assert message.startswith(f"{folder}: contains no config.yaml, so it is not a run; not deleted")
     assert folder.is_dir()
     assert content is None or (folder / content).exists()
 
@@ -223,7 +223,7 @@ def test_where_there_is_no_bundle_the_command_that_makes_one_is_said(storage, ex
     if exists:
         storage.mkdir()
     message = refusal(RunError, newest_bundle, storage)
-    assert message.startswith(f"{storage}: holds no bundle; make one with ")
+    assert message.startswith(f"{storage}: contains no bundle; create one with ")
 
 
 def test_a_bundle_is_found_at_its_own_folder_a_run_and_a_study(storage):
@@ -247,7 +247,7 @@ def test_a_path_that_does_not_exist_is_told_the_nearest(storage):
 def test_a_folder_without_a_bundle_is_told_so(storage):
     begin(storage, "mine")
     message = refusal(RunError, fetch_bundle, storage / "mine")
-    assert message.startswith(f"{storage / 'mine'}: is no bundle and no run that has one")
+    assert message.startswith(f"{storage / 'mine'}: is not a bundle or a run with a bundle")
 
 
 def test_a_command_takes_the_bundle_it_is_given_or_the_newest(storage):

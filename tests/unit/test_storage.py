@@ -132,7 +132,7 @@ def test_files_are_found_by_pattern_and_by_name(place: RemotePath) -> None:
 
 
 def test_nothing_cannot_be_fetched(place: RemotePath, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="there is nothing"):
+    with pytest.raises(StorageError, match="does not exist"):
         (place / "nothing").download(tmp_path / "x")
 
 
@@ -191,7 +191,7 @@ def refusal(url: str) -> str:
 def test_a_bucket_that_does_not_exist_is_refused_with_what_to_do() -> None:
     said = refusal("s3://nobody/runs")
     assert said.startswith("s3://nobody/runs: NO_SUCH_BUCKET")
-    assert said.endswith("make the bucket, or name one that exists")
+    assert said.endswith("create the bucket, or name one that exists")
 
 
 def test_wrong_credentials_are_refused_with_where_they_come_from(server: Server) -> None:
@@ -220,8 +220,8 @@ def test_a_store_that_does_not_answer_is_refused_with_where_it_was_looked_for() 
         ("ftp://host/runs", "Unrecognized filesystem type"),
         ("fsspec+nobody://host/runs", "Protocol not known: nobody"),
         ("s3:///runs", "Missing bucket name"),
-        ("s3://", "names no bucket; allowed: s3://BUCKET/PREFIX"),
-        ("s3://key:secret@bucket/runs", "give credentials by the environment"),
+        ("s3://", "has no bucket; allowed: s3://BUCKET/PREFIX"),
+        ("s3://key:secret@bucket/runs", "pass credentials by the environment"),
     ],
 )
 def test_a_url_that_is_no_storage_is_refused(url: str, reason: str) -> None:
@@ -289,7 +289,7 @@ def test_resume_without_a_name_takes_the_run_of_the_preset_that_began_last(
 
 def test_a_folder_that_is_no_run_is_not_deleted(bucket: RemotePath) -> None:
     (bucket / "photos" / "1.jpg").write_text("x", "utf-8")
-    with pytest.raises(RunError, match=r"so it is no run; not deleted"):
+    with pytest.raises(RunError, match=r"so it is not a run; not deleted"):
         resolve_run_folder(config_in(bucket, "name=photos"), default_name="quick", existing="fresh")
 
 
@@ -455,7 +455,7 @@ def test_the_newest_bundle_of_a_store_is_a_studys_even_where_a_run_is_newer(
     assert (
         fetch_bundle(locate_bundle(None, str(bucket))) / "bundle.json"
     ).read_text() == '{"id": 1}'
-    with pytest.raises(RunError, match=r"holds no bundle; make one with"):
+    with pytest.raises(RunError, match=r"contains no bundle; create one with"):
         locate_bundle(None, str(bucket / "empty"))
 
 

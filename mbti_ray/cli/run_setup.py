@@ -1,0 +1,76 @@
+"""What train and tune do first: read the config, choose the run folder, tokenize the data.
+
+Must not know what is trained with them.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from mbti_ray.cli.command import default_name, split_base
+from mbti_ray.cli.progress import progress_bar
+from mbti_ray.cli.tables import print_bad_rows
+from mbti_ray.config import RunConfig
+from mbti_ray.runs.lookup import cache_folder, resolve_run_folder
+from mbti_ray.runs.run_folder import Existing, RunFolder
+from mbti_ray.storage.local_cache import local_file
+
+if TYPE_CHECKING:
+    from mbti_ray.data.dataset import Dataset
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class RunSetup(Generic[Config]):
+    """A run or study that can start; nothing is written to its folder before `begin`."""
+
+    config: Config
+    folder: RunFolder
+    data: "Dataset"
+    existing: Existing
+
+    def begin(self) -> None:
+        self.folder.begin(self.config, self.existing)
+        self.folder.write_bad_rows(self.data.info.as_dict()["bad"])
+
+
+@contextmanager
+def set_up_run(
+    options: argparse.Namespace,
+    *,
+    load: Callable[[str | None, Sequence[str]], Config],
+    resume: Callable[[Path, str | None, Sequence[str]], Config],
+    name_prefix: str = "",
+) -> Iterator[RunSetup[Config]]:
+    """The config, data and checked-out folder of what is on the command line.
+
+    Args:
+        load: Reads the config of a new run, from a file or preset and overrides.
+        resume: Reads the config of a run to resume, from its config.yaml as well.
+        name_prefix: In front of the name of a run that was given none.
+
+    Raises:
+        ConfigError, DataError, RunError: See `load`, `resume`, `resolve_run_folder` and
+            `prepare_dataset`.
+    """
+    base, overrides = split_base(options.items)
+    file = local_file(base)
+    config = load(file, overrides)
+    existing: Existing = options.existing
+    default = name_prefix + default_name(base)
+    chosen = resolve_run_folder(config, default_name=default, existing=existing)
+    with chosen.checked_out() as folder:
+        if existing == "resume":
+            config = resume(folder.config, file, overrides)
+
+        from mbti_ray.data.dataset import prepare_dataset
+
+        with progress_bar("tokenizing", None) as advance:
+            data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
+        skipped = folder.location / folder.bad_rows.name
+        print_bad_rows(config.data.source, data.info.as_dict()["bad"], skipped)
+        yield RunSetup(config, folder, data, existing)
