@@ -1,9 +1,9 @@
-"""The service as `serve run` takes it: `serve run serve_app:app bundle=BUNDLE serve.replicas=2`.
+"""The application for `serve run`: `serve run serve_app:app bundle=BUNDLE serve.replicas=2`.
 
 Without bundle=... it serves the newest best bundle under storage=... (./runs). Host and port are
-Serve's own, 127.0.0.1:8000 unless `http_options` in a Serve config file say otherwise. The fast
-path is RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 in the environment; with
-it, `serve run` listens on all interfaces (`python -m mbti_ray.serve` does not).
+Serve's: 127.0.0.1:8000 unless `http_options` in a Serve config file sets others. The fast path
+needs RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 in the environment; with
+them, `serve run` listens on all interfaces (`python -m mbti_ray.serve` does not).
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from mbti_ray.serve import resolve
 
 
 class InputError(click.ClickException):
-    """A mistake of the user's, which `serve run` prints as one line."""
+    """A user error, which `serve run` prints as one line."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""`python -m mbti_ray.serve`: the HTTP service, until Ctrl-C or SIGTERM."""
+"""`python -m mbti_ray.serve`: the HTTP service, or a roll-out to a running one."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
 from mbti_ray.runs.lookup import locate_bundle
-from mbti_ray.serving.discovery import environment_of
+from mbti_ray.serving.discovery import read_ray_environment
 from mbti_ray.storage.remote import Location
 
 # Ray reads these when it is imported. On two cores HAProxy with the throughput settings answered
@@ -19,15 +19,15 @@ FAST_PATH = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_LOG_TO_STDERR": "0",
-    # Asking twice does no harm here: what a lost replica leaves unanswered goes to another one.
+    # Requests are idempotent: those that a lost replica left unanswered go to another one.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
-    # Ray gives load balancers of other makers 30 s to notice that a replica goes; there are none.
+    # Ray waits 30 s for external load balancers to notice a draining replica; there are none.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
 
-# What a service that runs can change.
+# The overrides that --roll-out accepts.
 _CHANGEABLE = ("serve.beside=", "serve.beside_share=", "storage=")
-# By which a service of this machine is found.
+# Identifies a service on this machine.
 _PORT = "serve.port="
 
 
@@ -42,16 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     change.add_argument(
         "--roll-out",
         action="store_true",
-        help="have the service that runs answer with this bundle from now on, without a pause",
+        help="switch the running service to this bundle, without downtime",
     )
     change.add_argument(
-        "--roll-back", action="store_true", help="have it answer with what it served before"
+        "--roll-back", action="store_true", help="switch it back to the previous bundle"
     )
     return run_command(parser, _serve, argv)
 
 
 def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Location, ServeConfig]:
-    """The bundle to serve and how.
+    """The bundle to serve and the config to serve it with.
 
     Args:
         place: A bundle, or a run or study folder, or its URL; None is the newest best bundle under
@@ -59,12 +59,12 @@ def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Location, Serv
         overrides: `serve.*=...` and `storage=...`.
 
     Raises:
-        ConfigError: An override is wrong or has no effect on a service.
+        ConfigError: An override is wrong or does not apply to a service.
         RunError: There is no bundle.
     """
     for item in overrides:
         if not item.startswith(("serve.", "storage=")):
-            raise ConfigError(f'"{item}" does not change a service; allowed: serve.*, storage')
+            raise ConfigError(f'"{item}" does not apply to a service; allowed: serve.*, storage')
     config = load_run(None, overrides)
     return locate_bundle(place, config.storage), config.serve
 
@@ -78,7 +78,7 @@ def _serve(options: argparse.Namespace) -> Result:
         os.environ.setdefault(name, value)
     console.print(f"serving {bundle}")
 
-    from mbti_ray.on_ray.serve.deployment import run_service
+    from mbti_ray.on_ray.serve.service import run_service
 
     def announce(url: str) -> None:
         console.print(f"{url}/ is ready; Ctrl-C stops it")
@@ -90,27 +90,29 @@ def _serve(options: argparse.Namespace) -> Result:
 def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Result:
     keys = (_PORT,) if back else (*_CHANGEABLE, _PORT)
     if back and place:
-        raise ConfigError(f"command line: --roll-back goes to what was before, not to {place}")
+        raise ConfigError(
+            f"command line: --roll-back takes no bundle, got {place}; --roll-out takes one"
+        )
     for item in overrides:
         if not item.startswith(keys):
             allowed = ", ".join(key.removesuffix("=") for key in keys)
-            raise ConfigError(f'"{item}" cannot change while it runs; allowed: {allowed}')
+            raise ConfigError(f'"{item}" cannot change while the service runs; allowed: {allowed}')
     config = load_run(None, overrides)
     bundle = None if back else locate_bundle(place, config.storage)
     if "RAY_ADDRESS" not in os.environ:
-        found = environment_of(config.serve.port)
-        if found is None:
+        variables = read_ray_environment(config.serve.port)
+        if variables is None:
             raise ClusterError(
-                f"serve.port={config.serve.port}: no service of this machine listens there; start "
-                "one with `python -m mbti_ray.serve`, or set RAY_ADDRESS to the cluster it runs in"
+                f"serve.port={config.serve.port}: no service on this machine uses that port; "
+                "start one with `python -m mbti_ray.serve`, or set RAY_ADDRESS to its cluster"
             )
-        os.environ.update(found)
+        os.environ.update(variables)
 
-    from mbti_ray.on_ray.serve.deployment import change_bundle
+    from mbti_ray.on_ray.serve.service import change_target
 
-    wanted = change_bundle(bundle, config.serve)
-    console.print(f"served now: {wanted.describe()}", markup=False, soft_wrap=True)
-    return {"front": wanted.front, "beside": wanted.beside, "share": wanted.share}
+    target = change_target(bundle, config.serve)
+    console.print(f"now serving {target.describe()}", markup=False, soft_wrap=True)
+    return {"front": target.primary, "beside": target.canary, "share": target.canary_share}
 
 
 if __name__ == "__main__":

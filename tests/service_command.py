@@ -1,4 +1,4 @@
-"""A service as a user runs it: the command, through HAProxy, in a Ray of its own; and its users."""
+"""The service as a user runs it: the command, HAProxy and a Ray of its own; and load generators."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ class Service:
     log: Path
 
     def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Another `mbti_ray.serve`, from another process, against this one."""
+        """Another `mbti_ray.serve` command against this service."""
         return subprocess.run(
             [sys.executable, "-m", "mbti_ray.serve", *words, f"serve.port={self.port}"],
             capture_output=True,
@@ -83,7 +83,7 @@ def _command_line(process: int) -> str:
 
 @contextmanager
 def served(bundle: Path, folder: Path, *words: str) -> Iterator[Service]:
-    """The command with its bundle and further words, until the end of the block."""
+    """The command with a bundle and further arguments, until the end of the block."""
     port = free_port()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     for name in ("METRICS", "STATS"):
@@ -95,7 +95,7 @@ def served(bundle: Path, folder: Path, *words: str) -> Iterator[Service]:
         subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process,
     ):
         try:
-            wait_until_said("is ready", log, process)
+            wait_for_output("is ready", log, process)
             yield Service(process, f"http://127.0.0.1:{port}", log)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -105,7 +105,7 @@ def served(bundle: Path, folder: Path, *words: str) -> Iterator[Service]:
                 process.kill()
 
 
-def wait_until_said(words: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
+def wait_for_output(words: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
     end = time.monotonic() + 120
     while words not in log.read_text("utf-8"):
         if time.monotonic() > end or process.poll() is not None:
@@ -116,9 +116,9 @@ def wait_until_said(words: str, log: Path, process: "subprocess.Popen[bytes]") -
 
 @dataclass
 class Load:
-    """Clients that ask one text after the other; what they were answered, by status and bundle.
+    """Clients that send one request after the other; the responses by status and bundle.
 
-    0 is a connection that broke.
+    Status 0 is a broken connection.
     """
 
     url: str
@@ -131,7 +131,7 @@ class Load:
     @contextmanager
     def running(self) -> Iterator["Load"]:
         stop = threading.Event()
-        threads = [threading.Thread(target=self._ask, args=(n, stop)) for n in range(self.clients)]
+        threads = [threading.Thread(target=self._send, args=(n, stop)) for n in range(self.clients)]
         for thread in threads:
             thread.start()
         try:
@@ -142,14 +142,14 @@ class Load:
                 thread.join()
 
     def wait_for(self, more: int) -> None:
-        """Until so many more answers have come."""
+        """Until that many more responses have arrived."""
         goal = self.statuses.total() + more
         end = time.monotonic() + 120
         while self.statuses.total() < goal:
-            assert time.monotonic() < end, f"no answers: {self.statuses}"
+            assert time.monotonic() < end, f"no responses: {self.statuses}"
             time.sleep(0.02)
 
-    def _ask(self, number: int, stop: threading.Event) -> None:
+    def _send(self, number: int, stop: threading.Event) -> None:
         with httpx.Client(base_url=self.url, trust_env=False, timeout=60) as client:
             count = 0
             while not stop.is_set():
@@ -157,18 +157,18 @@ class Load:
                 body = self.body or {"inputs": f"a quiet evening, number {number} {count}"}
                 start = time.perf_counter()
                 try:
-                    answer = client.post("/predict", json=body)
+                    response = client.post("/predict", json=body)
                 except httpx.TransportError:
                     self.statuses[0] += 1
                     continue
-                self.statuses[answer.status_code] += 1
-                if answer.status_code == 200:
+                self.statuses[response.status_code] += 1
+                if response.status_code == 200:
                     self.seconds.append(time.perf_counter() - start)
-                    self.bundles[answer.headers["x-bundle-id"]] += 1
+                    self.bundles[response.headers["x-bundle-id"]] += 1
 
 
 def open_loop(url: str, body: dict[str, Any], *, rate: float, seconds: float) -> Load:
-    """Asks so many times a second for so long, answered or not; waits for all the answers."""
+    """Sends `rate` requests per second for `seconds`, then waits for all responses."""
     load = Load(url)
 
     async def ask(session: aiohttp.ClientSession) -> None:

@@ -1,1 +1,1 @@
-"""The HTTP service without the cluster: routes, shapes, limits, batches. Knows nothing of Ray."""
+"""The HTTP service without the cluster: routes, schemas, limits, batching. Must not import Ray."""

@@ -1,7 +1,7 @@
-"""The HTTP interface as a FastAPI application around anything that predicts.
+"""The FastAPI application: routes, status codes, response headers.
 
-Owns the routes, the limits and the status codes. Knows nothing of Ray, torch or bundles: a test
-hands it a model of its own.
+The limits it enforces are in `admission`, the schemas in `schemas`. Must not know Ray, bundles or
+how a model computes: tests pass in a model of their own.
 """
 
 import asyncio
@@ -9,8 +9,7 @@ import hashlib
 import hmac
 import logging
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -20,29 +19,32 @@ from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
+from mbti_ray.serving.admission import ConcurrencyLimiter
 from mbti_ray.serving.schemas import (
-    Answer,
-    ErrorBody,
+    APIError,
     ErrorCode,
-    Question,
+    ErrorResponse,
+    PredictRequest,
+    PredictResponse,
     TextsRequest,
     UserRequest,
-    WireError,
-    parse_question,
+    parse_request,
     read_body,
 )
-from mbti_ray.serving.served_model import Answered, Timing
+from mbti_ray.serving.served_model import PredictResult, Timing
 from mbti_ray.serving.web_pages import add_pages
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER_S = 1
 _EXAMPLES = {
     "one text": {"inputs": "I'd rather stay in with a good book."},
     "several texts": {"inputs": ["Party tonight, everyone is invited!", "Lists keep me sane."]},
     "one user, read whole": {"posts": ["First post.", "Second post.", "Third post."]},
-    "and what each post adds": {"posts": ["First post.", "Second post."], "influence": True},
-    "and what was hidden": {"inputs": "As an INTJ I'd rather read.", "explain": True},
+    "with the contribution of each post": {
+        "posts": ["First post.", "Second post."],
+        "influence": True,
+    },
+    "with what was masked": {"inputs": "As an INTJ I'd rather read.", "explain": True},
 }
 
 
@@ -51,173 +53,147 @@ _BUNDLE_HEADER = {
     "in": "header",
     "required": False,
     "schema": {"type": "string"},
-    "description": "the id of the bundle that is to answer, where two are served",
+    "description": "the id of the bundle that should answer, where two are served",
 }
 
 
 class Model(Protocol):
-    """What the routes need of a model; `reader.Reader` is one."""
+    """What the routes need of a model; implemented by `served_model.ServedModel`."""
 
     @property
     def bundle_id(self) -> str: ...
 
-    async def answer(self, question: Question) -> Answered: ...
+    async def predict(self, request: PredictRequest) -> PredictResult: ...
 
     def explain_masking(self, post: str) -> dict[str, Any]:
-        """A post in clean Unicode and what of it is hidden, as `wire.ReadText`."""
+        """A post in clean Unicode and the spans masked in it, as `schemas.MaskedText`."""
 
 
-class Models(Protocol):
-    """The models that a service answers with; `shelf.Shelf` holds one or two."""
-
-    @property
-    def is_ready(self) -> bool: ...
+class ModelRouter(Protocol):
+    """What the routes need of a router; implemented by `router.Router`."""
 
     @property
     def info(self) -> dict[str, Any]:
-        """What is served: the bundle's id, its data and scores, and what stands beside it."""
+        """The body of /info: bundle id, data and scores, and those of the canary, if any."""
 
-    def choose(self, bundle_id: str | None, question: Question) -> Model:
-        """The model for a question, or the one that was asked for.
-
-        Raises:
-            WireError: NOT_FOUND, for a bundle that is not served.
-        """
-
-
-class Door:
-    """Counts the requests inside and turns away the ones that do not fit."""
-
-    def __init__(self, places: int) -> None:
-        self._free = places
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """One place inside.
+    def route(self, request: PredictRequest, bundle_id: str | None) -> Model:
+        """The model for a request, or the one the client named.
 
         Raises:
-            WireError: QUEUE_FULL.
+            APIError: NOT_FOUND, for a bundle that is not served.
         """
-        if not self._free:
-            raise WireError(ErrorCode.QUEUE_FULL, "busy: too many requests are inside")
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
 
 
 def key_digest(key: str) -> str:
-    """What a replica knows of the API key: enough to tell it, not enough to use it."""
+    """The form in which a replica knows the API key: enough to check it, not enough to use it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def build_api(
-    models: Models,
+    router: ModelRouter,
     config: ServeConfig,
     *,
     key_hash: str | None = None,
-    count_error: Callable[[str], None] = lambda _: None,
+    on_error: Callable[[str], None] = lambda _: None,
 ) -> FastAPI:
-    """The FastAPI application that answers with `models` within the limits of `config`.
+    """The FastAPI application that serves `router` within the limits of `config`.
 
     Args:
-        key_hash: `key_digest` of the key that /predict and /info ask for; None asks for none.
-        count_error: Told the code of every error that is answered.
+        key_hash: `key_digest` of the key that /predict and /info require; None requires none.
+        on_error: Called with the code of every error response.
     """
-    # FastAPI's own documentation page loads scripts from elsewhere: /docs is a page of ours.
+    # FastAPI's own documentation page loads scripts from other hosts: /docs is a page of ours.
     api = FastAPI(
         title="mbti_ray",
         version=__version__,
-        description="Four binary dimensions (E/I, S/N, T/F, J/P) read from text.",
+        description="Four binary dimensions (E/I, S/N, T/F, J/P) predicted from text.",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
-    _add_error_handlers(api, count_error)
+    _add_error_handlers(api, on_error)
     add_pages(api)
-    check = _key_check(key_hash)
-    _add_predict(api, models, config, check)
-    _add_state(api, models, check)
+    check_key = _build_key_check(key_hash)
+    _add_predict(api, router, config, check_key)
+    _add_probes(api, router, check_key)
     return api
 
 
-def _key_check(key_hash: str | None) -> Callable[[Request], None]:
-    def check(request: Request) -> None:
+def _build_key_check(key_hash: str | None) -> Callable[[Request], None]:
+    def check_key(request: Request) -> None:
         if key_hash is None:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         # Compared as digests and in constant time: neither length nor prefix can be measured.
-        known = hmac.compare_digest(key_digest(key.strip()), key_hash)
-        if scheme.lower() != "bearer" or not known:
-            raise WireError(ErrorCode.UNAUTHORIZED)
+        is_valid = hmac.compare_digest(key_digest(key.strip()), key_hash)
+        if scheme.lower() != "bearer" or not is_valid:
+            raise APIError(ErrorCode.UNAUTHORIZED)
 
-    return check
+    return check_key
 
 
-def _add_error_handlers(api: FastAPI, count_error: Callable[[str], None]) -> None:
-    async def on_wire_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, WireError)
-        count_error(error.code.name.lower())
+def _add_error_handlers(api: FastAPI, on_error: Callable[[str], None]) -> None:
+    async def handle_api_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, APIError)
+        on_error(error.code.name.lower())
         return _error_response(error)
 
-    async def on_http_error(_: Request, error: Exception) -> Response:
+    async def handle_http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        known = {code.status: code for code in ErrorCode}
-        code = known.get(error.status_code, ErrorCode.INVALID)
-        count_error(code.name.lower())
-        return _error_response(WireError(code), error.headers)
+        codes = {code.status: code for code in ErrorCode}
+        code = codes.get(error.status_code, ErrorCode.INVALID)
+        on_error(code.name.lower())
+        return _error_response(APIError(code), error.headers)
 
-    api.add_exception_handler(WireError, on_wire_error)
-    api.add_exception_handler(HTTPException, on_http_error)
+    api.add_exception_handler(APIError, handle_api_error)
+    api.add_exception_handler(HTTPException, handle_http_error)
 
 
-def _error_response(error: WireError, headers: Any = None) -> Response:
+def _error_response(error: APIError, headers: Any = None) -> Response:
     headers = dict(headers or {})
-    if error.code in (ErrorCode.QUEUE_FULL, ErrorCode.NOT_READY):
+    if error.code is ErrorCode.QUEUE_FULL:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.code is ErrorCode.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error.as_dict(), error.code.status, headers)
 
 
-def _add_state(api: FastAPI, models: Models, check: Callable[[Request], None]) -> None:
+def _add_probes(api: FastAPI, router: ModelRouter, check_key: Callable[[Request], None]) -> None:
     async def health() -> dict[str, str]:
-        """The process is alive and its event loop answers."""
+        """The process is alive and its event loop responds."""
         return {"status": "alive"}
 
     async def ready() -> dict[str, str]:
-        """The model is loaded and warm, and it reproduced its golden texts."""
-        if not models.is_ready:
-            raise WireError(ErrorCode.NOT_READY)
+        """The model is loaded and warmed up, and it reproduced its golden texts.
+
+        A replica answers only once that is true.
+        """
         return {"status": "ready"}
 
     async def info(request: Request) -> dict[str, Any]:
         """Model, data, scores and versions of the bundle that is served."""
-        check(request)
-        return models.info
+        check_key(request)
+        return router.info
 
     api.add_api_route("/health", health)
-    api.add_api_route("/ready", ready, responses=_documented(ErrorCode.NOT_READY))
-    api.add_api_route("/info", info, responses=_documented(ErrorCode.UNAUTHORIZED))
+    api.add_api_route("/ready", ready, responses=_error_responses(ErrorCode.NOT_READY))
+    api.add_api_route("/info", info, responses=_error_responses(ErrorCode.UNAUTHORIZED))
 
 
 def _add_predict(
-    api: FastAPI, models: Models, config: ServeConfig, check: Callable[[Request], None]
+    api: FastAPI, router: ModelRouter, config: ServeConfig, check_key: Callable[[Request], None]
 ) -> None:
-    door = Door(config.max_queued)
+    limiter = ConcurrencyLimiter(config.max_queued)
 
     async def predict(request: Request) -> Response:
         """A type and four probabilities for each text, or for one user's posts read whole.
 
-        The header X-Bundle-Id names the bundle that answered; in a request it asks for one of the
-        two that may be served side by side. Server-Timing says in milliseconds how long the text
-        took to tokenise, to wait for the model, and to be read by it.
+        The response header X-Bundle-Id names the bundle that answered; in a request it selects one
+        of the two bundles that may be served. Server-Timing gives the milliseconds spent
+        tokenizing, waiting for the model, and in the model.
         """
-        check(request)
-        if not models.is_ready:
-            raise WireError(ErrorCode.NOT_READY)
-        return await _answer(request, models, config, door)
+        check_key(request)
+        return await _handle_predict(request, router, config, limiter)
 
     content = {
         "schema": {"oneOf": [m.model_json_schema() for m in (TextsRequest, UserRequest)]},
@@ -228,8 +204,11 @@ def _add_predict(
         predict,
         methods=["POST"],
         responses={
-            200: {"model": Answer | list[Answer], "description": "a list is answered by a list"},
-            **_documented(*ErrorCode),
+            200: {
+                "model": PredictResponse | list[PredictResponse],
+                "description": "an object, or a list for a list of inputs",
+            },
+            **_error_responses(*ErrorCode),
         },
         openapi_extra={
             "parameters": [_BUNDLE_HEADER],
@@ -238,81 +217,86 @@ def _add_predict(
     )
 
 
-async def _answer(request: Request, models: Models, config: ServeConfig, door: Door) -> Response:
-    """Reads, checks and answers a request within the deadline.
+async def _handle_predict(
+    request: Request, router: ModelRouter, config: ServeConfig, limiter: ConcurrencyLimiter
+) -> Response:
+    """Reads, validates and answers a request before the deadline.
 
-    A place is taken once the body is there: clients that are slow to send take nobody's.
+    A slot is taken once the body has arrived, so clients that send slowly occupy none.
     """
     try:
         async with asyncio.timeout(config.deadline_s):
             body = await read_body(request.stream(), max_bytes=config.max_body_bytes)
-            question = parse_question(body, max_texts=config.max_texts)
-            model = models.choose(request.headers.get("x-bundle-id"), question)
-            with door.place():
-                answered = await _unless_gone(request, _predict(model, question))
+            parsed = parse_request(body, max_texts=config.max_texts)
+            model = router.route(parsed, request.headers.get("x-bundle-id"))
+            with limiter.slot():
+                result = await _cancel_on_disconnect(request, _run_model(model, parsed))
     except TimeoutError:
         message = f"no answer within {config.deadline_s:g} s"
-        raise WireError(ErrorCode.TOO_SLOW, message) from None
+        raise APIError(ErrorCode.TOO_SLOW, message) from None
     except ClientDisconnect:
-        raise WireError(ErrorCode.NOT_JSON, "the client went away") from None
-    answers = [prediction.as_dict() for prediction in answered.predictions]
-    if question.influence:
-        answers = [answers[0] | {"influence": _influence(*answers)}]
-    if question.explain:
-        for answer, posts in zip(answers, question.users, strict=False):
-            answer["read"] = [model.explain_masking(post) for post in posts]
+        raise APIError(ErrorCode.NOT_JSON, "the client disconnected") from None
+    predictions = [prediction.as_dict() for prediction in result.predictions]
+    if parsed.influence:
+        predictions = [predictions[0] | {"influence": _influence(*predictions)}]
+    if parsed.explain:
+        for prediction, posts in zip(predictions, parsed.users, strict=False):
+            prediction["read"] = [model.explain_masking(post) for post in posts]
     return JSONResponse(
-        answers[0] if question.single else answers,
+        predictions[0] if parsed.single else predictions,
         headers={
             "X-Bundle-Id": model.bundle_id,
-            "Server-Timing": _server_timing(answered.timing),
+            "Server-Timing": _server_timing(result.timing),
         },
     )
 
 
-async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Answered]) -> Answered:
-    """What `answer` gives; when the client hangs up first, it is cancelled.
+async def _cancel_on_disconnect(
+    request: Request, prediction: Coroutine[Any, Any, PredictResult]
+) -> PredictResult:
+    """The result of `prediction`, which is cancelled if the client disconnects first.
 
     Raises:
-        ClientDisconnect: The client hung up.
+        ClientDisconnect: The client disconnected.
     """
-    working = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_hang_up(request))
+    computing = asyncio.ensure_future(prediction)
+    disconnected = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait((computing, disconnected), return_when=asyncio.FIRST_COMPLETED)
+        if not computing.done():
             raise ClientDisconnect
-        return working.result()
+        return computing.result()
     finally:
-        for task in (working, gone):
+        for task in (computing, disconnected):
             task.cancel()
 
 
-async def _hang_up(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _influence(all_posts: dict[str, Any], *without: dict[str, Any]) -> list[dict[str, float]]:
-    full = all_posts["probabilities"]
-    return [{k: p - less["probabilities"][k] for k, p in full.items()} for less in without]
+def _influence(full: dict[str, Any], *without: dict[str, Any]) -> list[dict[str, float]]:
+    """The probabilities of all posts minus those without each post."""
+    all_posts = full["probabilities"]
+    return [{k: p - less["probabilities"][k] for k, p in all_posts.items()} for less in without]
 
 
 def _server_timing(timing: Timing) -> str:
     return ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in vars(timing).items())
 
 
-async def _predict(model: Model, question: Question) -> Answered:
+async def _run_model(model: Model, request: PredictRequest) -> PredictResult:
     try:
-        return await model.answer(question)
-    except WireError:
+        return await model.predict(request)
+    except APIError:
         raise
     except Exception as error:
-        # The message of an exception may hold the user's text: only where it happened is logged.
+        # The message of an exception may contain the user's text: only the traceback is logged.
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("prediction failed with %s\n%s", type(error).__name__, frames)
-        raise WireError(ErrorCode.INTERNAL) from None
+        raise APIError(ErrorCode.INTERNAL) from None
 
 
-def _documented(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
-    return {c.status: {"model": ErrorBody, "description": c.meaning} for c in codes}
+def _error_responses(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
+    return {c.status: {"model": ErrorResponse, "description": c.meaning} for c in codes}

@@ -1,14 +1,14 @@
-"""Which windows a forward pass reads next: the oldest that waits, and those nearest to its length.
+"""Continuous batching: each forward pass takes the oldest window that waits and those nearest to it
+in length.
 
-So no window waits for ever, short texts do not pay for long ones, and an answer leaves as soon as
-its own windows are read. A pass is as large as what waits allows; nothing waits for company while
+So no window waits forever, short texts do not pay for long ones, and a response leaves as soon as
+its own windows are computed. The passes grow with the queue; nothing waits for a fuller batch while
 the model is idle. Source of the idea: token-budget batching as in text-embeddings-inference and
-continuous batching (Yu et al. 2022, Orca), for windows read once.
+continuous batching (Yu et al. 2022, Orca), for windows that need a single pass.
 
-Belongs to one event loop; `forward` runs in the executor that is given. Knows nothing of texts,
-HTTP or Ray.
+Belongs to one event loop; `forward` runs in the given executor. Must not know texts, HTTP or Ray.
 
-Legend: B windows of a pass, N windows of a job.
+Legend: B windows of a pass, N windows of a request.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from torch import Tensor
 
 from mbti_ray.data.windows import TokenIds
 
-# More padding than this costs more than what another pass costs.
-_PADDING = 0.1
-# The share of the newest pass in the estimate of the speed.
-_NEWEST = 0.2
+# A larger share of padding costs more than another pass.
+_MAX_PADDING = 0.1
+# Weight of the newest pass in the moving average of the speed.
+_SMOOTHING = 0.2
 
 
 class QueueFullError(Exception):
     """The windows would wait too long.
 
     Attributes:
-        wait_s: How long, as far as can be told.
+        wait_s: The estimated wait.
     """
 
     def __init__(self, wait_s: float) -> None:
@@ -45,8 +45,8 @@ class QueueFullError(Exception):
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One forward pass, for those who count: its windows, real and padded tokens, seconds."""
+class ForwardPass:
+    """Statistics of one forward pass: its windows, real and padded tokens, seconds."""
 
     windows: int
     tokens: int
@@ -55,33 +55,33 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Done:
-    """Logits [N, 4] of a job, and when its first pass began and its last one ended.
+class WindowLogits:
+    """Logits [N, 4] of a request, and when its first pass started and its last one finished.
 
     Times are those of `time.perf_counter`.
     """
 
     logits: Tensor
-    began: float
-    ended: float
+    started: float
+    finished: float
 
 
 @dataclass
-class _Job:
-    answer: asyncio.Future[Done]
+class _PendingRequest:
+    future: asyncio.Future[WindowLogits]
     logits: Tensor
-    left: int
-    began: float = math.inf
+    remaining: int
+    started: float = math.inf
 
 
 @dataclass(order=True, frozen=True)
-class _Waiting:
-    """One window in the queue, ordered by its length and then by its age."""
+class _QueuedWindow:
+    """One window in the queue, ordered by length and then by age."""
 
     length: int
     number: int
-    job: _Job = field(compare=False)
-    place: int = field(compare=False)
+    request: _PendingRequest = field(compare=False)
+    index: int = field(compare=False)
     ids: TokenIds = field(compare=False)
 
 
@@ -97,15 +97,15 @@ class Batcher:
         min_efficient_tokens: int,
         max_wait_s: float,
         tokens_per_s: float,
-        observe: Callable[[Pass], None] = lambda _: None,
+        on_forward: Callable[[ForwardPass], None] = lambda _: None,
     ) -> None:
         """
         Args:
-            forward: Logits [B, 4] of B windows, read in one pass.
-            batch_tokens: Padded tokens of a pass at the most; one window may be longer.
-            min_efficient_tokens: Up to so many tokens a pass takes windows of any length.
+            forward: Logits [B, 4] of B windows in one pass.
+            batch_tokens: Maximum padded tokens of a pass; a single window may be longer.
+            min_efficient_tokens: Up to this many tokens a pass takes windows of any length.
             max_wait_s: Windows that would wait longer are refused.
-            tokens_per_s: The speed to expect before the first pass.
+            tokens_per_s: The estimated speed before the first pass.
         """
         self._forward = forward
         self._executor = executor
@@ -113,48 +113,48 @@ class Batcher:
         self._min_efficient_tokens = min_efficient_tokens
         self._max_wait_s = max_wait_s
         self._tokens_per_s = tokens_per_s
-        self._observe = observe
-        self._by_length: list[_Waiting] = []
-        self._by_age: deque[_Waiting] = deque()
-        self._waiting_tokens = 0
+        self._on_forward = on_forward
+        self._by_length: list[_QueuedWindow] = []
+        self._by_age: deque[_QueuedWindow] = deque()
+        self._queued_tokens = 0
         self._numbers = count()
-        self._runs: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def wait_s(self) -> float:
-        """How long a window that came now would wait, as far as can be told."""
-        return self._waiting_tokens / self._tokens_per_s
+        """Estimated seconds that a window submitted now would wait."""
+        return self._queued_tokens / self._tokens_per_s
 
-    async def read(self, windows: Sequence[TokenIds]) -> Done:
-        """The logits of N windows; whoever stops waiting gives their place up.
+    async def logits(self, windows: Sequence[TokenIds]) -> WindowLogits:
+        """The logits of N windows; if the caller is cancelled, its windows leave the queue.
 
         Raises:
             QueueFullError: They would wait too long.
         """
         if self.wait_s > self._max_wait_s:
             raise QueueFullError(self.wait_s)
-        answer = asyncio.get_running_loop().create_future()
-        job = _Job(answer, torch.empty(len(windows), 4), len(windows))
-        for place, ids in enumerate(windows):
-            waiting = _Waiting(len(ids), next(self._numbers), job, place, ids)
-            insort(self._by_length, waiting)
-            self._by_age.append(waiting)
-            self._waiting_tokens += waiting.length
-        if self._runs is None:
-            self._runs = asyncio.create_task(self._run())
+        future = asyncio.get_running_loop().create_future()
+        request = _PendingRequest(future, torch.empty(len(windows), 4), len(windows))
+        for index, ids in enumerate(windows):
+            window = _QueuedWindow(len(ids), next(self._numbers), request, index, ids)
+            insort(self._by_length, window)
+            self._by_age.append(window)
+            self._queued_tokens += window.length
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
         try:
-            done: Done = await answer
-            return done
+            output: WindowLogits = await future
+            return output
         except asyncio.CancelledError:
-            self._drop(job)
+            self._remove(request)
             raise
 
     async def _run(self) -> None:
-        """Reads until nothing waits."""
+        """Runs passes until the queue is empty."""
         loop = asyncio.get_running_loop()
         try:
             while batch := self._next_batch():
-                began = time.perf_counter()
+                started = time.perf_counter()
                 try:
                     logits = await loop.run_in_executor(
                         self._executor, self._forward, [w.ids for w in batch]
@@ -162,14 +162,14 @@ class Batcher:
                 except Exception as error:
                     _fail(batch, error)
                     continue
-                ended = time.perf_counter()
-                self._count(batch, ended - began)
-                _deliver(batch, logits, began, ended)
+                finished = time.perf_counter()
+                self._record_pass(batch, finished - started)
+                _deliver(batch, logits, started, finished)
         finally:
-            self._runs = None
+            self._task = None
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Takes the oldest window that waits out of the queue, and what is to be read with it."""
+    def _next_batch(self) -> list[_QueuedWindow]:
+        """Takes the oldest window out of the queue, and the windows to compute with it."""
         while self._by_age:
             oldest = self._by_age.popleft()
             low = bisect_left(self._by_length, oldest)
@@ -177,16 +177,16 @@ class Batcher:
                 break
         else:
             return []
-        low, high = self._with_company(low)
+        low, high = self._grow_batch(low)
         batch = self._by_length[low:high]
         del self._by_length[low:high]
-        self._waiting_tokens -= sum(w.length for w in batch)
+        self._queued_tokens -= sum(w.length for w in batch)
         return batch
 
-    def _with_company(self, place: int) -> tuple[int, int]:
-        """The bounds in `_by_length` of the batch around the window at a place."""
+    def _grow_batch(self, start: int) -> tuple[int, int]:
+        """The bounds in `_by_length` of the batch around the window at index `start`."""
         queue = self._by_length
-        low, high, tokens = place, place + 1, queue[place].length
+        low, high, tokens = start, start + 1, queue[start].length
         while low > 0 or high < len(queue):
             shorter = queue[high - 1].length - queue[low - 1].length if low else math.inf
             longer = queue[high].length - queue[low].length if high < len(queue) else math.inf
@@ -196,39 +196,42 @@ class Batcher:
             padded = longest * (high - low + 1)
             if padded > self._batch_tokens:
                 break
-            if padded > self._min_efficient_tokens and tokens + added < (1 - _PADDING) * padded:
+            is_efficient = tokens + added >= (1 - _MAX_PADDING) * padded
+            if padded > self._min_efficient_tokens and not is_efficient:
                 break
             tokens += added
             low, high = (low - 1, high) if take_shorter else (low, high + 1)
         return low, high
 
-    def _drop(self, job: _Job) -> None:
-        kept = [w for w in self._by_length if w.job is not job]
+    def _remove(self, request: _PendingRequest) -> None:
+        kept = [w for w in self._by_length if w.request is not request]
         if len(kept) < len(self._by_length):
             self._by_length = kept
-            self._waiting_tokens = sum(w.length for w in kept)
-            self._by_age = deque(w for w in self._by_age if w.job is not job)
+            self._queued_tokens = sum(w.length for w in kept)
+            self._by_age = deque(w for w in self._by_age if w.request is not request)
 
-    def _count(self, batch: Sequence[_Waiting], seconds: float) -> None:
+    def _record_pass(self, batch: Sequence[_QueuedWindow], seconds: float) -> None:
         tokens = sum(w.length for w in batch)
-        # A small pass says little of the speed that a full queue is read with.
-        share = _NEWEST * min(1.0, tokens / self._batch_tokens)
-        self._tokens_per_s += share * (tokens / max(seconds, 1e-6) - self._tokens_per_s)
+        # A small pass says little about the speed at which a full queue is processed.
+        weight = _SMOOTHING * min(1.0, tokens / self._batch_tokens)
+        self._tokens_per_s += weight * (tokens / max(seconds, 1e-6) - self._tokens_per_s)
         longest = max(w.length for w in batch)
-        self._observe(Pass(len(batch), tokens, longest * len(batch), seconds))
+        self._on_forward(ForwardPass(len(batch), tokens, longest * len(batch), seconds))
 
 
-def _deliver(batch: Sequence[_Waiting], logits: Tensor, began: float, ended: float) -> None:
-    for waiting, row in zip(batch, logits, strict=True):
-        job = waiting.job
-        job.logits[waiting.place] = row
-        job.left -= 1
-        job.began = min(job.began, began)
-        if not job.left and not job.answer.done():
-            job.answer.set_result(Done(job.logits, job.began, ended))
+def _deliver(
+    batch: Sequence[_QueuedWindow], logits: Tensor, started: float, finished: float
+) -> None:
+    for window, row in zip(batch, logits, strict=True):
+        request = window.request
+        request.logits[window.index] = row
+        request.remaining -= 1
+        request.started = min(request.started, started)
+        if not request.remaining and not request.future.done():
+            request.future.set_result(WindowLogits(request.logits, request.started, finished))
 
 
-def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
-    for waiting in batch:
-        if not waiting.job.answer.done():
-            waiting.job.answer.set_exception(error)
+def _fail(batch: Sequence[_QueuedWindow], error: Exception) -> None:
+    for window in batch:
+        if not window.request.future.done():
+            window.request.future.set_exception(error)

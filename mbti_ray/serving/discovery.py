@@ -1,7 +1,7 @@
-"""Where a service of this machine leaves word of the Ray it runs in, so that commands find it.
+"""The discovery file of a running service, by which other commands find the Ray it runs in.
 
-A file for each port, in a folder that only its user may read. Knows nothing of Ray but the names
-of the environment variables that it reads.
+One file per port, in a folder that only its user may read. Knows nothing of Ray except the names
+of two environment variables.
 """
 
 import getpass
@@ -16,31 +16,31 @@ _AUTH_MODE = "RAY_AUTH_MODE"
 
 
 @contextmanager
-def found_by(port: int, address: str) -> Iterator[None]:
-    """Other commands find a service by its port, until the end of the block.
+def announce_service(port: int, address: str) -> Iterator[None]:
+    """Other commands find the service by its port until the end of the block.
 
     Args:
-        address: Of the Ray that it runs in.
+        address: Of the Ray that the service runs in.
     """
-    file = _file(port)
+    file = _discovery_file(port)
     file.parent.mkdir(mode=0o700, exist_ok=True)
-    # A local Ray asks for its token although nobody said so; who connects to one has to say so.
-    word = {"RAY_ADDRESS": address, _AUTH_MODE: os.environ.get(_AUTH_MODE, "")}
-    file.write_text(json.dumps(word), "utf-8")
+    # A local Ray requires its token by default; a client that connects to it has to ask for that.
+    variables = {"RAY_ADDRESS": address, _AUTH_MODE: os.environ.get(_AUTH_MODE, "")}
+    file.write_text(json.dumps(variables), "utf-8")
     try:
         yield
     finally:
         file.unlink(missing_ok=True)
 
 
-def environment_of(port: int) -> dict[str, str] | None:
-    """The environment in which Ray connects to the service at a port; None: nobody left word."""
+def read_ray_environment(port: int) -> dict[str, str] | None:
+    """The environment in which Ray connects to the service on a port; None if there is no file."""
     try:
-        word: dict[str, str] = json.loads(_file(port).read_text("utf-8"))
+        variables: dict[str, str] = json.loads(_discovery_file(port).read_text("utf-8"))
     except FileNotFoundError:
         return None
-    return {name: value for name, value in word.items() if value}
+    return {name: value for name, value in variables.items() if value}
 
 
-def _file(port: int) -> Path:
+def _discovery_file(port: int) -> Path:
     return Path(tempfile.gettempdir()) / f"mbti_ray-{getpass.getuser()}" / f"serve-{port}.json"

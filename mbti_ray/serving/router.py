@@ -1,7 +1,7 @@
-"""The bundles that a replica answers with: one, or two side by side; changed without a pause.
+"""Routes each request to one of the bundles of a replica, and swaps the bundles while it serves.
 
-A question that has begun is answered by the bundle that it began with, whatever happens to the
-shelf meanwhile. Knows nothing of who asks for another bundle, or of Ray.
+A request that has started is finished by the model it started with, whatever the router switches to
+meanwhile. Must not know who asks for another target, nor Ray.
 """
 
 from collections.abc import Callable
@@ -9,86 +9,91 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from mbti_ray.serving.schemas import ErrorCode, Question, WireError
-from mbti_ray.serving.served_model import Reader
-from mbti_ray.serving.target import Wanted
+from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
+from mbti_ray.serving.served_model import ServedModel
+from mbti_ray.serving.target import ServingTarget
 
 
 @dataclass(frozen=True)
-class _Row:
-    wanted: Wanted
-    readers: dict[str, Reader]
+class _RoutingTable:
+    """A target and its models by location; replaced as a whole, so that readers need no lock."""
 
-    def reader(self, place: str) -> Reader:
-        return self.readers[place]
+    target: ServingTarget
+    models: dict[str, ServedModel]
+
+    @property
+    def primary(self) -> ServedModel:
+        return self.models[self.target.primary]
+
+    @property
+    def canary(self) -> ServedModel | None:
+        return self.models[self.target.canary] if self.target.canary else None
 
 
-class Shelf:
-    """The readers of a replica, by what is wanted."""
+class Router:
+    """The models of a replica, loaded, checked and warmed up."""
 
-    def __init__(self, load: Callable[[str, Reader | None], Reader], wanted: Wanted) -> None:
+    def __init__(
+        self, load: Callable[[str, ServedModel | None], ServedModel], target: ServingTarget
+    ) -> None:
         """
         Args:
-            load: A reader of the bundle at a place, checked and warm; it is given the reader of
-                that place that there is, which may be one of a bundle that lay there before.
+            load: Loads the bundle at a location. It is given the model already loaded from that
+                location, if any, which may be of a bundle that has since been replaced there.
 
         Raises:
-            BundleError: What is wanted cannot be served.
+            BundleError: The target cannot be served.
         """
         self._load = load
-        self._row = _Row(wanted, {place: load(place, None) for place in wanted.places})
+        models = {location: load(location, None) for location in target.locations}
+        self._table = _RoutingTable(target, models)
 
     @property
-    def wanted(self) -> Wanted:
+    def target(self) -> ServingTarget:
         """What is served now."""
-        return self._row.wanted
-
-    @property
-    def is_ready(self) -> bool:
-        # There is no shelf before its first row is loaded, checked and warm.
-        return True
+        return self._table.target
 
     @property
     def info(self) -> dict[str, Any]:
-        row = self._row
-        front = row.reader(row.wanted.front)
-        found = {"bundle_id": front.bundle_id, **front.info}
-        if row.wanted.beside is not None:
-            beside = row.reader(row.wanted.beside)
-            facts = {"bundle_id": beside.bundle_id, "share": row.wanted.share}
-            found["beside"] = {**beside.info, **facts}
-        return found
+        """The body of /info."""
+        table = self._table
+        info = {"bundle_id": table.primary.bundle_id, **table.primary.info}
+        if table.canary is not None:
+            facts = {"bundle_id": table.canary.bundle_id, "share": table.target.canary_share}
+            info["beside"] = {**table.canary.info, **facts}
+        return info
 
-    def change(self, wanted: Wanted) -> None:
-        """Serve something else from now on; may be called from any thread.
-
-        Raises:
-            BundleError: It cannot be served; what was served before still is.
-        """
-        known = self._row.readers
-        readers = {place: self._load(place, known.get(place)) for place in wanted.places}
-        self._row = _Row(wanted, readers)
-
-    def choose(self, bundle_id: str | None, question: Question) -> Reader:
-        """The reader for a question: of the bundle it asks for, or by share.
-
-        The same question goes to the same bundle every time.
+    def switch_to(self, target: ServingTarget) -> None:
+        """Serves another target from now on; may be called from any thread.
 
         Raises:
-            WireError: NOT_FOUND, for a bundle that is not served.
+            BundleError: It cannot be served; the old target still is.
         """
-        row = self._row
-        if bundle_id is not None:
-            for reader in row.readers.values():
-                if reader.bundle_id == bundle_id:
-                    return reader
-            served = ", ".join(reader.bundle_id for reader in row.readers.values())
-            raise WireError(ErrorCode.NOT_FOUND, f"no such bundle is served; there is {served}")
-        to_beside = row.wanted.beside is not None and _place_of(question) < row.wanted.share
-        return row.reader(row.wanted.beside if to_beside else row.wanted.front)  # type: ignore[arg-type]
+        loaded = self._table.models
+        models = {loc: self._load(loc, loaded.get(loc)) for loc in target.locations}
+        self._table = _RoutingTable(target, models)
+
+    def route(self, request: PredictRequest, bundle_id: str | None) -> ServedModel:
+        """The model for a request: the one the client named, or by the canary's share.
+
+        The same text goes to the same bundle every time.
+
+        Raises:
+            APIError: NOT_FOUND, for a bundle that is not served.
+        """
+        table = self._table
+        if bundle_id is None:
+            if table.canary and _hash_fraction(request) < table.target.canary_share:
+                return table.canary
+            return table.primary
+        for model in table.models.values():
+            if model.bundle_id == bundle_id:
+                return model
+        served = ", ".join(model.bundle_id for model in table.models.values())
+        raise APIError(ErrorCode.NOT_FOUND, f"no such bundle is served; available: {served}")
 
 
-def _place_of(question: Question) -> float:
-    """From 0 to 1, evenly, by the first text of a question."""
-    digest = blake2b(question.users[0][0].encode(), digest_size=8).digest()
+def _hash_fraction(request: PredictRequest) -> float:
+    """A number in [0, 1), uniformly distributed, from the first text of a request."""
+    digest = blake2b(request.users[0][0].encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64

@@ -1,7 +1,7 @@
-"""What goes over the wire: the table of errors, the shapes of requests and answers, their checks.
+"""The HTTP contract: the table of error codes, the schemas of requests and responses, validation.
 
-Knows nothing of Ray, of routes or of the model. No message repeats the text that was sent, so that
-messages may be logged.
+Must not know Ray, the routes or the model. No message repeats text from the request, so messages
+may be logged.
 """
 
 import json
@@ -24,36 +24,36 @@ from pydantic import (
 
 from mbti_ray.errors import nearest
 
-# With `influence` the posts are read once more for each of them.
-MAX_INFLUENCE = 32
+# With `influence` the posts are read again once for each of them.
+MAX_INFLUENCE_POSTS = 32
 
 
 class ErrorCode(Enum):
-    """Every error that the service answers with; the code on the wire is the name in lower case."""
+    """Every error the service returns; `error.code` in the body is the name in lower case."""
 
     NOT_JSON = 400, "the body is not JSON"
-    UNAUTHORIZED = 401, "the service has an API key; give it as `Authorization: Bearer KEY`"
-    NOT_FOUND = 404, "there is nothing at this path"
-    METHOD_NOT_ALLOWED = 405, "this path does not know this method"
-    TOO_LARGE = 413, "the body has too many bytes, or too many texts"
+    UNAUTHORIZED = 401, "the service requires an API key; send `Authorization: Bearer KEY`"
+    NOT_FOUND = 404, "nothing is served at this path"
+    METHOD_NOT_ALLOWED = 405, "this path does not support the method"
+    TOO_LARGE = 413, "the body has too many bytes or too many texts"
     INVALID = 422, "JSON of the wrong shape, or an empty text"
-    QUEUE_FULL = 429, "too many requests are waiting; Retry-After says for how many seconds to wait"
-    INTERNAL = 500, "a fault of the service"
-    NOT_READY = 503, "the model is not loaded yet"
-    TOO_SLOW = 504, "no answer within the deadline"
+    QUEUE_FULL = 429, "too many requests are waiting; retry after the seconds in Retry-After"
+    INTERNAL = 500, "an error inside the service"
+    NOT_READY = 503, "no replica is ready"
+    TOO_SLOW = 504, "no answer before the deadline"
 
     def __init__(self, status: int, meaning: str) -> None:
         self.status = status
         self.meaning = meaning
 
 
-class WireError(Exception):
-    """An error to answer with; `str()` of it is the message."""
+class APIError(Exception):
+    """An error response; `str()` of it is the message."""
 
     def __init__(self, code: ErrorCode, message: str = "", *, retry_after_s: int = 1) -> None:
         """
         Args:
-            retry_after_s: When to ask again, for the codes that say so.
+            retry_after_s: The value of Retry-After, for the codes that send it.
         """
         super().__init__(message or code.meaning)
         self.code = code
@@ -63,49 +63,49 @@ class WireError(Exception):
         return {"error": {"code": self.code.name.lower(), "message": str(self)}}
 
 
-def _readable(text: str) -> str:
+def _check_text(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
     try:
         text.encode()
     except UnicodeEncodeError:
-        # "\ud800" is valid JSON, but no tokenizer can read half a character.
-        raise ValueError("holds half of a surrogate pair") from None
+        # "\ud800" is valid JSON, but no tokenizer accepts half a character.
+        raise ValueError("contains half of a surrogate pair") from None
     return text
 
 
-Text = Annotated[StrictStr, AfterValidator(_readable), Field(min_length=1)]
-Texts = Annotated[list[Text], Field(min_length=1)]
+InputText = Annotated[StrictStr, AfterValidator(_check_text), Field(min_length=1)]
+InputTexts = Annotated[list[InputText], Field(min_length=1)]
 TextOrTexts = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[Texts, Tag("texts")],
+    Annotated[InputText, Tag("text")] | Annotated[InputTexts, Tag("texts")],
     Discriminator(lambda value: "texts" if isinstance(value, list) else "text"),
 ]
 
 
 class TextsRequest(BaseModel):
-    """One text, or several that are read one by one."""
+    """One text, or several that are read independently."""
 
     model_config = ConfigDict(extra="forbid")
     inputs: TextOrTexts = Field(description="one text, or a list of texts read one by one")
-    truncate: StrictBool = Field(True, description="false: refuse a text longer than is read")
-    explain: StrictBool = Field(False, description="also say what was hidden from the model")
+    truncate: StrictBool = Field(True, description="false: refuse a text longer than the limit")
+    explain: StrictBool = Field(False, description="also return what was masked")
 
 
 class UserRequest(BaseModel):
     """The posts of one user, read together."""
 
     model_config = ConfigDict(extra="forbid")
-    posts: Texts = Field(description="the posts of one user, read together")
-    truncate: StrictBool = Field(True, description="false: refuse posts longer than is read")
+    posts: InputTexts = Field(description="the posts of one user, read together")
+    truncate: StrictBool = Field(True, description="false: refuse posts longer than the limit")
     influence: StrictBool = Field(
         False,
-        description=f"also read the posts without each one of them (2 to {MAX_INFLUENCE})",
+        description=f"also read the posts without each one of them (2 to {MAX_INFLUENCE_POSTS})",
     )
-    explain: StrictBool = Field(False, description="also say what was hidden from the model")
+    explain: StrictBool = Field(False, description="also return what was masked")
 
 
 class Probabilities(BaseModel):
-    """How likely the positive pole of each dimension is."""
+    """The probability of the positive pole of each dimension."""
 
     E: float
     N: float
@@ -114,7 +114,7 @@ class Probabilities(BaseModel):
 
 
 class Influence(BaseModel):
-    """By how much each probability would be lower without a post."""
+    """How much lower each probability would be without a post."""
 
     E: float
     N: float
@@ -122,55 +122,57 @@ class Influence(BaseModel):
     J: float
 
 
-class HiddenPart(BaseModel):
-    """Characters (Unicode code points) from start to end, not included, that a word replaced."""
+class MaskedSpan(BaseModel):
+    """Characters (Unicode code points) from start to end, exclusive, that were masked."""
 
     start: int
     end: int
     kind: str = Field(description="type, link, functions, temperaments or axes")
 
 
-class ReadText(BaseModel):
-    """A text in clean Unicode, and what of it was hidden from the model."""
+class MaskedText(BaseModel):
+    """A text in clean Unicode, and the parts of it that were masked."""
 
     text: str
-    hidden: list[HiddenPart]
+    hidden: list[MaskedSpan]
 
 
-class Answer(BaseModel):
-    """What was read from one text or one user."""
+class PredictResponse(BaseModel):
+    """The prediction for one text or one user."""
 
-    type: str = Field(description="four letters; X where the model cannot tell")
+    type: str = Field(description="four letters; X where the model abstains")
     probabilities: Probabilities
-    truncated: bool = Field(description="the text was longer than the model reads")
-    windows: int = Field(description="how many pieces the text was read in")
+    truncated: bool = Field(description="the input was longer than the limit and was cut")
+    windows: int = Field(description="the number of windows that were read")
     influence: list[Influence] | None = Field(
-        None, description="what each post adds to each probability; only with influence"
+        None, description="the contribution of each post; only with influence"
     )
-    read: list[ReadText] | None = Field(None, description="each text; only with explain")
+    read: list[MaskedText] | None = Field(None, description="each text; only with explain")
 
 
 class ErrorDetail(BaseModel):
+    """What went wrong."""
+
     code: str
     message: str
 
 
-class ErrorBody(BaseModel):
-    """The shape of every error."""
+class ErrorResponse(BaseModel):
+    """The body of every error."""
 
     error: ErrorDetail
 
 
 @dataclass(frozen=True)
-class Question:
-    """A checked request.
+class PredictRequest:
+    """A validated request.
 
     Attributes:
-        users: Lists of posts; each one becomes one prediction.
-        whole: Read all posts of a user, instead of one text cut to what fits.
-        single: The answer is one object, not a list.
-        explain: Also say what was hidden.
-        truncate: Read what fits of a text that is too long, instead of refusing it.
+        users: Lists of posts; each list gets one prediction.
+        whole: Read all posts of a user, instead of one text cut to a single window.
+        single: The response is one object, not a list.
+        explain: Also return what was masked.
+        truncate: Cut a text that is too long, instead of refusing it.
         influence: The users after the first are the first one without each of its posts.
     """
 
@@ -183,70 +185,71 @@ class Question:
 
 
 async def read_body(chunks: AsyncIterator[bytes], *, max_bytes: int) -> bytes:
-    """The whole body; stops reading as soon as it is larger than allowed.
+    """The whole body; stops reading as soon as it exceeds the limit.
 
     Raises:
-        WireError: TOO_LARGE.
+        APIError: TOO_LARGE.
     """
     body = bytearray()
     async for chunk in chunks:
         body += chunk
         if len(body) > max_bytes:
-            raise WireError(ErrorCode.TOO_LARGE, f"the body has more than {max_bytes} bytes")
+            raise APIError(ErrorCode.TOO_LARGE, f"the body has more than {max_bytes} bytes")
     return bytes(body)
 
 
-def parse_question(body: bytes, *, max_texts: int) -> Question:
-    """The question that a body asks.
+def parse_request(body: bytes, *, max_texts: int) -> PredictRequest:
+    """Parses and validates the body of POST /predict.
 
     Raises:
-        WireError: NOT_JSON, INVALID or TOO_LARGE; the message says where.
+        APIError: NOT_JSON, INVALID or TOO_LARGE; the message says where.
     """
     document = _parse_object(body)
     if ("inputs" in document) == ("posts" in document):
         hint = "".join(nearest(key, ("inputs", "posts")) for key in list(document)[:1])
-        raise WireError(ErrorCode.INVALID, f'give exactly one of "inputs" and "posts"{hint}')
+        raise APIError(ErrorCode.INVALID, f'give exactly one of "inputs" and "posts"{hint}')
     try:
         if "posts" in document:
-            user = UserRequest.model_validate(document)
-            question = _question_of(user)
+            request = _user_request(UserRequest.model_validate(document))
         else:
-            asked = TextsRequest.model_validate(document)
-            single = isinstance(asked.inputs, str)
-            texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
-            question = Question(
-                tuple((text,) for text in texts),
-                whole=False,
-                single=single,
-                explain=asked.explain,
-                truncate=asked.truncate,
-            )
+            request = _texts_request(TextsRequest.model_validate(document))
     except ValidationError as error:
-        raise WireError(ErrorCode.INVALID, _explain(error)) from None
-    asked_users = question.users[:1] if question.influence else question.users
-    count = sum(len(posts) for posts in asked_users)
+        raise APIError(ErrorCode.INVALID, _first_mistake(error)) from None
+    given_users = request.users[:1] if request.influence else request.users
+    count = sum(len(posts) for posts in given_users)
     if count > max_texts:
-        raise WireError(ErrorCode.TOO_LARGE, f"{count} texts in one request; allowed: {max_texts}")
-    return question
+        raise APIError(ErrorCode.TOO_LARGE, f"{count} texts in one request; allowed: {max_texts}")
+    return request
 
 
-def _question_of(user: UserRequest) -> Question:
-    posts = tuple(user.posts)
+def _texts_request(given: TextsRequest) -> PredictRequest:
+    texts = [given.inputs] if isinstance(given.inputs, str) else given.inputs
+    return PredictRequest(
+        tuple((text,) for text in texts),
+        whole=False,
+        single=isinstance(given.inputs, str),
+        explain=given.explain,
+        truncate=given.truncate,
+    )
+
+
+def _user_request(given: UserRequest) -> PredictRequest:
+    posts = tuple(given.posts)
     users = [posts]
-    if user.influence:
-        if not 2 <= len(posts) <= MAX_INFLUENCE:
-            raise WireError(
+    if given.influence:
+        if not 2 <= len(posts) <= MAX_INFLUENCE_POSTS:
+            raise APIError(
                 ErrorCode.INVALID,
-                f"influence: is for 2 to {MAX_INFLUENCE} posts, there are {len(posts)}",
+                f"influence: needs 2 to {MAX_INFLUENCE_POSTS} posts, got {len(posts)}",
             )
         users += [posts[:k] + posts[k + 1 :] for k in range(len(posts))]
-    return Question(
+    return PredictRequest(
         tuple(users),
         whole=True,
         single=True,
-        explain=user.explain,
-        truncate=user.truncate,
-        influence=user.influence,
+        explain=given.explain,
+        truncate=given.truncate,
+        influence=given.influence,
     )
 
 
@@ -255,32 +258,32 @@ def _parse_object(body: bytes) -> dict[str, Any]:
         document = json.loads(body.decode())
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, line {error.lineno} column {error.colno}"
-        raise WireError(ErrorCode.NOT_JSON, f"the body is not JSON ({reason})") from None
+        raise APIError(ErrorCode.NOT_JSON, f"the body is not JSON ({reason})") from None
     except UnicodeDecodeError:
-        # Its own message would repeat the bytes that were sent.
-        raise WireError(ErrorCode.NOT_JSON, "the body is not UTF-8") from None
+        # Its own message would repeat bytes of the request.
+        raise APIError(ErrorCode.NOT_JSON, "the body is not UTF-8") from None
     except (ValueError, RecursionError):
-        message = "the body holds a number too long, or is nested too deep, to be read"
-        raise WireError(ErrorCode.NOT_JSON, message) from None
+        message = "the body contains a number too long, or is nested too deeply, to parse"
+        raise APIError(ErrorCode.NOT_JSON, message) from None
     if not isinstance(document, dict):
-        raise WireError(
-            ErrorCode.INVALID, 'the body is not an object; give {"inputs": ...} or {"posts": ...}'
+        raise APIError(
+            ErrorCode.INVALID, 'the body is not an object; send {"inputs": ...} or {"posts": ...}'
         )
     return document
 
 
-def _explain(error: ValidationError) -> str:
+def _first_mistake(error: ValidationError) -> str:
     """The first mistake as `inputs[3]: is empty`; the value itself is never repeated."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     key, *rest = first["loc"]
-    place = str(key)[:40] + "".join(f"[{part}]" for part in rest if isinstance(part, int))
+    location = str(key)[:40] + "".join(f"[{part}]" for part in rest if isinstance(part, int))
     reasons = {
-        "extra_forbidden": "is not known here",
-        "string_type": "is not a text",
-        "list_type": "is not a list of texts",
+        "extra_forbidden": "is not a known field",
+        "string_type": "is not a string",
+        "list_type": "is not a list of strings",
         "bool_type": "is not true or false",
         "string_too_short": "is empty",
         "too_short": "is an empty list",
     }
     reason = reasons.get(first["type"], first["msg"].removeprefix("Value error, "))
-    return f"{place}: {reason}"
+    return f"{location}: {reason}"

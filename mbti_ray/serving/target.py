@@ -1,33 +1,34 @@
-"""What a service is to serve, in words; imports nothing heavy, since a small process keeps it."""
+"""What a service should serve; imports nothing heavy, since a small process holds it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be served.
+class ServingTarget:
+    """The bundles that a service should serve.
 
     Attributes:
-        number: Counts what was wanted, one after the other; 0 is what the service began with.
-        front: The bundle that answers.
-        beside: A second one, for a share of the questions and for those that ask for it.
-        share: Of the questions that name no bundle: the part that `beside` answers.
-        before: What was served until this was wanted.
+        primary: Location of the bundle that answers.
+        canary: Location of a second one, for a share of the requests and for those that select it.
+        canary_share: The share of the requests that name no bundle which the canary answers.
+        version: Counts the targets of a service; 0 is the one it started with.
+        previous: The target before this one.
     """
 
-    front: str
-    beside: str | None = None
-    share: float = 0.0
-    number: int = 0
-    before: "Wanted | None" = None
+    primary: str
+    canary: str | None = None
+    canary_share: float = 0.0
+    version: int = 0
+    previous: "ServingTarget | None" = None
 
     @property
-    def places(self) -> tuple[str, ...]:
-        """The bundles, each once."""
-        return tuple(dict.fromkeys(place for place in (self.front, self.beside) if place))
+    def locations(self) -> tuple[str, ...]:
+        """The locations of the bundles, without duplicates."""
+        given = (location for location in (self.primary, self.canary) if location)
+        return tuple(dict.fromkeys(given))
 
     def describe(self) -> str:
-        """`runs/a`, or `runs/a, beside it runs/b for 10 % of the questions`."""
-        if self.beside is None:
-            return self.front
-        return f"{self.front}, beside it {self.beside} for {self.share:.0%} of the questions"
+        """`runs/a`, or `runs/a, with runs/b for 10 % of the requests`."""
+        if self.canary is None:
+            return self.primary
+        return f"{self.primary}, with {self.canary} for {self.canary_share:.0%} of the requests"

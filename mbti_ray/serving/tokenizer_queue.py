@@ -1,7 +1,7 @@
-"""The thread that turns texts into windows, and how long a text that came now would wait for it.
+"""The thread that turns texts into windows, and an estimate of how long a new text would wait.
 
-Cleaning and masking are Python's: more threads would only wait for the interpreter. Belongs to one
-event loop; knows nothing of queues for the model or of HTTP.
+Cleaning and masking are pure Python, so more threads would only wait for the interpreter lock.
+Belongs to one event loop. Must not know the queue in front of the model, nor HTTP.
 """
 
 import asyncio
@@ -12,30 +12,30 @@ from concurrent.futures import ThreadPoolExecutor
 from mbti_ray.data.windows import EncodedRow
 from mbti_ray.inference.predictor import Predictor
 
-# Before the first text: on the slow side of what a core does.
-_CHARACTERS_PER_S = 1e6
-# The share of the newest job in the estimate of the speed.
-_NEWEST = 0.1
-# A smaller job says little: starting it takes as long.
-_TELLING_CHARACTERS = 1000
+# The estimate before the first text: low for what one core does.
+_INITIAL_CHARACTERS_PER_S = 1e6
+# Weight of the newest call in the moving average of the speed.
+_SMOOTHING = 0.1
+# Shorter inputs say little about the speed: overhead dominates.
+_MIN_MEASURED_CHARACTERS = 1000
 
 
-class Tokenising:
-    """The line of those who wait for the thread."""
+class TokenizerQueue:
+    """Tokenizes requests one after the other, in a thread."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._thread = ThreadPoolExecutor(1, "tokenise")
+        self._thread = ThreadPoolExecutor(1, "tokenize")
         self._waiting_characters = 0
-        self._characters_per_s = _CHARACTERS_PER_S
+        self._characters_per_s = _INITIAL_CHARACTERS_PER_S
 
     @property
     def wait_s(self) -> float:
-        """How long a text that came now would wait, as far as can be told."""
+        """Estimated seconds that a text submitted now would wait."""
         return self._waiting_characters / self._characters_per_s
 
     async def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
-        """See `Predictor.encode`; whoever stops waiting gives their place up."""
+        """`Predictor.encode` in the thread; a cancelled caller leaves the queue."""
         characters = sum(len(post) for posts in users for post in posts)
 
         def work() -> tuple[list[EncodedRow], float]:
@@ -48,7 +48,7 @@ class Tokenising:
             packed, seconds = await loop.run_in_executor(self._thread, work)
         finally:
             self._waiting_characters -= characters
-        if characters >= _TELLING_CHARACTERS:
+        if characters >= _MIN_MEASURED_CHARACTERS:
             speed = characters / max(seconds, 1e-6)
-            self._characters_per_s += _NEWEST * (speed - self._characters_per_s)
+            self._characters_per_s += _SMOOTHING * (speed - self._characters_per_s)
         return packed

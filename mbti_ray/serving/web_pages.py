@@ -1,6 +1,6 @@
-"""The pages of the service: files of this package, sent with what they may do.
+"""The web pages at / and /docs, with the Content-Security-Policy that restricts them.
 
-Knows nothing of models or of what the pages ask.
+Must not know models or routes other than its own.
 """
 
 import base64
@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 
 
 def add_pages(api: FastAPI) -> None:
-    """The page for people at / and the description of the interface at /docs."""
+    """Adds the page for people at / and the API documentation at /docs."""
 
     def page(name: str) -> Callable[[], Awaitable[Response]]:
         html = (files("mbti_ray.serving") / name).read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def add_pages(api: FastAPI) -> None:
 
 
 def _page_headers(html: str) -> dict[str, str]:
-    """A page may run its own script and style and ask its own service, and nothing else."""
+    """A page may run its own script and style and call its own service, and nothing else."""
 
     def hashes(tag: str) -> str:
         texts = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
@@ -44,6 +44,6 @@ def _page_headers(html: str) -> dict[str, str]:
         "trusted-types 'none'",
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
-        # A page belongs to the version that serves it.
+        # A page must match the version that serves it.
         "Cache-Control": "no-cache",
     }

@@ -1,5 +1,5 @@
-"""A headless Chromium for the tests of pages: fresh profile, nothing but loopback and files; and
-the HTTP service on a port of its own, with bundles that were trained here.
+"""A headless Chromium for the page tests: a fresh profile, only loopback and files; and the HTTP
+service on a port of its own, with bundles trained here.
 
 Uses the Chromium of the system (Debian: `apt-get install chromium`); where there is none, or the
 extra `test` is installed without playwright, these tests are skipped with the reason.
@@ -27,16 +27,16 @@ from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.inference.predictor import Predictor, compute_golden_logits
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.serving.app import build_api, key_digest
-from mbti_ray.serving.router import Shelf
-from mbti_ray.serving.served_model import Reader
-from mbti_ray.serving.target import Wanted
+from mbti_ray.serving.router import Router
+from mbti_ray.serving.served_model import ServedModel
+from mbti_ray.serving.target import ServingTarget
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra: test)")
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 _LOCAL = ("file:", "data:", "about:", "http://127.0.0.1:", "http://localhost:")
-# Kept after the run, so that a person can look at what was tested; not committed.
+# Kept after the run for a person to look at; not committed.
 SCREENSHOTS = Path(__file__).parents[2] / "test-screenshots"
 
 OpenPage = Callable[..., "sync_api.Page"]
@@ -56,14 +56,14 @@ def chromium() -> Iterator["sync_api.Browser"]:
 
 @pytest.fixture
 def open_page(chromium: "sync_api.Browser") -> Iterator[OpenPage]:
-    """Opens an address in a window of its own; the test fails if the page asks for the outside
-    or writes an error to its console.
+    """Opens an address in a window of its own; the test fails if the page requests another host
+    or logs an error to its console.
 
     Keyword arguments are those of a browser context, such as `color_scheme="dark"` or
-    `viewport={"width": 360, "height": 740}`; `expected` is what the browser may complain about,
+    `viewport={"width": 360, "height": 740}`; `expected` lists the errors that the browser may log,
     such as `"status of 429"`.
     """
-    contexts, trouble = [], []
+    contexts, errors = [], []
 
     def open_it(
         address: str, *, expected: tuple[str, ...] = (), **settings: object
@@ -71,14 +71,14 @@ def open_page(chromium: "sync_api.Browser") -> Iterator[OpenPage]:
         context = chromium.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda r: r.url.startswith(_LOCAL) or trouble.append(f"asked {r.url}"))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("request", lambda r: r.url.startswith(_LOCAL) or errors.append(r.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "console",
             lambda m: (
                 m.type == "error"
                 and not any(e in m.text for e in expected)
-                and trouble.append(m.text)
+                and errors.append(m.text)
             ),
         )
         page.goto(address)
@@ -87,12 +87,12 @@ def open_page(chromium: "sync_api.Browser") -> Iterator[OpenPage]:
     yield open_it
     for context in contexts:
         context.close()
-    assert trouble == []
+    assert errors == []
 
 
 @pytest.fixture
 def read() -> Callable[..., None]:
-    """Gives the page for people a text, or posts, and waits until all of its answer stands."""
+    """Enters a text, or posts, into the page for people and waits for the complete result."""
 
     def read_it(page: "sync_api.Page", text: str, *, posts: bool = False) -> None:
         page.get_by_label("several posts" if posts else "one text").check()
@@ -117,8 +117,8 @@ def screenshots() -> Path:
 def bundles(
     quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Two bundles of one dataset: `scored` as a run leaves it, `plain` without a test."""
-    # Beside another process that computes, two threads wait for each other most of the time.
+    """Two bundles of one dataset: `scored` as a run writes it, `plain` without test scores."""
+    # On a shared machine two threads mostly wait for each other.
     torch.set_num_threads(1)
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     cache = tmp_path_factory.mktemp("cache")
@@ -145,8 +145,8 @@ def bundles(
 
 
 @contextmanager
-def _serving(shelf: Shelf, config: ServeConfig, key: str | None) -> Iterator[str]:
-    api = build_api(shelf, config, key_hash=key_digest(key) if key else None)
+def _serving(router: Router, config: ServeConfig, key: str | None) -> Iterator[str]:
+    api = build_api(router, config, key_hash=key_digest(key) if key else None)
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -161,7 +161,7 @@ def _serving(shelf: Shelf, config: ServeConfig, key: str | None) -> Iterator[str
 
 
 class Services:
-    """Services without a cluster, each with a thread that computes."""
+    """Services without a cluster, each with a thread that runs its model."""
 
     def __init__(self, ends: ExitStack, bundle: Path) -> None:
         self._ends = ends
@@ -171,34 +171,32 @@ class Services:
     def __call__(
         self,
         *,
-        wanted: Wanted | None = None,
+        target: ServingTarget | None = None,
         key: str | None = None,
-        shelf: type[Shelf] = Shelf,
         **limits: object,
     ) -> str:
-        """Starts one; its address.
+        """Starts one and returns its URL.
 
         Args:
-            wanted: What lies on the shelf.
+            target: What it serves.
             key: The API key.
-            shelf: The class of the shelf.
             limits: As in `ServeConfig`.
         """
         config = ServeConfig.model_validate(limits)
         thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
         self._ends.callback(thread.shutdown)
 
-        def load(place: str, _: Reader | None) -> Reader:
-            return Reader(Predictor.load(Path(place)), thread, config, tokens_per_s=1e5)
+        def load(location: str, _: ServedModel | None) -> ServedModel:
+            return ServedModel(Predictor.load(Path(location)), thread, config, tokens_per_s=1e5)
 
-        loaded = shelf(load, wanted or Wanted(str(self._bundle)))
-        url = self._ends.enter_context(_serving(loaded, config, key))
+        router = Router(load, target or ServingTarget(str(self._bundle)))
+        url = self._ends.enter_context(_serving(router, config, key))
         self._threads[url] = thread
         return url
 
     @contextmanager
-    def computing(self, url: str) -> Iterator[None]:
-        """Until the end of the block, the service's thread has something else to compute."""
+    def occupied(self, url: str) -> Iterator[None]:
+        """Until the end of the block, the model's thread is busy."""
         end = threading.Event()
         self._threads[url].submit(end.wait)
         try:
@@ -209,6 +207,6 @@ class Services:
 
 @pytest.fixture(scope="module")
 def serve(bundles: dict[str, Path]) -> Iterator[Services]:
-    """Starts the service, and ends it after the last test of the file."""
+    """Starts services, which stop after the last test of the file."""
     with ExitStack() as ends:
         yield Services(ends, bundles["scored"])

@@ -1,4 +1,4 @@
-"""The page for people, driven in a browser against the real service with a model trained here."""
+"""The page for people in a browser, against the real service with a model trained here."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.serving.target import Wanted
+from mbti_ray.serving.target import ServingTarget
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.browser
@@ -34,7 +34,7 @@ def ask(url: str, **body: Any) -> dict[str, Any]:
 
 
 def shown(page: Any) -> dict[str, Any]:
-    """The type and the percentages as they stand on the page, spaces as in print."""
+    """The type and the percentages on the page, with plain spaces."""
     texts = page.locator(".poles i").all_inner_texts()
     return {
         "type": "".join(page.locator("#type b").all_inner_texts()),
@@ -49,7 +49,7 @@ def percent(share: float) -> str:
 
 
 def expected(answer: dict[str, Any]) -> dict[str, Any]:
-    """What the page has to show of an answer: the share of the first and the second pole."""
+    """What the page must show for a response: the percentages of the first and second poles."""
     percents = []
     for dimension in DIMENSIONS:
         share = answer["probabilities"][dimension.positive]
@@ -64,7 +64,7 @@ def wait_for_text(page: Any, selector: str, text: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("name", "viewport"), [("phone", PHONE), ("desktop", DESKTOP)])
-def test_a_text_and_posts_show_what_the_service_answers(
+def test_a_text_and_posts_show_what_the_service_returns(
     url: str, open_page: Any, read: Any, screenshots: Path, name: str, viewport: Any, scheme: str
 ) -> None:
     page = open_page(url, color_scheme=scheme, viewport=viewport, **STILL)
@@ -79,7 +79,7 @@ def test_a_text_and_posts_show_what_the_service_answers(
     page.screenshot(path=screenshots / f"page-{name}-{scheme}-posts.png", full_page=True)
 
 
-def test_each_post_has_what_it_adds_and_the_largest_stands_out(
+def test_each_post_shows_its_influence_and_the_largest_is_highlighted(
     url: str, open_page: Any, read: Any
 ) -> None:
     page = open_page(url, **STILL)
@@ -100,7 +100,7 @@ def test_each_post_has_what_it_adds_and_the_largest_stands_out(
             )
 
 
-def test_an_answer_stays_where_what_each_post_adds_cannot_be_had(url: str, open_page: Any) -> None:
+def test_a_result_stays_when_the_influence_of_posts_fails(url: str, open_page: Any) -> None:
     page = open_page(url, expected=("ERR_FAILED",), **STILL)
 
     def cut(route: Any) -> None:
@@ -110,29 +110,27 @@ def test_an_answer_stays_where_what_each_post_adds_cannot_be_had(url: str, open_
     page.get_by_label("several posts").check()
     page.locator("#text").fill("\n\n".join(POSTS))
     page.locator("#text").press("Control+Enter")
-    wait_for_text(page, "#pushing", "is not known. The service cannot be reached.")
+    wait_for_text(page, "#pushing", "could not be computed. The service cannot be reached.")
     assert shown(page) == expected(ask(url, posts=POSTS))
     page.unroute("**/predict")
-    page.get_by_role("button", name="Try that again").click()
+    page.get_by_role("button", name="Try again").click()
     page.locator(".pushes").last.wait_for()
     assert not page.locator("#again").is_visible()
 
 
-def test_what_was_hidden_is_struck_out_and_named_in_words(
-    url: str, open_page: Any, read: Any
-) -> None:
+def test_masked_spans_are_struck_out_and_named(url: str, open_page: Any, read: Any) -> None:
     page = open_page(url, **STILL)
     read(page, TEXT)
     marks = page.locator("#read mark")
     assert marks.locator("s").all_inner_texts() == ["INTJ", "www.example.org/lists"]
     assert [t.strip() for t in marks.locator("small").all_text_contents()] == [
-        "hidden: name of a type",
-        "hidden: address",
+        "masked: name of a type",
+        "masked: link",
     ]
-    assert "1 name of a type, 1 address" in page.locator("#masked").inner_text()
+    assert "1 name of a type, 1 link" in page.locator("#masked").inner_text()
 
 
-def test_the_band_and_the_line_are_the_bundles_and_x_is_said_in_words(
+def test_the_band_and_the_threshold_are_the_bundles_and_x_is_explained(
     url: str, open_page: Any, read: Any, bundles: dict[str, Path]
 ) -> None:
     predictor = Predictor.load(bundles["scored"])
@@ -159,7 +157,7 @@ def test_the_band_and_the_line_are_the_bundles_and_x_is_said_in_words(
     assert "cannot tell" in page.locator("#type").inner_text()
 
 
-def test_how_sure_it_is_comes_from_the_test_beside_always_the_commonest(
+def test_reliability_comes_from_the_test_scores_with_the_majority_class_as_baseline(
     url: str, open_page: Any, read: Any
 ) -> None:
     page = open_page(url, **STILL)
@@ -176,59 +174,60 @@ def test_how_sure_it_is_comes_from_the_test_beside_always_the_commonest(
     ]
     assert f"{card['overall']['brier']['value']:.2f}" in page.locator("#calibrated").inner_text()
     is_better = card["paired"]["accuracy"]["low"] > 0
-    beside = "It is right more often than" if is_better else "Its test does not show"
-    assert page.locator("#beside").inner_text().startswith(beside)
+    comparison = "It is right more often than" if is_better else "Its test scores do not show"
+    assert page.locator("#comparison").inner_text().startswith(comparison)
     read(page, TEXT)
     alike = page.locator("#sure b, #sure li > small:nth-child(2)").all_inner_texts()
     assert len(alike) == 4
-    assert all(re.fullmatch(r"\d+ of \d+|nobody got a figure near that", t) for t in alike)
+    assert all(re.fullmatch(r"\d+ of \d+|no test result near that", t) for t in alike)
 
 
-def test_a_text_longer_than_is_read_says_so(url: str, open_page: Any, read: Any) -> None:
+def test_a_truncated_text_is_reported(url: str, open_page: Any, read: Any) -> None:
     page = open_page(url, **STILL)
     read(page, "a quiet evening")
-    assert "in one piece" in page.locator("#extent").inner_text()
+    assert "in one window" in page.locator("#extent").inner_text()
     read(page, " ".join(POSTS))
-    pieces = ask(url, posts=[" ".join(POSTS)])["windows"]
-    assert pieces > 1
-    assert f"in {pieces} pieces" in page.locator("#extent").inner_text()
+    windows = ask(url, posts=[" ".join(POSTS)])["windows"]
+    assert windows > 1
+    assert f"in {windows} windows" in page.locator("#extent").inner_text()
     read(page, " ".join(POSTS * 9))
-    assert "Longer than it reads: the first 4 pieces" in page.locator("#extent").inner_text()
+    assert "Longer than the limit: only the first 4 windows" in page.locator("#extent").inner_text()
 
 
-def test_the_answer_is_of_the_bundle_that_gave_it(
+def test_the_facts_shown_are_those_of_the_bundle_that_answered(
     serve: Callable[..., str], bundles: dict[str, Path], open_page: Any, read: Any
 ) -> None:
-    front, beside = str(bundles["scored"]), str(bundles["plain"])
-    url = serve(wanted=Wanted(front, beside=beside, share=1.0))
+    primary, canary = str(bundles["scored"]), str(bundles["plain"])
+    url = serve(target=ServingTarget(primary, canary=canary, canary_share=1.0))
     info = httpx.get(f"{url}info").json()
     page = open_page(url, **STILL)
-    asked: list[dict[str, str]] = []
-    page.on("request", lambda r: r.url.endswith("/predict") and asked.append(r.headers))
+    requested: list[dict[str, str]] = []
+    page.on("request", lambda r: r.url.endswith("/predict") and requested.append(r.headers))
     read(page, "\n\n".join(POSTS), posts=True)
     assert shown(page) == expected(ask(url, posts=POSTS))
-    # What each post adds is asked of the same bundle again.
-    assert [headers.get("x-bundle-id") for headers in asked] == [None, info["beside"]["bundle_id"]]
-    # The line of the other bundle says nothing here.
+    # The influence of each post is requested from the same bundle.
+    assert [headers.get("x-bundle-id") for headers in requested] == [
+        None,
+        info["beside"]["bundle_id"],
+    ]
+    # The threshold of the other bundle does not apply.
     known = info["beside"].get("thresholds", [None])[0]
     tick = page.locator(".tick").first
     place = tick.evaluate("t => 1 - parseFloat(t.style.left) / 100")
     assert (place if tick.is_visible() else None) == pytest.approx(known)
 
 
-def test_a_bundle_without_a_test_says_that_nobody_knows(
+def test_a_bundle_without_test_scores_is_reported_as_unknown(
     serve: Callable[..., str], bundles: dict[str, Path], open_page: Any, read: Any
 ) -> None:
-    page = open_page(serve(wanted=Wanted(str(bundles["plain"]))), **STILL)
+    page = open_page(serve(target=ServingTarget(str(bundles["plain"]))), **STILL)
     read(page, TEXT)
     assert page.locator("#unknown").is_visible()
     assert not page.locator("#scores").is_visible()
     assert not page.locator("#sureness").is_visible()
 
 
-def test_posts_joined_by_bars_are_posts_as_soon_as_they_are_pasted(
-    url: str, open_page: Any
-) -> None:
+def test_pasted_posts_joined_by_bars_switch_to_posts(url: str, open_page: Any) -> None:
     page = open_page(url, permissions=["clipboard-read", "clipboard-write"], **STILL)
     page.evaluate("text => navigator.clipboard.writeText(text)", "one|||two\n\nstill two|||three")
     page.locator("#text").focus()

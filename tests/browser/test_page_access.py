@@ -38,7 +38,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_stand_out_enough(url: str, open_page: Any, scheme: str) -> None:
+def test_colors_have_enough_contrast(url: str, open_page: Any, scheme: str) -> None:
     page = open_page(url, color_scheme=scheme)
 
     def color(name: str) -> str:
@@ -56,7 +56,7 @@ def test_colours_stand_out_enough(url: str, open_page: Any, scheme: str) -> None
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_any_state_of_the_page(
+def test_axe_finds_no_violation_in_any_state_of_the_page(
     serve: Callable[..., str], url: str, open_page: Any, read: Any, scheme: str
 ) -> None:
     page = open_page(url, color_scheme=scheme, **STILL)
@@ -83,9 +83,7 @@ def test_axe_would_find_a_control_without_a_label(url: str, open_page: Any) -> N
     assert "label" in axe.Axe().run(page).generate_snapshot()
 
 
-def test_everything_can_be_done_from_the_keyboard_in_the_order_of_reading(
-    url: str, open_page: Any
-) -> None:
+def test_every_control_is_reached_by_keyboard_in_reading_order(url: str, open_page: Any) -> None:
     page = open_page(url, **STILL)
     page.locator("#rights tr").first.wait_for()
     reached, hidden = [], []
@@ -110,13 +108,13 @@ def test_everything_can_be_done_from_the_keyboard_in_the_order_of_reading(
         "Read it",
         "one",
         "five",
-        "The interface for programs",
-        "What is served, in full",
+        "API documentation",
+        "Model details (JSON)",
     ]
     assert hidden == []
 
 
-def test_an_answer_is_announced_and_the_focus_stays(url: str, open_page: Any) -> None:
+def test_a_result_is_announced_and_the_focus_stays(url: str, open_page: Any) -> None:
     page = open_page(url, **STILL)
     for key in ("Tab", "Tab", "ArrowRight", "Tab"):
         page.keyboard.press(key)
@@ -128,23 +126,23 @@ def test_an_answer_is_announced_and_the_focus_stays(url: str, open_page: Any) ->
     page.locator(".pushes").last.wait_for()
     assert page.locator("#read > li").count() == 2
     assert page.evaluate("document.activeElement.id") == "text"
-    said = page.locator("#said[role=status]").text_content()
+    said = page.locator("#announcement[role=status]").text_content()
     letters = page.locator("#type b").all_inner_texts()
     assert said.startswith(" ".join(letters) + ". ")
     assert said.count("%") + said.count("too close to tell") == 4
 
 
-def test_a_held_key_asks_once(url: str, open_page: Any) -> None:
+def test_a_held_key_sends_one_request(url: str, open_page: Any) -> None:
     page = open_page(url, **STILL)
-    asked: list[str] = []
-    page.on("request", lambda r: r.url.endswith("/predict") and asked.append(r.url))
+    requested: list[str] = []
+    page.on("request", lambda r: r.url.endswith("/predict") and requested.append(r.url))
     page.locator("#text").fill(TEXT)
     page.locator("#text").focus()
     page.keyboard.down("Control")
     for _ in range(5):
         page.keyboard.down("Enter")
     page.locator("#reading").wait_for()
-    assert len(asked) == 1
+    assert len(requested) == 1
 
 
 def test_a_phone_of_320_pixels_never_scrolls_sideways(url: str, open_page: Any, read: Any) -> None:
@@ -175,7 +173,7 @@ def test_text_twice_as_large_still_fits_a_phone(url: str, open_page: Any, read: 
 
 
 @pytest.mark.parametrize(("motion", "moves"), [("reduce", False), ("no-preference", True)])
-def test_only_who_likes_motion_gets_it(url: str, open_page: Any, motion: str, moves: bool) -> None:
+def test_motion_follows_the_preference(url: str, open_page: Any, motion: str, moves: bool) -> None:
     page = open_page(url, reduced_motion=motion)
     longest = page.evaluate(
         """() => Math.max(...[...document.querySelectorAll("*")].flatMap((e) =>
@@ -185,15 +183,15 @@ def test_only_who_likes_motion_gets_it(url: str, open_page: Any, motion: str, mo
     assert (longest > 0) is moves
 
 
-def test_only_this_service_is_asked_and_the_browser_holds_the_page_to_it(
+def test_the_page_calls_only_its_own_service_and_the_browser_enforces_it(
     url: str, open_page: Any, read: Any
 ) -> None:
     page = open_page(url, expected=("Content Security Policy", "Failed to load"), **STILL)
-    asked: list[str] = []
-    page.on("request", lambda r: asked.append(r.url))
+    requested: list[str] = []
+    page.on("request", lambda r: requested.append(r.url))
     page.reload()
     read(page, POSTS, posts=True)
-    assert {address.removeprefix(url) for address in asked} <= {"", "info", "predict", "data:,"}
+    assert {address.removeprefix(url) for address in requested} <= {"", "info", "predict", "data:,"}
     broken = page.evaluate(
         """() => new Promise((done) => {
           document.addEventListener("securitypolicyviolation", (e) => done(e.effectiveDirective));

@@ -1,4 +1,4 @@
-"""Another bundle for a service that runs, asked for by another command, under load."""
+"""Rolling out a bundle to a running service, by another command, under load."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-def test_another_bundle_is_rolled_out_and_back_under_load_and_no_request_fails(
+def test_a_bundle_is_rolled_out_and_back_under_load_and_no_request_fails(
     service: Service, bundle: Path, other_bundle: Path, damaged_bundle: Path
 ) -> None:
     first, second = load_manifest(bundle).id, load_manifest(other_bundle).id
@@ -28,10 +28,10 @@ def test_another_bundle_is_rolled_out_and_back_under_load_and_no_request_fails(
         assert set(load.bundles) == {first}
         done = service.command(str(other_bundle), "--roll-out")
         assert done.returncode == 0, done.stderr
-        assert f"served now: {other_bundle}" in done.stdout
+        assert f"now serving {other_bundle}" in done.stdout
         load.bundles.clear()
         load.wait_for(20)
-        # A client may still hold the answer to a question that it asked before.
+        # A request may have been in flight since before the switch.
         assert load.bundles[first] <= load.clients
 
         refused = service.command(str(damaged_bundle), "--roll-out")
@@ -49,7 +49,7 @@ def test_another_bundle_is_rolled_out_and_back_under_load_and_no_request_fails(
     assert set(load.statuses) == {200}
 
 
-def test_two_bundles_are_served_side_by_side_and_a_header_chooses(
+def test_a_canary_is_served_and_a_header_selects_it(
     service: Service, bundle: Path, other_bundle: Path
 ) -> None:
     words = [str(bundle), "--roll-out", f"serve.beside={other_bundle}", "serve.beside_share=0.5"]
@@ -57,18 +57,18 @@ def test_two_bundles_are_served_side_by_side_and_a_header_chooses(
     assert done.returncode == 0, done.stderr
     second = load_manifest(other_bundle).id
     with service.client() as client:
-        beside = client.get("/info").json()["beside"]
-        assert (beside["bundle_id"], beside["share"]) == (second, 0.5)
+        canary = client.get("/info").json()["beside"]
+        assert (canary["bundle_id"], canary["share"]) == (second, 0.5)
         answers = [client.post("/predict", json={"inputs": f"text {n}"}) for n in range(40)]
         assert {a.headers["x-bundle-id"] for a in answers} == {second, load_manifest(bundle).id}
-        asked = {"X-Bundle-Id": second}
-        chosen = client.post("/predict", json={"inputs": "a"}, headers=asked)
+        selected = {"X-Bundle-Id": second}
+        chosen = client.post("/predict", json={"inputs": "a"}, headers=selected)
         assert chosen.headers["x-bundle-id"] == second
         unknown = client.post("/predict", json={"inputs": "a"}, headers={"X-Bundle-Id": "none"})
         assert unknown.status_code == 404
 
 
-def test_a_replica_that_is_lost_comes_back_with_what_was_rolled_out(
+def test_a_lost_replica_is_restarted_with_the_bundle_rolled_out(
     service: Service, other_bundle: Path
 ) -> None:
     assert service.command(str(other_bundle), "--roll-out").returncode == 0
@@ -82,9 +82,9 @@ def test_a_replica_that_is_lost_comes_back_with_what_was_rolled_out(
     assert service.replicas() != [replica]
 
 
-def test_what_cannot_change_while_it_runs_is_refused(service: Service, bundle: Path) -> None:
+def test_settings_fixed_at_start_are_refused(service: Service, bundle: Path) -> None:
     refused = service.command(str(bundle), "--roll-out", "serve.replicas=2")
     assert refused.returncode == 2
-    assert "cannot change while it runs" in refused.stderr
+    assert "cannot change while the service runs" in refused.stderr
     nowhere = service.command("--roll-back", "serve.beside_share=0.5")
     assert nowhere.returncode == 2

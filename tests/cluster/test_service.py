@@ -1,4 +1,4 @@
-"""The HTTP service on a real Ray: through Ray's own proxy here, through HAProxy as a command."""
+"""The HTTP service on a real Ray: through Ray's own proxy, and through HAProxy as a command."""
 
 import json
 from collections import Counter
@@ -25,10 +25,10 @@ LONG = "a long evening with many words " * 60
 
 @pytest.fixture(scope="module")
 def client(bundle: Path, damaged_bundle: Path, ray_cluster: None) -> Iterator[httpx.Client]:
-    """A client of a running service, in whose place a damaged bundle was refused before."""
+    """A client of a running service; a damaged bundle was refused before it started."""
     from ray import serve
 
-    from mbti_ray.on_ray.serve.deployment import start_service
+    from mbti_ray.on_ray.serve.service import start_service
 
     config = ServeConfig(port=free_port(), max_queued=4, max_body_bytes=200_000)
     with pytest.raises(BundleError, match="does not reproduce its golden logits"):
@@ -43,7 +43,7 @@ def error_code(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
-def test_answers_are_the_predictors_whatever_shared_their_batch(
+def test_results_are_the_predictors_whatever_the_other_rows_of_the_batch(
     client: httpx.Client, bundle: Path
 ) -> None:
     texts = [f"a quiet evening with book number {n} " * (1 + 5 * n) for n in range(20)]
@@ -75,23 +75,23 @@ def test_answers_are_the_predictors_whatever_shared_their_batch(
     ],
     ids=["not json", "empty", "many texts", "many bytes"],
 )
-def test_what_is_malformed_is_answered_by_the_table(
+def test_malformed_requests_get_the_published_error(
     client: httpx.Client, content: bytes, expected: tuple[int, str]
 ) -> None:
     assert error_code(client.post("/predict", content=content)) == expected
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/health", "/ready", "/info"])
-def test_pages_and_probes_are_there(client: httpx.Client, path: str) -> None:
+def test_pages_and_probes_respond(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 200
 
 
-def test_unknown_paths_and_methods_have_the_shape_of_errors(client: httpx.Client) -> None:
+def test_unknown_paths_and_methods_have_the_error_schema(client: httpx.Client) -> None:
     assert error_code(client.get("/nothing")) == (404, "not_found")
     assert error_code(client.get("/predict")) == (405, "method_not_allowed")
 
 
-def test_a_crowd_is_answered_or_told_to_come_back_while_probes_answer(
+def test_under_overload_requests_get_200_or_429_while_probes_respond(
     client: httpx.Client,
 ) -> None:
     body = {"inputs": [LONG] * 100}
@@ -109,7 +109,7 @@ def test_a_crowd_is_answered_or_told_to_come_back_while_probes_answer(
     assert client.post("/predict", json={"inputs": "a"}).status_code == 200
 
 
-def test_a_text_that_is_too_long_is_read_in_part_or_refused_as_asked(
+def test_a_text_too_long_is_truncated_or_refused_as_requested(
     client: httpx.Client,
 ) -> None:
     assert client.post("/predict", json={"inputs": LONG}).json()["truncated"]
@@ -119,7 +119,7 @@ def test_a_text_that_is_too_long_is_read_in_part_or_refused_as_asked(
     assert client.post("/predict", json={"inputs": "short", "truncate": False}).is_success
 
 
-def test_an_answer_says_where_its_time_went_and_what_each_post_adds(
+def test_a_response_has_server_timing_and_the_influence_of_each_post(
     client: httpx.Client, bundle: Path
 ) -> None:
     posts = ["a party with everyone", "a quiet book", "a list of plans"]
@@ -147,11 +147,11 @@ def test_no_text_of_a_user_is_in_a_log(client: httpx.Client) -> None:
     assert found == []
     replicas = [path for path in logs if path.name.startswith("replica_")]
     lines = [line for path in replicas for line in path.read_text("utf-8").splitlines()]
-    asked = [line for line in map(json.loads, lines) if line.get("route") == "/predict"]
-    assert {"asctime", "request_id", "replica", "message"} <= asked[-1].keys()
+    requests = [line for line in map(json.loads, lines) if line.get("route") == "/predict"]
+    assert {"asctime", "request_id", "replica", "message"} <= requests[-1].keys()
 
 
-def test_the_command_serves_through_haproxy_until_sigterm_and_leaves_nothing(
+def test_the_command_serves_through_haproxy_until_sigterm_and_leaves_no_process(
     bundle: Path, tmp_path: Path
 ) -> None:
     with served(bundle, tmp_path) as service:
@@ -165,7 +165,7 @@ def test_the_command_serves_through_haproxy_until_sigterm_and_leaves_nothing(
 
 
 def _listens(program: str, port: int) -> bool:
-    """Whether a process of that name was started with a configuration that binds the port."""
+    """Whether a process of that name runs with a configuration that binds the port."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode().split("\0")

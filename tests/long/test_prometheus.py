@@ -1,4 +1,4 @@
-"""A real Prometheus reads a real Ray with a service, a run and a study in it."""
+"""A real Prometheus scrapes a real Ray with a service, a run and a study in it."""
 
 import math
 import os
@@ -27,14 +27,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using extra keyword arguments:DeprecationWarning"),
 ]
 
-# Figures take ten seconds to their node and five to Prometheus, and a rate needs two of them.
+# Metrics take ten seconds to their node and five to Prometheus, and a rate needs two samples.
 PATIENCE_S = 180
 ENDLESS = ["fit.epochs=100000", "fit.patience=null", "scaling.cpus=1", "study.scheduler=none"]
 
 
 @pytest.fixture
 def prometheus(tmp_path: Path, ray_cluster: None) -> Iterator[httpx.Client]:
-    """A client of a Prometheus with the config that the page gives."""
+    """A client of a Prometheus with the config from docs/dashboard.md."""
     from ray._private.worker import _global_node
 
     program = shutil.which("prometheus")
@@ -44,7 +44,7 @@ def prometheus(tmp_path: Path, ray_cluster: None) -> Iterator[httpx.Client]:
     (nodes,) = config["scrape_configs"][0]["file_sd_configs"]
     (place,) = map(Path, nodes["files"])
     assert place.is_file()
-    # Another Ray of this machine may have written that one since; this one's own is the same.
+    # Another Ray on this machine may have overwritten that file; this one's copy is the same.
     nodes["files"] = [str(Path(_global_node.get_session_dir_path()) / place.name)]
     config["global"]["scrape_interval"] = "5s"
     file = tmp_path / "prometheus.yml"
@@ -62,26 +62,26 @@ def prometheus(tmp_path: Path, ray_cluster: None) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def url(bundle: Path, ray_cluster: None) -> Iterator[str]:
-    """The address of a service."""
+    """The URL of a service."""
     from ray import serve
 
-    from mbti_ray.on_ray.serve.deployment import start_service
+    from mbti_ray.on_ray.serve.service import start_service
 
     yield start_service(bundle, ServeConfig(port=free_port()))
     serve.shutdown()
 
 
-def test_every_query_finds_figures_and_what_runs_is_called_as_the_page_says(
+def test_every_query_returns_numbers_and_runs_have_the_documented_names(
     prometheus: httpx.Client, url: str, small_file: Path, tmp_path: Path
 ) -> None:
     place = [f"storage={tmp_path}", f"data.source={small_file}"]
     with running("train", "quick", "name=seen", *ENDLESS[:3], *place):
-        wait_for_figures(prometheus, [*queries_of_grafana(), *queries_of_the_page()], url)
+        wait_for_numbers(prometheus, [*queries_of_grafana(), *queries_of_the_page()], url)
         assert {job.metadata.get("job_name") for job in jobs()} >= {"train seen"}
         assert "seen/checkpoints" in names_of_runs()
     with running("tune", "name=rates", "study.trials=2", *ENDLESS, *place):
         trial = 'ray_mbti_val_accuracy{run="rates/trials/trial-0000"}'
-        wait_for_figures(prometheus, [trial], url)
+        wait_for_numbers(prometheus, [trial], url)
         assert {job.metadata.get("job_name") for job in jobs()} >= {"tune rates"}
         (log,) = logs_of_actors("rates")
         assert "rates/trials/trial-0000 {" in log
@@ -90,7 +90,7 @@ def test_every_query_finds_figures_and_what_runs_is_called_as_the_page_says(
 
 @contextmanager
 def running(verb: str, *words: str) -> Iterator[None]:
-    """A command in the Ray of this test, cut off at the end."""
+    """A command in the Ray of this test, stopped at the end."""
     import ray
 
     address = ray.get_runtime_context().gcs_address
@@ -99,15 +99,15 @@ def running(verb: str, *words: str) -> Iterator[None]:
         try:
             yield
         finally:
-            # Once asks a study to end with its trials.
+            # One SIGINT lets a study finish its trials.
             for number in (signal.SIGINT, signal.SIGINT) if verb == "tune" else (signal.SIGTERM,):
                 process.send_signal(number)
                 time.sleep(1)
             process.wait(120)
 
 
-def wait_for_figures(prometheus: httpx.Client, queries: list[str], url: str) -> None:
-    """Until each query has found a number, while the service answers and refuses."""
+def wait_for_numbers(prometheus: httpx.Client, queries: list[str], url: str) -> None:
+    """Until each query has returned a number, while the service answers and refuses."""
     missing, end = dict.fromkeys(queries), time.monotonic() + PATIENCE_S
     while missing and time.monotonic() < end:
         for body in ({"inputs": "a quiet evening"}, {"input": "a quiet evening"}):
@@ -126,7 +126,7 @@ def found(prometheus: httpx.Client, query: str) -> list[float]:
         # It has only just started.
         return []
     answer = response.json()
-    # Not what Prometheus cannot read.
+    # Prometheus must be able to parse the query.
     assert answer["status"] == "success" or response.status_code == 503, answer
     return [float(series["value"][1]) for series in answer.get("data", {}).get("result", ())]
 
@@ -146,7 +146,7 @@ def names_of_runs() -> set[str]:
 
 
 def logs_of_actors(name: str) -> list[str]:
-    """What the actors of a study have written, those that live."""
+    """The logs of the live actors of a study."""
     import ray
     from ray.util.state import get_log, list_actors
 

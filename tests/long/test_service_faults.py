@@ -1,4 +1,4 @@
-"""The service under what it will meet: too much load, slow clients, nonsense."""
+"""The service under overload, slow clients and malformed requests."""
 
 import random
 import socket
@@ -15,10 +15,10 @@ from service_command import Load, Service, open_loop, served
 
 pytestmark = [pytest.mark.long]
 
-# One request is so much work that asking for it is none: the clients share the machine.
+# Heavy, so that sending costs little in comparison: the clients share the machine.
 HEAVY = {"inputs": ["a quiet evening with many words " * 60] * 32}
 MAX_WAIT_S = 2.0
-NONSENSE = 10_000
+CASES = 10_000
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-def test_twice_the_load_it_can_carry_is_answered_or_turned_away_at_once_and_memory_stays(
+def test_at_twice_its_capacity_requests_get_200_or_429_at_once_and_memory_is_stable(
     service: Service,
 ) -> None:
     (replica,) = service.replicas()
@@ -43,17 +43,17 @@ def test_twice_the_load_it_can_carry_is_answered_or_turned_away_at_once_and_memo
     found = open_loop(service.url, HEAVY, rate=2 * capacity, seconds=60)
     grown = _resident_mib(replica) - memory
     assert set(warm.statuses + found.statuses) == {200, 429}
-    # At twice the load about half is answered; far less would be turning away too much.
+    # At twice the load about half is answered; far less would mean that too much is refused.
     assert found.statuses[200] > 0.3 * found.statuses.total()
     answered = sorted(found.seconds)
     p99 = answered[int(0.99 * len(answered))]
     print(f"capacity {capacity:.1f}/s, {found.statuses}, p99 {p99:.2f} s, memory {grown:+.1f} MiB")
-    # Without a bound the last ones would have waited for half a minute.
+    # Without a limit the last ones would have waited for half a minute.
     assert p99 < 4 * MAX_WAIT_S
     assert grown < 0.1 * memory
 
 
-def test_slow_clients_take_nobody_elses_place(service: Service) -> None:
+def test_slow_clients_do_not_keep_others_from_being_answered(service: Service) -> None:
     slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(200)]
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b'{"inputs": '
     for connection in slow:
@@ -63,7 +63,7 @@ def test_slow_clients_take_nobody_elses_place(service: Service) -> None:
             connection.sendall(b'"')
         load.wait_for(200)
     assert set(load.statuses) == {200}
-    # Who never ends is told so at the deadline, by the service or by the proxy before it.
+    # A body that never ends gets an error at the deadline, from the service or the proxy.
     slow[0].settimeout(60)
     status = slow[0].recv(1000).split(b" ")[1]
     assert status in (b"408", b"504")
@@ -71,14 +71,17 @@ def test_slow_clients_take_nobody_elses_place(service: Service) -> None:
         connection.close()
 
 
-def test_nonsense_is_never_a_fault_of_the_service(service: Service) -> None:
+def test_requests_that_violate_the_schema_never_get_a_5xx(service: Service) -> None:
     schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
     operation = schema["/predict"]["POST"]
     statuses: dict[int, int] = {}
 
     @seed(0)
     @settings(
-        max_examples=NONSENSE, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=CASES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
     def ask(case: schemathesis.Case) -> None:
@@ -87,18 +90,18 @@ def test_nonsense_is_never_a_fault_of_the_service(service: Service) -> None:
         assert response.status_code < 500, response.text
 
     ask()
-    print(f"nonsense: {statuses}")
-    # Some of what the fuzzer negates (a method, a header) never reaches the body's checks.
-    assert sum(statuses.values()) >= NONSENSE
-    assert statuses.get(422, 0) + statuses.get(400, 0) > NONSENSE / 2
+    print(f"malformed: {statuses}")
+    # Some mutations (of a method, a header) never reach the validation of the body.
+    assert sum(statuses.values()) >= CASES
+    assert statuses.get(422, 0) + statuses.get(400, 0) > CASES / 2
 
 
-def test_random_bytes_are_never_a_fault_of_the_service(service: Service) -> None:
+def test_corrupted_bodies_never_get_a_5xx(service: Service) -> None:
     chance = random.Random(0)
-    whole = b'{"posts": ["a", "b"], "influence": true, "truncate": false}'
+    valid = b'{"posts": ["a", "b"], "influence": true, "truncate": false}'
     with service.client() as client:
         for _ in range(2000):
-            broken = bytearray(whole)
+            broken = bytearray(valid)
             for _ in range(chance.randint(1, 8)):
                 broken[chance.randrange(len(broken))] = chance.randrange(256)
             response = client.post("/predict", content=bytes(broken))

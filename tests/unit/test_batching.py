@@ -1,4 +1,4 @@
-"""The queue in front of the model: whose turn it is, what is refused, and who leaves."""
+"""The queue in front of the model: the order of windows, refusals and cancellation."""
 
 import asyncio
 import threading
@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mbti_ray.serving.batching import Batcher, Done, Pass, QueueFullError
+from mbti_ray.serving.batching import Batcher, ForwardPass, QueueFullError, WindowLogits
 
 pytestmark = pytest.mark.unit
 
 
 class Model:
-    """Logits that name the window they are of; every pass is kept, and may be held up."""
+    """Logits that identify their window; every pass is recorded, and may be blocked."""
 
     def __init__(self) -> None:
         self.passes: list[list[list[int]]] = []
@@ -43,18 +43,18 @@ def batcher(model: Any, executor: ThreadPoolExecutor, **changes: Any) -> Batcher
     return Batcher(model, executor, **settings | changes)
 
 
-async def held_up(model: Model, queue: Batcher) -> "asyncio.Task[Done]":
-    """A job whose pass does not end before the gate is opened."""
+async def blocked_request(model: Model, queue: Batcher) -> "asyncio.Task[WindowLogits]":
+    """A request whose pass does not finish before the gate is opened."""
     model.gate.clear()
-    task = asyncio.create_task(queue.read([[7]]))
+    task = asyncio.create_task(queue.logits([[7]]))
     await asyncio.to_thread(model.entered.wait, 10)
     return task
 
 
-async def waiting(
-    queue: Batcher, jobs: Sequence[Sequence[list[int]]]
-) -> list["asyncio.Task[Done]"]:
-    tasks = [asyncio.create_task(queue.read(job)) for job in jobs]
+async def enqueue(
+    queue: Batcher, requests: Sequence[Sequence[list[int]]]
+) -> list["asyncio.Task[WindowLogits]"]:
+    tasks = [asyncio.create_task(queue.logits(windows)) for windows in requests]
     await asyncio.sleep(0)
     return tasks
 
@@ -67,35 +67,35 @@ async def waiting(
         max_size=12,
     )
 )
-def test_every_job_gets_its_own_logits_in_passes_within_the_budget(
-    jobs: list[list[list[int]]],
+def test_every_request_gets_its_own_logits_in_passes_within_the_budget(
+    requests: list[list[list[int]]],
 ) -> None:
     model, passes = Model(), []
 
-    async def main() -> list[Done]:
+    async def main() -> list[WindowLogits]:
         with ThreadPoolExecutor(1) as executor:
-            queue = batcher(model, executor, observe=passes.append)
-            return await asyncio.gather(*(queue.read(job) for job in jobs))
+            queue = batcher(model, executor, on_forward=passes.append)
+            return await asyncio.gather(*(queue.logits(windows) for windows in requests))
 
-    for job, done in zip(jobs, asyncio.run(main()), strict=True):
-        assert done.logits[:, 0].tolist() == [float(sum(w)) for w in job]
-        assert done.logits[:, 1].tolist() == [float(len(w)) for w in job]
-        assert done.began <= done.ended
-    assert sum(p.windows for p in passes) == sum(map(len, jobs))
+    for windows, output in zip(requests, asyncio.run(main()), strict=True):
+        assert output.logits[:, 0].tolist() == [float(sum(w)) for w in windows]
+        assert output.logits[:, 1].tolist() == [float(len(w)) for w in windows]
+        assert output.started <= output.finished
+    assert sum(p.windows for p in passes) == sum(map(len, requests))
     for one in passes:
         assert one.padded_tokens <= 64 or one.windows == 1
         assert one.padded_tokens <= 16 or one.tokens >= 0.9 * one.padded_tokens
 
 
-def test_the_oldest_is_read_first_with_those_nearest_to_its_length() -> None:
+def test_the_oldest_window_is_computed_first_with_those_nearest_in_length() -> None:
     model = Model()
     lengths = [20, 3, 21, 40, 19, 3]
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
             queue = batcher(model, executor)
-            first = await held_up(model, queue)
-            tasks = await waiting(queue, [[[0] * n] for n in lengths])
+            first = await blocked_request(model, queue)
+            tasks = await enqueue(queue, [[[0] * n] for n in lengths])
             model.gate.set()
             await asyncio.gather(first, *tasks)
 
@@ -104,32 +104,32 @@ def test_the_oldest_is_read_first_with_those_nearest_to_its_length() -> None:
     assert read == [[1], [19, 20, 21], [3, 3], [40]]
 
 
-def test_what_would_wait_too_long_is_refused_at_once_with_how_long() -> None:
+def test_windows_that_would_wait_too_long_are_refused_at_once_with_the_estimate() -> None:
     model = Model()
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
             queue = batcher(model, executor, max_wait_s=0.05)
-            first = await held_up(model, queue)
-            tasks = await waiting(queue, [[[0] * 60]])
+            first = await blocked_request(model, queue)
+            tasks = await enqueue(queue, [[[0] * 60]])
             with pytest.raises(QueueFullError) as refused:
-                await queue.read([[1]])
+                await queue.logits([[1]])
             assert refused.value.wait_s == pytest.approx(0.06)
             model.gate.set()
             await asyncio.gather(first, *tasks)
-            await queue.read([[1]])
+            await queue.logits([[1]])
 
     asyncio.run(main())
 
 
-def test_who_stops_waiting_frees_the_place_and_is_not_read() -> None:
+def test_a_cancelled_request_leaves_the_queue_and_is_not_computed() -> None:
     model = Model()
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
             queue = batcher(model, executor)
-            first = await held_up(model, queue)
-            gone, stays = await waiting(queue, [[[5] * 30, [5] * 30], [[6] * 8]])
+            first = await blocked_request(model, queue)
+            gone, stays = await enqueue(queue, [[[5] * 30, [5] * 30], [[6] * 8]])
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
             assert queue.wait_s == pytest.approx(8 / 1000)
@@ -140,7 +140,7 @@ def test_who_stops_waiting_frees_the_place_and_is_not_read() -> None:
     assert model.passes == [[[7]], [[6] * 8]]
 
 
-def test_a_failed_pass_fails_its_own_jobs_and_the_next_ones_are_read() -> None:
+def test_a_failed_pass_fails_its_own_requests_and_later_ones_are_computed() -> None:
     def model(windows: Sequence[list[int]]) -> Tensor:
         if windows[0] == [13]:
             raise RuntimeError("out of memory")
@@ -150,21 +150,21 @@ def test_a_failed_pass_fails_its_own_jobs_and_the_next_ones_are_read() -> None:
         with ThreadPoolExecutor(1) as executor:
             queue = batcher(model, executor)
             with pytest.raises(RuntimeError, match="out of memory"):
-                await queue.read([[13]])
-            assert (await queue.read([[1]])).logits.shape == (1, 4)
+                await queue.logits([[13]])
+            assert (await queue.logits([[1]])).logits.shape == (1, 4)
 
     asyncio.run(main())
 
 
-def test_passes_are_told_with_their_padding() -> None:
-    told: list[Pass] = []
+def test_every_pass_is_reported_with_its_padding() -> None:
+    reported: list[ForwardPass] = []
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
-            queue = batcher(Model(), executor, observe=told.append)
-            await queue.read([[0] * 3, [0] * 5])
+            queue = batcher(Model(), executor, on_forward=reported.append)
+            await queue.logits([[0] * 3, [0] * 5])
 
     asyncio.run(main())
-    (one,) = told
+    (one,) = reported
     assert (one.windows, one.tokens, one.padded_tokens) == (2, 8, 10)
     assert one.seconds > 0

@@ -1,4 +1,7 @@
-"""The HTTP interface without Ray: what is answered to what, and which limits hold."""
+"""The HTTP API without Ray: status codes, response bodies and limits.
+
+Every response is checked against the published OpenAPI schema.
+"""
 
 import asyncio
 import json
@@ -7,59 +10,52 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mbti_ray.config.schema import ServeConfig
+from mbti_ray.inference.predictor import Prediction
 from mbti_ray.serving.app import build_api, key_digest
 from mbti_ray.serving.schemas import (
-    MAX_INFLUENCE,
+    MAX_INFLUENCE_POSTS,
+    APIError,
     ErrorCode,
-    Question,
-    WireError,
-    parse_question,
+    PredictRequest,
+    parse_request,
     read_body,
 )
-from mbti_ray.serving.served_model import Answered, Timing
+from mbti_ray.serving.served_model import PredictResult, Timing
 
 pytestmark = pytest.mark.unit
 
-
-@dataclass(frozen=True)
-class Letters:
-    """A prediction that shows what the model was given."""
-
-    posts: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "type": "INTJ",
-            "probabilities": {"E": len(self.posts) / 10, "N": 0.9, "T": 0.9, "J": 0.9},
-            "truncated": len(self.posts[0]) > 100,
-            "windows": 1,
-        }
+# Pages, and the schema itself.
+UNPUBLISHED = ("/", "/docs", "/openapi.json")
 
 
 @dataclass
 class Echo:
-    """A model that waits for `gate` and remembers what it was asked."""
+    """A router and model in one, which waits for `gate` and records its calls.
+
+    P(E) is a tenth of the number of posts.
+    """
 
     bundle_id: str = "abc123"
     info: dict[str, Any] = field(default_factory=lambda: {"bundle_id": "abc123"})
-    is_ready: bool = True
     gate: asyncio.Event | None = None
     cancelled: int = 0
-    asked: list[tuple[Sequence[Sequence[str]], bool]] = field(default_factory=list)
+    calls: list[tuple[Sequence[Sequence[str]], bool]] = field(default_factory=list)
 
-    def choose(self, bundle_id: str | None, question: Question) -> "Echo":
+    def route(self, request: PredictRequest, bundle_id: str | None) -> "Echo":
         if bundle_id not in (None, self.bundle_id):
-            raise WireError(ErrorCode.NOT_FOUND, "no such bundle")
+            raise APIError(ErrorCode.NOT_FOUND, "no such bundle")
         return self
 
-    async def answer(self, question: Question) -> Answered:
-        users = question.users
-        self.asked.append((users, question.whole))
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        users = request.users
+        self.calls.append((users, request.whole))
         if self.gate:
             try:
                 await self.gate.wait()
@@ -68,22 +64,59 @@ class Echo:
                 raise
         if "boom" in users[0]:
             raise RuntimeError(users[0])
-        return Answered([Letters(tuple(p)) for p in users], Timing(0.001, 0.25, 0.0125))  # type: ignore[misc]
+        predictions = [
+            Prediction("INTJ", (len(posts) / 10, 0.9, 0.9, 0.9), truncated=False, windows=1)
+            for posts in users
+        ]
+        return PredictResult(predictions, Timing(0.001, 0.25, 0.0125))
 
     def explain_masking(self, post: str) -> dict[str, Any]:
         return {"text": post, "hidden": [{"start": 0, "end": 1, "kind": "type"}]}
 
 
-def client_of(model: Echo, **limits: Any) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(build_api(model, ServeConfig(**limits)))
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+def build_client(model: Echo, **limits: Any) -> httpx.AsyncClient:
+    return client_of(build_api(model, ServeConfig(**limits)))
 
 
-def ask(body: Any, model: Echo | None = None, **limits: Any) -> httpx.Response:
+def client_of(api: FastAPI) -> httpx.AsyncClient:
+    """A client of an application that checks each response against its published schema."""
+    published = api.openapi()
+
+    async def check(response: httpx.Response) -> None:
+        await response.aread()
+        assert_matches_schema(response, published)
+
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(api),
+        base_url="http://test",
+        event_hooks={"response": [check]},
+    )
+
+
+def assert_matches_schema(response: httpx.Response, published: dict[str, Any]) -> None:
+    """Raises unless a JSON body is exactly what openapi.json publishes for it."""
+    if response.request.url.path in UNPUBLISHED:
+        return
+    method = response.request.method.lower()
+    operation = published["paths"].get(response.request.url.path, {}).get(method)
+    if operation is None:
+        # An unknown path or method, so any published error must do.
+        schema = {"$ref": "#/components/schemas/ErrorResponse"}
+    else:
+        content = operation["responses"][str(response.status_code)]["content"]
+        schema = content["application/json"]["schema"]
+    schemas = {
+        name: {"additionalProperties": False, **model}
+        for name, model in published["components"]["schemas"].items()
+    }
+    jsonschema.validate(response.json(), {**schema, "components": {"schemas": schemas}})
+
+
+def post_predict(body: Any, model: Echo | None = None, **limits: Any) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
     async def post() -> httpx.Response:
-        async with client_of(model or Echo(), **limits) as client:
+        async with build_client(model or Echo(), **limits) as client:
             return await client.post("/predict", content=content)
 
     return asyncio.run(post())
@@ -91,7 +124,7 @@ def ask(body: Any, model: Echo | None = None, **limits: Any) -> httpx.Response:
 
 def get(path: str, model: Echo | None = None, method: str = "GET") -> httpx.Response:
     async def fetch() -> httpx.Response:
-        async with client_of(model or Echo()) as client:
+        async with build_client(model or Echo()) as client:
             return await client.request(method, path)
 
     return asyncio.run(fetch())
@@ -105,8 +138,8 @@ def assert_is_error(response: httpx.Response, code: ErrorCode) -> str:
     return str(error["message"])
 
 
-def test_a_text_is_answered_by_an_object_and_the_bundle_id() -> None:
-    response = ask({"inputs": "hello"})
+def test_a_text_gets_an_object_and_the_bundle_id() -> None:
+    response = post_predict({"inputs": "hello"})
     assert response.status_code == 200
     assert response.json() == {
         "type": "INTJ",
@@ -117,25 +150,25 @@ def test_a_text_is_answered_by_an_object_and_the_bundle_id() -> None:
     assert response.headers["x-bundle-id"] == "abc123"
 
 
-def test_what_was_hidden_is_said_only_to_who_asks() -> None:
-    assert "read" not in ask({"inputs": "hello"}).json()
-    answer = ask({"posts": ["INTJ", "b"], "explain": True}).json()
+def test_masked_spans_are_returned_only_on_request() -> None:
+    assert "read" not in post_predict({"inputs": "hello"}).json()
+    answer = post_predict({"posts": ["INTJ", "b"], "explain": True}).json()
     assert [read["text"] for read in answer["read"]] == ["INTJ", "b"]
     assert answer["read"][0]["hidden"] == [{"start": 0, "end": 1, "kind": "type"}]
-    message = assert_is_error(ask({"inputs": "a", "explain": "yes"}), ErrorCode.INVALID)
+    message = assert_is_error(post_predict({"inputs": "a", "explain": "yes"}), ErrorCode.INVALID)
     assert message == "explain: is not true or false"
 
 
-def test_a_list_is_answered_by_a_list_even_of_one() -> None:
-    assert len(ask({"inputs": ["a", "b", "c"]}).json()) == 3
-    assert isinstance(ask({"inputs": ["a"]}).json(), list)
+def test_a_list_gets_a_list_even_of_one() -> None:
+    assert len(post_predict({"inputs": ["a", "b", "c"]}).json()) == 3
+    assert isinstance(post_predict({"inputs": ["a"]}).json(), list)
 
 
 def test_texts_are_separate_inputs_and_posts_are_one_user_read_whole() -> None:
     model = Echo()
-    ask({"inputs": ["a", "b"]}, model)
-    answer = ask({"posts": ["a", "b"]}, model)
-    assert model.asked == [((("a",), ("b",)), False), ((("a", "b"),), True)]
+    post_predict({"inputs": ["a", "b"]}, model)
+    answer = post_predict({"posts": ["a", "b"]}, model)
+    assert model.calls == [((("a",), ("b",)), False), ((("a", "b"),), True)]
     assert isinstance(answer.json(), dict)
 
 
@@ -145,7 +178,7 @@ def test_texts_are_separate_inputs_and_posts_are_one_user_read_whole() -> None:
     ids=["empty", "open", "word", "utf-16", "latin-1", "deep", "huge number"],
 )
 def test_a_body_that_is_not_json_is_400(body: bytes) -> None:
-    assert_is_error(ask(body), ErrorCode.NOT_JSON)
+    assert_is_error(post_predict(body), ErrorCode.NOT_JSON)
 
 
 @pytest.mark.parametrize(
@@ -160,28 +193,28 @@ def test_a_body_that_is_not_json_is_400(body: bytes) -> None:
         ({"inputs": " \n\t"}, "inputs: is empty"),
         ({"inputs": []}, "inputs: is an empty list"),
         ({"inputs": ["a", " "]}, "inputs[1]: is empty"),
-        ({"inputs": ["a", 1]}, "inputs[1]: is not a text"),
-        ({"inputs": None}, "inputs: is not a text"),
-        ({"inputs": {"text": "a"}}, "inputs: is not a text"),
-        ({"posts": "a"}, "posts: is not a list of texts"),
+        ({"inputs": ["a", 1]}, "inputs[1]: is not a string"),
+        ({"inputs": None}, "inputs: is not a string"),
+        ({"inputs": {"text": "a"}}, "inputs: is not a string"),
+        ({"posts": "a"}, "posts: is not a list of strings"),
         ({"posts": []}, "posts: is an empty list"),
-        ({"posts": ["a", None]}, "posts[1]: is not a text"),
-        ({"inputs": "a", "extra": 1}, "extra: is not known here"),
-        ({"inputs": "\ud800"}, "inputs: holds half of a surrogate pair"),
+        ({"posts": ["a", None]}, "posts[1]: is not a string"),
+        ({"inputs": "a", "extra": 1}, "extra: is not a known field"),
+        ({"inputs": "\ud800"}, "inputs: contains half of a surrogate pair"),
     ],
 )
 def test_a_wrong_shape_is_422_and_says_where(body: Any, message: str) -> None:
-    assert message in assert_is_error(ask(body), ErrorCode.INVALID)
+    assert message in assert_is_error(post_predict(body), ErrorCode.INVALID)
 
 
 def test_too_many_texts_or_bytes_are_413() -> None:
-    too_many = assert_is_error(ask({"posts": ["a"] * 4}, max_texts=3), ErrorCode.TOO_LARGE)
+    too_many = assert_is_error(post_predict({"posts": ["a"] * 4}, max_texts=3), ErrorCode.TOO_LARGE)
     assert too_many == "4 texts in one request; allowed: 3"
-    assert ask({"inputs": ["a"] * 3}, max_texts=3).status_code == 200
-    assert_is_error(ask({"inputs": "a" * 100}, max_body_bytes=100), ErrorCode.TOO_LARGE)
+    assert post_predict({"inputs": ["a"] * 3}, max_texts=3).status_code == 200
+    assert_is_error(post_predict({"inputs": "a" * 100}, max_body_bytes=100), ErrorCode.TOO_LARGE)
 
 
-def test_an_endless_body_is_read_no_further_than_the_limit() -> None:
+def test_an_endless_body_is_read_only_up_to_the_limit() -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -190,36 +223,36 @@ def test_an_endless_body_is_read_no_further_than_the_limit() -> None:
             sent += 1000
             yield b"a" * 1000
 
-    with pytest.raises(WireError, match="more than 5000 bytes"):
+    with pytest.raises(APIError, match="more than 5000 bytes"):
         asyncio.run(read_body(endless(), max_bytes=5000))
     assert sent == 6000
 
 
-def test_one_request_more_than_fits_is_429_at_once_and_others_are_answered() -> None:
-    async def crowd() -> tuple[list[httpx.Response], httpx.Response, httpx.Response]:
+def test_a_request_above_the_limit_is_429_at_once_and_others_are_answered() -> None:
+    async def overload() -> tuple[list[httpx.Response], httpx.Response, httpx.Response]:
         model = Echo(gate=asyncio.Event())
-        async with client_of(model, max_queued=2) as client:
+        async with build_client(model, max_queued=2) as client:
             inside = [
                 asyncio.create_task(client.post("/predict", json={"inputs": "a"})) for _ in range(2)
             ]
-            while len(model.asked) < 2:
+            while len(model.calls) < 2:
                 await asyncio.sleep(0)
             turned_away = await client.post("/predict", json={"inputs": "a"})
             health = await client.get("/health")
             assert model.gate is not None
             model.gate.set()
-            answered = await asyncio.gather(*inside)
+            result = await asyncio.gather(*inside)
             again = await client.post("/predict", json={"inputs": "a"})
-            return [*answered, again], turned_away, health
+            return [*result, again], turned_away, health
 
-    answered, turned_away, health = asyncio.run(crowd())
-    assert [r.status_code for r in answered] == [200, 200, 200]
+    result, turned_away, health = asyncio.run(overload())
+    assert [r.status_code for r in result] == [200, 200, 200]
     assert_is_error(turned_away, ErrorCode.QUEUE_FULL)
     assert turned_away.headers["retry-after"] == "1"
     assert health.status_code == 200
 
 
-def test_a_client_that_is_slow_to_send_takes_nobodys_place() -> None:
+def test_a_client_that_sends_slowly_occupies_no_slot() -> None:
     async def main() -> tuple[httpx.Response, httpx.Response]:
         sent = asyncio.Event()
 
@@ -228,7 +261,7 @@ def test_a_client_that_is_slow_to_send_takes_nobodys_place() -> None:
             await sent.wait()
             yield b'"a"}'
 
-        async with client_of(Echo(), max_queued=1) as client:
+        async with build_client(Echo(), max_queued=1) as client:
             waiting = asyncio.create_task(client.post("/predict", content=slow()))
             await asyncio.sleep(0.05)
             other = await client.post("/predict", json={"inputs": "b"})
@@ -239,26 +272,25 @@ def test_a_client_that_is_slow_to_send_takes_nobodys_place() -> None:
     assert [response.status_code for response in asyncio.run(main())] == [200, 200]
 
 
-def test_an_answer_after_the_deadline_is_504() -> None:
-    response = ask({"inputs": "a"}, Echo(gate=asyncio.Event()), deadline_s=0.01)
+def test_a_response_after_the_deadline_is_504() -> None:
+    response = post_predict({"inputs": "a"}, Echo(gate=asyncio.Event()), deadline_s=0.01)
     assert_is_error(response, ErrorCode.TOO_SLOW)
 
 
-def test_a_model_that_is_not_ready_is_503_but_the_process_is_alive() -> None:
-    model = Echo(is_ready=False)
-    assert_is_error(ask({"inputs": "a"}, model), ErrorCode.NOT_READY)
-    assert_is_error(get("/ready", model), ErrorCode.NOT_READY)
-    assert get("/health", model).status_code == 200
+def test_a_running_application_is_alive_and_ready() -> None:
+    assert get("/health").json() == {"status": "alive"}
     assert get("/ready").json() == {"status": "ready"}
 
 
-def test_a_fault_of_the_model_is_logged_without_the_text(caplog: pytest.LogCaptureFixture) -> None:
-    message = assert_is_error(ask({"inputs": "boom"}), ErrorCode.INTERNAL)
+def test_an_exception_is_logged_without_the_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    message = assert_is_error(post_predict({"inputs": "boom"}), ErrorCode.INTERNAL)
     assert "RuntimeError" in caplog.text
     assert "boom" not in caplog.text.replace('if "boom" in users', "") + message
 
 
-def test_unknown_paths_and_methods_are_errors_of_the_same_shape() -> None:
+def test_unknown_paths_and_methods_have_the_error_schema() -> None:
     assert_is_error(get("/nothing"), ErrorCode.NOT_FOUND)
     assert_is_error(get("/predict/"), ErrorCode.NOT_FOUND)
     wrong = get("/predict")
@@ -266,25 +298,24 @@ def test_unknown_paths_and_methods_are_errors_of_the_same_shape() -> None:
     assert wrong.headers["allow"] == "POST"
 
 
-def test_every_error_is_counted_by_its_code() -> None:
-    counted: list[str] = []
-    api = build_api(Echo(), ServeConfig(max_texts=1), count_error=counted.append)
+def test_every_error_is_reported_by_its_code() -> None:
+    codes: list[str] = []
+    api = build_api(Echo(), ServeConfig(max_texts=1), on_error=codes.append)
 
     async def main() -> None:
-        transport = httpx.ASGITransport(api)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with client_of(api) as client:
             await client.get("/nothing")
             await client.post("/predict", content=b"{")
             await client.post("/predict", json={"inputs": ["a", "b"]})
             await client.post("/predict", json={"inputs": "a"})
 
     asyncio.run(main())
-    assert counted == ["not_found", "not_json", "too_large"]
+    assert codes == ["not_found", "not_json", "too_large"]
 
 
-def test_a_header_asks_for_a_bundle() -> None:
+def test_a_header_selects_the_bundle() -> None:
     async def main() -> list[httpx.Response]:
-        async with client_of(Echo()) as client:
+        async with build_client(Echo()) as client:
             return [
                 await client.post("/predict", json={"inputs": "a"}, headers={"X-Bundle-Id": name})
                 for name in ("abc123", "nothing")
@@ -295,12 +326,12 @@ def test_a_header_asks_for_a_bundle() -> None:
     assert_is_error(unknown, ErrorCode.NOT_FOUND)
 
 
-def test_info_is_what_the_bundle_says() -> None:
+def test_info_is_what_the_router_reports() -> None:
     assert get("/info").json() == {"bundle_id": "abc123"}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_pages_ask_nothing_of_other_hosts(path: str) -> None:
+def test_pages_load_nothing_from_other_hosts(path: str) -> None:
     response = get(path)
     assert response.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in response.headers["content-security-policy"]
@@ -308,12 +339,12 @@ def test_pages_ask_nothing_of_other_hosts(path: str) -> None:
     assert "src=" not in response.text.replace('name="', "")
 
 
-def test_every_example_and_error_in_the_documentation_is_true() -> None:
+def test_every_published_example_is_accepted_and_every_error_is_published() -> None:
     described = get("/openapi.json").json()["paths"]["/predict"]["post"]
     examples = described["requestBody"]["content"]["application/json"]["examples"]
     assert len(examples) == 5
     for example in examples.values():
-        assert ask(example["value"]).status_code == 200
+        assert post_predict(example["value"]).status_code == 200
     assert {int(s) for s in described["responses"]} == {200, *(c.status for c in ErrorCode)}
 
 
@@ -323,17 +354,17 @@ JSON = st.recursive(
 )
 
 
-def outcome(body: bytes) -> Question | ErrorCode:
+def parsed_or_code(body: bytes) -> PredictRequest | ErrorCode:
     try:
-        return parse_question(body, max_texts=3)
-    except WireError as error:
+        return parse_request(body, max_texts=3)
+    except APIError as error:
         return error.code
 
 
 @given(st.binary() | JSON.map(json.dumps).map(str.encode))
-def test_any_body_is_a_question_or_an_error_of_the_table(body: bytes) -> None:
-    found = outcome(body)
-    assert isinstance(found, Question) or found in (
+def test_any_body_is_a_request_or_an_error_of_the_table(body: bytes) -> None:
+    found = parsed_or_code(body)
+    assert isinstance(found, PredictRequest) or found in (
         ErrorCode.NOT_JSON,
         ErrorCode.INVALID,
         ErrorCode.TOO_LARGE,
@@ -341,47 +372,47 @@ def test_any_body_is_a_question_or_an_error_of_the_table(body: bytes) -> None:
 
 
 @given(st.sampled_from(["inputs", "posts"]), JSON)
-def test_a_question_of_any_value_holds_only_readable_texts(key: str, value: Any) -> None:
-    found = outcome(json.dumps({key: value}).encode())
-    if isinstance(found, Question):
+def test_an_accepted_request_contains_only_readable_texts(key: str, value: Any) -> None:
+    found = parsed_or_code(json.dumps({key: value}).encode())
+    if isinstance(found, PredictRequest):
         assert found.whole is (key == "posts")
         assert all(post.strip() for posts in found.users for post in posts)
     else:
         assert found in (ErrorCode.INVALID, ErrorCode.TOO_LARGE)
 
 
-def test_where_the_time_went_is_a_header() -> None:
-    timing = ask({"inputs": "a"}).headers["server-timing"]
+def test_server_timing_gives_the_milliseconds_of_each_stage() -> None:
+    timing = post_predict({"inputs": "a"}).headers["server-timing"]
     assert timing == "tokenise;dur=1.00, queue;dur=250.00, forward;dur=12.50"
 
 
-def test_what_each_post_adds_is_the_difference_to_the_posts_without_it() -> None:
+def test_influence_is_the_difference_to_the_posts_without_each_one() -> None:
     model = Echo()
-    answer = ask({"posts": ["a", "b", "c"], "influence": True}, model).json()
-    assert [users for users, _ in model.asked] == [
+    answer = post_predict({"posts": ["a", "b", "c"], "influence": True}, model).json()
+    assert [users for users, _ in model.calls] == [
         (("a", "b", "c"), ("b", "c"), ("a", "c"), ("a", "b"))
     ]
     assert [round(one["E"], 6) for one in answer["influence"]] == [0.1, 0.1, 0.1]
     assert [one["N"] for one in answer["influence"]] == [0, 0, 0]
-    assert "influence" not in ask({"posts": ["a", "b"]}).json()
+    assert "influence" not in post_predict({"posts": ["a", "b"]}).json()
 
 
-@pytest.mark.parametrize("count", [1, MAX_INFLUENCE + 1])
-def test_influence_is_for_a_few_posts(count: int) -> None:
-    response = ask({"posts": ["a"] * count, "influence": True})
-    assert f"there are {count}" in assert_is_error(response, ErrorCode.INVALID)
+@pytest.mark.parametrize("count", [1, MAX_INFLUENCE_POSTS + 1])
+def test_influence_needs_a_few_posts(count: int) -> None:
+    response = post_predict({"posts": ["a"] * count, "influence": True})
+    assert f"got {count}" in assert_is_error(response, ErrorCode.INVALID)
 
 
-def test_the_posts_of_an_influence_count_once_towards_the_limit() -> None:
+def test_the_posts_of_an_influence_request_count_once_towards_the_limit() -> None:
     body = {"posts": ["a"] * 10, "influence": True}
-    assert ask(body, max_texts=10).status_code == 200
-    assert_is_error(ask(body, max_texts=9), ErrorCode.TOO_LARGE)
+    assert post_predict(body, max_texts=10).status_code == 200
+    assert_is_error(post_predict(body, max_texts=9), ErrorCode.TOO_LARGE)
 
 
 def raw_request(
-    model: Echo, *, headers: dict[str, str] | None = None, hang_up: bool = False, **limits: Any
+    model: Echo, *, headers: dict[str, str] | None = None, disconnect: bool = False, **limits: Any
 ) -> list[Any]:
-    """What the application sends for POST /predict, whose client may go once it has asked."""
+    """The messages that POST /predict sends; the client may disconnect once the model runs."""
     sent: list[Any] = []
     body = json.dumps({"inputs": "a"}).encode()
     messages = [{"type": "http.request", "body": body, "more_body": False}]
@@ -389,9 +420,9 @@ def raw_request(
     async def receive() -> Any:
         if messages:
             return messages.pop()
-        if not hang_up:
+        if not disconnect:
             await asyncio.Event().wait()
-        while not model.asked:
+        while not model.calls:
             await asyncio.sleep(0)
         return {"type": "http.disconnect"}
 
@@ -410,13 +441,13 @@ def raw_request(
     return sent
 
 
-def test_a_client_that_hangs_up_frees_its_place() -> None:
+def test_a_disconnected_client_releases_its_slot() -> None:
     model = Echo(gate=asyncio.Event())
-    raw_request(model, hang_up=True)
+    raw_request(model, disconnect=True)
     assert model.cancelled == 1
 
 
-def test_too_slow_a_model_is_left() -> None:
+def test_a_prediction_is_cancelled_at_the_deadline() -> None:
     model = Echo(gate=asyncio.Event())
     sent = raw_request(model, deadline_s=0.05)
     assert sent[0]["status"] == 504
@@ -434,13 +465,11 @@ def test_too_slow_a_model_is_left() -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/predict", "/info"])
-def test_a_service_with_a_key_asks_for_it(path: str, given: str | None, status: int) -> None:
+def test_a_service_with_a_key_requires_it(path: str, given: str | None, status: int) -> None:
     async def fetch() -> httpx.Response:
-        transport = httpx.ASGITransport(
-            build_api(Echo(), ServeConfig(), key_hash=key_digest("secret"))
-        )
+        api = build_api(Echo(), ServeConfig(), key_hash=key_digest("secret"))
         headers = {"Authorization": given} if given else {}
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with client_of(api) as client:
             assert (await client.get("/ready")).status_code == 200
             if path == "/info":
                 return await client.get(path, headers=headers)

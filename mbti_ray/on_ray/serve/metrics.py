@@ -2,20 +2,20 @@
 
 from ray.util.metrics import Counter, Histogram
 
-from mbti_ray.serving.batching import Pass
-from mbti_ray.serving.served_model import Answered, Watcher
+from mbti_ray.serving.batching import ForwardPass
+from mbti_ray.serving.served_model import PredictResult, ServeCallback
 from mbti_ray.typology import DIMENSIONS
 
 _STAGE_BOUNDS_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
 
 
-class ServeFigures(Watcher):
-    """The figures of one replica; Ray adds deployment and replica to each."""
+class ServeMetrics(ServeCallback):
+    """The metrics of one replica; Ray adds the labels deployment and replica to each."""
 
     def __init__(self) -> None:
         self._stage = Histogram(
             "mbti_serve_stage_seconds",
-            description="seconds of an answer by stage: tokenise, queue, forward",
+            description="seconds of a response by stage: tokenise, queue, forward",
             boundaries=_STAGE_BOUNDS_S,
             tag_keys=("stage",),
         )
@@ -32,31 +32,31 @@ class ServeFigures(Watcher):
         )
         self._answers = Counter(
             "mbti_serve_answers",
-            description="questions that were answered, by bundle",
+            description="requests that were answered, by bundle",
             tag_keys=("bundle",),
         )
         self._poles = Counter(
             "mbti_serve_predictions",
-            description="answers by dimension and pole; X where the bundle abstains",
+            description="predictions by dimension and pole; X where the bundle abstains",
             tag_keys=("dimension", "pole"),
         )
 
-    def count_pass(self, done: Pass) -> None:
-        """One forward pass."""
+    def on_forward(self, done: ForwardPass) -> None:
+        """Counts a forward pass."""
         self._passes.inc()
         self._windows.inc(done.windows)
         self._tokens.inc(done.tokens)
         self._padded.inc(done.padded_tokens)
 
-    def count_answer(self, answered: Answered, bundle_id: str) -> None:
-        """One answered question."""
+    def on_result(self, result: PredictResult, bundle_id: str) -> None:
+        """Counts an answered request and its predictions."""
         self._answers.inc(tags={"bundle": bundle_id})
-        for stage, seconds in vars(answered.timing).items():
+        for stage, seconds in vars(result.timing).items():
             self._stage.observe(seconds, tags={"stage": stage})
-        for prediction in answered.predictions:
+        for prediction in result.predictions:
             for dimension, pole in zip(DIMENSIONS, prediction.mbti_type, strict=True):
                 self._poles.inc(tags={"dimension": dimension.name, "pole": pole})
 
-    def count_error(self, code: str) -> None:
-        """One request that got an error."""
+    def on_error(self, code: str) -> None:
+        """Counts an error response."""
         self._errors.inc(tags={"code": code})

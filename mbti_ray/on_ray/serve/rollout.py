@@ -1,9 +1,10 @@
-"""Another bundle for a service that runs: without a pause, on all replicas or on none.
+"""Rolling out another bundle to a running service: without downtime, on all replicas or on none.
 
-What is wanted stands on a board, an actor that every replica of a service watches. A replica loads
-and checks what is wanted beside what it serves, changes over, and says so. When one cannot, what
-was served before is wanted again. Serve's own ways were no use: a new deployment stops replicas
-before it starts others, and a new `user_config` takes them out of the proxy while it is read.
+The rollout coordinator, an actor, holds the target, and every replica polls it. A replica loads and
+checks the new target while it serves the old one, switches, and reports its status. If one fails,
+the previous target is published again. Serve's own ways were no use: a new deployment stops
+replicas before it starts others, and a new `user_config` takes replicas out of the proxy while they
+apply it.
 """
 
 import logging
@@ -17,108 +18,119 @@ from ray.exceptions import RayError
 from mbti_ray.errors import BundleError, ClusterError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
-from mbti_ray.on_ray.serve.rollout_coordinator import Report, make_board, wanted_now
+from mbti_ray.on_ray.serve.rollout_coordinator import (
+    ReplicaStatus,
+    current_target,
+    get_or_create_coordinator,
+)
 from mbti_ray.runs.lookup import fetch_bundle
-from mbti_ray.serving.router import Shelf
-from mbti_ray.serving.target import Wanted
+from mbti_ray.serving.router import Router
+from mbti_ray.serving.target import ServingTarget
 
 logger = logging.getLogger("ray.serve")
 
-_ROLL_OUT_TIMEOUT_S = 300.0
+_ROLLOUT_TIMEOUT_S = 300.0
 
 
-def watch_board(service: str, replica: str, shelf: Shelf) -> threading.Thread:
-    """Keep a replica's shelf as the board of its service wants it, in a thread of its own."""
+def start_rollout_thread(service: str, replica: str, router: Router) -> threading.Thread:
+    """Starts the thread that switches a replica's router to each new target of its service."""
 
-    def watch() -> None:
-        report = Report(shelf.wanted.number)
-        board = None
+    def follow() -> None:
+        status = ReplicaStatus(router.target.version)
+        coordinator = None
         while True:
             try:
-                board = board or make_board(service)
-                wanted = ray.get(board.watch.remote(replica, shelf.wanted, report))
+                coordinator = coordinator or get_or_create_coordinator(service)
+                target = ray.get(coordinator.poll.remote(replica, router.target, status))
             except RayError:
-                # Its machine is gone: the next board learns from us.
-                board = None
+                # Its machine is gone: the next coordinator learns the target from the replicas.
+                coordinator = None
                 time.sleep(0.5)
                 continue
-            if wanted.number != report.number:
-                report = _change(shelf, wanted)
+            if target.version != status.version:
+                status = _switch(router, target)
 
-    thread = threading.Thread(target=watch, name="board", daemon=True)
+    thread = threading.Thread(target=follow, name="rollout", daemon=True)
     thread.start()
     return thread
 
 
-def _change(shelf: Shelf, wanted: Wanted) -> Report:
+def _switch(router: Router, target: ServingTarget) -> ReplicaStatus:
     try:
-        shelf.change(wanted)
+        router.switch_to(target)
     except Exception as error:
-        logger.error("goes on with %s: %s", shelf.wanted.front, type(error).__name__)
+        name = type(error).__name__
+        logger.error("still serving %s: %s", router.target.describe(), name)
         reason = str(error) if isinstance(error, MbtiRayError) else repr(error)
-        return Report(wanted.number, reason)
-    logger.warning("serves %s from now on", wanted.describe())
-    return Report(wanted.number)
+        return ReplicaStatus(target.version, reason)
+    logger.warning("now serving %s", target.describe())
+    return ReplicaStatus(target.version)
 
 
-def roll_out(service: str, wanted: Wanted, *, runtime: RuntimeKind, replicas: int) -> Wanted:
-    """Have every replica of a service serve something else; what is served then.
+def roll_out(
+    service: str, target: ServingTarget, *, runtime: RuntimeKind, replicas: int
+) -> ServingTarget:
+    """Has every replica of a service serve another target; returns the one that is then served.
 
     Args:
-        runtime: What computes in the service.
-        replicas: How many replicas there are at the least.
+        runtime: The runtime of the service.
+        replicas: The minimum number of replicas.
 
     Raises:
-        BundleError: A bundle cannot be served; what was served before still is.
-        ClusterError: Not all replicas changed over in time; what was served before is wanted again.
+        BundleError: A bundle cannot be served; the previous target still is.
+        ClusterError: Not all replicas switched in time; the previous target is published again.
     """
-    board = make_board(service)
-    # Before any replica tries: nothing is asked of them that cannot work.
-    task = ray.remote(num_cpus=0)(_check)
-    trouble = ray.get(task.remote(wanted.places, runtime))
-    if trouble:
-        raise BundleError(trouble)
-    offered: Wanted = ray.get(board.offer.remote(wanted))
-    trouble = _outcome(lambda: ray.get(board.reports.remote()), offered.number, replicas)
-    if trouble and offered.before:
-        ray.get(board.offer.remote(offered.before))
-    if trouble:
-        raise ClusterError(f"{trouble}; what was served before is served again")
-    return offered
+    coordinator = get_or_create_coordinator(service)
+    # Before any replica tries: none of them is asked to load what cannot work.
+    task = ray.remote(num_cpus=0)(_find_load_error)
+    error = ray.get(task.remote(target.locations, runtime))
+    if error:
+        raise BundleError(error)
+    published: ServingTarget = ray.get(coordinator.publish.remote(target))
+    error = _wait_for_replicas(
+        lambda: ray.get(coordinator.statuses.remote()), published.version, replicas
+    )
+    if error and published.previous:
+        ray.get(coordinator.publish.remote(published.previous))
+    if error:
+        raise ClusterError(f"{error}; the previous bundle is served again")
+    return published
 
 
-def roll_back(service: str, *, runtime: RuntimeKind, replicas: int) -> Wanted:
-    """Have a service serve again what it served before the last change.
+def roll_back(service: str, *, runtime: RuntimeKind, replicas: int) -> ServingTarget:
+    """Has a service serve its previous target again.
 
     Raises:
-        BundleError, ClusterError: See `roll_out`; also, there was no change.
+        BundleError, ClusterError: See `roll_out`; also, there is no previous target.
     """
-    wanted = wanted_now(service)
-    if wanted is None or wanted.before is None:
-        raise ClusterError("there is nothing to go back to: nothing else was rolled out")
-    return roll_out(service, wanted.before, runtime=runtime, replicas=replicas)
+    target = current_target(service)
+    if target is None or target.previous is None:
+        raise ClusterError("nothing to roll back to: no other bundle was rolled out")
+    return roll_out(service, target.previous, runtime=runtime, replicas=replicas)
 
 
-def _check(places: tuple[str, ...], runtime: RuntimeKind) -> str | None:
+def _find_load_error(locations: tuple[str, ...], runtime: RuntimeKind) -> str | None:
     """Why one of the bundles cannot be served, found without a replica."""
-    for place in places:
+    for location in locations:
         try:
-            Predictor.load(fetch_bundle(place), runtime=runtime)
+            Predictor.load(fetch_bundle(location), runtime=runtime)
         except MbtiRayError as error:
             return str(error)
     return None
 
 
-def _outcome(reports: Callable[[], dict[str, Report]], number: int, replicas: int) -> str | None:
-    """Waits until all replicas have changed over; why not, otherwise."""
-    end = time.monotonic() + _ROLL_OUT_TIMEOUT_S
+def _wait_for_replicas(
+    statuses: Callable[[], dict[str, ReplicaStatus]], version: int, replicas: int
+) -> str | None:
+    """Waits until all replicas have switched to a version; returns why they did not, else None."""
+    end = time.monotonic() + _ROLLOUT_TIMEOUT_S
     while time.monotonic() < end:
-        found = reports()
-        told = [report for report in found.values() if report.number == number]
-        trouble = next((report.trouble for report in told if report.trouble), None)
-        if trouble:
-            return trouble
-        if len(told) == len(found) >= replicas:
+        known = statuses()
+        switched = [status for status in known.values() if status.version == version]
+        error = next((status.error for status in switched if status.error), None)
+        if error:
+            return error
+        if len(switched) == len(known) >= replicas:
             return None
         time.sleep(0.1)
-    return f"{len(told)} of {len(found)} replicas answered within {_ROLL_OUT_TIMEOUT_S:g} s"
+    return f"{len(switched)} of {len(known)} replicas switched within {_ROLLOUT_TIMEOUT_S:g} s"

@@ -1,6 +1,7 @@
-"""The board of a service: an actor that knows what is to be served, and what each replica says.
+"""The rollout coordinator of a service: an actor with the current target and each replica's status.
 
-Belongs to no replica and outlives each of them. Imports nothing heavy: it is a process of its own.
+Belongs to no replica and outlives each of them. It is a process of its own, so it must import
+nothing heavy.
 """
 
 import asyncio
@@ -13,96 +14,104 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from mbti_ray.serving.target import Wanted
+from mbti_ray.serving.target import ServingTarget
 
 _NAMESPACE = "mbti_ray"
-# How long a replica waits for news before it asks again; a sign of life, too.
-_WATCH_S = 5.0
-# A replica that has not asked for so long is gone.
-_GONE_S = 3 * _WATCH_S
-# Longer than a replica takes to come back: the only one may have been lost.
-_ALONE_S = 600.0
+# How long a poll waits for a new target; polls also serve as heartbeats.
+_POLL_TIMEOUT_S = 5.0
+# A replica that has not polled for so long is lost.
+_REPLICA_LOST_AFTER_S = 3 * _POLL_TIMEOUT_S
+# Longer than a replica takes to be restarted: the only one may have been lost.
+_IDLE_EXIT_AFTER_S = 600.0
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a replica serves.
+class ReplicaStatus:
+    """How far a replica has come with the current target.
 
     Attributes:
-        number: Of what it was last told to serve.
-        trouble: Why it does not; None when it does.
+        version: The version of the target it last switched to, or failed to.
+        error: Why it failed; None if it serves that target.
     """
 
-    number: int
-    trouble: str | None = None
+    version: int
+    error: str | None = None
 
 
-class Board:
-    """What a service is to serve, and what its replicas say of it; an actor."""
+class RolloutCoordinator:
+    """The target of a service and the status of its replicas; an actor."""
 
     def __init__(self) -> None:
-        self._wanted: Wanted | None = None
+        self._target: ServingTarget | None = None
         self._changed = asyncio.Condition()
-        self._reports: dict[str, tuple[float, Report]] = {}
-        self._last_asked = time.monotonic()
-        self._leaves: asyncio.Task[None] | None = None
+        self._replicas: dict[str, tuple[float, ReplicaStatus]] = {}
+        self._last_poll = time.monotonic()
+        self._idle_exit: asyncio.Task[None] | None = None
 
-    async def watch(self, replica: str, served: Wanted, report: Report) -> Wanted:
-        """What is wanted: at once where that is news for the replica, else after a while.
+    async def poll(
+        self, replica: str, served: ServingTarget, status: ReplicaStatus
+    ) -> ServingTarget:
+        """The current target: at once if it is new to the replica, else after a while.
 
-        A board that was lost and made again learns from the replicas what was on it.
+        A coordinator that was lost and recreated learns the target from the replicas.
         """
-        self._last_asked = time.monotonic()
-        self._leaves = self._leaves or asyncio.create_task(self._leave_when_alone())
-        self._reports[replica] = (time.monotonic(), report)
-        if self._wanted is None or served.number > self._wanted.number:
-            self._wanted = served
+        self._last_poll = time.monotonic()
+        self._idle_exit = self._idle_exit or asyncio.create_task(self._exit_when_idle())
+        self._replicas[replica] = (time.monotonic(), status)
+        if self._target is None or served.version > self._target.version:
+            self._target = served
         with suppress(TimeoutError):
-            async with self._changed, asyncio.timeout(_WATCH_S):
-                while self._wanted.number == report.number:
+            async with self._changed, asyncio.timeout(_POLL_TIMEOUT_S):
+                while self._target.version == status.version:
                     await self._changed.wait()
-        self._reports[replica] = (time.monotonic(), report)
-        return self._wanted
+        self._replicas[replica] = (time.monotonic(), status)
+        return self._target
 
-    async def offer(self, wanted: Wanted) -> Wanted:
-        """Have something else served; numbered, and with what was served before."""
-        before = replace(self._wanted, before=None) if self._wanted else None
-        number = self._wanted.number + 1 if self._wanted else 1
+    async def publish(self, target: ServingTarget) -> ServingTarget:
+        """Sets a new target; returns it with its version and the previous target."""
+        previous = replace(self._target, previous=None) if self._target else None
+        version = self._target.version + 1 if self._target else 1
         async with self._changed:
-            self._wanted = replace(wanted, number=number, before=before)
+            self._target = replace(target, version=version, previous=previous)
             self._changed.notify_all()
-        return self._wanted
+        return self._target
 
-    async def wanted(self) -> Wanted | None:
-        return self._wanted
+    async def target(self) -> ServingTarget | None:
+        return self._target
 
-    async def _leave_when_alone(self) -> None:
-        """End the process once nobody has asked for long: the service is gone."""
-        while time.monotonic() < self._last_asked + _ALONE_S:
-            await asyncio.sleep(_WATCH_S)
+    async def statuses(self) -> dict[str, ReplicaStatus]:
+        """The status of each live replica."""
+        alive = time.monotonic() - _REPLICA_LOST_AFTER_S
+        return {name: status for name, (seen, status) in self._replicas.items() if seen > alive}
+
+    async def _exit_when_idle(self) -> None:
+        """Ends the process once no replica has polled for long: the service is gone."""
+        while time.monotonic() < self._last_poll + _IDLE_EXIT_AFTER_S:
+            await asyncio.sleep(_POLL_TIMEOUT_S)
         os._exit(0)
 
-    async def reports(self) -> dict[str, Report]:
-        """Of the replicas that live."""
-        alive = time.monotonic() - _GONE_S
-        return {name: report for name, (seen, report) in self._reports.items() if seen > alive}
 
-
-def wanted_now(service: str) -> Wanted | None:
-    """What the board of a service says, if it says anything: where a late replica begins."""
+def current_target(service: str) -> ServingTarget | None:
+    """The target of a service, if its coordinator has one: a restarted replica begins with it."""
     try:
-        board = ray.get_actor(_board_name(service), namespace=_NAMESPACE)
-        found: Wanted | None = ray.get(board.wanted.remote())
+        coordinator = ray.get_actor(_actor_name(service), namespace=_NAMESPACE)
+        target: ServingTarget | None = ray.get(coordinator.target.remote())
     except (ValueError, RayError):
         return None
-    return found
+    return target
 
 
-def make_board(service: str) -> Any:
-    """The board of a service, made where it is missing; it outlives whoever made it."""
-    options = {"namespace": _NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
-    return ray.remote(Board).options(name=_board_name(service), num_cpus=0, **options).remote()
+def get_or_create_coordinator(service: str) -> Any:
+    """The coordinator of a service; detached, so it outlives the process that created it."""
+    actor = ray.remote(RolloutCoordinator).options(
+        name=_actor_name(service),
+        namespace=_NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        num_cpus=0,
+    )
+    return actor.remote()
 
 
-def _board_name(service: str) -> str:
-    return f"mbti-board-{service}"
+def _actor_name(service: str) -> str:
+    return f"mbti-rollout-{service}"

@@ -1,4 +1,4 @@
-"""What was freed is not kept."""
+"""Freed memory is returned to the operating system."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ def resident_mib() -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_freed_memory_goes_back_although_what_came_after_it_is_still_held() -> None:
-    # Too small to be mapped by itself, so freeing it leaves holes between those that stay.
+def test_freed_memory_is_returned_although_later_blocks_are_still_in_use() -> None:
+    # Too small to be mapped individually, so freeing every other block leaves holes.
     blocks = [bytearray(b"x") * 60_000 for _ in range(4000)]
     del blocks[::2]
     before = resident_mib()

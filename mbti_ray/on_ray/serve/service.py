@@ -1,0 +1,171 @@
+"""Starting and stopping the service, and changing what a running one serves.
+
+Owns signals, ports and the checks before a start. The replicas are in `deployment`.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
+
+from mbti_ray.checks.ports import HAPROXY_PORTS, port_problem
+from mbti_ray.config.schema import ServeConfig
+from mbti_ray.errors import BundleError, ClusterError
+from mbti_ray.inference.bundle import load_manifest
+from mbti_ray.on_ray.cluster.resources import ray_connection
+from mbti_ray.on_ray.serve.deployment import APP_NAME, build_app, build_target
+from mbti_ray.on_ray.serve.rollout import roll_back, roll_out
+from mbti_ray.runs.lookup import fetch_bundle
+from mbti_ray.serving.discovery import announce_service
+from mbti_ray.serving.target import ServingTarget
+from mbti_ray.storage.remote import Location
+
+_READY_TIMEOUT_S = 60.0
+
+
+def start_service(bundle: Location, config: ServeConfig) -> str:
+    """Starts the service in the connected Ray; returns its URL once it is ready.
+
+    Raises:
+        BundleError: The bundle cannot be served.
+        ClusterError: There are too few CPUs, or it did not become ready.
+    """
+    _check_cpus(config)
+    serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
+    try:
+        serve.run(build_app(bundle, config), name=APP_NAME)
+    except RuntimeError as error:
+        raise _deploy_error(error, bundle) from None
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
+    _wait_ready(url)
+    return url
+
+
+def run_service(bundle: Location, config: ServeConfig, *, on_ready: Callable[[str], None]) -> str:
+    """Serves until SIGINT or SIGTERM, then ends every process that it started.
+
+    Args:
+        bundle: The folder to serve, or its URL.
+        on_ready: Called with the URL when the service is ready.
+
+    Returns:
+        The URL.
+
+    Raises:
+        BundleError, ClusterError: See `start_service`; also, a port is in use.
+    """
+    load_manifest(fetch_bundle(bundle))
+    _check_ports(config)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    _handle_signals(signal.default_int_handler)
+    with ray_connection(f"serve {APP_NAME}"):
+        # Again, because ray.init installs a handler that would end this process before the others.
+        _handle_signals(signal.default_int_handler)
+        try:
+            url = start_service(bundle, config)
+            ray_address = ray.get_runtime_context().gcs_address
+            with announce_service(config.port, ray_address), suppress(KeyboardInterrupt):
+                on_ready(url)
+                threading.Event().wait()
+        finally:
+            _handle_signals(signal.SIG_IGN)
+            serve.shutdown()
+    return url
+
+
+def change_target(bundle: Location | None, config: ServeConfig) -> ServingTarget:
+    """Has the service in the Ray that RAY_ADDRESS names serve another bundle.
+
+    Args:
+        bundle: None rolls back to the previous target.
+        config: Its canary is served too.
+
+    Returns:
+        What is served now.
+
+    Raises:
+        BundleError: It cannot be served; the previous target still is.
+        ClusterError: No service runs there, or not all replicas switched, so that none did.
+    """
+    with ray_connection(f"serve {APP_NAME}: roll out"):
+        try:
+            service, running = serve.get_app_handle(APP_NAME).describe.remote().result()
+        except RayServeException:
+            ray_address = os.environ.get("RAY_ADDRESS")
+            raise ClusterError(f"RAY_ADDRESS={ray_address}: no service runs there") from None
+        states = serve.status().applications[APP_NAME].deployments[APP_NAME].replica_states
+        facts = {"runtime": running.runtime, "replicas": states.get("RUNNING", 1)}
+        if bundle is None:
+            return roll_back(service, **facts)
+        return roll_out(service, build_target(bundle, config), **facts)
+
+
+def _handle_signals(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def _check_ports(config: ServeConfig) -> None:
+    """Raises ClusterError for a port in use, which Ray would try to bind for minutes."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    needed = [(config.host, config.port, f"serve.port={config.port}; choose another")]
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        for name, default in HAPROXY_PORTS.items():
+            port = int(os.environ.get(name, default))
+            needed.append(("", port, f"set {name} to a free port"))
+    for host, port, remedy in needed:
+        reason = port_problem(host, port)
+        if reason is not None:
+            raise ClusterError(f"{host or 'port'}:{port}: {reason}; {remedy}")
+
+
+def _check_cpus(config: ServeConfig) -> None:
+    needed = config.least_replicas * config.cpus
+    available = int(ray.cluster_resources().get("CPU", 0))
+    if needed > available:
+        raise ClusterError(
+            f"serve.replicas={config.least_replicas} x serve.cpus={config.cpus} needs {needed} "
+            f"CPUs; the cluster has {available}"
+        )
+
+
+def _deploy_error(error: RuntimeError, bundle: Location) -> BundleError | ClusterError:
+    """The error of a replica's constructor, which Serve reports as text."""
+    status = serve.status().applications.get(APP_NAME)
+    text = status.message if status else str(error)
+    for deployment in status.deployments.values() if status else ():
+        text += "\n" + deployment.message
+    marker = f"{BundleError.__name__}: "
+    for line in text.splitlines():
+        if marker in line:
+            return BundleError(line.split(marker, 1)[1])
+    last = text.strip().splitlines()[-1] if text.strip() else str(error)
+    return ClusterError(f"{bundle}: the service did not start: {last}")
+
+
+def _wait_ready(url: str) -> None:
+    end = time.monotonic() + _READY_TIMEOUT_S
+    last = "no answer"
+    with httpx.Client(trust_env=False, timeout=5.0) as client:
+        while time.monotonic() < end:
+            try:
+                response = client.get(f"{url}/ready")
+                if response.status_code == 200:
+                    return
+                last = f"status {response.status_code}"
+            except httpx.TransportError as error:
+                last = type(error).__name__
+            time.sleep(0.1)
+    raise ClusterError(f"{url}/ready: not ready after {_READY_TIMEOUT_S:g} s ({last})")
