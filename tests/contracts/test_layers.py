@@ -60,6 +60,7 @@ WITHIN = {
     ),
     "serving": (
         ("batching", "discovery", "schemas", "target", "tokenizer_queue", "web_pages"),
+        ("admission",),
         ("served_model",),
         ("app", "router"),
     ),
