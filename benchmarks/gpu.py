@@ -130,7 +130,7 @@ def train(settings: list[str], data: Dataset, device: str) -> dict[str, Any]:
     config: RunConfig = load_run("default", settings)
     worker = Worker(device=device)
     run(config, data, worker, score_test=False)
-    return dict(worker.lines[-1])
+    return dict(worker.records[-1])
 
 
 def flops_a_token(shape: Any, tokens: int) -> float:

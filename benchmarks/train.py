@@ -131,7 +131,7 @@ def packed(task: Task) -> Run:
 def ours(task: Task) -> Run:
     worker = Worker(device=task.device)
     run(task.config, task.data, worker, score_test=False)
-    line = worker.lines[-1]
+    line = worker.records[-1]
     real = int(task.windows.lengths.sum())
     computed = round(real / (1 - line["speed"]["padding"]))
     return Run(line["seconds"], computed, line["train"]["loss"])

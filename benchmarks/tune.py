@@ -148,14 +148,17 @@ def nested_loop(settings: dict[str, Any]) -> None:
 
     from mbti_ray.config import config_from_dict, override
     from mbti_ray.engine.loop import run
-    from mbti_ray.engine.worker import Line, Worker
-    from mbti_ray.on_ray.train.trainer import flat
+    from mbti_ray.engine.metrics_record import MetricsRecord
+    from mbti_ray.engine.worker import Worker
+    from mbti_ray.on_ray.report import Report
 
     class Reporting(Worker):
-        def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
-            if checkpoint is not None and line is not None:
+        def report(
+            self, record: MetricsRecord | None, checkpoint: Path | None, *, wait: bool = True
+        ) -> None:
+            if checkpoint is not None and record is not None:
                 saved = ray.train.Checkpoint.from_directory(checkpoint)
-                ray.train.report(flat(line), checkpoint=saved)
+                ray.train.report(Report.of_epoch(record).to_ray(), checkpoint=saved)
 
     torch.set_num_threads(1)
     config = override(config_from_dict(settings["base"]), settings["values"]["point"])

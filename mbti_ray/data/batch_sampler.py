@@ -1,4 +1,4 @@
-"""The batch sampler: which windows make an optimizer step, and which rank reads which of them.
+"""The batch sampler: which windows make an optimizer step, and which rank computes which of them.
 
 Everything here is a function of the config, the seed and the epoch: no state, so a run can
 resume at any step, on any number of ranks, and every rank knows what the others do.
@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 # Steps whose windows are sorted together: wide enough for little padding (1.7 % on tweets in steps
-# of 32; 64 steps gave 5.8 %), narrow enough that a step's company changes from epoch to epoch.
+# of 32; 64 steps gave 5.8 %), narrow enough that a step mixes other windows in each epoch.
 _POOL_STEPS = 256
-# A window below this share of the longest one is much shorter.
+# A window below this share of the longest one's length is much shorter.
 _MUCH_SHORTER = 0.9
-# Tokens that make a forward pass worth its fixed cost, by the kind of device.
+# Tokens from which a forward pass is worth its fixed cost, by the kind of device.
 MIN_EFFICIENT_TOKENS = {"cpu": 512, "cuda": 8192}
 
 
 @dataclass(frozen=True)
-class Share:
-    """One rank's part of an optimiser step.
+class Shard:
+    """One rank's part of an optimizer step.
 
     Attributes:
         batches: Window indices of each forward pass, longest first.
-        weight: 1, or 0 when the step is smaller than the number of ranks and this rank only
+        weight: 1, or 0 where the step is smaller than the number of ranks and this rank only
             takes part in the gradient exchange.
         step_windows: Windows in the whole step, over all ranks.
     """
@@ -41,23 +41,23 @@ class Share:
     step_windows: int
 
 
-def plan_epoch(
+def length_grouped_steps(
     lengths: NDArray[np.int64], step_size: int, *, seed: int, epoch: int
 ) -> list[Indices]:
-    """The window indices of every optimiser step of an epoch, each step sorted longest first."""
+    """The window indices of every optimizer step of an epoch, each step sorted longest first."""
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
     steps: list[Indices] = []
     pool = step_size * _POOL_STEPS
     for start in range(0, len(order), pool):
         members = order[start : start + pool]
-        # Stable: windows of one length keep their shuffled order.
+        # Stable: windows of the same length keep their shuffled order.
         members = members[np.argsort(-lengths[members], kind="stable")]
         steps += [members[i : i + step_size] for i in range(0, len(members), step_size)]
     return [steps[i] for i in random.permutation(len(steps))]
 
 
-def share_of(
+def shard_step(
     step: Indices,
     lengths: NDArray[np.int64],
     *,
@@ -65,11 +65,11 @@ def share_of(
     world_size: int,
     batch_tokens: int,
     min_efficient_tokens: int = 0,
-) -> Share:
-    """The part of a step that a rank computes; all ranks get nearly the same tokens.
+) -> Shard:
+    """The part of a step that a rank computes; all ranks get nearly the same number of tokens.
 
     Args:
-        batch_tokens: Padded tokens of a forward pass at the most; one window may be longer.
+        batch_tokens: Maximum of padded tokens in a forward pass; a single window may be longer.
         min_efficient_tokens: See `batches_by_length`.
     """
     mine, weight = step[rank::world_size], 1.0
@@ -78,16 +78,20 @@ def share_of(
     batches = batches_by_length(
         lengths, mine, batch_tokens, min_efficient_tokens=min_efficient_tokens
     )
-    return Share([*batches], weight, len(step))
+    return Shard([*batches], weight, len(step))
 
 
 def batches_by_length(
-    lengths: NDArray[np.int64], members: Indices, max_tokens: int, *, min_efficient_tokens: int = 0
+    lengths: NDArray[np.int64],
+    members: Indices,
+    max_tokens: int,
+    *,
+    min_efficient_tokens: int = 0,
 ) -> Iterator[Indices]:
-    """Cut `members` into batches of similar length with at most `max_tokens` padded tokens each.
+    """Divide `members` into batches of similar length, each of at most `max_tokens` padded tokens.
 
-    A window longer than that has a batch of its own. Longest first, so that what does not fit into
-    memory fails at once.
+    A window longer than that has a batch of its own. The longest come first, so that what does not
+    fit into memory fails at once.
 
     Args:
         min_efficient_tokens: A batch of at least so many tokens ends where windows get much
@@ -99,7 +103,7 @@ def batches_by_length(
     while start < len(order):
         longest = int(sorted_lengths[start])
         end = start + max(1, max_tokens // longest)
-        # The first window that is much shorter, but none before the batch is worth its pass.
+        # The first window that is much shorter, but none before the batch is efficient.
         shorter = int(np.searchsorted(-sorted_lengths, -_MUCH_SHORTER * longest, side="right"))
         end = min(end, max(shorter, start + math.ceil(min_efficient_tokens / longest), start + 1))
         yield order[start:end]

@@ -1,11 +1,6 @@
-"""Which windows make an optimiser step, which rank reads which of them, and the tensors.
+"""Collation: the tensors of a batch of windows, padded to the longest or packed into one row.
 
-Everything here is a function of the config, the seed and the epoch: no state, so a run can
-continue at any step, on any number of ranks, and every rank knows what the others do.
-
-Windows of similar length are put together, because every token of padding is paid for like a
-real one. The number of windows in an optimiser step is always the config's, whatever the number
-of ranks; only the last step of an epoch may be smaller.
+Knows windows; must not know steps, ranks or models.
 
 Legend: B windows of a batch, T tokens of its longest window.
 """
@@ -15,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mbti_ray.data.batch_sampler import Indices
@@ -26,11 +22,11 @@ class Packing:
     """Where each of B windows lies in one row of T tokens without padding.
 
     Attributes:
-        lengths: Tokens of each window, longest first; known on the host, so that no GPU is waited
-            for.
+        lengths: Tokens of each window, longest first; kept on the host, so that reading them does
+            not wait for the GPU.
         positions: int64 [1, T], from 0 in each window.
-        owner: int64 [T], the window that a token belongs to.
-        bounds: int32 [B + 1], where each window begins, and the end.
+        owner: int64 [T], the index of the window that a token belongs to.
+        bounds: int32 [B + 1], the offset of each window, and the end.
     """
 
     lengths: tuple[int, ...]
@@ -47,7 +43,7 @@ class Packing:
         positions = torch.arange(len(owner)) - bounds[owner].long()
         return cls(lengths, positions[None], owner, bounds)
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Packing":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Packing":
         return Packing(
             self.lengths, change(self.positions), change(self.owner), change(self.bounds)
         )
@@ -59,11 +55,11 @@ class Batch:
 
     Attributes:
         input_ids: int64 [B, T]; packed, [1, T] with T the tokens of all windows.
-        attention_mask: bool [B, T], true where a token is real; None where all are, which lets
-            attention take its fastest kernel.
+        attention_mask: bool [B, T], True where a token is not padding; None where none is, which
+            lets attention use its fastest kernel.
         labels: float32 [B, 4] in the order E, N, T, J.
-        weight: float32 [B]; 0 for a window that only keeps a rank company in a step.
-        packing: Where the windows of one row lie; None where each has a row of its own.
+        weight: float32 [B]; 0 for a window that only lets a rank take part in a step.
+        packing: Where the windows lie in the one row; None where each has a row of its own.
     """
 
     input_ids: Tensor
@@ -73,22 +69,22 @@ class Batch:
     packing: Packing | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
-        """The same in page-locked memory, from which a GPU fetches without waiting."""
-        return self._each(Tensor.pin_memory)
+        """The same in page-locked memory, from which copies to a GPU do not block."""
+        return self._map(Tensor.pin_memory)
 
     def halves(self) -> "list[Batch]":
-        """Two batches of half the windows each, padded no further than they need."""
+        """Two batches of half the windows each, each padded only to its own longest window."""
         cut = (len(self.weight) + 1) // 2
         if self.packing is not None:
             return [self._packed(0, cut), self._packed(cut, len(self.weight))]
-        pair = [self._each(lambda t: t[:cut]), self._each(lambda t: t[cut:])]
+        pair = [self._map(lambda t: t[:cut]), self._map(lambda t: t[cut:])]
         return [batch._trimmed() for batch in pair]
 
     def _packed(self, first: int, end: int) -> "Batch":
-        """The windows from `first` up to `end` of a packed batch."""
+        """The windows `first` to `end` (exclusive) of a packed batch."""
         assert self.packing is not None
         lengths = self.packing.lengths
         start, stop = sum(lengths[:first]), sum(lengths[:end])
@@ -97,7 +93,7 @@ class Batch:
             None,
             self.labels[first:end],
             self.weight[first:end],
-            Packing.of(lengths[first:end]).each(lambda t: t.to(self.input_ids.device)),
+            Packing.of(lengths[first:end]).map(lambda t: t.to(self.input_ids.device)),
         )
 
     def _trimmed(self) -> "Batch":
@@ -109,19 +105,19 @@ class Batch:
             self.input_ids[:, :longest], None if mask.all() else mask, self.labels, self.weight
         )
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         mask = self.attention_mask
         return Batch(
             change(self.input_ids),
             None if mask is None else change(mask),
             change(self.labels),
             change(self.weight),
-            None if self.packing is None else self.packing.each(change),
+            None if self.packing is None else self.packing.map(change),
         )
 
 
-def pack(windows: Windows, indices: Indices, *, weight: float = 1.0) -> Batch:
-    """The tensors of the given windows, one behind the other."""
+def collate_packed(windows: Windows, indices: Indices, *, weight: float = 1.0) -> Batch:
+    """The tensors of the given windows, concatenated into one row."""
     lengths, starts = windows.lengths[indices].tolist(), windows.offsets[indices]
     ids = np.concatenate([windows.ids[s : s + n] for s, n in zip(starts, lengths, strict=True)])
     return Batch(
@@ -135,23 +131,20 @@ def pack(windows: Windows, indices: Indices, *, weight: float = 1.0) -> Batch:
 
 def collate(windows: Windows, indices: Indices, *, weight: float = 1.0, pad_id: int = 0) -> Batch:
     """The tensors of the given windows, padded to the longest of them."""
-    lengths = windows.lengths[indices]
-    mask = np.arange(int(lengths.max())) < lengths[:, None]
-    ids = np.full(mask.shape, pad_id, np.int64)
-    starts = windows.offsets[indices]
-    ids[mask] = np.concatenate(
-        [windows.ids[s : s + n] for s, n in zip(starts, lengths, strict=True)]
-    )
+    bounds = zip(windows.offsets[indices], windows.lengths[indices], strict=True)
+    ids, mask = pad([windows.ids[start : start + n] for start, n in bounds], pad_id=pad_id)
     return Batch(
-        input_ids=torch.from_numpy(ids),
-        attention_mask=None if mask.all() else torch.from_numpy(mask),
+        input_ids=ids,
+        attention_mask=mask,
         labels=torch.from_numpy(windows.labels[windows.row_index[indices]].astype(np.float32)),
         weight=torch.full((len(indices),), weight),
     )
 
 
-def pad(windows: Sequence[TokenIds], *, pad_id: int) -> tuple[Tensor, Tensor | None]:
-    """Ids int64 [B, T] of windows padded to the longest, and their mask (None: all are real)."""
+def pad(
+    windows: Sequence[TokenIds | NDArray[np.int32]], *, pad_id: int
+) -> tuple[Tensor, Tensor | None]:
+    """TokenIds int64 [B, T] of windows padded to the longest, and their mask (None: no padding)."""
     lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
     mask = np.arange(int(lengths.max())) < lengths[:, None]
     ids = np.full(mask.shape, pad_id, np.int64)

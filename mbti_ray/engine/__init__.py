@@ -1,1 +1,1 @@
-"""The one training loop, precision, optimiser and checkpoint: torch, no Ray, no cluster paths."""
+"""The training loop, precision, optimizer and checkpoints: torch only, no Ray, no cluster paths."""

@@ -1,21 +1,22 @@
-"""The resumable state of a run: written whole, read without pickle.
+"""Checkpoints: the resumable state of a run, written as a whole and read without pickle.
 
 A checkpoint folder holds
-    model.safetensors   the weights now
-    best.safetensors    the weights of the best evaluation, when those are others
-    optimizer.pt        AdamW moments and the loss scale, readable with `weights_only`
-    progress.json       the position, the best score, what early stopping has counted
+    model.safetensors   the current weights
+    best.safetensors    the weights of the best evaluation, where they differ
+    optimizer.pt        AdamW's moments and the loss scale, readable with `weights_only`
+    progress.json       the position, the best score, the state of early stopping
 
-There is no random state in it: every step's randomness is a function of the seed, the step and
-the rank (see `step`), so a run continues bit for bit from its position alone.
+It holds no random state: the randomness of every step is a function of the seed, the step and
+the rank (see `step`), so a run resumes bit for bit from its position alone. Must not know where
+checkpoints are stored: folders are anything with the methods of a path.
 """
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,33 +24,51 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mbti_ray.errors import RunError, one_line
-from mbti_ray.storage.remote import Location, RemotePath
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
-# Ending of a folder that is still being written.
+# Suffix of a folder that is still being written.
 UNFINISHED = ".part"
 _FILES = ("model.safetensors", "optimizer.pt", "progress.json")
 
 
+class Folder(Protocol):
+    """The methods of a path that finding checkpoints needs."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def parent(self) -> Self: ...
+    def __truediv__(self, name: str, /) -> Self: ...
+    def is_file(self) -> bool: ...
+    def read_text(self, encoding: str, /) -> str: ...
+    def rglob(self, pattern: str, /) -> Iterable[Self]: ...
+
+
+AnyFolder = TypeVar("AnyFolder", bound=Folder)
+
+
 @dataclass
 class Progress:
-    """Where a run is.
+    """The position of a run.
 
     Attributes:
-        epoch: Epochs finished.
-        step: Optimiser steps finished in all.
-        epoch_step: Optimiser steps finished in the current epoch.
-        skipped: Optimiser steps left out, by loss scaling or for a loss that is no number.
-        nonfinite: Optimiser steps whose loss was no number.
-        sums: Of the current epoch's windows: the training loss, and how often each of E/I, S/N,
-            T/F, J/P was right.
+        epoch: Finished epochs.
+        step: Finished optimizer steps in all.
+        epoch_step: Finished optimizer steps of the current epoch.
+        skipped: Optimizer steps without an update: loss scaling overflowed, or the loss was not
+            finite.
+        nonfinite: Optimizer steps whose loss was inf or nan.
+        sums: Over the current epoch's windows: the training loss, and the number of correct
+            answers for each of E/I, S/N, T/F, J/P.
         windows: Windows seen in the current epoch.
-        seconds: Time spent in optimiser steps, over all epochs and restarts.
-        best: Best value of the monitored score, with its epoch; None before the first evaluation.
-        stale: Evaluations since the best one.
-        stopped: Early stopping has decided.
-        history: What was reported at the end of each epoch, oldest first.
+        seconds: Time spent in optimizer steps, over all epochs and restarts.
+        best: Best value of the monitored score; None before the first evaluation.
+        best_epoch: The epoch that reached it.
+        best_scores: All validation scores of that epoch.
+        epochs_without_improvement: Evaluations since the best one.
+        stopped: Early stopping has ended the run.
+        history: The record of each epoch, oldest first.
     """
 
     epoch: int = 0
@@ -63,17 +82,25 @@ class Progress:
     best: float | None = None
     best_epoch: int = 0
     best_scores: dict[str, float] = field(default_factory=dict)
-    stale: int = 0
+    epochs_without_improvement: int = 0
     stopped: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Progress":
+        values = json.loads(text)
+        # What checkpoints called it until 0.1.0.
+        if "stale" in values:
+            values["epochs_without_improvement"] = values.pop("stale")
+        return cls(**values)
 
 
 @dataclass
 class Checkpoint:
-    """Everything that a run goes on from; `best` is None when the weights now are the best."""
+    """Everything a run resumes from; `best` is None where the current weights are the best."""
 
-    model: State
-    best: State | None
+    model: StateDict
+    best: StateDict | None
     optimizer: dict[str, object]
     progress: Progress
 
@@ -92,7 +119,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        RunError: A file of it is missing or damaged.
+        RunError: One of its files is missing or damaged.
     """
     best = folder / "best.safetensors"
     try:
@@ -100,7 +127,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             model=load_file(folder / "model.safetensors"),
             best=load_file(best) if best.exists() else None,
             optimizer=torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"),
-            progress=Progress(**json.loads((folder / "progress.json").read_text("utf-8"))),
+            progress=Progress.from_json((folder / "progress.json").read_text("utf-8")),
         )
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError) as error:
         raise _damaged(folder, error) from None
@@ -108,24 +135,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise _damaged(folder, error) from None
 
 
-@overload
-def checkpoints_under(folder: Path) -> list[Path]: ...
-@overload
-def checkpoints_under(folder: RemotePath) -> list[RemotePath]: ...
-def checkpoints_under(folder: Any) -> Any:
-    """The checkpoints under `folder` that have all their files, the one with most steps first."""
-    steps = {mark.parent: _step_of(mark.parent) for mark in folder.rglob("progress.json")}
-    whole = {place: step for place, step in steps.items() if step is not None}
-    return sorted(whole, key=lambda place: whole[place], reverse=True)
+def checkpoints_under(folder: AnyFolder) -> list[AnyFolder]:
+    """The complete checkpoints under `folder`, the one with the most steps first."""
+    steps = {file.parent: _step_of(file.parent) for file in folder.rglob("progress.json")}
+    complete = {place: step for place, step in steps.items() if step is not None}
+    return sorted(complete, key=lambda place: complete[place], reverse=True)
 
 
-def newest_checkpoint(folder: Location) -> Location | None:
+def newest_checkpoint(folder: AnyFolder) -> AnyFolder | None:
     """The first of `checkpoints_under`, if there is one."""
-    found: Sequence[Location] = checkpoints_under(folder)
-    return found[0] if found else None
+    return next(iter(checkpoints_under(folder)), None)
 
 
-def _step_of(folder: Location) -> int | None:
+def _step_of(folder: Folder) -> int | None:
     """The step of a checkpoint, or None where a crash has left only part of one."""
     if folder.name.endswith(UNFINISHED) or not all((folder / f).is_file() for f in _FILES):
         return None
@@ -135,13 +157,13 @@ def _step_of(folder: Location) -> int | None:
         return None
 
 
-def _save_state(state: State, path: Path) -> None:
-    # Tied weights share memory, which the format refuses: each name gets its own copy.
+def _save_state(state: StateDict, path: Path) -> None:
+    # Tied weights share memory, which the format refuses: each name gets a copy of its own.
     save_file({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
 
 
 def _damaged(folder: Path, error: Exception) -> RunError:
     return RunError(
         f"{folder}: checkpoint is damaged ({one_line(error, limit=120)}); "
-        "delete the folder to go on from the one before it, or start again with --fresh"
+        "delete the folder to resume from the one before it, or start again with --fresh"
     )

@@ -1,7 +1,7 @@
-"""The batches of an epoch's steps, made one step ahead by a thread, so that nothing waits for them.
+"""The data loader: the batches of each optimizer step, collated ahead by a thread.
 
-A step's batches are a function of the plan, so working ahead changes nothing of what is trained.
-Knows windows and ranks; must not know the model.
+The batches of a step are a function of the sampler's plan, so working ahead does not change what
+is trained on. Knows windows and ranks; must not know the model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 
 import torch
 
-from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, share_of
-from mbti_ray.data.collate import Batch, collate, pack
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, shard_step
+from mbti_ray.data.collate import Batch, collate, collate_packed
 from mbti_ray.data.windows import Windows
 
-# Steps whose batches are made while an earlier one is trained on.
-_AHEAD = 2
+# Steps that are collated while an earlier one is trained on.
+_PREFETCHED_STEPS = 2
 
 
 @dataclass(frozen=True)
-class Portion:
-    """One rank's part of an optimiser step, as tensors.
+class StepBatches:
+    """One rank's batches of an optimizer step.
 
     Attributes:
         batches: One for each forward pass, longest windows first; pinned where the device is a GPU.
         step_windows: Windows in the whole step, over all ranks.
-        tokens: Real tokens of the batches.
-        padded: Tokens of the batches with their padding.
+        tokens: Tokens of the batches without padding.
+        padded: Tokens of the batches with padding.
     """
 
     batches: list[Batch]
@@ -36,12 +36,12 @@ class Portion:
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Makes portions for one rank.
+class TokenDataLoader:
+    """Loads one rank's batches of token ids.
 
     Attributes:
-        batch_tokens: Padded tokens of a forward pass at the most.
-        packed: One behind the other, instead of padded to the longest.
+        batch_tokens: Maximum of padded tokens in a forward pass.
+        packed: Concatenate windows in one row instead of padding them to the longest.
     """
 
     windows: Windows
@@ -52,24 +52,24 @@ class Feed:
     device: torch.device
     packed: bool = False
 
-    def portions(self, steps: Sequence[Indices]) -> Iterator[Portion]:
-        """The portion of each step, in order."""
-        with ThreadPoolExecutor(1, "feed") as thread:
-            waiting: list[Future[Portion]] = []
+    def iterate(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
+        """The batches of each step, in order."""
+        with ThreadPoolExecutor(1, "dataloader") as thread:
+            pending: list[Future[StepBatches]] = []
             try:
                 for step in steps:
-                    waiting.append(thread.submit(self.portion, step))
-                    if len(waiting) > _AHEAD:
-                        yield waiting.pop(0).result()
-                while waiting:
-                    yield waiting.pop(0).result()
+                    pending.append(thread.submit(self.load, step))
+                    if len(pending) > _PREFETCHED_STEPS:
+                        yield pending.pop(0).result()
+                while pending:
+                    yield pending.pop(0).result()
             finally:
-                for future in waiting:
+                for future in pending:
                     future.cancel()
 
-    def portion(self, step: Indices) -> Portion:
-        """This rank's part of one step."""
-        share = share_of(
+    def load(self, step: Indices) -> StepBatches:
+        """This rank's batches of one step."""
+        shard = shard_step(
             step,
             self.windows.lengths,
             rank=self.rank,
@@ -78,16 +78,16 @@ class Feed:
             min_efficient_tokens=MIN_EFFICIENT_TOKENS[self.device.type],
         )
         batches = [
-            pack(self.windows, indices, weight=share.weight)
+            collate_packed(self.windows, indices, weight=shard.weight)
             if self.packed
-            else collate(self.windows, indices, weight=share.weight, pad_id=self.pad_id)
-            for indices in share.batches
+            else collate(self.windows, indices, weight=shard.weight, pad_id=self.pad_id)
+            for indices in shard.batches
         ]
         if self.device.type == "cuda":
             batches = [batch.pinned() for batch in batches]
-        return Portion(
+        return StepBatches(
             batches,
-            share.step_windows,
-            tokens=sum(int(self.windows.lengths[i].sum()) for i in share.batches),
+            shard.step_windows,
+            tokens=sum(int(self.windows.lengths[i].sum()) for i in shard.batches),
             padded=sum(batch.input_ids.numel() for batch in batches),
         )

@@ -1,7 +1,7 @@
-"""What the loop trains on and reads: tokens through the whole model, or features into the heads.
+"""What the loop trains on: token ids through the whole model, or cached features into the heads.
 
-Both answer the same three questions, so the loop does not know which it has. Knows configs,
-splits and ranks; must not know epochs, scores or checkpoints.
+Both have one interface, so the loop does not know which of them it has. Knows configs, splits and
+ranks; must not know epochs, scores or checkpoints.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,33 +14,33 @@ from mbti_ray.config.schema import FitConfig, RunConfig
 from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Windows
-from mbti_ray.engine.dataloader import Feed, Portion
-from mbti_ray.engine.frozen_features import FeatureFeed, HeadsOnly
+from mbti_ray.engine.dataloader import StepBatches, TokenDataLoader
+from mbti_ray.engine.frozen_features import FeatureDataLoader, HeadsOnly
 from mbti_ray.engine.precision import Precision
-from mbti_ray.engine.validation import Reader, read_features, read_rows
+from mbti_ray.engine.validation import Evaluator, extract_features, predict_rows
 from mbti_ray.engine.worker import Worker
-from mbti_ray.model.classifier import MBTIModel, pack_attention
+from mbti_ray.model.classifier import MBTIModel, use_packed_attention
 
 
 class Inputs(Protocol):
-    """What the loop needs of its data."""
+    """The data side of a run."""
 
     @property
     def module(self) -> nn.Module:
-        """What is trained, before it is wrapped for several ranks."""
+        """The module that is trained, before it is wrapped for several ranks."""
 
-    def portions(self, steps: Sequence[Indices]) -> Iterator[Portion]:
-        """This rank's part of each step of the training split."""
+    def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
+        """This rank's batches of each step of the training split."""
 
-    def read(self, split: str) -> Tensor:
+    def predict(self, split: str) -> Tensor:
         """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank."""
 
 
 def build_inputs(
     config: RunConfig, data: Dataset, worker: Worker, model: MBTIModel, precision: Precision
 ) -> Inputs:
-    """Features where only the heads are trained, else tokens."""
-    reader = Reader(
+    """Cached features where only the heads are trained, token ids otherwise."""
+    evaluator = Evaluator(
         model,
         precision,
         worker.device,
@@ -48,64 +48,64 @@ def build_inputs(
         pad_id=data.tokenizer.pad_token_id,
     )
     if config.model.trainable == "heads":
-        return _Features(data, worker, reader)
-    return _Tokens(config.fit, data, worker, reader)
+        return _FeatureInputs(data, worker, evaluator)
+    return _TokenInputs(config.fit, data, worker, evaluator)
 
 
-class _Tokens:
-    def __init__(self, fit: FitConfig, data: Dataset, worker: Worker, reader: Reader) -> None:
-        self._data, self._worker, self._reader = data, worker, reader
-        self.module: nn.Module = reader.model
+class _TokenInputs:
+    def __init__(self, fit: FitConfig, data: Dataset, worker: Worker, evaluator: Evaluator) -> None:
+        self._data, self._worker, self._evaluator = data, worker, evaluator
+        self.module: nn.Module = evaluator.model
         if fit.compile:
             # Lengths change from batch to batch; one dynamic graph serves them all.
-            self.module = cast(nn.Module, torch.compile(reader.model, dynamic=True))
-        self._feed = Feed(
+            self.module = cast(nn.Module, torch.compile(evaluator.model, dynamic=True))
+        self._loader = TokenDataLoader(
             data.splits["train"],
             rank=worker.rank,
             world_size=worker.world_size,
-            batch_tokens=reader.batch_tokens,
-            pad_id=reader.pad_id,
+            batch_tokens=evaluator.batch_tokens,
+            pad_id=evaluator.pad_id,
             device=worker.device,
             packed=fit.attention == "packed",
         )
-        if self._feed.packed:
-            pack_attention(reader.model)
+        if self._loader.packed:
+            use_packed_attention(evaluator.model)
 
-    def portions(self, steps: Sequence[Indices]) -> Iterator[Portion]:
-        return self._feed.portions(steps)
+    def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
+        return self._loader.iterate(steps)
 
-    def read(self, split: str) -> Tensor:
-        return read_rows(self._reader.logits, self._data.splits[split], self._worker)
+    def predict(self, split: str) -> Tensor:
+        return predict_rows(self._evaluator.logits, self._data.splits[split], self._worker)
 
 
-class _Features:
-    def __init__(self, data: Dataset, worker: Worker, reader: Reader) -> None:
-        self._data, self._worker, self._reader = data, worker, reader
-        self.module: nn.Module = HeadsOnly(reader.model)
-        self._read: dict[str, Tensor] = {}
+class _FeatureInputs:
+    def __init__(self, data: Dataset, worker: Worker, evaluator: Evaluator) -> None:
+        self._data, self._worker, self._evaluator = data, worker, evaluator
+        self.module: nn.Module = HeadsOnly(evaluator.model)
+        self._cached: dict[str, Tensor] = {}
 
-    def portions(self, steps: Sequence[Indices]) -> Iterator[Portion]:
-        feed = FeatureFeed(
+    def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
+        loader = FeatureDataLoader(
             self._data.splits["train"],
-            self._of("train"),
+            self._features("train"),
             rank=self._worker.rank,
             world_size=self._worker.world_size,
         )
-        return feed.portions(steps)
+        return loader.iterate(steps)
 
-    def read(self, split: str) -> Tensor:
-        features = self._of(split)
-        model = self._reader.model.eval()
+    def predict(self, split: str) -> Tensor:
+        features = self._features(split)
+        model = self._evaluator.model.eval()
 
         @torch.inference_mode()
-        def decide(windows: Windows, members: Indices) -> Tensor:
-            return model.decide(features[torch.from_numpy(members).to(features.device)])
+        def apply_heads(windows: Windows, members: Indices) -> Tensor:
+            return model.apply_heads(features[torch.from_numpy(members).to(features.device)])
 
-        return read_rows(decide, self._data.splits[split], self._worker)
+        return predict_rows(apply_heads, self._data.splits[split], self._worker)
 
-    def _of(self, split: str) -> Tensor:
-        """Features [N, H] of a split, read when they are first needed."""
-        if split not in self._read:
+    def _features(self, split: str) -> Tensor:
+        """Features [N, H] of a split, extracted when they are first needed."""
+        if split not in self._cached:
             windows = self._data.splits[split]
-            self._read[split] = read_features(self._reader, windows, self._worker)
-        return self._read[split]
+            self._cached[split] = extract_features(self._evaluator, windows, self._worker)
+        return self._cached[split]

@@ -1,4 +1,4 @@
-"""The training loop. There is one: alone, distributed, and inside a trial it is this.
+"""The training loop, used alike by a single process, by several ranks and inside a trial.
 
 It knows a config, a dataset and a worker. Where reports and checkpoints go, and how many ranks
 there are, is the worker's business.
@@ -17,52 +17,61 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.batch_sampler import Indices, plan_epoch
+from mbti_ray.data.batch_sampler import length_grouped_steps
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import (
     Checkpoint,
     Progress,
-    State,
+    StateDict,
     load_checkpoint,
     save_checkpoint,
 )
-from mbti_ray.engine.dataloader import Portion
-from mbti_ray.engine.epoch_stats import Tally
+from mbti_ray.engine.dataloader import StepBatches
+from mbti_ray.engine.epoch_stats import EpochStats
 from mbti_ray.engine.inputs import build_inputs
-from mbti_ray.engine.optimizer import build_optimizer, load_moments, set_rate, warmup_decay
+from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
+from mbti_ray.engine.metrics_record import MetricsRecord
+from mbti_ray.engine.optimizer import build_optimizer, load_moments
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
-from mbti_ray.engine.throughput import Meter
-from mbti_ray.engine.trackers import NO_TRACKER, Trace, Tracker, build_tracker, figures_of, tracing
-from mbti_ray.engine.worker import Request, Worker
+from mbti_ray.engine.throughput import ThroughputTimer
+from mbti_ray.engine.trackers import (
+    NO_TRACKER,
+    Profiler,
+    Tracker,
+    build_tracker,
+    flatten_metrics,
+    profiling,
+)
+from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.model.classifier import (
     MBTIModel,
     Stage,
     build_model,
-    recompute_activations,
+    enable_gradient_checkpointing,
     set_trainable,
-    stage_of,
+    stage_of_epoch,
 )
 from mbti_ray.model.loss import build_loss, positive_weights
 from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.typology import DIMENSIONS
 
-# Steps between two looks at the loss: each look waits for the device.
-_LOOK_STEPS = 20
+# Steps between two syncs of the epoch's statistics: each one waits for the device.
+_SYNC_STEPS = 20
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves behind.
+    """What a finished run returns.
 
     Attributes:
         model: With the weights of the best evaluation, in evaluation mode, on the device.
         val: Scores of that evaluation.
-        test: Scores of the test split under those weights; empty where it was left alone.
-        val_logits: Row logits [R, 4] of the validation split under those weights, on the CPU;
-            none where the test split was left alone.
-        test_logits: The same of the test split.
+        test: Scores of the test split with those weights; empty where it was not scored.
+        val_logits: Row logits [R, 4] of the validation split with those weights, on the CPU;
+            empty where the test split was not scored.
+        test_logits: The same for the test split.
     """
 
     model: MBTIModel
@@ -74,37 +83,37 @@ class Outcome:
 
 
 def run(config: RunConfig, data: Dataset, worker: Worker, *, score_test: bool = True) -> Outcome:
-    """Train, stop when it is time, and read the test split with the best weights.
+    """Train to the last epoch or to early stopping, then score the test split.
 
-    Goes on from the worker's latest checkpoint where there is one.
+    Resumes from the worker's latest checkpoint where there is one.
 
     Args:
-        score_test: False leaves the test split alone, as a trial has to.
+        score_test: False leaves the test split unread, as a trial has to.
 
     Raises:
-        RunError: The loss is no longer a number, or a checkpoint is damaged.
+        RunError: The loss is not finite, or every checkpoint is damaged.
     """
-    fit = _Fit(config, data, worker)
-    fit.restore(worker.checkpoints())
-    fit.tracker = build_tracker(config, worker, first_step=fit.progress.step)
-    worker.rewind(fit.progress.step)
-    fit.train()
-    return fit.outcome(score_test=score_test)
+    loop = _TrainingLoop(config, data, worker)
+    loop.restore(worker.checkpoints())
+    loop.tracker = build_tracker(config, worker, first_step=loop.progress.step)
+    worker.truncate_metrics_after(loop.progress.step)
+    loop.train()
+    return loop.outcome(score_test=score_test)
 
 
 def rescore(config: RunConfig, data: Dataset, worker: Worker, checkpoint: Path) -> Outcome:
     """The outcome of a run that has ended, or was stopped, from its last checkpoint."""
-    fit = _Fit(config, data, worker)
-    fit.restore([checkpoint])
-    return fit.outcome(score_test=True)
+    loop = _TrainingLoop(config, data, worker)
+    loop.restore([checkpoint])
+    return loop.outcome(score_test=True)
 
 
-def is_finished(line: Mapping[str, Any]) -> bool:
-    """Whether a reported line is a run's last: it came to the end of its own plan."""
-    return bool(line.get("finished"))
+def is_finished(record: Mapping[str, Any]) -> bool:
+    """Whether a record is a run's last: the run came to the end of its own plan."""
+    return bool(record.get("finished"))
 
 
-class _Fit:
+class _TrainingLoop:
     def __init__(self, config: RunConfig, data: Dataset, worker: Worker) -> None:
         self.config = config
         self.data = data
@@ -114,17 +123,17 @@ class _Fit:
             worker.device
         )
         if config.fit.gradient_checkpointing:
-            recompute_activations(self.model)
+            enable_gradient_checkpointing(self.model)
         self.precision = resolve_precision(config.fit.precision, worker.device)
         self.inputs = build_inputs(config, data, worker, self.model, self.precision)
-        self.meter = Meter(worker.device, worker.world_size)
+        self.timer = ThroughputTimer(worker.device, worker.world_size)
         self.stepper = self._build_stepper()
         self.progress = Progress()
-        self._tally = Tally(config, data, worker, self.progress, self.meter)
-        self.best: State | None = None
+        self._stats = EpochStats(config, data, worker, self.progress, self.timer)
+        self.best: StateDict | None = None
         self.tracker: Tracker = NO_TRACKER
         self._stage: Stage | None = None
-        self._wrapped: torch.nn.Module = self.model
+        self._prepared: torch.nn.Module = self.model
         self.total_steps = config.fit.epochs * math.ceil(
             len(self.train_windows) / config.fit.step_size
         )
@@ -140,14 +149,14 @@ class _Fit:
             self.precision,
             self.worker.device,
             clip_norm=self.config.optim.clip_norm,
-            meter=self.meter,
+            timer=self.timer,
             skips_nonfinite=self.config.fit.skip_nonfinite > 0,
         )
 
     def train(self) -> None:
-        with tracing(self.config, self.worker) as trace:
+        with profiling(self.config, self.worker) as profiler:
             while self.progress.epoch < self.config.fit.epochs and not self.progress.stopped:
-                self._train_epoch(trace)
+                self._train_epoch(profiler)
                 self._finish_epoch()
 
     def outcome(self, *, score_test: bool) -> Outcome:
@@ -155,79 +164,97 @@ class _Fit:
             self.model.load_state_dict(self.best)
         model, progress = self.model.eval(), self.progress
         if not score_test:
-            # A trial's reports have said all; reading the splits again would only cost time.
-            none = torch.zeros(0, len(DIMENSIONS))
-            return Outcome(model, progress, progress.best_scores, {}, none, none)
-        val, test = self.inputs.read("val"), self.inputs.read("test")
+            # A trial has reported its scores; another pass over the splits would only cost time.
+            empty = torch.zeros(0, len(DIMENSIONS))
+            return Outcome(model, progress, progress.best_scores, {}, empty, empty)
+        val, test = self.inputs.predict("val"), self.inputs.predict("test")
         scores = self._scores("test", test)
         return Outcome(model, progress, progress.best_scores, scores, val, test)
 
-    def _train_epoch(self, trace: Trace | None) -> None:
+    def _train_epoch(self, profiler: Profiler | None) -> None:
         config, progress = self.config, self.progress
-        model = self._prepared(stage_of(config.model.trainable, progress.epoch))
-        steps = plan_epoch(
+        model = self._prepare(stage_of_epoch(config.model.trainable, progress.epoch))
+        steps = length_grouped_steps(
             self.train_windows.lengths,
             config.fit.step_size,
             seed=config.seed,
             epoch=progress.epoch,
         )
         rest = steps[progress.epoch_step :]
-        tally = self._tally = Tally(config, self.data, self.worker, progress, self.meter)
-        for step, portion in zip(rest, self.meter.timed(self.inputs.portions(rest)), strict=True):
-            tally.add(step, self._step(model, step, portion))
-            if trace is not None:
-                trace.step()
-            due = config.fit.checkpoint_steps and progress.step % config.fit.checkpoint_steps == 0
-            ends = progress.epoch_step == len(steps)
-            if due or ends or progress.step % _LOOK_STEPS == 0:
-                request = tally.look(self.total_steps)
-                if (due or request) and not ends:
-                    self._report(None, wait=request is not None)
+        stats = self._stats = EpochStats(config, self.data, self.worker, progress, self.timer)
+        loaded = self.timer.time_loading(self.inputs.train_batches(rest))
+        for indices, step in zip(rest, loaded, strict=True):
+            stats.add(indices, self._step(model, step))
+            if profiler is not None:
+                profiler.step()
+            every = config.fit.checkpoint_steps
+            is_due = every is not None and progress.step % every == 0
+            is_last = progress.epoch_step == len(steps)
+            if is_due or is_last or progress.step % _SYNC_STEPS == 0:
+                interruption = stats.sync(self.total_steps)
+                if (is_due or interruption) and not is_last:
+                    self._report(None, wait=interruption is not None)
                     model.train()
-                    tally.restart_clock()
-                if request == Request.STOP and not ends:
+                    stats.restart_clock()
+                if interruption == Interruption.STOP and not is_last:
                     raise StoppedError(
-                        f"stopped as asked after step {progress.step} of {self.total_steps}; its "
-                        "checkpoint is saved, --resume goes on"
+                        f"stopped as requested after step {progress.step} of {self.total_steps}; "
+                        "its checkpoint is saved, --resume continues from it"
                     )
 
-    def _prepared(self, stage: Stage) -> torch.nn.Module:
+    def _prepare(self, stage: Stage) -> torch.nn.Module:
         if self._stage != stage:
             set_trainable(self.model, stage)
-            self._wrapped, self._stage = self.worker.prepare(self.inputs.module), stage
-        return self._wrapped.train()
+            self._prepared, self._stage = self.worker.prepare(self.inputs.module), stage
+        return self._prepared.train()
 
-    def _step(self, model: torch.nn.Module, step: Indices, portion: Portion) -> Tensor:
+    def _step(self, model: torch.nn.Module, step: StepBatches) -> Tensor:
         config, progress, worker = self.config, self.progress, self.worker
-        rate = warmup_decay(progress.step, warmup=config.optim.warmup_steps, total=self.total_steps)
-        set_rate(self.stepper.optimizer, rate)
-        reseed = partial(seed_step, config.seed, progress.step, worker.rank)
-        sums = self.stepper.step(model, portion, worker.world_size, reseed)
+        factor = linear_warmup_decay(
+            progress.step, warmup_steps=config.optim.warmup_steps, total_steps=self.total_steps
+        )
+        set_lr(self.stepper.optimizer, factor)
+        seed = partial(seed_step, config.seed, progress.step, worker.rank)
+        sums = self.stepper.step(model, step, worker.world_size, seed)
         progress.skipped += self.stepper.skipped
         progress.step += 1
         progress.epoch_step += 1
-        self.meter.count(portion)
+        self.timer.count(step)
         return sums
 
     def _finish_epoch(self) -> None:
         progress = self.progress
-        scores = self._scores("val", self.inputs.read("val"))
-        line = self._line(scores)
-        value = scores[self.config.fit.monitor]
-        progress.history.append(line)
-        self.tracker.show(progress.step, figures_of(line))
+        scores = self._scores("val", self.inputs.predict("val"))
+        train, speed = self._stats.scores(), self._stats.speed()
         progress.epoch += 1
         progress.epoch_step, progress.sums, progress.windows = 0, [0.0] * 5, 0
-        if self._is_better(value):
-            progress.best, progress.best_epoch, progress.stale = value, progress.epoch, 0
-            progress.best_scores = scores
-            self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-        else:
-            progress.stale += 1
-        progress.stopped = self._decide_to_stop()
-        ended = progress.stopped or progress.epoch == self.config.fit.epochs
-        end = {"best": progress.best, "best_epoch": progress.best_epoch, "finished": ended}
-        self._report({**line, **end}, wait=ended)
+        self._update_best(scores)
+        progress.stopped = self._early_stopping()
+        record = MetricsRecord(
+            epoch=progress.epoch,
+            step=progress.step,
+            train=train,
+            seconds=round(progress.seconds, 3),
+            skipped_steps=progress.skipped,
+            nonfinite_steps=progress.nonfinite,
+            speed=speed,
+            val=scores,
+            best=progress.best_scores[self.config.fit.monitor],
+            best_epoch=progress.best_epoch,
+            finished=progress.stopped or progress.epoch == self.config.fit.epochs,
+        )
+        progress.history.append(record)
+        self.tracker.log_metrics(progress.step, flatten_metrics(record))
+        self._report(record, wait=record["finished"])
+
+    def _update_best(self, scores: Scores) -> None:
+        progress, value = self.progress, scores[self.config.fit.monitor]
+        if not self._is_better(value):
+            progress.epochs_without_improvement += 1
+            return
+        progress.best, progress.best_epoch, progress.best_scores = value, progress.epoch, scores
+        progress.epochs_without_improvement = 0
+        self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
     def _is_better(self, value: float) -> bool:
         best = self.progress.best
@@ -235,67 +262,56 @@ class _Fit:
             return True
         return value < best if self.config.fit.monitor_mode == "min" else value > best
 
-    def _decide_to_stop(self) -> bool:
-        """Rank 0 decides; the others add nothing to its vote and obey the sum."""
+    def _early_stopping(self) -> bool:
+        """Rank 0 decides, so that all ranks stop after the same epoch."""
         patience = self.config.fit.patience
-        wish = patience is not None and self.progress.stale >= patience
-        vote = torch.tensor(float(wish and self.worker.rank == 0), dtype=torch.float64)
-        return bool(self.worker.reduce(vote) > 0)
+        stops = patience is not None and self.progress.epochs_without_improvement >= patience
+        vote = torch.tensor(float(stops and self.worker.rank == 0), dtype=torch.float64)
+        return bool(self.worker.all_reduce(vote) > 0)
 
     def _scores(self, split: str, logits: Tensor) -> Scores:
         return score_rows(logits, torch.from_numpy(self.data.splits[split].labels))
 
-    def _line(self, scores: Scores) -> dict[str, Any]:
-        progress = self.progress
-        return {
-            "epoch": progress.epoch + 1,
-            "step": progress.step,
-            "train": self._tally.scores(),
-            "seconds": round(progress.seconds, 3),
-            "skipped_steps": progress.skipped,
-            "nonfinite_steps": progress.nonfinite,
-            "speed": self._tally.speed(),
-            "val": scores,
-        }
-
-    def _report(self, line: dict[str, Any] | None, *, wait: bool) -> None:
+    def _report(self, record: MetricsRecord | None, *, wait: bool) -> None:
         if self.worker.rank != 0:
-            self.worker.report(line, None, wait=wait)
+            self.worker.report(record, None, wait=wait)
             return
         folder = Path(tempfile.mkdtemp(prefix=f"step-{self.progress.step:07d}-"))
         try:
             self._save(folder)
-            self.worker.report(line, folder, wait=wait)
+            self.worker.report(record, folder, wait=wait)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise RunError(
-                f"the checkpoint of step {self.progress.step} could not be kept "
-                f"({error.strerror or error}); make room or mend the storage, and go on with "
-                "--resume"
+                f"the checkpoint of step {self.progress.step} could not be saved "
+                f"({error.strerror or error}); free some space or fix the storage, then resume "
+                "with --resume"
             ) from None
 
     def _save(self, folder: Path) -> None:
-        now_is_best = self.progress.epoch_step == 0 and self.progress.stale == 0
+        progress = self.progress
+        is_best = progress.epoch_step == 0 and progress.epochs_without_improvement == 0
         checkpoint = Checkpoint(
             model=self.model.state_dict(),
-            best=None if now_is_best else self.best,
+            best=None if is_best else self.best,
             optimizer={
                 "optimizer": self.stepper.optimizer.state_dict(),
                 "scaler": self.stepper.scaler.state_dict(),
             },
-            progress=replace(self.progress),
+            progress=replace(progress),
         )
         save_checkpoint(folder, checkpoint)
 
     def restore(self, folders: Sequence[Path]) -> None:
-        """Go on from the first of the checkpoints, newest first, that is not damaged."""
+        """Resume from the first of the checkpoints, newest first, that is not damaged."""
         for place, folder in enumerate(folders):
             try:
                 checkpoint = load_checkpoint(folder)
             except RunError as error:
                 if place == len(folders) - 1:
                     raise
-                self.worker.note(f"{error.args[0].partition(';')[0]}; going on from the one before")
+                damage = error.args[0].partition(";")[0]
+                self.worker.note(f"{damage}; resuming from the one before it")
                 continue
             self._set(checkpoint)
             return

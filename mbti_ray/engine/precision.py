@@ -1,4 +1,4 @@
-"""What `fit.precision` means on a device: the autocast type and whether the loss is scaled."""
+"""What `fit.precision` means on a device: the autocast dtype and whether the loss is scaled."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,12 +11,10 @@ class Precision:
     """A resolved precision.
 
     Attributes:
-        name: 32, bf16-mixed or 16-mixed.
         dtype: What autocast computes in; None computes in the weights' own float32.
         scaled: Whether gradients would underflow without loss scaling (float16 only).
     """
 
-    name: str
     dtype: torch.dtype | None
     scaled: bool
 
@@ -27,19 +25,19 @@ class Precision:
 
 
 _PRECISIONS = {
-    "32": Precision("32", None, scaled=False),
-    "bf16-mixed": Precision("bf16-mixed", torch.bfloat16, scaled=False),
-    "16-mixed": Precision("16-mixed", torch.float16, scaled=True),
+    "32": Precision(None, scaled=False),
+    "bf16-mixed": Precision(torch.bfloat16, scaled=False),
+    "16-mixed": Precision(torch.float16, scaled=True),
 }
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
-    """`auto` is bf16 where the GPU computes it, float16 on older ones, and 32 on a CPU."""
+    """`auto` is bf16 where the GPU has it in hardware, float16 on older ones, 32 on a CPU."""
     if name == "auto":
         if device.type != "cuda":
             name = "32"
         else:
-            # Emulated bf16 (before compute capability 8) is slower than float16.
+            # Before compute capability 8.0, bf16 is emulated and slower than float16.
             native = torch.cuda.get_device_capability(device) >= (8, 0)
             name = "bf16-mixed" if native else "16-mixed"
     return _PRECISIONS[name]

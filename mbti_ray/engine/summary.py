@@ -1,4 +1,7 @@
-"""What a run is about to do, said before it takes anything: sizes, memory, windows, steps."""
+"""The summary that is printed before a run starts: sizes, memory, windows, steps.
+
+Knows configs and datasets; allocates no weights.
+"""
 
 import math
 
@@ -6,17 +9,17 @@ import torch
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.model.classifier import MBTIModel, build_model, set_trainable, stage_of
+from mbti_ray.model.classifier import MBTIModel, build_model, set_trainable, stage_of_epoch
 from mbti_ray.typology import DIMENSIONS
 
-# float32 weight, gradient and AdamW's two moments.
+# A float32 weight, its gradient and AdamW's two moments; the weight alone.
 _TRAINED_BYTES, _FROZEN_BYTES = 16, 4
 
-Table = list[tuple[str, str]]
+Summary = list[tuple[str, str]]
 
 
-def summarize(config: RunConfig, data: Dataset) -> Table:
-    """Pairs of a heading and a sentence; no weights are loaded for it."""
+def summarize(config: RunConfig, data: Dataset) -> Summary:
+    """Pairs of a heading and a sentence."""
     with torch.device("meta"):
         model = build_model(
             config.model, vocabulary=len(data.tokenizer), seed=config.seed, pretrained=False
@@ -41,8 +44,8 @@ def _parameters(config: RunConfig, model: MBTIModel) -> str:
 
 
 def _memory(config: RunConfig, model: MBTIModel) -> str:
-    # The most that any epoch trains.
-    set_trainable(model, stage_of(config.model.trainable, config.fit.epochs - 1))
+    # The last epoch trains the most parameters.
+    set_trainable(model, stage_of_epoch(config.model.trainable, config.fit.epochs - 1))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters()) - trained
     held = trained * _TRAINED_BYTES + frozen * _FROZEN_BYTES

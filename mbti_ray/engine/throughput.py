@@ -1,7 +1,7 @@
-"""Where the time of training goes: phases of a step, tokens, padding, memory.
+"""Throughput: tokens and windows a second, padding, the share of each phase of a step, memory.
 
-On a GPU, work is only ordered when Python moves on, so phases are marked with events on its stream
-and read when somebody looks. Knows nothing of models or data.
+On a GPU Python only queues work, so phases are marked with events on the stream, which are read at
+the next sync. Knows nothing of models or data.
 """
 
 import resource
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mbti_ray.engine.dataloader import Portion
+from mbti_ray.engine.dataloader import StepBatches
 
 PHASES = ("data", "forward", "backward", "update")
 
@@ -20,8 +20,8 @@ Span = tuple[str, torch.cuda.Event, torch.cuda.Event]
 
 
 @dataclass
-class Meter:
-    """Sums since the last `reset`, of this rank."""
+class ThroughputTimer:
+    """Counts and times since the last `reset`, of this rank."""
 
     device: torch.device
     world_size: int
@@ -39,42 +39,42 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts what runs inside as time of a phase."""
+        """Adds the time of what runs inside to a phase."""
         if self.device.type == "cuda" and name != "data":
-            first, last = _event(), _event()
-            first.record()
+            start, end = _event(), _event()
+            start.record()
             yield
-            last.record()
-            self._spans.append((name, first, last))
+            end.record()
+            self._spans.append((name, start, end))
             return
         started = time.perf_counter()
         yield
         self._seconds[name] += time.perf_counter() - started
 
-    def timed(self, portions: Iterator[Portion]) -> Iterator[Portion]:
-        """The portions; waiting for one counts as data."""
+    def time_loading(self, batches: Iterator[StepBatches]) -> Iterator[StepBatches]:
+        """The same batches; waiting for them is the phase "data"."""
         while True:
             with self.phase("data"):
-                portion = next(portions, None)
-            if portion is None:
+                step = next(batches, None)
+            if step is None:
                 return
-            yield portion
+            yield step
 
-    def count(self, portion: Portion) -> None:
-        """A portion has been trained on."""
-        self._counts["windows"] += sum(len(batch.weight) for batch in portion.batches)
-        self._counts["tokens"] += portion.tokens
-        self._counts["padded"] += portion.padded
+    def count(self, step: StepBatches) -> None:
+        """Count the windows and tokens of a step that has been trained on."""
+        self._counts["windows"] += sum(len(batch.weight) for batch in step.batches)
+        self._counts["tokens"] += step.tokens
+        self._counts["padded"] += step.padded
 
     def read(self, seconds: float) -> dict[str, float]:
-        """Figures since the last reset, which was `seconds` of training ago.
+        """Metrics over the `seconds` of training since the last reset.
 
-        texts_s (windows a second) and tokens_s (real ones) of all ranks, which get nearly the same;
-        padding (share of the tokens computed); share_data, share_forward, share_backward (with
-        the exchange between ranks) and share_update of the time; memory_mib (the most that the GPU
-        held, or the process had in memory).
+        texts_s (windows a second) and tokens_s (without padding) of all ranks, which have nearly
+        equal shares; padding (share of the computed tokens); share_data, share_forward,
+        share_backward (with the exchange between ranks) and share_update of the time; memory_mib
+        (peak of the GPU's allocated memory, or of the process's resident memory).
         """
-        self._fold()
+        self._read_events()
         counts, seconds = self._counts, max(seconds, 1e-9)
         padded = max(counts["padded"], 1)
         return {
@@ -85,10 +85,10 @@ class Meter:
             "memory_mib": self._memory_mib(),
         }
 
-    def _fold(self) -> None:
-        for name, first, last in self._spans:
-            last.synchronize()
-            self._seconds[name] += first.elapsed_time(last) / 1000
+    def _read_events(self) -> None:
+        for name, start, end in self._spans:
+            end.synchronize()
+            self._seconds[name] += start.elapsed_time(end) / 1000
         self._spans = []
 
     def _memory_mib(self) -> float:
@@ -97,11 +97,11 @@ class Meter:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def told(figures: dict[str, float]) -> str:
-    """The figures in the width that a progress bar has."""
+def format_speed(speed: dict[str, float]) -> str:
+    """The main metrics of `ThroughputTimer.read`, short enough for a progress bar."""
     return (
-        f"{figures['texts_s']:.0f} texts/s {figures['tokens_s']:.0f} tokens/s "
-        f"padding {figures['padding']:.1%}"
+        f"{speed['texts_s']:.0f} texts/s {speed['tokens_s']:.0f} tokens/s "
+        f"padding {speed['padding']:.1%}"
     )
 
 

@@ -1,7 +1,7 @@
-"""Watching a run with tools that people have: TensorBoard, MLflow, a profiler's trace.
+"""Experiment trackers (TensorBoard, MLflow) and the profiler's trace.
 
-All of it is optional, on rank 0, and beside the run: metrics.jsonl is written in any case. Knows
-reports' lines and the run's folder; must not know models.
+All of it is optional and on rank 0 only; metrics.jsonl is written in any case. Knows metrics
+records and the run folder; must not know models.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,48 +13,49 @@ import torch
 
 from mbti_ray.config.resume import leaves
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.engine.worker import Line, Worker
+from mbti_ray.engine.metrics_record import MetricsRecord
+from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import ConfigError
 
-_PARTS = ("train", "val", "speed")
-# Steps of a trace: the first ones allocate, the next ones warm the profiler up.
-_WAIT, _WARM_UP, _TRACED = 5, 2, 5
+# Steps that the profiler skips (they allocate), warms up with, and records.
+_SKIPPED, _WARM_UP, _RECORDED = 5, 2, 5
+
+Profiler = torch.profiler.profile
 
 
 class Tracker(Protocol):
-    """Where figures go besides metrics.jsonl."""
+    """Where metrics are logged besides metrics.jsonl."""
 
-    def show(self, step: int, figures: Mapping[str, float]) -> None: ...
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
 
 class _NoTracker:
-    def show(self, step: int, figures: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         pass
 
 
 NO_TRACKER: Tracker = _NoTracker()
-Trace = torch.profiler.profile
 
 
 class _TensorBoard:
-    """Event files in the run's folder: `tensorboard --logdir runs`."""
+    """Event files in the run folder: `tensorboard --logdir runs`."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise _missing("tensorboard") from None
-        # What a killed run had written after the checkpoint that it goes on from is hidden.
+        # Hides what a killed run logged after the checkpoint that it resumes from.
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
-    def show(self, step: int, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
 
 class _MLflow:
-    """A run on the server that MLFLOW_TRACKING_URI names, or in ./mlruns; resumed by its id."""
+    """A run on the server of MLFLOW_TRACKING_URI, or in ./mlruns; resumed by its id."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         try:
@@ -62,25 +63,25 @@ class _MLflow:
         except ImportError:
             raise _missing("mlflow") from None
         folder.mkdir(parents=True, exist_ok=True)
-        mark = folder / "mlflow.txt"
+        id_file = folder / "mlflow.txt"
         self._client = mlflow.MlflowClient()
-        if mark.exists():
-            self._id = mark.read_text("utf-8").strip()
+        if id_file.exists():
+            self._id = id_file.read_text("utf-8").strip()
             return
         found = self._client.get_experiment_by_name("mbti_ray")
         experiment = found.experiment_id if found else self._client.create_experiment("mbti_ray")
         self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
-        mark.write_text(self._id + "\n", "utf-8")
+        id_file.write_text(self._id + "\n", "utf-8")
         for address, value in leaves(config.model_dump(mode="json")).items():
             self._client.log_param(self._id, address, value)
 
-    def show(self, step: int, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
             self._client.log_metric(self._id, name.replace("/", "."), value, step=step)
 
 
 def build_tracker(config: RunConfig, worker: Worker, *, first_step: int) -> Tracker:
-    """The tracker that `fit.tracker` names; on other ranks, and without a folder, none.
+    """The tracker of `fit.tracker`; none on ranks above 0 and without a run folder.
 
     Raises:
         ConfigError: Its package is not installed.
@@ -92,23 +93,26 @@ def build_tracker(config: RunConfig, worker: Worker, *, first_step: int) -> Trac
     return _MLflow(worker.folder, config)
 
 
-def figures_of(line: Line) -> dict[str, float]:
-    """The numbers of a report's line, as train/loss, val/acc_mean, speed/texts_s and so on."""
-    return {f"{part}/{name}": float(value) for part in _PARTS for name, value in line[part].items()}
+def flatten_metrics(record: MetricsRecord) -> dict[str, float]:
+    """The metrics of a record as train/loss, val/acc_mean, speed/texts_s and so on."""
+    groups = {"train": record["train"], "val": record["val"], "speed": record["speed"]}
+    return {f"{group}/{name}": v for group, values in groups.items() for name, v in values.items()}
 
 
 @contextmanager
-def tracing(config: RunConfig, worker: Worker) -> Iterator[Trace | None]:
-    """A profiler whose `step()` is called after each optimiser step, or None.
+def profiling(config: RunConfig, worker: Worker) -> Iterator[Profiler | None]:
+    """A profiler whose `step()` has to be called after each optimizer step, or None.
 
-    Writes trace.json (for ui.perfetto.dev or chrome://tracing) into the run's folder.
+    Writes trace.json (for ui.perfetto.dev or chrome://tracing) into the run folder.
     """
     if not config.fit.profile or worker.rank != 0 or worker.folder is None:
         yield None
         return
     path = worker.folder / "trace.json"
     with torch.profiler.profile(
-        schedule=torch.profiler.schedule(wait=_WAIT, warmup=_WARM_UP, active=_TRACED, repeat=1),
+        schedule=torch.profiler.schedule(
+            wait=_SKIPPED, warmup=_WARM_UP, active=_RECORDED, repeat=1
+        ),
         on_trace_ready=lambda profiler: profiler.export_chrome_trace(str(path)),
         record_shapes=True,
     ) as profiler:

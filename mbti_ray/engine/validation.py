@@ -1,9 +1,9 @@
-"""Reading a split: every row once, on whichever rank, and known to all.
+"""Inference over a split: every row exactly once, on any rank, the result known to all ranks.
 
-Rows, not windows, are dealt to the ranks, so a row's windows meet on one rank and are pooled
-there. No rank waits for another before the exchange, so they need not have equally many rows.
+Rows, not windows, are sharded over the ranks, so that all windows of a row are pooled on one rank.
+No rank waits for another before the all-reduce, so ranks may have different numbers of rows.
 
-Shapes: R rows, N windows, M of them of this rank, H hidden size, 4 dimensions.
+Shapes: R rows, N windows, M of them on this rank, H hidden size, 4 dimensions.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,11 @@ from mbti_ray.typology import DIMENSIONS
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Reads windows with a model in evaluation mode, longest first.
+class Evaluator:
+    """Runs a model in evaluation mode over windows, longest first.
 
     Attributes:
-        batch_tokens: Padded tokens of a forward pass at the most.
+        batch_tokens: Maximum of padded tokens in a forward pass.
     """
 
     model: MBTIModel
@@ -39,13 +39,13 @@ class Reader:
 
     def logits(self, windows: Windows, members: Indices) -> Tensor:
         """Logits [M, 4] of the windows, float32, on the device."""
-        return self._read(
+        return self._run(
             windows, members, lambda b: self.model(b.input_ids, b.attention_mask), len(DIMENSIONS)
         )
 
     def features(self, windows: Windows, members: Indices) -> Tensor:
-        """What the encoder makes of the windows [M, H], float32, on the device."""
-        return self._read(
+        """Pooled encoder output [M, H] of the windows, float32, on the device."""
+        return self._run(
             windows,
             members,
             lambda b: self.model.features(b.input_ids, b.attention_mask),
@@ -53,59 +53,61 @@ class Reader:
         )
 
     @torch.inference_mode()
-    def _read(
-        self, windows: Windows, members: Indices, of: Callable[[Batch], Tensor], width: int
+    def _run(
+        self, windows: Windows, members: Indices, forward: Callable[[Batch], Tensor], width: int
     ) -> Tensor:
         self.model.eval()
-        place = np.full(len(windows), -1, np.int64)
-        place[members] = np.arange(len(members))
-        read = torch.empty(len(members), width, device=self.device)
-        worth = MIN_EFFICIENT_TOKENS[self.device.type]
+        position = np.full(len(windows), -1, np.int64)
+        position[members] = np.arange(len(members))
+        outputs = torch.empty(len(members), width, device=self.device)
+        efficient = MIN_EFFICIENT_TOKENS[self.device.type]
         for indices in batches_by_length(
-            windows.lengths, members, self.batch_tokens, min_efficient_tokens=worth
+            windows.lengths, members, self.batch_tokens, min_efficient_tokens=efficient
         ):
             batch = collate(windows, indices, pad_id=self.pad_id).to(self.device)
             with self.precision.autocast(self.device):
-                output = of(batch)
-            read[torch.from_numpy(place[indices]).to(self.device)] = output.float()
-        return read
+                output = forward(batch)
+            outputs[torch.from_numpy(position[indices]).to(self.device)] = output.float()
+        return outputs
 
 
-Read = Callable[[Windows, Indices], Tensor]
+PredictWindows = Callable[[Windows, Indices], Tensor]
 
 
-def read_rows(read: Read, windows: Windows, worker: Worker) -> Tensor:
+def predict_rows(predict: PredictWindows, windows: Windows, worker: Worker) -> Tensor:
     """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank.
 
     Args:
-        read: Gives the logits [M, 4] of some windows, such as `Reader.logits`.
+        predict: Gives the logits [M, 4] of some windows, such as `Evaluator.logits`.
     """
     logits = torch.zeros(windows.row_count, len(DIMENSIONS), dtype=torch.float64)
     rows = np.arange(worker.rank, windows.row_count, worker.world_size)
     if len(rows):
-        pooled = _pooled(read, windows, rows, worker.device)
+        pooled = _pooled(predict, windows, rows, worker.device)
         logits[torch.from_numpy(rows)] = pooled.double().cpu()
-    # The other ranks' rows are zero here, and a sum of numbers and zeros is exact.
-    return worker.reduce(logits)
+    # The other ranks' rows are zero here, and adding zeros is exact.
+    return worker.all_reduce(logits)
 
 
-def read_features(reader: Reader, windows: Windows, worker: Worker) -> Tensor:
+def extract_features(evaluator: Evaluator, windows: Windows, worker: Worker) -> Tensor:
     """Features [N, H] of all windows of a split, float32 on the device, the same on every rank."""
-    features = torch.zeros(len(windows), reader.model.heads.in_features, device=worker.device)
+    features = torch.zeros(len(windows), evaluator.model.heads.in_features, device=worker.device)
     members = np.arange(worker.rank, len(windows), worker.world_size)
     if len(members):
-        features[members] = reader.features(windows, members)
-    return worker.reduce(features)
+        features[members] = evaluator.features(windows, members)
+    return worker.all_reduce(features)
 
 
-def _pooled(read: Read, windows: Windows, rows: Indices, device: torch.device) -> Tensor:
-    """Logits [len(rows), 4] of some rows: those of their windows, pooled."""
-    local = np.full(windows.row_count, -1, np.int64)
-    local[rows] = np.arange(len(rows))
-    members = np.flatnonzero(local[windows.row_index] >= 0)
+def _pooled(
+    predict: PredictWindows, windows: Windows, rows: Indices, device: torch.device
+) -> Tensor:
+    """Logits [len(rows), 4] of some rows: the pooled logits of their windows."""
+    position = np.full(windows.row_count, -1, np.int64)
+    position[rows] = np.arange(len(rows))
+    members = np.flatnonzero(position[windows.row_index] >= 0)
     return pool_rows(
-        read(windows, members),
-        torch.from_numpy(local[windows.row_index[members]]).to(device),
+        predict(windows, members),
+        torch.from_numpy(position[windows.row_index[members]]).to(device),
         torch.from_numpy(windows.lengths[members]).to(device),
         len(rows),
     )

@@ -1,1 +1,1 @@
-"""The encoder, its four heads and the loss: torch and transformers, nothing of Ray or ranks."""
+"""The encoder, its four heads and the loss: torch and transformers, no Ray, no ranks."""

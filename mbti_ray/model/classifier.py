@@ -1,7 +1,9 @@
-"""The classifier: encoder, pooling, dropout, four heads. Logits out; the sigmoid is at the edge.
+"""The classifier: encoder, pooling, dropout, four heads. It returns logits, not probabilities.
 
 Source: the seed's "Model Components". The four heads are one linear map whose rows are the heads
 in the order E, N, T, J: the same parameters, one matrix product.
+
+Must not know ranks, devices or data files.
 
 Legend: B windows, T tokens, H hidden size, 4 dimensions.
 """
@@ -16,7 +18,7 @@ from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.collate import Packing
 from mbti_ray.errors import ConfigError
 from mbti_ray.model.encoder import build_encoder, encoder_config, layers_of, load_encoder
-from mbti_ray.model.packed_attention import PACKED
+from mbti_ray.model.packed_attention import PACKED_ATTENTION
 from mbti_ray.typology import DIMENSIONS
 
 Stage = Literal["heads", "last_layer", "all"]
@@ -38,23 +40,23 @@ class MBTIModel(nn.Module):
         """Logits [B, 4] in the order E, N, T, J of ids int64 [B, T] and a mask bool [B, T].
 
         Args:
-            attention_mask: True where a token is real; None where all are.
-            packing: Where B windows lie in ids [1, T]; see `pack_attention`.
+            attention_mask: True where a token is not padding; None where none is.
+            packing: Where B windows lie in ids [1, T]; see `use_packed_attention`.
         """
         if packing is not None:
-            return self.decide(self._packed_features(input_ids, packing))
-        return self.decide(self.features(input_ids, attention_mask))
+            return self.apply_heads(self._packed_features(input_ids, packing))
+        return self.apply_heads(self.features(input_ids, attention_mask))
 
     def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """What the encoder makes of each window, pooled over its tokens: [B, H]."""
-        # Given with all its axes, transformers takes the mask as it is; a flat one it would look
-        # into, and a GPU would be waited for in every forward pass.
+        """The encoder's output for each window, pooled over its tokens: [B, H]."""
+        # transformers uses a mask with all four axes as it is. It would inspect a flat one, which
+        # waits for the GPU in every forward pass.
         mask = None if attention_mask is None else attention_mask[:, None, None, :]
         states = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return self._pool(states, attention_mask)
 
     def _packed_features(self, input_ids: Tensor, packing: Packing) -> Tensor:
-        """As `features`, of windows in one row: ids [1, T] to [B, H]."""
+        """As `features`, for windows packed into one row: ids [1, T] to [B, H]."""
         states = self.encoder(
             input_ids=input_ids, position_ids=packing.positions, packing=packing
         ).last_hidden_state[0]
@@ -66,7 +68,7 @@ class MBTIModel(nn.Module):
         total = total.index_add(0, packing.owner, states.float())
         return total / (ends - starts)[:, None]
 
-    def decide(self, features: Tensor) -> Tensor:
+    def apply_heads(self, features: Tensor) -> Tensor:
         """Logits [B, 4] of pooled features [B, H]."""
         logits: Tensor = self.heads(self.dropout(features))
         return logits
@@ -86,8 +88,9 @@ def build_model(
     """The model of a run at step 0; the same seed gives the same weights on every rank.
 
     Args:
-        vocabulary: Tokens that the tokenizer knows; only the tiny encoder takes its size from it.
-        pretrained: False builds the shape only, for counting or for loading weights into it.
+        vocabulary: Size of the tokenizer's vocabulary; only the tiny encoder is sized by it.
+        pretrained: False builds the architecture with random weights, to count parameters or to
+            load other weights into it.
     """
     shape = encoder_config(config.encoder, vocabulary=vocabulary, max_tokens=config.max_tokens)
     with torch.random.fork_rng(devices=[]):
@@ -96,36 +99,36 @@ def build_model(
         return MBTIModel(encoder, pooling=config.pooling, dropout=config.dropout)
 
 
-def stage_of(trainable: str, epoch: int) -> Stage:
-    """What is trained in an epoch (counted from 0); source: the seed's fine-tuning strategies."""
+def stage_of_epoch(trainable: str, epoch: int) -> Stage:
+    """What an epoch (counted from 0) trains; source: the seed's fine-tuning strategies."""
     if trainable == "gradual":
         return ("heads", "last_layer", "all")[min(epoch, 2)]
     return "heads" if trainable == "heads" else "all"
 
 
-def pack_attention(model: MBTIModel) -> None:
-    """Let the encoder attend within each window of a packed row; rows of their own go as before.
+def use_packed_attention(model: MBTIModel) -> None:
+    """Make the encoder attend within each window of a packed row; padded batches still work.
 
     Raises:
-        ConfigError: The encoder's attention cannot be replaced, or it takes no positions.
+        ConfigError: The encoder takes no position ids.
     """
     encoder: Any = model.encoder
     if "position_ids" not in signature(encoder.forward).parameters:
-        raise ConfigError("fit.attention=packed: this encoder takes no positions; leave it out")
-    encoder.set_attn_implementation(PACKED)
+        raise ConfigError("fit.attention=packed: this encoder takes no position ids; use padded")
+    encoder.set_attn_implementation(PACKED_ATTENTION)
 
 
-def recompute_activations(model: MBTIModel) -> None:
-    """Keep no activations of the encoder's layers; the backward pass computes them again.
+def enable_gradient_checkpointing(model: MBTIModel) -> None:
+    """Recompute the activations of the encoder's layers in the backward pass.
 
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 
     Raises:
-        ConfigError: The encoder cannot do so.
+        ConfigError: The encoder does not support it.
     """
     encoder: Any = model.encoder
     if not getattr(encoder, "supports_gradient_checkpointing", False):
-        raise ConfigError("fit.gradient_checkpointing=true: this encoder cannot; leave it out")
+        raise ConfigError("fit.gradient_checkpointing=true: this encoder does not support it")
     options = {"use_reentrant": False}
     # Renamed between transformers 5.17 and 5.23.
     if hasattr(encoder, "activation_checkpointing_enable"):
@@ -135,7 +138,7 @@ def recompute_activations(model: MBTIModel) -> None:
 
 
 def set_trainable(model: MBTIModel, stage: Stage) -> None:
-    """Freeze everything below the stage. Frozen parameters get no gradient and do not decay."""
+    """Freeze all that the stage does not train: no gradients, no weight decay."""
     model.encoder.requires_grad_(stage == "all")
     if stage == "last_layer":
         layers_of(model.encoder)[-1].requires_grad_(True)

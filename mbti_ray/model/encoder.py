@@ -1,6 +1,6 @@
-"""The text encoder: a pretrained one from a folder or the hub, or a tiny one built on the spot.
+"""The text encoder: pretrained, from a folder or the hub, or a tiny one with random weights.
 
-Knows nothing of heads or labels.
+Must not know heads or labels.
 """
 
 import json
@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder
 from mbti_ray.errors import ConfigError
 
-# Its load report lists the pooler that is left out on purpose.
+# Its load report lists the pooler, which is dropped on purpose.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -34,10 +34,10 @@ def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrai
             hidden_dim=128,
             n_layers=2,
             n_heads=4,
-            # Its only dropout is the one before the heads, which the config names.
+            # The only dropout is the one before the heads: `model.dropout`.
             dropout=0.0,
             attention_dropout=0.0,
-            # The usual 0.02 is for hundreds of dimensions; this small, it learns slowly at first.
+            # The usual 0.02 suits hundreds of dimensions; with 64 it learns slowly at first.
             initializer_range=0.1,
         )
     try:
@@ -54,12 +54,12 @@ def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrai
 
 
 def build_encoder(config: PreTrainedConfig) -> nn.Module:
-    """An encoder with the given shape and fresh weights."""
+    """An encoder of the given architecture with random weights."""
     return _without_pooler(AutoModel.from_config(config, attn_implementation="sdpa"))
 
 
 def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
-    """An encoder with its pretrained weights; fresh ones for `tiny`."""
+    """An encoder with its pretrained weights; random ones for `tiny`."""
     if encoder == TINY:
         return build_encoder(config)
     model = build_encoder(config)
@@ -67,7 +67,7 @@ def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
     return model
 
 
-# A trial actor trains many models from the same start; reading it once a process is enough.
+# A trial actor trains many models from the same weights: read them once a process.
 @lru_cache(maxsize=1)
 def _pretrained_state(encoder: str) -> dict[str, torch.Tensor]:
     try:
@@ -79,19 +79,23 @@ def _pretrained_state(encoder: str) -> dict[str, torch.Tensor]:
 
 
 def _without_pooler(model: nn.Module) -> nn.Module:
-    # BERT's pooler sits beside the path to our heads: parameters that never get a gradient.
+    # BERT's pooler is not on the path to our heads: its parameters never get a gradient.
     if getattr(model, "pooler", None) is not None:
         model.register_module("pooler", None)
     return model
 
 
 def read_encoder_config(folder: Path) -> PreTrainedConfig:
-    """The transformers configuration that a bundle's folder holds."""
+    """The transformers configuration in a bundle folder."""
     return AutoConfig.for_model(**json.loads((folder / "config.json").read_text("utf-8")))
 
 
 def layers_of(encoder: nn.Module) -> nn.ModuleList:
-    """The stack of transformer layers: the longest list of modules of one class."""
+    """The stack of transformer layers: the longest list of modules of the same class.
+
+    Raises:
+        ConfigError: The encoder has none.
+    """
     stacks = [
         m
         for m in encoder.modules()

@@ -1,6 +1,6 @@
 """The training loss: binary cross-entropy with logits over four dimensions, or focal loss.
 
-Knows labels and logits only. Shapes: B windows, 4 dimensions in the order E, N, T, J.
+Must not know more than labels and logits. Shapes: B windows, 4 dimensions in the order E, N, T, J.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def positive_weights(config: LossConfig, positive_share: Tensor) -> Tensor | None:
-    """The weight of the positive pole in each dimension [4], or None for no weighting.
+    """The weight of the positive pole of each dimension [4], or None for no weighting.
 
     Args:
         positive_share: Share of positive labels in the training split [4].
     """
-    # A split in which one pole is absent has no balance to restore.
+    # Bounded, because a split may lack one of the poles.
     share = positive_share.clamp(1e-3, 1 - 1e-3)
     balanced = (1 - share) / share
     weights = _common_weights(config.pos_weight, balanced)
@@ -35,7 +35,7 @@ def positive_weights(config: LossConfig, positive_share: Tensor) -> Tensor | Non
 
 
 def _common_weights(setting: float | str | PosWeights, balanced: Tensor) -> Tensor:
-    """What `loss.pos_weight` says of all dimensions [4]."""
+    """The weights [4] of `loss.pos_weight`."""
     if isinstance(setting, tuple):
         return torch.tensor(setting)
     power = {"none": 0.0, "balanced": 1.0}[setting] if isinstance(setting, str) else setting
@@ -43,11 +43,11 @@ def _common_weights(setting: float | str | PosWeights, balanced: Tensor) -> Tens
 
 
 def build_loss(config: LossConfig, pos_weight: Tensor | None) -> LossFunction:
-    """A function of logits [B, 4] and labels [B, 4] that gives the loss of each window [B].
+    """A function from logits [B, 4] and labels [B, 4] to the loss of each window [B].
 
     The loss of a window is the mean over the four dimensions. Focal loss is
     `(1 - p_t)^gamma * bce` (Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 4),
-    with p_t the probability of the true pole; `pos_weight` weighs it as it does the other.
+    with p_t the probability of the true pole; `pos_weight` applies to its bce.
     """
 
     def weighted_bce(logits: Tensor, labels: Tensor) -> Tensor:

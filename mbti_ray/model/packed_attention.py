@@ -1,9 +1,9 @@
-"""Attention over windows that lie one behind the other in a row, without padding.
+"""Attention over windows that are packed into one row, without padding.
 
 On a GPU in half precision it is torch's variable-length attention (Dao 2023, FlashAttention-2),
-which knows no dropout: the encoder's attention dropout is off there. Elsewhere windows of equal
-length, which lie side by side in a batch sorted by length, are attended to together, exactly as
-they would be with rows of their own. Knows attention only; where windows lie is a `Packing`.
+which has no dropout: the encoder's attention dropout is off there. Elsewhere windows of equal
+length, which are adjacent in a batch sorted by length, are attended to in one product, exactly as
+in a padded batch. Knows attention only; where the windows lie is in a `Packing`.
 
 Legend: T tokens of the row, A attention heads, D dimensions of a head.
 """
@@ -19,12 +19,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from mbti_ray.data.collate import Packing
 
-# The name that transformers finds it by.
-PACKED = "mbti_packed"
+# The name under which it is registered with transformers.
+PACKED_ATTENTION = "mbti_packed"
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def attend(
+def packed_attention_forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -37,7 +37,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: [1, A, T, D] each, to [1, T, A, D].
 
-    Without a packing, rows are windows, and it is transformers' own.
+    Without a packing, each row is a window, and this is transformers' own attention.
     """
     if packing is None:
         padded: tuple[Tensor, None] = sdpa_attention_forward(
@@ -52,7 +52,7 @@ def attend(
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None
 ) -> Tensor:
-    # Not in every torch that the rest runs with, and of no use without a GPU.
+    # Imported late: not every supported torch has it, and only a GPU needs it.
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
@@ -70,7 +70,7 @@ def _by_length(
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
-    """[T, A, D]: one product for each run of windows of equal length."""
+    """[T, A, D]: one product for each group of windows of equal length."""
     parts, start = [], 0
     for length, run in groupby(packing.lengths):
         count = len(list(run))
@@ -85,4 +85,4 @@ def _by_length(
     return torch.cat(parts)
 
 
-AttentionInterface.register(PACKED, attend)
+AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)

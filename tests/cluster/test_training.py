@@ -95,7 +95,7 @@ def test_a_run_whose_worker_is_killed_ends_as_the_uninterrupted_one(
     got = load_file(folder / "bundle" / "model.safetensors")
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[name], expected[name]) for name in got)
-    assert [line["val"] for line in lines_of(folder)] == [line["val"] for line in alone.lines]
+    assert [line["val"] for line in lines_of(folder)] == [line["val"] for line in alone.records]
 
 
 def test_the_figures_of_a_run_reach_ray_s_metrics(small_file: Path, tmp_path: Path) -> None:

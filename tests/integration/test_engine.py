@@ -16,8 +16,8 @@ from mbti_ray.data.windows import Windows
 from mbti_ray.engine.checkpoint import load_checkpoint
 from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.precision import resolve_precision
-from mbti_ray.engine.validation import Reader, read_rows
-from mbti_ray.engine.worker import Request, Worker
+from mbti_ray.engine.validation import Evaluator, predict_rows
+from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import RunError
 from mbti_ray.model.classifier import build_model
 from mbti_ray.scores.metrics import score_rows
@@ -56,7 +56,7 @@ def test_a_tiny_encoder_learns_32_texts_by_heart(quick: Build, data: Dataset) ->
     config = quick("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
     worker = Worker()
     run(config, memorised, worker)
-    assert worker.lines[-1]["train"]["loss"] < 0.05
+    assert worker.records[-1]["train"]["loss"] < 0.05
 
 
 def test_four_batches_of_8_give_the_weights_of_one_of_32(quick: Build, data: Dataset) -> None:
@@ -116,7 +116,7 @@ def test_a_run_continued_in_the_middle_of_an_epoch_is_the_uninterrupted_run_bit_
     assert gap(weights(uninterrupted), weights(continued)) == 0.0
     assert continued.test == uninterrupted.test
     lines = [json.loads(x) for x in (again / "metrics.jsonl").read_text("utf-8").splitlines()]
-    assert timeless(lines) == timeless(whole.lines)[1:]
+    assert timeless(lines) == timeless(whole.records)[1:]
 
 
 def test_a_finished_run_continued_only_scores_again(
@@ -155,7 +155,7 @@ def test_gradual_trains_the_heads_then_the_last_layer_then_everything(
         worker = Worker()
         config = quick("model.trainable=gradual", f"fit.epochs={epochs}", "optim.lr=5e-4")
         end = weights(run(config, data, worker))
-        assert worker.lines[-1]["best_epoch"] == epochs, "the kept weights must be the last ones"
+        assert worker.records[-1]["best_epoch"] == epochs, "the kept weights must be the last ones"
         moved.append({k.split(".layer.")[-1][:2] for k in end if not torch.equal(end[k], start[k])})
     heads, last, everything = moved
     assert heads == {"he"}
@@ -178,17 +178,17 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
     config = quick("fit.epochs=12", "fit.monitor=loss", "fit.patience=null", "optim.lr=0.01")
     worker = Worker()
     outcome = run(config, data, worker)
-    losses = [line["val"]["loss"] for line in worker.lines]
+    losses = [line["val"]["loss"] for line in worker.records]
     assert outcome.val["loss"] == min(losses)
     assert min(losses) < losses[-1], "the run must have got worse for this to show anything"
-    reader = Reader(
+    reader = Evaluator(
         outcome.model,
         resolve_precision("32", worker.device),
         worker.device,
         batch_tokens=config.fit.batch_size * config.model.max_tokens,
         pad_id=data.tokenizer.pad_token_id,
     )
-    logits = read_rows(reader.logits, data.splits["val"], worker)
+    logits = predict_rows(reader.logits, data.splits["val"], worker)
     assert torch.equal(logits, outcome.val_logits)
     labels = torch.from_numpy(data.splits["val"].labels)
     assert score_rows(logits, labels) == outcome.val
@@ -235,7 +235,7 @@ def test_options_that_save_memory_or_change_rates_little_train_the_same(
 def test_a_line_says_where_the_time_went(quick: Build, data: Dataset) -> None:
     worker = Worker()
     run(quick(), data, worker)
-    speed = worker.lines[-1]["speed"]
+    speed = worker.records[-1]["speed"]
     assert speed["texts_s"] > 0
     assert speed["tokens_s"] > speed["texts_s"]
     assert 0 <= speed["padding"] < 0.2
@@ -247,11 +247,11 @@ def test_a_line_says_where_the_time_went(quick: Build, data: Dataset) -> None:
 class Asked(Worker):
     """A worker that is asked for something at its first look."""
 
-    def __init__(self, folder: Path, wish: Request) -> None:
+    def __init__(self, folder: Path, wish: Interruption) -> None:
         super().__init__(folder=folder)
-        self.wishes: list[Request | None] = [wish]
+        self.wishes: list[Interruption | None] = [wish]
 
-    def request(self) -> Request | None:
+    def poll_interruption(self) -> Interruption | None:
         return self.wishes.pop() if self.wishes else None
 
 
@@ -261,10 +261,10 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later_as_if_it_had_not(
     config = quick("fit.batch_size=4", "fit.epochs=1")
     uninterrupted = run(config, data, Worker())
     with pytest.raises(RunError, match=r"stopped as asked after step 20 of \d+; its checkpoint"):
-        run(config, data, Asked(tmp_path, Request.STOP))
+        run(config, data, Asked(tmp_path, Interruption.STOP))
     continued = run(config, data, Worker(folder=tmp_path))
     assert gap(weights(uninterrupted), weights(continued)) == 0.0
-    saved = run(config, data, Asked(tmp_path / "saved", Request.SAVE))
+    saved = run(config, data, Asked(tmp_path / "saved", Interruption.SAVE))
     assert gap(weights(uninterrupted), weights(saved)) == 0.0
     kept = [p.name for p in (tmp_path / "saved" / "checkpoints").iterdir()]
     assert "step-0000020" in kept

@@ -32,7 +32,7 @@ def test_tensorboard_gets_every_figure_of_every_epoch(
     events.Reload()
     assert {"train/loss", "val/acc_mean", "speed/tokens_s"} <= set(events.Tags()["scalars"])
     shown = [(e.step, e.value) for e in events.Scalars("val/loss")]
-    expected = [(line["step"], pytest.approx(line["val"]["loss"])) for line in worker.lines]
+    expected = [(line["step"], pytest.approx(line["val"]["loss"])) for line in worker.records]
     assert shown == expected
 
 

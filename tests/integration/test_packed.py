@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import BertConfig, DistilBertConfig, PreTrainedConfig
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.collate import Batch, Packing, collate, pack
+from mbti_ray.data.collate import Batch, Packing, collate, collate_packed
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.engine.loop import run
-from mbti_ray.engine.worker import Request, Worker
+from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import StoppedError
-from mbti_ray.model.classifier import MBTIModel, pack_attention
+from mbti_ray.model.classifier import MBTIModel, use_packed_attention
 from mbti_ray.model.encoder import build_encoder
 from mbti_ray.model.loss import build_loss
 
@@ -92,10 +92,13 @@ def test_packed_logits_and_gradients_are_those_of_padded_rows(
 ) -> None:
     windows, members = windows_of(lengths), np.arange(len(lengths))
     found = []
-    for batch, is_packed in ((collate(windows, members), False), (pack(windows, members), True)):
+    for batch, is_packed in (
+        (collate(windows, members), False),
+        (collate_packed(windows, members), True),
+    ):
         model = model_of(shape, pooling)
         if is_packed:
-            pack_attention(model)
+            use_packed_attention(model)
         loss = loss_of(model, batch, quick())
         loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -109,9 +112,9 @@ def test_packed_logits_and_gradients_are_those_of_padded_rows(
 
 def test_a_window_does_not_see_its_neighbours() -> None:
     model = model_of("bert", "mean").eval()
-    pack_attention(model)
+    use_packed_attention(model)
     lengths = [12, 12, 8, 5]
-    batch = pack(windows_of(lengths), np.arange(4))
+    batch = collate_packed(windows_of(lengths), np.arange(4))
     changed = batch.input_ids.clone()
     changed[0, 12:24] = 6
     with torch.inference_mode():
@@ -125,7 +128,7 @@ def test_a_packed_model_reads_padded_rows_as_before() -> None:
     windows, members = windows_of(LENGTHS["ragged"]), np.arange(8)
     batch = collate(windows, members)
     plain, packed = model_of("distilbert", "mean").eval(), model_of("distilbert", "mean").eval()
-    pack_attention(packed)
+    use_packed_attention(packed)
     with torch.inference_mode():
         expected = plain(batch.input_ids, batch.attention_mask)
         assert torch.equal(packed(batch.input_ids, batch.attention_mask), expected)
@@ -133,10 +136,10 @@ def test_a_packed_model_reads_padded_rows_as_before() -> None:
 
 def test_half_of_a_packed_batch_is_the_batch_of_half_the_windows() -> None:
     windows = windows_of([9, 7, 7, 3, 2])
-    whole = pack(windows, np.arange(5))
+    whole = collate_packed(windows, np.arange(5))
     first, second = whole.halves()
     for half, members in ((first, np.arange(3)), (second, np.arange(3, 5))):
-        expected = pack(windows, members)
+        expected = collate_packed(windows, members)
         assert torch.equal(half.input_ids, expected.input_ids)
         assert torch.equal(half.labels, expected.labels)
         assert half.packing is not None
@@ -157,8 +160,8 @@ class StoppingOnce(Worker):
 
     stops = False
 
-    def request(self) -> Request | None:
-        return Request.STOP if self.stops else None
+    def poll_interruption(self) -> Interruption | None:
+        return Interruption.STOP if self.stops else None
 
 
 def test_a_packed_run_pays_for_no_padding_and_ends_as_the_padded_one(
@@ -167,10 +170,10 @@ def test_a_packed_run_pays_for_no_padding_and_ends_as_the_padded_one(
     padded, packed = Worker(), Worker()
     run(quick("model.dropout=0"), data, padded, score_test=False)
     run(quick("model.dropout=0", "fit.attention=packed"), data, packed, score_test=False)
-    assert padded.lines[-1]["speed"]["padding"] > 0
-    assert packed.lines[-1]["speed"]["padding"] == 0
-    assert packed.lines[-1]["train"]["loss"] == pytest.approx(
-        padded.lines[-1]["train"]["loss"], abs=1e-3
+    assert padded.records[-1]["speed"]["padding"] > 0
+    assert packed.records[-1]["speed"]["padding"] == 0
+    assert packed.records[-1]["train"]["loss"] == pytest.approx(
+        padded.records[-1]["train"]["loss"], abs=1e-3
     )
 
 
@@ -191,10 +194,13 @@ def test_variable_length_attention_agrees_with_rows_of_their_own() -> None:
     windows, members = windows_of(LENGTHS["ragged"]), np.arange(8)
     device = torch.device("cuda")
     logits = []
-    for batch, is_packed in ((collate(windows, members), False), (pack(windows, members), True)):
+    for batch, is_packed in (
+        (collate(windows, members), False),
+        (collate_packed(windows, members), True),
+    ):
         model = model_of("bert", "mean").to(device)
         if is_packed:
-            pack_attention(model)
+            use_packed_attention(model)
         there = batch.to(device)
         with torch.autocast("cuda", torch.bfloat16), torch.inference_mode():
             logits.append(model(there.input_ids, there.attention_mask, there.packing).float())

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.batch_sampler import plan_epoch
+from mbti_ray.data.batch_sampler import length_grouped_steps
 from mbti_ray.data.collate import Packing
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.engine.dataloader import Feed
+from mbti_ray.engine.dataloader import TokenDataLoader
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.optimizer import build_optimizer, set_rate, warmup_decay
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper
-from mbti_ray.engine.throughput import Meter
+from mbti_ray.engine.throughput import ThroughputTimer
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError
-from mbti_ray.model.classifier import MBTIModel, build_model, pack_attention, set_trainable
+from mbti_ray.model.classifier import MBTIModel, build_model, set_trainable, use_packed_attention
 from mbti_ray.model.loss import build_loss
 
 pytestmark = pytest.mark.integration
@@ -34,8 +34,8 @@ def gap(a: State, b: State) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
-def feed_of(config: RunConfig, data: Dataset) -> Feed:
-    return Feed(
+def feed_of(config: RunConfig, data: Dataset) -> TokenDataLoader:
+    return TokenDataLoader(
         data.splits["train"],
         rank=0,
         world_size=1,
@@ -55,12 +55,12 @@ def test_loss_scaling_skips_a_step_with_an_inf_and_recovers(quick: Build, data: 
         resolve_precision("16-mixed", device),
         device,
         clip_norm=1.0,
-        meter=Meter(device, 1),
+        meter=ThroughputTimer(device, 1),
     )
     # Far above what float16 holds: the first gradients must overflow.
     stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
     windows = data.splits["train"]
-    step = plan_epoch(windows.lengths, 16, seed=0, epoch=0)[0]
+    step = length_grouped_steps(windows.lengths, 16, seed=0, epoch=0)[0]
     portion = feed_of(config, data).portion(step)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     stepper.step(model, portion, 1, lambda: None)
@@ -102,7 +102,7 @@ def stepper_of(config: RunConfig, model: MBTIModel, **options: bool) -> Stepper:
         resolve_precision("32", device),
         device,
         clip_norm=1.0,
-        meter=Meter(device, 1),
+        meter=ThroughputTimer(device, 1),
         **options,
     )
 
@@ -112,12 +112,12 @@ def test_out_of_memory_halves_the_batches_and_leaves_the_step_as_it_was(
     quick: Build, data: Dataset, packed: bool
 ) -> None:
     config = quick("model.dropout=0")
-    step = plan_epoch(data.splits["train"].lengths, 32, seed=0, epoch=0)[0]
+    step = length_grouped_steps(data.splits["train"].lengths, 32, seed=0, epoch=0)[0]
     portion = replace(feed_of(config, data), packed=packed).portion(step)
     states, sums = [], []
     for windows in (1000, 9):
         model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
-        pack_attention(model)
+        use_packed_attention(model)
         stepper = stepper_of(config, model)
         sums.append(stepper.step(SmallMemory(model, windows), portion, 1, lambda: None))
         states.append(model.state_dict())
@@ -157,7 +157,7 @@ def test_heads_on_cached_features_learn_what_heads_on_the_frozen_encoder_learn(
     stepper = stepper_of(config, model)
     windows = data.splits["train"]
     feed = feed_of(config, data)
-    plans = [plan_epoch(windows.lengths, 32, seed=config.seed, epoch=e) for e in range(3)]
+    plans = [length_grouped_steps(windows.lengths, 32, seed=config.seed, epoch=e) for e in range(3)]
     steps = [step for plan in plans for step in plan]
     for place, portion in enumerate(feed.portions(steps)):
         rate = warmup_decay(place, warmup=config.optim.warmup_steps, total=len(steps))

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.data.batch_sampler import batches_by_length, plan_epoch, share_of
-from mbti_ray.data.collate import collate, pack
+from mbti_ray.data.batch_sampler import batches_by_length, length_grouped_steps, shard_step
+from mbti_ray.data.collate import collate, collate_packed
 from mbti_ray.data.windows import EncodedRow, build_windows
 from mbti_ray.typology import labels_of
 
@@ -30,14 +30,14 @@ def lengths_of(count, *, seed=0):
     epoch=st.integers(0, 50),
 )
 def test_an_epoch_covers_every_window_exactly_once(count, step_size, seed, epoch):
-    steps = plan_epoch(lengths_of(count), step_size, seed=seed, epoch=epoch)
+    steps = length_grouped_steps(lengths_of(count), step_size, seed=seed, epoch=epoch)
     assert sorted(np.concatenate(steps).tolist()) == list(range(count))
 
 
 @given(count=st.integers(1, 7000), step_size=st.integers(1, 64))
 @settings(max_examples=40)
 def test_every_step_is_full_except_one_for_the_remainder(count, step_size):
-    steps = plan_epoch(lengths_of(count), step_size, seed=3, epoch=1)
+    steps = length_grouped_steps(lengths_of(count), step_size, seed=3, epoch=1)
     sizes = Counter(len(step) for step in steps)
     full, rest = divmod(count, step_size)
     expected = Counter({step_size: full}) + Counter({rest: 1} if rest else {})
@@ -46,7 +46,7 @@ def test_every_step_is_full_except_one_for_the_remainder(count, step_size):
 
 def test_a_step_is_sorted_longest_first():
     lengths = lengths_of(500)
-    for step in plan_epoch(lengths, 16, seed=0, epoch=0):
+    for step in length_grouped_steps(lengths, 16, seed=0, epoch=0):
         assert np.all(np.diff(lengths[step]) <= 0)
 
 
@@ -57,12 +57,12 @@ def as_lists(steps):
 def test_a_plan_is_a_function_of_seed_and_epoch():
     lengths = lengths_of(300)
     plans = {
-        (seed, epoch): as_lists(plan_epoch(lengths, 8, seed=seed, epoch=epoch))
+        (seed, epoch): as_lists(length_grouped_steps(lengths, 8, seed=seed, epoch=epoch))
         for seed in (0, 1)
         for epoch in (0, 1)
     }
     for (seed, epoch), plan in plans.items():
-        assert as_lists(plan_epoch(lengths, 8, seed=seed, epoch=epoch)) == plan
+        assert as_lists(length_grouped_steps(lengths, 8, seed=seed, epoch=epoch)) == plan
     assert len({str(plan) for plan in plans.values()}) == 4
 
 
@@ -70,7 +70,10 @@ def test_an_epoch_changes_which_windows_meet_in_a_step():
     # All different, so that sorting leaves nothing to chance.
     lengths = np.arange(1, 3001)
     first, second = (
-        {frozenset(step) for step in as_lists(plan_epoch(lengths, 8, seed=0, epoch=epoch))}
+        {
+            frozenset(step)
+            for step in as_lists(length_grouped_steps(lengths, 8, seed=0, epoch=epoch))
+        }
         for epoch in (0, 1)
     )
     assert len(first & second) <= 0.05 * len(first)
@@ -85,7 +88,7 @@ def test_over_all_ranks_every_window_of_a_step_counts_exactly_once(size, world_s
     lengths = lengths_of(1000)
     step = np.random.default_rng(size).permutation(1000)[:size]
     shares = [
-        share_of(step, lengths, rank=rank, world_size=world_size, batch_tokens=batch_tokens)
+        shard_step(step, lengths, rank=rank, world_size=world_size, batch_tokens=batch_tokens)
         for rank in range(world_size)
     ]
     counted = Counter()
@@ -106,7 +109,7 @@ def test_over_all_ranks_every_window_of_a_step_counts_exactly_once(size, world_s
 @given(size=st.integers(1, 70), world_size=st.integers(1, 70))
 def test_no_rank_computes_more_than_one_window_more_than_another(size, world_size):
     shares = [
-        share_of(
+        shard_step(
             np.arange(size), lengths_of(size), rank=rank, world_size=world_size, batch_tokens=9999
         )
         for rank in range(world_size)
@@ -119,7 +122,7 @@ def test_no_rank_computes_more_than_one_window_more_than_another(size, world_siz
 def test_no_rank_reads_more_tokens_than_another_by_more_than_the_longest_window(size, world_size):
     lengths = -np.sort(-lengths_of(size))
     shares = [
-        share_of(np.arange(size), lengths, rank=rank, world_size=world_size, batch_tokens=9999)
+        shard_step(np.arange(size), lengths, rank=rank, world_size=world_size, batch_tokens=9999)
         for rank in range(world_size)
     ]
     tokens = [sum(int(lengths[b].sum()) for b in s.batches) if s.weight else 0 for s in shares]
@@ -167,7 +170,7 @@ def test_a_batch_moves_whole(windows):
     tensors = [value for value in vars(batch).values() if value is not None]
     assert len(tensors) == 4
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    packed = pack(windows, np.array([1, 0])).to(torch.device("meta"))
+    packed = collate_packed(windows, np.array([1, 0])).to(torch.device("meta"))
     assert packed.packing is not None
     places = (packed.packing.positions, packed.packing.owner, packed.packing.bounds)
     assert {tensor.device.type for tensor in places} == {"meta"}
@@ -225,9 +228,9 @@ def test_less_than_five_percent_of_what_is_trained_on_is_padding(
 ):
     lengths = lengths_of(20_000, seed=7)
     padded = 0
-    for step in plan_epoch(lengths, batch_size * accumulate, seed=0, epoch=0):
+    for step in length_grouped_steps(lengths, batch_size * accumulate, seed=0, epoch=0):
         for rank in range(world_size):
-            share = share_of(
+            share = shard_step(
                 step,
                 lengths,
                 rank=rank,

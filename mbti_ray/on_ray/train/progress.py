@@ -1,6 +1,6 @@
-"""Progress of a run, from rank 0 wherever it is to the bar of the person who waits.
+"""Progress of a run: from rank 0, on any machine, to the progress bar of the driver.
 
-(Ray's own tqdm goes through the log stream, which Train's logging breaks; see docs/decisions.md.)
+(Ray's own tqdm uses the log stream, which Train's logging breaks; see docs/decisions.md.)
 """
 
 import threading
@@ -10,49 +10,49 @@ from typing import Any
 
 import ray
 
-# Told the steps done since the last time, the steps in all, and a note.
-Show = Callable[[int, int, str], None]
-_LOOK_S = 0.5
+# Called with the steps done since the last call, the steps in all, and a note.
+OnProgress = Callable[[int, int, str], None]
+_POLL_S = 0.5
 
 
 @ray.remote(num_cpus=0)
-class Board:
-    """Where rank 0 writes how far it is, and the driver reads it."""
+class ProgressActor:
+    """Holds the latest progress: rank 0 sets it, the driver polls it."""
 
     def __init__(self) -> None:
-        self._state = (0, 0, "")
+        self._latest = (0, 0, "")
 
-    def write(self, done: int, total: int, note: str) -> None:
-        self._state = (done, total, note)
+    def set(self, done: int, total: int, note: str) -> None:
+        self._latest = (done, total, note)
 
-    def read(self) -> tuple[int, int, str]:
-        return self._state
+    def get(self) -> tuple[int, int, str]:
+        return self._latest
 
 
 @contextmanager
-def board(show: Show | None) -> Iterator[Any]:
-    """A handle for rank 0 to write to while `show` is told; None where nobody watches."""
-    if show is None:
+def relay_progress(on_progress: OnProgress | None) -> Iterator[Any]:
+    """An actor handle for rank 0, whose progress is passed to `on_progress`; None without one."""
+    if on_progress is None:
         yield None
         return
-    handle = Board.remote()  # type: ignore[attr-defined]
+    actor = ProgressActor.remote()  # type: ignore[attr-defined]
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(handle, show, ended), daemon=True)
-    watcher.start()
+    thread = threading.Thread(target=_poll, args=(actor, on_progress, ended), daemon=True)
+    thread.start()
     try:
-        yield handle
+        yield actor
     finally:
         ended.set()
-        watcher.join()
-        ray.kill(handle)
+        thread.join()
+        ray.kill(actor)
 
 
-def _watch(handle: Any, show: Show, ended: threading.Event) -> None:
+def _poll(actor: Any, on_progress: OnProgress, ended: threading.Event) -> None:
     shown, is_last = 0, False
     while not is_last:
-        # After the end once more, so that the bar stops where the run did.
-        is_last = ended.wait(_LOOK_S)
-        done, total, note = ray.get(handle.read.remote())
+        # Once more after the end, so that the bar shows the last step.
+        is_last = ended.wait(_POLL_S)
+        done, total, note = ray.get(actor.get.remote())
         if total:
-            show(done - shown, total, note)
+            on_progress(done - shown, total, note)
             shown = done

@@ -1,4 +1,7 @@
-"""What Ray keeps where storage is a URL, and how it comes to the process that needs it."""
+"""Runs that are stored at a URL: Ray's storage settings, downloads of checkpoints, stop requests.
+
+The upload is in `checkpoint_upload`. Must not know models.
+"""
 
 import threading
 import weakref
@@ -12,54 +15,57 @@ from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.storage.remote import Location, RemotePath
 from mbti_ray.storage.working_copy import locked_working_copy, working_copy_path
 
-# Between two looks for the file that asks a run to stop.
-_LOOK_S = 2.0
+# Between two checks of a URL for the file that asks a run to stop.
+_POLL_S = 2.0
 
 
-def storage_of(place: Location) -> dict[str, Any]:
-    """The place as Ray's run configs take it; its workers write with the same file system."""
-    if isinstance(place, Path):
-        return {"storage_path": str(place)}
-    return {"storage_path": place.path, "storage_filesystem": place.filesystem}
+def ray_storage(location: Location) -> dict[str, Any]:
+    """The arguments of Ray's run configs for a location; its workers use the same file system."""
+    if isinstance(location, Path):
+        return {"storage_path": str(location)}
+    return {"storage_path": location.path, "storage_filesystem": location.filesystem}
 
 
 @contextmanager
-def watched(folder: RunFolder) -> Iterator[Callable[[], bool]]:
-    """Whether a run is asked to stop, answered at once: a store is asked by a thread."""
+def watch_for_stop(folder: RunFolder) -> Iterator[Callable[[], bool]]:
+    """A function that returns at once whether a run was asked to stop.
+
+    A thread polls for the stop file where the run is stored at a URL.
+    """
     if folder.remote is None:
         yield folder.is_stop_requested
         return
-    asked, ended = threading.Event(), threading.Event()
+    requested, ended = threading.Event(), threading.Event()
 
-    def watch() -> None:
-        while not asked.is_set() and not ended.wait(_LOOK_S):
-            # Nothing is lost by a look that fails: there is another one.
+    def poll() -> None:
+        while not requested.is_set() and not ended.wait(_POLL_S):
+            # A check that fails is repeated.
             with suppress(StorageError):
                 if folder.is_stop_requested():
-                    asked.set()
+                    requested.set()
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
     try:
-        yield asked.is_set
+        yield requested.is_set
     finally:
         ended.set()
-        watcher.join()
+        thread.join()
 
 
-class Fetched(Sequence[Path]):
-    """Checkpoints of a store, each brought to this machine when it is asked for.
+class DownloadedCheckpoints(Sequence[Path]):
+    """Checkpoints at a URL, each downloaded when it is accessed.
 
-    What was brought goes when the next one is asked for, or when nobody has this list any more.
+    A download is deleted when the next one is accessed, or with this object.
     """
 
-    def __init__(self, places: Sequence[RemotePath]) -> None:
-        self._places = places
-        self._brought = ExitStack()
-        weakref.finalize(self, self._brought.close)
+    def __init__(self, remote: Sequence[RemotePath]) -> None:
+        self._remote = remote
+        self._downloads = ExitStack()
+        weakref.finalize(self, self._downloads.close)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._remote)
 
     @overload
     def __getitem__(self, index: int) -> Path: ...
@@ -67,12 +73,12 @@ class Fetched(Sequence[Path]):
     def __getitem__(self, index: slice) -> Sequence[Path]: ...
     def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
         if isinstance(index, slice):
-            return Fetched(self._places[index])
-        place = self._places[index]
-        self._brought.close()
-        path = working_copy_path(place)
-        self._brought.enter_context(locked_working_copy(path, place))
-        # One that is gone is as one whose files are: who reads it says so, and takes the next.
-        if place.exists():
-            place.download(path)
+            return DownloadedCheckpoints(self._remote[index])
+        remote = self._remote[index]
+        self._downloads.close()
+        path = working_copy_path(remote)
+        self._downloads.enter_context(locked_working_copy(path, remote))
+        # One that was deleted meanwhile is left empty: its reader reports it as damaged.
+        if remote.exists():
+            remote.download(path)
         return path

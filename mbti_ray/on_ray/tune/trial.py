@@ -19,13 +19,16 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from mbti_ray.config import RunConfig, config_from_dict, override
 from mbti_ray.config.schema import Monitor, mode_of
 from mbti_ray.engine.loop import run
-from mbti_ray.engine.worker import Line, Worker
+from mbti_ray.engine.metrics_record import MetricsRecord
+from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import MbtiRayError, one_line
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
-from mbti_ray.on_ray.train.metrics import Gauges
-from mbti_ray.on_ray.train.remote_checkpoints import Fetched
-from mbti_ray.on_ray.train.trainer import flat, log_line, quiet_ray, train
+from mbti_ray.on_ray.report import Report
+from mbti_ray.on_ray.train.metrics import RunGauges
+from mbti_ray.on_ray.train.remote_checkpoints import DownloadedCheckpoints
+from mbti_ray.on_ray.train.trainer import train
+from mbti_ray.on_ray.train.worker import log_epoch, silence_ray
 from mbti_ray.on_ray.tune.optuna_searcher import FAILED, SEEDS
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.storage.remote import Location
@@ -80,17 +83,19 @@ class TrialWorker(Worker):
         super().__init__(device=job.resources.device)
         self._trials = job.trials
         self._name = name
-        self._gauges = Gauges(name)
+        self._gauges = RunGauges(name)
         self._is_last = is_last
 
-    def report(self, line: Line | None, checkpoint: Path | None, *, wait: bool = True) -> None:
+    def report(
+        self, record: MetricsRecord | None, checkpoint: Path | None, *, wait: bool = True
+    ) -> None:
         # Tune counts reports as epochs; a trial saves at its epochs only.
-        if line is not None:
+        if record is not None:
             saved = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
-            self._gauges.show(line)
-            log_line(self._name, line)
-            ended = bool(line.get("finished")) and self._is_last
-            tune.report({**flat(line), "finished": ended}, checkpoint=saved)
+            self._gauges.set(record)
+            log_epoch(self._name, record)
+            ended = record["finished"] and self._is_last
+            tune.report(Report.of_epoch(record, finished=ended).to_ray(), checkpoint=saved)
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
 
@@ -101,7 +106,7 @@ class TrialWorker(Worker):
         path = Path(checkpoint.path)
         if isinstance(self._trials, Path):
             return [path]
-        return Fetched([self._trials / path.parent.name / path.name])
+        return DownloadedCheckpoints([self._trials / path.parent.name / path.name])
 
 
 def trainable(job: Job, *, workers: int) -> Trainable:
@@ -115,7 +120,7 @@ def trainable(job: Job, *, workers: int) -> Trainable:
 
 def _trial(values: dict[str, Any], *, job: Job) -> None:
     torch.set_num_threads(job.resources.cpus)
-    quiet_ray()
+    silence_ray()
     start_malloc_trim_thread()
     try:
         _train_seeds(values, job)

@@ -29,7 +29,7 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.on_ray.cluster.resources import Resources
-from mbti_ray.on_ray.train.remote_checkpoints import Fetched, storage_of
+from mbti_ray.on_ray.train.remote_checkpoints import DownloadedCheckpoints, ray_storage
 from mbti_ray.on_ray.tune.optuna_searcher import OnTrial, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.tune.schedulers import build_scheduler
 from mbti_ray.on_ray.tune.trial import Job, trainable
@@ -182,7 +182,9 @@ def _finish_best(
     config, worker = config_from_dict(tree), Worker(device=resources.device)
     with open_run(best) as folder:
         folder.begin(config, "fresh")
-        found = [checkpoint] if isinstance(checkpoint, Path) else Fetched([checkpoint])
+        found = (
+            [checkpoint] if isinstance(checkpoint, Path) else DownloadedCheckpoints([checkpoint])
+        )
         finalize_run(config, data, rescore(config, data, worker, found[0]), folder)
         folder.push()
 
@@ -225,7 +227,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name=_TRIALS,
-            **storage_of(folder.location),
+            **ray_storage(folder.location),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=_KEPT[config.study.scheduler]),
             failure_config=tune.FailureConfig(max_failures=config.failure.max_failures),
             verbose=0,

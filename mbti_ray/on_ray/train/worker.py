@@ -1,0 +1,165 @@
+"""The training worker: what Ray runs on every rank of a TorchTrainer.
+
+`train_loop` is the function that the trainer sends; `TrainWorker` connects the engine's loop to
+Ray: reports, checkpoint uploads, stop requests, preemption. Imports neither the predictor nor
+serving: only rank 0 needs them, when training is done.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import get_device
+
+from mbti_ray.config import config_from_dict
+from mbti_ray.data.dataset import Dataset
+from mbti_ray.engine.checkpoint import checkpoints_under
+from mbti_ray.engine.loop import run
+from mbti_ray.engine.metrics_record import MetricsRecord, append_record
+from mbti_ray.engine.worker import Interruption, Worker
+from mbti_ray.errors import MbtiRayError
+from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
+from mbti_ray.on_ray.report import Report
+from mbti_ray.on_ray.train.checkpoint_upload import report_and_upload_checkpoint
+from mbti_ray.on_ray.train.metrics import RunGauges
+from mbti_ray.on_ray.train.remote_checkpoints import DownloadedCheckpoints, watch_for_stop
+from mbti_ray.runs.run_folder import RunFolder, open_run
+
+
+class TrainWorker(Worker):
+    """A rank inside TorchTrainer; Ray has already created the process group."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        name: str,
+        *,
+        progress_actor: Any,
+        is_stop_requested: Callable[[], bool],
+    ) -> None:
+        super().__init__(device=get_device(), folder=folder.path)
+        self._run = folder
+        self._name = name
+        self._progress_actor = progress_actor
+        self._is_stop_requested = is_stop_requested
+        self._gauges = RunGauges(name)
+        self._has_seen_preemption = False
+
+    def report(
+        self, record: MetricsRecord | None, checkpoint: Path | None, *, wait: bool = True
+    ) -> None:
+        if record is not None and self.rank == 0:
+            append_record(self._run.metrics, record)
+            self._run.push()
+            self._gauges.set(record)
+            log_epoch(self._name, record)
+        metrics = Report.of_epoch(record).to_ray() if record else {}
+        report_and_upload_checkpoint(metrics, checkpoint, wait=wait)
+
+    def checkpoints(self) -> Sequence[Path]:
+        # Ray knows the newest one that was uploaded; the others are next to it.
+        newest = ray.train.get_checkpoint()
+        if newest is None:
+            return []
+        name = Path(newest.path).name
+        location = self._run.location
+        if isinstance(location, Path):
+            path = Path(newest.path)
+            return [path, *(p for p in checkpoints_under(path.parent) if p != path)]
+        store = location / self._run.checkpoints.name
+        return DownloadedCheckpoints(
+            [store / name, *(p for p in checkpoints_under(store) if p.name != name)]
+        )
+
+    def note(self, text: str) -> None:
+        super().note(self._run.rewrite_paths(text))
+        self._push()
+
+    def truncate_metrics_after(self, step: int) -> None:
+        super().truncate_metrics_after(step)
+        self._push()
+
+    def _push(self) -> None:
+        if self.rank == 0:
+            self._run.push()
+
+    def poll_interruption(self) -> Interruption | None:
+        if self._is_stop_requested():
+            return Interruption.STOP
+        if not self._has_seen_preemption and ray.train.get_preemption_info() is not None:
+            self._has_seen_preemption = True
+            self.note("a machine of this run is about to be preempted; saved a checkpoint")
+            return Interruption.SAVE
+        return None
+
+    def show_progress(self, done: int, total: int, note: str) -> None:
+        if self._progress_actor is not None:
+            self._progress_actor.set.remote(done, total, note)
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """One rank of a run, from its latest checkpoint to its bundle.
+
+    Args:
+        settings: config, data (an object reference), folder, name, threads and progress_actor.
+    """
+    with open_run(settings["folder"]) as folder:
+        if folder.failure.exists():
+            # Ray restarts workers that were lost; an error that the user has to fix would recur.
+            return
+        torch.set_num_threads(settings["threads"])
+        silence_ray()
+        start_malloc_trim_thread()
+        with recording_failure(folder), watch_for_stop(folder) as is_stop_requested:
+            config = config_from_dict(settings["config"])
+            worker = TrainWorker(
+                folder,
+                settings["name"],
+                progress_actor=settings["progress_actor"],
+                is_stop_requested=is_stop_requested,
+            )
+            data: Dataset = ray.get(settings["data"])
+            outcome = run(config, data, worker)
+            if worker.rank == 0:
+                # Imported here because it loads the predictor, for the golden logits.
+                from mbti_ray.inference.finalize import finalize_run
+
+                finalize_run(config, data, outcome, folder)
+                folder.push(replace=[folder.bundle.name])
+
+
+@contextmanager
+def recording_failure(folder: RunFolder) -> Iterator[None]:
+    """Write the reason why a run ends to failure.txt, for the driver and for a restart."""
+    try:
+        yield
+    except MbtiRayError as error:
+        # The reason may be a full disk.
+        with suppress(OSError):
+            folder.failure.write_text(folder.rewrite_paths(str(error)) + "\n", "utf-8")
+            folder.push()
+        raise
+
+
+def silence_ray() -> None:
+    """Keep Ray from logging every report and every checkpoint of this process."""
+    # One of its loggers is named after a file, so only the root's level reaches it.
+    for name in (None, "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_epoch(name: str, record: MetricsRecord) -> None:
+    """Log an epoch's main metrics, which the dashboard shows in the log of this process."""
+    train, val = record["train"], record["val"]
+    # Not print, which Train redirects to its own logger.
+    sys.stdout.write(
+        f"{name} epoch {record['epoch']}: loss {train['loss']:.4f}, validation loss "
+        f"{val['loss']:.4f}, accuracy {val['acc_mean']:.4f}\n"
+    )
+    sys.stdout.flush()
