@@ -71,8 +71,8 @@ def test_sigterm_saves_and_stops_and_the_resumed_run_is_the_uninterrupted_one(
     assert train(arguments(small_file, tmp_path, "asked")) == 143
     asking.join()
     error = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "stopped as asked after step" in error
-    assert error.endswith("its checkpoint is saved, --resume goes on")
+    assert "stopped as requested after step" in error
+    assert error.endswith("its checkpoint is saved, --resume continues from it")
     assert len(epochs_of(folder)) < EPOCHS
     assert not (folder / "bundle").exists()
     assert train(["--resume", f"storage={tmp_path}", "name=asked"]) == 0
@@ -97,7 +97,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(
     assert_ended_as(folder, expected)
     (note,) = [line for line in capfd.readouterr().out.splitlines() if "is damaged" in line]
     assert note.startswith(f"{newest}: checkpoint is damaged")
-    assert note.endswith("going on from the one before")
+    assert note.endswith("resuming from the one before it")
     assert before.name != newest.name
 
 
@@ -138,8 +138,8 @@ def test_a_full_disk_ends_the_run_with_what_to_do_and_the_resumed_run_is_whole(
     assert train(arguments(small_file, small_disk, "full", "failure.max_failures=0")) == 2
     filling.join()
     error = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "could not be kept" in error
-    assert "make room" in error
+    assert "could not be saved" in error
+    assert "free some space" in error
     assert "--resume" in error
     # With room made, here by moving to a larger disk, it goes on.
     shutil.copytree(small_disk / "full", tmp_path / "full")

@@ -120,7 +120,7 @@ def test_a_run_in_a_bucket_stops_resumes_and_ends_there_as_it_would_in_a_folder(
     new = ["quick", f"data.source={small_file}", "fit.monitor=loss", *SETTINGS, *place]
     assert train(new) == 143
     asking.join()
-    assert "stopped as asked after step" in capfd.readouterr().err
+    assert "stopped as requested after step" in capfd.readouterr().err
     assert "runs/mine/failure.txt" in server.keys("runs")
     assert working_copies() <= others
     assert train(new) == 2

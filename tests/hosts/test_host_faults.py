@@ -93,7 +93,7 @@ def test_a_run_whose_host_is_about_to_be_taken_away_saves_and_goes_on_elsewhere(
     run_elastic(cluster, source, "leaving", notice)
     assert "Ray knows" in said.read_text("utf-8")
     note = (cluster.storage / "leaving/notes.txt").read_text("utf-8")
-    assert "about to be taken away; saved a checkpoint" in note
+    assert "about to be preempted; saved a checkpoint" in note
 
 
 def test_a_run_goes_on_after_one_of_its_hosts_is_cut_from_the_network(

@@ -260,7 +260,9 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later_as_if_it_had_not(
 ) -> None:
     config = quick("fit.batch_size=4", "fit.epochs=1")
     uninterrupted = run(config, data, Worker())
-    with pytest.raises(RunError, match=r"stopped as asked after step 20 of \d+; its checkpoint"):
+    with pytest.raises(
+        RunError, match=r"stopped as requested after step 20 of \d+; its checkpoint"
+    ):
         run(config, data, Asked(tmp_path, Interruption.STOP))
     continued = run(config, data, Worker(folder=tmp_path))
     assert gap(weights(uninterrupted), weights(continued)) == 0.0

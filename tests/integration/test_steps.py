@@ -14,7 +14,8 @@ from mbti_ray.data.collate import Packing
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.dataloader import TokenDataLoader
 from mbti_ray.engine.loop import run
-from mbti_ray.engine.optimizer import build_optimizer, set_rate, warmup_decay
+from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
+from mbti_ray.engine.optimizer import build_optimizer
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper
 from mbti_ray.engine.throughput import ThroughputTimer
@@ -34,7 +35,7 @@ def gap(a: State, b: State) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
-def feed_of(config: RunConfig, data: Dataset) -> TokenDataLoader:
+def loader_of(config: RunConfig, data: Dataset) -> TokenDataLoader:
     return TokenDataLoader(
         data.splits["train"],
         rank=0,
@@ -55,20 +56,20 @@ def test_loss_scaling_skips_a_step_with_an_inf_and_recovers(quick: Build, data: 
         resolve_precision("16-mixed", device),
         device,
         clip_norm=1.0,
-        meter=ThroughputTimer(device, 1),
+        timer=ThroughputTimer(device, 1),
     )
     # Far above what float16 holds: the first gradients must overflow.
     stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
     windows = data.splits["train"]
     step = length_grouped_steps(windows.lengths, 16, seed=0, epoch=0)[0]
-    portion = feed_of(config, data).portion(step)
+    batches = loader_of(config, data).load(step)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    stepper.step(model, portion, 1, lambda: None)
+    stepper.step(model, batches, 1, lambda: None)
     assert stepper.skipped
     assert gap(before, model.state_dict()) == 0.0
     assert stepper.scaler.get_scale() == 2.0**29
     for _ in range(40):
-        stepper.step(model, portion, 1, lambda: None)
+        stepper.step(model, batches, 1, lambda: None)
         if not stepper.skipped:
             break
     assert not stepper.skipped
@@ -102,7 +103,7 @@ def stepper_of(config: RunConfig, model: MBTIModel, **options: bool) -> Stepper:
         resolve_precision("32", device),
         device,
         clip_norm=1.0,
-        meter=ThroughputTimer(device, 1),
+        timer=ThroughputTimer(device, 1),
         **options,
     )
 
@@ -113,19 +114,19 @@ def test_out_of_memory_halves_the_batches_and_leaves_the_step_as_it_was(
 ) -> None:
     config = quick("model.dropout=0")
     step = length_grouped_steps(data.splits["train"].lengths, 32, seed=0, epoch=0)[0]
-    portion = replace(feed_of(config, data), packed=packed).portion(step)
+    batches = replace(loader_of(config, data), packed=packed).load(step)
     states, sums = [], []
     for windows in (1000, 9):
         model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
         use_packed_attention(model)
         stepper = stepper_of(config, model)
-        sums.append(stepper.step(SmallMemory(model, windows), portion, 1, lambda: None))
+        sums.append(stepper.step(SmallMemory(model, windows), batches, 1, lambda: None))
         states.append(model.state_dict())
-    assert stepper.cuts == 2, "32 windows, then 16, then 8"
+    assert stepper.halvings == 2, "32 windows, then 16, then 8"
     assert gap(*states) < 1e-5
     torch.testing.assert_close(sums[0], sums[1])
     with pytest.raises(RunError, match=r"not even one window of \d+ tokens fits on cpu; try"):
-        stepper.step(SmallMemory(model, 0), portion, 1, lambda: None)
+        stepper.step(SmallMemory(model, 0), batches, 1, lambda: None)
 
 
 def test_a_step_whose_loss_is_no_number_is_left_out_where_that_is_allowed(
@@ -134,13 +135,13 @@ def test_a_step_whose_loss_is_no_number_is_left_out_where_that_is_allowed(
     config = quick()
     model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
     stepper = stepper_of(config, model, skips_nonfinite=True)
-    portion = feed_of(config, data).portion(np.arange(8))
+    batches = loader_of(config, data).load(np.arange(8))
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    broken = replace(portion.batches[0], labels=portion.batches[0].labels * float("nan"))
-    stepper.step(model, replace(portion, batches=[broken]), 1, lambda: None)
+    broken = replace(batches.batches[0], labels=batches.batches[0].labels * float("nan"))
+    stepper.step(model, replace(batches, batches=[broken]), 1, lambda: None)
     assert stepper.skipped
     assert gap(before, model.state_dict()) == 0.0
-    stepper.step(model, portion, 1, lambda: None)
+    stepper.step(model, batches, 1, lambda: None)
     assert not stepper.skipped
     assert gap(before, model.state_dict()) > 0.0
 
@@ -156,13 +157,15 @@ def test_heads_on_cached_features_learn_what_heads_on_the_frozen_encoder_learn(
     set_trainable(model, "heads")
     stepper = stepper_of(config, model)
     windows = data.splits["train"]
-    feed = feed_of(config, data)
+    loader = loader_of(config, data)
     plans = [length_grouped_steps(windows.lengths, 32, seed=config.seed, epoch=e) for e in range(3)]
     steps = [step for plan in plans for step in plan]
-    for place, portion in enumerate(feed.portions(steps)):
-        rate = warmup_decay(place, warmup=config.optim.warmup_steps, total=len(steps))
-        set_rate(stepper.optimizer, rate)
-        stepper.step(model, portion, 1, lambda: None)
+    for place, batches in enumerate(loader.iterate(steps)):
+        rate = linear_warmup_decay(
+            place, warmup_steps=config.optim.warmup_steps, total_steps=len(steps)
+        )
+        set_lr(stepper.optimizer, rate)
+        stepper.step(model, batches, 1, lambda: None)
     assert outcome.progress.best_epoch == 3, "its weights must be the last ones"
     assert gap(outcome.model.state_dict(), model.state_dict()) < 1e-5
     start = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed)

@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from mbti_ray.config.schema import ModelConfig, OptimConfig
-from mbti_ray.engine.optimizer import build_optimizer, set_rate, warmup_decay
+from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
+from mbti_ray.engine.optimizer import build_optimizer
 from mbti_ray.model.classifier import build_model
 
 pytestmark = pytest.mark.unit
 
 
 def course(*, warmup, total):
-    return [warmup_decay(step, warmup=warmup, total=total) for step in range(total)]
+    return [
+        linear_warmup_decay(step, warmup_steps=warmup, total_steps=total) for step in range(total)
+    ]
 
 
 def test_the_rate_rises_linearly_to_its_peak_and_falls_linearly_to_nothing():
@@ -23,7 +26,7 @@ def test_the_rate_rises_linearly_to_its_peak_and_falls_linearly_to_nothing():
     assert rises == pytest.approx([0.2] * 4)
     assert falls == pytest.approx([0.1] * 9)
     assert max(rates) == rates[4] == 1.0
-    assert warmup_decay(14, warmup=4, total=14) == 0.0
+    assert linear_warmup_decay(14, warmup_steps=4, total_steps=14) == 0.0
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 10), (3, 10), (9, 10), (500, 20)])
@@ -35,11 +38,11 @@ def test_every_step_moves_and_none_goes_beyond_the_peak(warmup, total):
 
 
 def test_without_warm_up_the_first_step_is_the_peak():
-    assert warmup_decay(0, warmup=0, total=10) == 1.0
+    assert linear_warmup_decay(0, warmup_steps=0, total_steps=10) == 1.0
 
 
 def test_the_rate_is_never_negative_after_the_end():
-    assert warmup_decay(30, warmup=3, total=10) == 0.0
+    assert linear_warmup_decay(30, warmup_steps=3, total_steps=10) == 0.0
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_every_parameter_is_in_exactly_one_group(model):
 
 def test_weights_decay_and_biases_and_norms_do_not(model):
     optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5))
-    set_rate(optimizer, 1.0)
+    set_lr(optimizer, 1.0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.data += 1
@@ -82,13 +85,13 @@ def rates_of(optimizer, model):
 
 def test_the_heads_may_have_a_rate_of_their_own(model):
     optimizer = build_optimizer(model, OptimConfig(lr=1e-4, head_lr=1e-2))
-    set_rate(optimizer, 0.5)
+    set_lr(optimizer, 0.5)
     assert rates_of(optimizer, model) == ({5e-5}, {5e-3})
-    set_rate(optimizer, 0.25)
+    set_lr(optimizer, 0.25)
     assert rates_of(optimizer, model) == ({2.5e-5}, {2.5e-3})
 
 
 def test_without_one_they_have_that_of_the_encoder(model):
     optimizer = build_optimizer(model, OptimConfig(lr=1e-4, head_lr=None))
-    set_rate(optimizer, 1.0)
+    set_lr(optimizer, 1.0)
     assert rates_of(optimizer, model) == ({1e-4}, {1e-4})
