@@ -44,7 +44,7 @@ ONLY = {
 # The same inside the packages whose files have an order of their own, by the first name below them.
 WITHIN = {
     "on_ray": (
-        ("malloc_trim",),
+        ("malloc_trim", "report"),
         ("cluster",),
         ("train", "serve", "batch_prediction"),
         ("tune",),
