@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mbti_ray import __version__
 from mbti_ray.config import PRESETS, load_run, load_study
 
 pytestmark = pytest.mark.contracts
@@ -69,3 +70,8 @@ def test_every_study_file_loads_and_searches_something(name):
     config = load_study(str(ROOT / name))
     assert config.search
     assert config.study.trials >= 1
+
+
+def test_the_citation_names_the_version_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
