@@ -1,6 +1,6 @@
-"""What a mistake in a config is called: where, what was given, what is allowed, the nearest name.
+"""Messages for wrong configs: where, what was given, what is allowed, the closest name.
 
-Turns pydantic's errors into our sentences by reading the schema; knows no files and no values.
+Translates pydantic's errors with the help of the schema. Must not know of files or presets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ ErrorDetail = Mapping[str, Any]
 
 
 def config_addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted address of a config class, in the order of the schema."""
+    """All dotted addresses of a config class, in the order of the schema."""
     found: list[str] = []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -26,28 +26,28 @@ def config_addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def describe_errors(
-    error: ValidationError, kind: type[BaseModel], *, given: Iterable[str] = ()
+    error: ValidationError, schema: type[BaseModel], *, given: Iterable[str] = ()
 ) -> list[tuple[str, str]]:
-    """The address of each mistake and what to say of it, one for each address.
+    """The address and the message of each error, one for each address.
 
     Args:
-        given: Addresses from the command line; an unknown section is called by the whole of them.
+        given: Addresses from the command line, to quote an unknown section as it was typed.
     """
-    known = config_addresses(kind)
+    known = config_addresses(schema)
     mistakes: dict[str, ErrorDetail] = {}
     details: list[ErrorDetail] = [*error.errors(include_url=False)]
     for detail in details:
         address = _address_of(detail, known)
-        # A value that fits no member of a union gives one error a member; the one that a member's
-        # own check raised says most.
+        # A value that fits no member of a union gives one error for each member; the one that a
+        # validator of ours raised is the most helpful.
         if address not in mistakes or detail["type"] == "value_error":
             mistakes[address] = detail
-    named = []
+    messages = []
     for address, mistake in mistakes.items():
         whole = next((g for g in given if g.startswith(f"{address}.")), address)
-        called = whole if mistake["type"] == "extra_forbidden" else address
-        named.append((called, _explain(mistake, called, kind, known)))
-    return named
+        quoted = whole if mistake["type"] == "extra_forbidden" else address
+        messages.append((quoted, _message(mistake, quoted, schema, known)))
+    return messages
 
 
 def _address_of(detail: ErrorDetail, known: Sequence[str]) -> str:
@@ -61,17 +61,17 @@ def _address_of(detail: ErrorDetail, known: Sequence[str]) -> str:
     return ".".join(parts)
 
 
-def _explain(detail: ErrorDetail, address: str, kind: type[BaseModel], known: list[str]) -> str:
+def _message(detail: ErrorDetail, address: str, schema: type[BaseModel], known: list[str]) -> str:
     if detail["type"] == "extra_forbidden" and address not in known:
         return _unknown(address, known)
     reason = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     if not address:
         return reason
-    allowed = _allowed(kind, address)
+    allowed = _allowed(schema, address)
     if allowed and detail["type"] != "value_error":
         reason = f"allowed: {allowed}"
     value = detail["input"]
-    return f"{address}={value!r} is not allowed; {reason}{_nearest_literal(value, kind, address)}"
+    return f"{address}={value!r} is not allowed; {reason}{_nearest_literal(value, schema, address)}"
 
 
 def _unknown(address: str, known: list[str]) -> str:
@@ -84,10 +84,10 @@ def _unknown(address: str, known: list[str]) -> str:
     return f'unknown key "{address}"; allowed here: {", ".join(siblings)}{hint}'
 
 
-def _annotation(kind: type[BaseModel], address: str) -> tuple[Any, Sequence[Any]]:
-    """The annotation of a leaf and the constraints declared beside it."""
+def _annotation(schema: type[BaseModel], address: str) -> tuple[Any, Sequence[Any]]:
+    """The annotation of a setting and the constraints declared with it."""
     *sections, leaf = address.split(".")
-    model: Any = kind
+    model: Any = schema
     for section in sections:
         field = model.model_fields.get(section)
         model = field.annotation if field else None
@@ -97,13 +97,13 @@ def _annotation(kind: type[BaseModel], address: str) -> tuple[Any, Sequence[Any]
     return (field.annotation, field.metadata) if field else (None, ())
 
 
-def _allowed(kind: type[BaseModel], address: str) -> str:
+def _allowed(schema: type[BaseModel], address: str) -> str:
     if address.startswith("search."):
         return "{low, high, log}, {int_low, int_high} or {choices: [...]}"
-    return _describe(*_annotation(kind, address))
+    return _describe(*_annotation(schema, address))
 
 
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true, false"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true, false"}
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pattern": "matching"}
 
 
@@ -130,8 +130,8 @@ def _describe(annotation: Any, constraints: Sequence[Any]) -> str:
     return " ".join([_TYPE_NAMES.get(annotation, ""), " and ".join(bounds)]).strip()
 
 
-def _nearest_literal(given: Any, kind: type[BaseModel], address: str) -> str:
-    annotation, _ = _annotation(kind, address)
+def _nearest_literal(given: Any, schema: type[BaseModel], address: str) -> str:
+    annotation, _ = _annotation(schema, address)
     values: list[str] = []
     queue = [annotation]
     while queue:

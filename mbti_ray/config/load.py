@@ -1,8 +1,8 @@
-"""From presets, YAML files and `key=value` arguments to a resolved config, or to every mistake.
+"""Resolves a config from presets, YAML files and `key=value` arguments, or reports every mistake.
 
 Precedence: schema default < preset < file < command line; nothing else, no environment. A file
-names the preset that it starts from as `preset: NAME`, or starts from the schema's defaults.
-Imports nothing heavy, so that `--help` and mistakes are answered at once.
+names its base preset as `preset: NAME`, or is based on the schema's defaults. Imports nothing
+heavy, so that `--help` and mistakes are answered at once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +20,7 @@ _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: tuple[str, ...] = tuple(sorted(p.stem for p in _PRESET_FOLDER.glob("*.yaml")))
 COMMAND_LINE = "command line"
 
+# The plain nested form of a config, as YAML has it.
 Tree = dict[str, Any]
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -28,56 +29,59 @@ def load_run(base: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     """The config of one run.
 
     Args:
-        base: A preset's name, or a YAML file; None is the preset `quick`.
+        base: The name of a preset, or a YAML file; None is the preset `quick`.
         overrides: Arguments of the form `optim.lr=3e-5`.
 
     Raises:
-        ConfigError: With one line for each mistake found, all at once.
+        ConfigError: One line for each mistake, all at once.
     """
     return load_config(RunConfig, base or "quick", overrides)
 
 
 def override(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """A run config with the given dotted addresses replaced, checked again.
+    """A run config with the values at the given dotted addresses replaced, and validated again.
 
-    A study's config loses its `study` and `search` sections: the result is one run.
+    A study's config loses its sections `study` and `search`: the result is one run.
     """
     tree = config.model_dump(mode="json", exclude={"study", "search"})
     for address, value in values.items():
-        _put(tree, address, value)
-    return _validated(RunConfig, tree, dict.fromkeys(values, "override"), "config")
+        _set_value(tree, address, value)
+    return _validate(RunConfig, tree, dict.fromkeys(values, "override"), "config")
 
 
 def config_from_dict(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig:
-    """A run config from its plain nested form, as it travels between processes."""
-    return _validated(RunConfig, dict(tree), {}, where)
+    """A run config from its plain nested form, in which it is sent between processes."""
+    return _validate(RunConfig, dict(tree), {}, where)
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved config as YAML, enough to repeat the run."""
+    """The resolved config as YAML: enough to repeat the run."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def apply_overrides(
     config: RunConfig, overrides: Sequence[str], *, allowed: Sequence[str]
 ) -> RunConfig:
-    """A run config with those `key=value` arguments applied that a command allows.
+    """A run config with `key=value` arguments applied, of which a command accepts only some.
+
+    Args:
+        allowed: The addresses that the command accepts.
 
     Raises:
-        ConfigError: An address is not allowed, or a value is wrong.
+        ConfigError: An address is not accepted, or a value is wrong.
     """
     for argument in overrides:
         address = argument.partition("=")[0]
         if address not in allowed:
             raise ConfigError(
-                f'{COMMAND_LINE}: "{address}" has no meaning here; allowed: {", ".join(allowed)}'
+                f'{COMMAND_LINE}: "{address}" is not accepted here; allowed: {", ".join(allowed)}'
                 f"{nearest(address, allowed)}"
             )
     tree: Tree = config.model_dump(mode="json")
     origins: dict[str, str] = {}
     mistakes: list[str] = []
     _apply(tree, overrides, origins, mistakes)
-    return _validated(RunConfig, tree, origins, "bundle", mistakes)
+    return _validate(RunConfig, tree, origins, "bundle", mistakes)
 
 
 def get_value(config: RunConfig, address: str) -> Any:
@@ -88,13 +92,13 @@ def get_value(config: RunConfig, address: str) -> Any:
     return value
 
 
-def load_config(kind: type[Config], base: str, overrides: Sequence[str]) -> Config:
-    """A config of a kind from a preset or file and `key=value` arguments; see `load_run`."""
+def load_config(schema: type[Config], base: str, overrides: Sequence[str]) -> Config:
+    """As `load_run`, for the given config class."""
     tree, origin = _read_base(base)
     origins: dict[str, str] = {}
     mistakes: list[str] = []
     _apply(tree, overrides, origins, mistakes)
-    return _validated(kind, tree, origins, origin, mistakes)
+    return _validate(schema, tree, origins, origin, mistakes)
 
 
 def _apply(
@@ -110,16 +114,16 @@ def _apply(
             continue
         origins[address] = COMMAND_LINE
         try:
-            _put(tree, address, _parse_value(text))
+            _set_value(tree, address, _parse_value(text))
         except (ConfigError, yaml.YAMLError) as error:
             mistakes.append(f'{COMMAND_LINE}: "{argument}": {one_line(error)}')
 
 
 def _origin(address: str, sentence: str, origins: Mapping[str, str]) -> str | None:
-    """Where the value came from that a mistake is about, if it was not the preset or file."""
+    """The origin of the value that an error is about, if it is not the preset or file."""
     for given, origin in origins.items():
         related = f"{address}.".startswith(f"{given}.") or given.startswith(f"{address}.")
-        # A mistake between several values has no address; its sentence names them.
+        # An error about several values has no address; its message names them.
         if (address and related) or (not address and given in sentence):
             return origin
     return None
@@ -143,7 +147,7 @@ def _read_base(base: str) -> tuple[Tree, str]:
             f'{base}: preset "{preset}" does not exist; allowed: {", ".join(PRESETS)}'
             f"{nearest(str(preset), PRESETS)}"
         )
-    return _merged(_read_yaml(_PRESET_FOLDER / f"{preset}.yaml"), tree), base
+    return _merge(_read_yaml(_PRESET_FOLDER / f"{preset}.yaml"), tree), base
 
 
 def _read_yaml(path: Path) -> Tree:
@@ -156,43 +160,45 @@ def _read_yaml(path: Path) -> Tree:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds a {type(tree).__name__}; a mapping of settings is needed")
+        raise ConfigError(
+            f"{path}: contains a {type(tree).__name__}; allowed: a mapping of settings"
+        )
     return tree
 
 
 def _parse_value(text: str) -> Any:
-    """Lists and mappings as YAML, `null` as None, any other text as it is (the schema casts)."""
+    """Lists and mappings as YAML, `null` as None, anything else as a string (the schema casts)."""
     if text == "null":
         return None
     return yaml.safe_load(text) if text[:1] in ("[", "{") else text
 
 
-def _merged(below: Tree, above: Tree) -> Tree:
+def _merge(below: Tree, above: Tree) -> Tree:
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
         both = isinstance(value, dict) and isinstance(under, dict)
-        result[key] = _merged(under, value) if both else value  # type: ignore[arg-type]
+        result[key] = _merge(under, value) if both else value  # type: ignore[arg-type]
     return result
 
 
-def _put(tree: Tree, address: str, value: Any) -> None:
+def _set_value(tree: Tree, address: str, value: Any) -> None:
     *sections, leaf = address.split(".")
     if sections and sections[0] == "search":
         sections, leaf = ["search"], address.removeprefix("search.")
     for section in sections:
         below = tree.setdefault(section, {})
         if not isinstance(below, dict):
-            raise ConfigError(f'"{section}" is a value, it has no key below it')
+            raise ConfigError(f'"{section}" is a value and has no keys')
         tree = below
     under = tree.get(leaf)
-    # A section takes what is given; a searched range is given whole.
+    # Mappings are merged into a section; a search range is replaced as a whole.
     both = isinstance(value, dict) and isinstance(under, dict) and not address.startswith("search")
-    tree[leaf] = _merged(under, value) if both else value  # type: ignore[arg-type]
+    tree[leaf] = _merge(under, value) if both else value  # type: ignore[arg-type]
 
 
-def _validated(
-    kind: type[Config],
+def _validate(
+    schema: type[Config],
     tree: Tree,
     origins: Mapping[str, str],
     default_origin: str,
@@ -201,10 +207,9 @@ def _validated(
     lines = list(mistakes)
     config = None
     try:
-        config = kind.model_validate(tree)
+        config = schema.model_validate(tree)
     except ValidationError as error:
-        mistakes_found = describe_errors(error, kind, given=origins)
-        for address, sentence in mistakes_found:
+        for address, sentence in describe_errors(error, schema, given=origins):
             lines.append(f"{_origin(address, sentence, origins) or default_origin}: {sentence}")
     if lines or config is None:
         raise ConfigError("\n".join(lines))

@@ -1,4 +1,6 @@
-"""What may change when a run or study goes on: where it runs and how long, not what it learns."""
+"""Which settings may change when a run or study resumes: where and how long it runs, not what it
+learns.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,14 +29,14 @@ _MAY_CHANGE = (
 
 
 def resumed_run(saved: Path, base: str | None, overrides: Sequence[str]) -> RunConfig:
-    """The saved config of a run with the command line's changes, if they may be made.
+    """The saved config of a run with the changes of the command line, if they are allowed.
 
     Args:
-        base: The preset or file on the command line, which must be what the run began with; None
-            takes the saved config.
+        base: The preset or file on the command line, which must be the one that the run started
+            with; None takes the saved config.
 
     Raises:
-        RunError: It would become another run; the message shows every difference.
+        RunError: It would become another run; the message lists every difference.
     """
     before, after = load_run(str(saved)), load_run(base or str(saved), overrides)
     _refuse_changes(saved, before, after)
@@ -42,7 +44,7 @@ def resumed_run(saved: Path, base: str | None, overrides: Sequence[str]) -> RunC
 
 
 def resumed_study(saved: Path, base: str | None, overrides: Sequence[str]) -> StudyConfig:
-    """As `resumed_run`, for a study; it may be given more trials."""
+    """As `resumed_run`, for a study, whose number of trials may grow."""
     before, after = load_study(str(saved)), load_study(base or str(saved), overrides)
     _refuse_changes(saved, before, after)
     return after
@@ -57,8 +59,8 @@ def _refuse_changes(saved: Path, before: RunConfig, after: RunConfig) -> None:
     ]
     if changes:
         raise RunError(
-            f"{saved.parent}: --resume goes on with the config it began with; different here: "
-            f"{'; '.join(changes)}; leave it out, or take another name"
+            f"{saved.parent}: --resume needs the config that it started with; different here: "
+            f"{'; '.join(changes)}; leave that out, or use another name"
         )
 
 

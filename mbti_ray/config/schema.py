@@ -1,7 +1,7 @@
-"""Every setting of a run, typed: the one list of what may be configured and what it may be.
+"""Every setting of a run, typed: the one list of settings, their allowed values and defaults.
 
-The defaults are the seed's figures. Knows nothing of files, presets or the command line (see
-`load`) and imports nothing heavy.
+The defaults are those of the seed. Must not know of files, presets or the command line, which are
+in `load`; imports nothing heavy.
 """
 
 from typing import Annotated, Literal
@@ -21,13 +21,13 @@ Precision = Annotated[
     BeforeValidator(lambda v: str(v) if isinstance(v, int) else v),
 ]
 
-# Scores that a run can watch, all of the validation split.
+# Scores of the validation split that a run can monitor.
 Monitor = Literal[
     "loss", "brier", "acc_ei", "acc_sn", "acc_tf", "acc_jp", "acc_mean", "acc_total", "bal_mean"
 ]
 _LOWER_IS_BETTER = ("loss", "brier")
 
-# What may be hidden besides type words and URLs.
+# What may be masked besides type words and URLs.
 MaskKind = Literal["functions", "temperaments", "axes"]
 
 
@@ -37,38 +37,38 @@ def mode_of(monitor: Monitor) -> Literal["min", "max"]:
 
 
 class ConfigSection(BaseModel):
-    """Base of all sections: immutable, and no key that is not declared."""
+    """Base of all sections: immutable, without undeclared keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataConfig(ConfigSection):
-    """What is read, what one row is, and how rows are kept apart."""
+    """The source, what one row is, and how rows are split."""
 
     source: str = Field(
         "builtin",
         description="builtin, a .csv/.jsonl/.parquet file, a saved dataset folder, or a hub name",
     )
     unit: Literal["user", "post"] = Field(
-        "user", description="one row is all posts of a user, or one post"
+        "user", description="one row of the model's data: all posts of a user, or one post"
     )
     split_by: Literal["auto", "author", "user", "post"] = Field(
-        "auto", description="what must not stand on both sides; auto: author if there is one"
+        "auto", description="what is never in two splits; auto: author if there is one"
     )
-    mask: bool = Field(True, description="hide type words and URLs from the model")
+    mask: bool = Field(True, description="mask type words and URLs")
     mask_also: tuple[MaskKind, ...] = Field(
         (),
-        description="with mask, also hide functions (Ni-Te), temperaments (NT, SJ), axes "
+        description="with mask, also mask functions (Ni-Te), temperaments (NT, SJ), axes "
         "(introvert, sensor)",
     )
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="validation share")
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="test share")
-    max_bad_share: Share = Field(0.01, description="refuse a file with more bad rows than this")
-    max_windows: Count = Field(32, description="windows read of one user at the most")
+    max_bad_share: Share = Field(0.01, description="refuse a source with more bad rows")
+    max_windows: Count = Field(32, description="windows read of one user at most")
 
 
 class ModelConfig(ConfigSection):
-    """The encoder and what stands on it."""
+    """The encoder and the heads on top of it."""
 
     encoder: str = Field(
         "distilbert-base-uncased", description="a hub name, a folder, minilm, or tiny"
@@ -79,7 +79,7 @@ class ModelConfig(ConfigSection):
         "all", description="gradual: heads in epoch 1, the last layer too in 2, all from 3"
     )
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = Field(
-        512, description="tokens a window holds, special tokens included"
+        512, description="tokens of a window, special tokens included"
     )
 
 
@@ -87,7 +87,7 @@ PosWeights = tuple[Positive, Positive, Positive, Positive]
 
 
 class PolePowers(ConfigSection):
-    """For a positive pole: its balanced weight to this power; null leaves it to pos_weight."""
+    """For each positive pole: its balanced weight to this power; null: as pos_weight says."""
 
     E: Finite | None = None
     N: Finite | None = None
@@ -96,7 +96,7 @@ class PolePowers(ConfigSection):
 
 
 class PoleWeights(ConfigSection):
-    """For a positive pole: its weight itself; null leaves it to the above."""
+    """For each positive pole: the weight itself; null: as power or pos_weight say."""
 
     E: Positive | None = None
     N: Positive | None = None
@@ -123,7 +123,7 @@ class LossConfig(ConfigSection):
     def _one_weight_a_pole(self) -> "LossConfig":
         for pole, weight in self.weight:
             if weight is not None and getattr(self.power, pole) is not None:
-                raise ValueError(f"loss.power.{pole} and loss.weight.{pole} are both given")
+                raise ValueError(f"loss.power.{pole} and loss.weight.{pole} are both set")
         return self
 
 
@@ -134,52 +134,52 @@ class OptimConfig(ConfigSection):
     head_lr: Positive | None = Field(None, description="of the heads; null: the same as lr")
     weight_decay: NotNegative = Field(0.01, description="not applied to biases and norms")
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="each encoder layer learns at this share of the rate of the one above it"
+        1.0, description="learning rate of an encoder layer, relative to the layer above it"
     )
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="optimiser steps")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="optimizer steps")
     clip_norm: Positive | None = Field(1.0, description="gradient norm limit; null: none")
 
 
 class FitConfig(ConfigSection):
-    """How long and in what portions."""
+    """Epochs, batches, precision and early stopping."""
 
     epochs: Count = 10
     batch_size: Count = Field(
         16,
-        description="full windows' worth of tokens that a worker holds at once; more windows, when "
-        "they are shorter",
+        description="tokens of a worker's forward pass, in full windows; it has more windows "
+        "when they are shorter",
     )
     accumulate: Count = Field(
-        4, description="an optimiser step is batch_size x accumulate windows over all workers"
+        4, description="an optimizer step is batch_size x accumulate windows over all workers"
     )
     precision: Precision = Field(
-        "16-mixed", description="auto: bf16 or fp16 as the GPU has it, 32 on a CPU"
+        "16-mixed", description="auto: bf16 or fp16 as the GPU supports, 32 on a CPU"
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
         5, description="epochs without a better score before a run stops; null: never"
     )
-    monitor: Monitor = Field("acc_mean", description="the validation score that decides")
+    monitor: Monitor = Field("acc_mean", description="the validation score that selects the epoch")
     checkpoint_steps: Count | None = Field(
-        None, description="also save every so many optimiser steps; null: each epoch only"
+        None, description="steps between additional checkpoints; null: each epoch only"
     )
 
     gradient_checkpointing: bool = Field(
-        False, description="compute activations twice instead of keeping them: less memory"
+        False, description="recompute activations instead of keeping them: less memory"
     )
     compile: bool = Field(False, description="torch.compile the model; worth it in long runs")
     attention: Literal["padded", "packed"] = Field(
         "padded",
-        description="padded: rows of similar length; packed: windows one behind the other, nothing "
-        "padded (torch's variable-length attention on a GPU, without attention dropout)",
+        description="padded: windows of similar length; packed: windows concatenated without "
+        "padding (torch's variable-length attention on a GPU, without attention dropout)",
     )
     skip_nonfinite: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps whose loss is no number that are left out before the run stops"
+        0, description="steps with a non-finite loss that are skipped before the run stops"
     )
 
     tracker: Literal["none", "tensorboard", "mlflow"] = Field(
-        "none", description="where figures go besides metrics.jsonl (extras of these names)"
+        "none", description="also export metrics to (extras of these names)"
     )
-    profile: bool = Field(False, description="write a profiler's trace of five steps")
+    profile: bool = Field(False, description="write a profiler trace of five steps")
 
     @model_validator(mode="after")
     def _packed_is_not_compiled(self) -> "FitConfig":
@@ -189,7 +189,7 @@ class FitConfig(ConfigSection):
 
     @property
     def step_size(self) -> int:
-        """Windows in one optimiser step, whatever the number of workers."""
+        """Windows in one optimizer step, whatever the number of workers."""
         return self.batch_size * self.accumulate
 
     @property
@@ -198,17 +198,17 @@ class FitConfig(ConfigSection):
 
 
 class ScoringConfig(ConfigSection):
-    """What is fitted on the validation split, and what stands beside the scores."""
+    """What is fitted on the validation split, and what scores are compared with."""
 
     calibrate: bool = Field(True, description="a temperature for each head (Guo et al. 2017)")
     threshold: Literal["half", "accuracy", "balanced_accuracy", "f1"] = Field(
-        "half", description="half: 0.5; else the threshold of each head that is best for this score"
+        "half", description="half: 0.5; else the threshold of each head that maximizes this score"
     )
     abstain: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.0, description="a probability nearer to its threshold than this is answered X"
+        0.0, description="a probability closer to its threshold than this is answered X"
     )
     resamples: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        1000, description="bootstrap resamples behind the 95 % intervals; 0: no intervals"
+        1000, description="bootstrap resamples for the 95 % intervals; 0: no intervals"
     )
     baselines: bool = Field(
         True, description="also train TF-IDF and logistic regression (extra: baselines)"
@@ -216,14 +216,14 @@ class ScoringConfig(ConfigSection):
 
 
 class ScalingConfig(ConfigSection):
-    """Where it runs; no part of what is learned, so never part of a search."""
+    """Where it runs; not part of what is learned, so never part of a search space."""
 
     workers: Count | tuple[Count, Count] = Field(
-        1, description="or [min, max]: as many as the cluster has room for, now and later"
+        1, description="or [min, max]: as many as the cluster has capacity for, now and later"
     )
-    use_gpu: bool | Literal["auto"] = Field("auto", description="auto: when the cluster has one")
+    use_gpu: bool | Literal["auto"] = Field("auto", description="auto: if the cluster has one")
     cpus: Count | None = Field(
-        None, description="CPUs (and threads) of a worker; null: all there are, or 1 for a trial"
+        None, description="CPUs (and threads) of a worker; null: all, or 1 for a trial"
     )
     gpus: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of a GPU that a trial of one worker takes"
@@ -231,12 +231,12 @@ class ScalingConfig(ConfigSection):
 
     @property
     def most(self) -> int:
-        """Workers at the most."""
+        """Maximum number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
     def least(self) -> int:
-        """Workers at the least."""
+        """Minimum number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @model_validator(mode="after")
@@ -252,13 +252,13 @@ class ScalingConfig(ConfigSection):
 
 
 class FailureConfig(ConfigSection):
-    """What a run survives."""
+    """Which failures a run survives."""
 
     max_failures: Annotated[int, Field(ge=0)] = Field(
-        3, description="times a run restarts from its last checkpoint when a worker is lost"
+        3, description="restarts from the last checkpoint when a worker is lost"
     )
     grace_s: NotNegative = Field(
-        20.0, description="time to save in when a machine says that it will be taken away"
+        20.0, description="time to save a checkpoint before a machine is preempted"
     )
 
 
@@ -266,27 +266,27 @@ class ServeConfig(ConfigSection):
     """The HTTP service."""
 
     runtime: Literal["torch", "onnx", "onnx-int8"] = Field(
-        "torch", description="what computes the logits; `mbti_ray.export` makes the others"
+        "torch", description="what computes the logits; `mbti_ray.export` creates the others"
     )
     beside: str | None = Field(
-        None, description="a second bundle, run or study folder that is served beside the first"
+        None, description="a second bundle, run or study folder that is served alongside the first"
     )
     beside_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0,
-        description="of the questions: the part that the second bundle answers; at 0 those alone "
-        "that ask for it by the header X-Bundle-Id",
+        description="share of the requests that the second bundle answers; at 0 only those that "
+        "ask for it by the header X-Bundle-Id",
     )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     replicas: Count | tuple[Count, Count] = Field(
-        1, description="processes that hold the model; [min, max] scales them with the load"
+        1, description="processes that have the model loaded; [min, max] scales them with the load"
     )
     cpus: Count = Field(1, description="CPUs (and threads) of a replica")
     gpus: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="share of a GPU that a replica takes; torch only"
     )
     max_queued: Count = Field(
-        128, description="predictions that a replica holds at once; one more is answered 429"
+        128, description="predictions in a replica's queue; one more is answered 429"
     )
     max_wait_s: Positive = Field(
         5.0, description="a text that would wait longer for the model is answered 429"
@@ -295,11 +295,11 @@ class ServeConfig(ConfigSection):
         None, description="padded tokens of one forward pass; null: 2048, on a GPU 32768"
     )
     cache: Annotated[int, Field(ge=0)] = Field(
-        0, description="answers kept for texts that come again; 0 keeps none"
+        0, description="cached answers for repeated texts; 0: no cache"
     )
     deadline_s: Positive = Field(30.0, description="a slower answer is a 504")
     max_body_bytes: Count = Field(1_000_000, description="a larger body is a 413")
-    max_texts: Count = Field(256, description="texts or posts a request; more is a 413")
+    max_texts: Count = Field(256, description="texts or posts of a request; more is a 413")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ServeConfig":
@@ -323,7 +323,7 @@ class ServeConfig(ConfigSection):
 
 
 class RunConfig(ConfigSection):
-    """One run, wholly resolved."""
+    """One run, completely resolved."""
 
     name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = Field(
         None, description="run folder under storage; null: preset and time"
@@ -345,5 +345,5 @@ class RunConfig(ConfigSection):
         if self.data.val_share + self.data.test_share >= 0.8:
             raise ValueError("data.val_share + data.test_share leave less than 0.2 to train on")
         if self.data.split_by == "post" and self.data.unit == "user":
-            raise ValueError("data.split_by=post would tear users apart; it needs data.unit=post")
+            raise ValueError("data.split_by=post would divide users; it needs data.unit=post")
         return self

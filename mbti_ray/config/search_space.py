@@ -1,6 +1,6 @@
-"""Studies: their config, and whether what they search can be searched, before a cluster is asked.
+"""The search space of a study: loading its config, and validating it before a cluster is used.
 
-Knows the schema and how values are put into a config; nothing of Optuna.
+Knows the schema and how a value is set in a config. Must not know of Optuna.
 """
 
 import math
@@ -14,7 +14,7 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.config.study import Choices, FloatRange, Range, StudyConfig
 from mbti_ray.errors import ConfigError, nearest
 
-# Not part of what is learned, or fixed once for a study because its texts are tokenised once.
+# Not part of what is learned, or fixed for a whole study because texts are tokenized once.
 NOT_SEARCHABLE = (
     "name",
     "storage",
@@ -36,7 +36,7 @@ NOT_SEARCHABLE = (
     "fit.gradient_checkpointing",
     "fit.skip_nonfinite",
 )
-# What population-based training may change while a trial trains: nothing that has a shape.
+# What population-based training may change during a trial: nothing that determines a shape.
 CHANGEABLE = ("optim.", "model.dropout", "loss.")
 
 
@@ -44,20 +44,20 @@ def load_study(base: str | None, overrides: Sequence[str] = ()) -> StudyConfig:
     """The config of a study: as `load_run`, with the sections `study` and `search`.
 
     Raises:
-        ConfigError: With one line for each mistake found, all at once.
+        ConfigError: One line for each mistake, all at once.
     """
     base = base or _quick_study()
     config = load_config(StudyConfig, base, overrides)
-    mistakes = [f"{base}: {said}" for said in _mistakes(config)]
+    mistakes = [f"{base}: {line}" for line in _mistakes(config)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return config
 
 
 def default_point(config: StudyConfig) -> dict[str, Any] | None:
-    """The point of the search at which a trial is the config without a search.
+    """The point of the search space that equals the config without a search.
 
-    None where there is no such point, since a searched value is null there.
+    None if there is no such point, because a searched value is null in the config.
     """
     point: dict[str, Any] = {}
     for address in parents_first(config.search):
@@ -70,20 +70,20 @@ def default_point(config: StudyConfig) -> dict[str, Any] | None:
 
 
 def parents_first(search: Mapping[str, Range]) -> list[str]:
-    """The searched addresses, each after those that its condition names."""
+    """The searched addresses, each after those that its `when` condition names."""
     ordered: list[str] = []
     rest = list(search)
     while rest:
         ready = [a for a in rest if all(p in ordered for p in search[a].when)]
         if not ready:
-            raise ConfigError(f"search: conditions go in a circle: {', '.join(rest)}")
+            raise ConfigError(f"search: conditions are circular: {', '.join(rest)}")
         ordered += ready
         rest = [a for a in rest if a not in ready]
     return ordered
 
 
 def is_active(values: Range, point: Mapping[str, Any]) -> bool:
-    """Whether a range is searched, given the values of what its condition names."""
+    """Whether the condition of a range holds at a point."""
     return all(
         address in point
         and point[address] in (allowed if isinstance(allowed, tuple) else (allowed,))
@@ -92,7 +92,7 @@ def is_active(values: Range, point: Mapping[str, Any]) -> bool:
 
 
 def range_ends(values: Range) -> tuple[Any, ...]:
-    """Both ends of a range, or all its choices."""
+    """Both ends of a range, or all choices."""
     if isinstance(values, Choices):
         return values.choices
     if isinstance(values, FloatRange):
@@ -101,7 +101,7 @@ def range_ends(values: Range) -> tuple[Any, ...]:
 
 
 def can_suggest(values: Range, value: Any) -> bool:
-    """Whether a value is one that the range can suggest."""
+    """Whether a value can be sampled from a range."""
     if isinstance(values, Choices):
         return value in values.choices
     low, high = range_ends(values)
@@ -110,7 +110,7 @@ def can_suggest(values: Range, value: Any) -> bool:
 
 
 def describe_range(values: Range) -> str:
-    """A range in words."""
+    """A range in words: `from 0 to 1`, `one of [...]`."""
     if isinstance(values, Choices):
         return f"one of {list(values.choices)}"
     low, high = range_ends(values)
@@ -118,54 +118,56 @@ def describe_range(values: Range) -> str:
 
 
 def _quick_study() -> str:
-    """tune_configs/quick.yaml: inside an installed package, or beside it in a checkout."""
+    """tune_configs/quick.yaml: inside an installed package, or next to it in a checkout."""
     package = Path(__file__).parent.parent
     inside = package / "tune_configs" / "quick.yaml"
     return str(inside if inside.exists() else package.parent / "tune_configs" / "quick.yaml")
 
 
 def _mistakes(config: StudyConfig) -> list[str]:
-    """What is wrong with a search: addresses, ends, conditions, points to start from, default."""
+    """What is wrong in a study: addresses, ranges, conditions, start points, the default point."""
     known = config_addresses(RunConfig)
     searchable = [a for a in known if not a.startswith(NOT_SEARCHABLE)]
     if not config.search:
         return [f"search is empty; name at least one of: {', '.join(searchable)}"]
-    said = []
+    lines = []
     for address, values in config.search.items():
         if address not in known:
-            said.append(f'search: unknown key "{address}"{nearest(address, known)}')
+            lines.append(f'search: unknown key "{address}"{nearest(address, known)}')
         elif address not in searchable:
-            said.append(f'search: "{address}" cannot be searched; allowed: {", ".join(searchable)}')
+            lines.append(
+                f'search: "{address}" cannot be searched; allowed: {", ".join(searchable)}'
+            )
         else:
             found = [*_impossible(config, address, values), *_wrong_condition(config, address)]
-            said += [f"search: {line}" for line in found]
-    if said:
-        return said
+            lines += [f"search: {line}" for line in found]
+    if lines:
+        return lines
     try:
         parents_first(config.search)
     except ConfigError as error:
         return [str(error)]
-    for place, point in enumerate(config.study.start):
-        said += [f"study.start[{place}]: {line}" for line in _outside(config, point)]
-    return [*said, *_default_outside(config), *_unchangeable(config)]
+    for index, point in enumerate(config.study.start):
+        lines += [f"study.start[{index}]: {line}" for line in _outside(config, point)]
+    return [*lines, *_default_outside(config), *_unchangeable(config)]
 
 
 def _impossible(config: RunConfig, address: str, values: Range) -> list[str]:
-    """What is wrong with the values that a range can suggest."""
-    said = []
+    """What is wrong with the values of a range, as the schema checks them."""
+    lines = []
     for value in range_ends(values):
         try:
             override(config, {address: value})
         except ConfigError as error:
-            said.append(str(error).partition(": ")[2])
-    # Between two whole ends lie numbers that are not whole.
-    if not said and isinstance(values, FloatRange):
+            lines.append(str(error).partition(": ")[2])
+    # Between two integers there are numbers that are not integers.
+    if not lines and isinstance(values, FloatRange):
         between = values.low + (values.high - values.low) / math.e
         try:
             override(config, {address: between})
         except ConfigError:
-            said.append(f"{address} takes whole numbers; write {{int_low: ..., int_high: ...}}")
-    return said
+            lines.append(f"{address} takes integers; write {{int_low: ..., int_high: ...}}")
+    return lines
 
 
 def _wrong_condition(config: StudyConfig, address: str) -> Iterator[str]:
@@ -179,11 +181,11 @@ def _wrong_condition(config: StudyConfig, address: str) -> Iterator[str]:
         for value in allowed if isinstance(allowed, tuple) else (allowed,):
             if not can_suggest(config.search[parent], value):
                 words = describe_range(config.search[parent])
-                yield f"{address}: when: {parent}={value} never is; it is {words}"
+                yield f"{address}: when: {parent}={value} is never sampled; it is {words}"
 
 
 def _outside(config: StudyConfig, point: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a point to start from: it needs a value in range for what is searched."""
+    """What is wrong with a start point: it needs a value in range for every searched address."""
     for address in point:
         if address not in config.search:
             yield f'"{address}" is not searched; allowed: {", ".join(config.search)}'
@@ -198,14 +200,14 @@ def _outside(config: StudyConfig, point: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _default_outside(config: StudyConfig) -> Iterator[str]:
-    """Addresses whose value without a search the search cannot suggest."""
+    """Addresses whose value in the config is outside of their range."""
     point = default_point(config) or {}
     if not config.study.try_default:
         return
     for address, value in point.items():
         if not can_suggest(config.search[address], value):
             yield (
-                f"search: {address}={value} in the config itself, which is the first trial, is not "
+                f"search: {address}={value} in the config, which is the first trial, is not "
                 f"{describe_range(config.search[address])}; change one of them, or set "
                 "study.try_default=false"
             )
@@ -217,13 +219,13 @@ def _unchangeable(config: StudyConfig) -> Iterator[str]:
     for address, values in config.search.items():
         if not address.startswith(CHANGEABLE) or values.when:
             yield (
-                f"search: {address} cannot change while a trial trains, as study.scheduler=pbt "
-                f"wants it to; allowed: {', '.join(f'{a}*' for a in CHANGEABLE)}, without a when"
+                f"search: {address} cannot change during a trial, as study.scheduler=pbt "
+                f"requires; allowed: {', '.join(f'{a}*' for a in CHANGEABLE)}, without a when"
             )
 
 
 def _plain_default(config: StudyConfig, address: str) -> Any:
-    """The config's own value, in the terms of the search where null or a word stands for it."""
+    """The config's value as a number of the range, where the config has null or a word for it."""
     value = get_value(config, address)
     if isinstance(config.search[address], Choices):
         return value

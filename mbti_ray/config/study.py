@@ -1,7 +1,7 @@
-"""Every setting of a study, typed: what is searched, for what, how long and how.
+"""Every setting of a study, typed: the search space, the objective, the budget and the scheduler.
 
-A study's config is that of a run with two sections more. Knows nothing of files or Optuna, and
-imports nothing heavy.
+A study's config is that of a run with two more sections. Must not know of files or Optuna; imports
+nothing heavy.
 """
 
 from typing import Annotated, Literal
@@ -11,12 +11,12 @@ from pydantic import Field, model_validator
 from mbti_ray.config.schema import ConfigSection, Count, Monitor, Positive, RunConfig
 
 Value = str | float | int | bool | None
-# For which values of other searched addresses a range is searched.
+# The condition of a range: values of other searched addresses.
 When = dict[str, Value | tuple[Value, ...]]
 
 
 class FloatRange(ConfigSection):
-    """A number between two bounds, on a linear or logarithmic scale."""
+    """A float between two bounds, on a linear or logarithmic scale."""
 
     low: float
     high: float
@@ -28,12 +28,12 @@ class FloatRange(ConfigSection):
         if not self.low < self.high:
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
         if self.log and self.low <= 0:
-            raise ValueError(f"a log range starts above 0, got {self.low}")
+            raise ValueError(f"low must be above 0 for a log range, got {self.low}")
         return self
 
 
 class IntRange(ConfigSection):
-    """A whole number between two bounds, both included."""
+    """An integer between two bounds, both included."""
 
     int_low: int
     int_high: int
@@ -61,53 +61,55 @@ class StudyOptions(ConfigSection):
 
     trials: Count | None = Field(20, description="null: as many as study.hours allow")
     hours: Positive | None = Field(
-        None, description="after so many hours no new trial begins; those that run come to an end"
+        None, description="after this many hours no new trial starts; running ones are finished"
     )
     objective: (
         Monitor | Annotated[tuple[Monitor, ...], Field(min_length=2, max_length=4)] | None
     ) = Field(
         None,
-        description="null: fit.monitor; or several, of which the first chooses the epoch",
+        description="null: fit.monitor; or several, of which the first selects the epoch",
     )
     scheduler: Literal["asha", "pbt", "none"] = Field(
-        "asha", description="asha stops poor trials; pbt lets them copy good ones (one worker)"
+        "asha", description="asha stops poor trials; pbt makes them copy good ones (one worker)"
     )
     grace_epochs: Count = Field(
-        1, description="epochs before a trial can be stopped, or between two copies"
+        1, description="epochs before a trial can be stopped, or between two perturbations"
     )
-    reduction: Annotated[int, Field(ge=2)] = Field(3, description="1 in so many goes on at a rung")
+    reduction: Annotated[int, Field(ge=2)] = Field(
+        3, description="the best 1 in this many continue at a rung"
+    )
     startup_trials: Count = Field(5, description="random trials before TPE takes over")
     seeds: Count = Field(
-        1, description="seeds that a trial is trained with; what counts is their mean"
+        1, description="seeds that each trial is trained with; its value is their mean"
     )
-    max_concurrent: Count | None = Field(None, description="null: what the cluster holds")
+    max_concurrent: Count | None = Field(None, description="null: as many as the cluster can run")
     try_default: bool = Field(True, description="the first trial is the config without a search")
     start: tuple[dict[str, Value], ...] = Field(
-        (), description="points to try first, each {address: value, ...} of what is searched"
+        (), description="points to try first, each {address: value, ...} of searched addresses"
     )
     warm_start: tuple[str, ...] = Field(
         (), description="folders of earlier studies, whose trials the sampler learns from"
     )
     storage: str | None = Field(
         None,
-        description="of the study: null for SQLite in its folder, journal for a file there that a "
-        "shared folder carries, or the URL of a database",
+        description="of the study: null for SQLite in its folder, journal for a file there that "
+        "works on shared folders, or the URL of a database",
     )
 
     @model_validator(mode="after")
     def _ends_and_fits(self) -> "StudyOptions":
         if self.trials is None and self.hours is None:
-            raise ValueError("study.trials=null needs study.hours: a study has to end")
+            raise ValueError("study.trials=null needs study.hours, so that the study ends")
         objectives = self.objective if isinstance(self.objective, tuple) else ()
         if len(set(objectives)) < len(objectives):
-            raise ValueError(f"study.objective names a score twice: {', '.join(objectives)}")
+            raise ValueError(f"study.objective has a score twice: {', '.join(objectives)}")
         if self.scheduler == "pbt" and (objectives or self.seeds > 1):
             raise ValueError("study.scheduler=pbt takes one study.objective and study.seeds=1")
         return self
 
 
 class StudyConfig(RunConfig):
-    """A run to start from, and what of it is searched."""
+    """A run, and the search space over its settings."""
 
     study: StudyOptions = StudyOptions()
     search: dict[str, Range] = Field(default_factory=dict)
@@ -123,9 +125,9 @@ class StudyConfig(RunConfig):
 
     @property
     def objectives(self) -> tuple[Monitor, ...]:
-        """What is sought; the first decides which epoch of a trial counts."""
-        wanted = self.study.objective or self.fit.monitor
-        return (wanted,) if isinstance(wanted, str) else wanted
+        """The objectives; the first selects the epoch of a trial that counts."""
+        objective = self.study.objective or self.fit.monitor
+        return (objective,) if isinstance(objective, str) else objective
 
     @property
     def objective(self) -> Monitor:

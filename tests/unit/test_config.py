@@ -1,4 +1,4 @@
-"""Presets, files and arguments make one config, or a message for every mistake at once."""
+"""Presets, files and arguments resolve to one config, or to a message for every mistake."""
 
 import pytest
 import yaml
@@ -45,10 +45,10 @@ def mistakes_of(load, *arguments):
     return str(caught.value).splitlines()
 
 
-# What comes out
+# Resolving
 
 
-def test_the_preset_default_and_the_schema_hold_the_figures_of_the_seed():
+def test_the_preset_default_and_the_schema_have_the_values_of_the_seed():
     for config in (load_run("default"), RunConfig()):
         figures = {
             "model.encoder": "distilbert-base-uncased",
@@ -78,7 +78,7 @@ def test_without_a_base_a_run_is_the_preset_quick():
     assert set(PRESETS) == {"default", "minilm", "quick"}
 
 
-def test_a_file_is_above_its_preset_and_the_command_line_above_both(file):
+def test_a_file_overrides_its_preset_and_the_command_line_overrides_both(file):
     path = file("preset: quick\noptim: {lr: 0.5, head_lr: 0.7}\nfit: {epochs: 4}\n")
     config = load_run(path, ["fit.epochs=9", "optim.lr=3e-5"])
     quick = load_run("quick")
@@ -88,12 +88,12 @@ def test_a_file_is_above_its_preset_and_the_command_line_above_both(file):
     assert config.loss == RunConfig().loss
 
 
-def test_a_file_without_a_preset_stands_on_the_schema(file):
+def test_a_file_without_a_preset_is_based_on_the_schema(file):
     assert load_run(file("optim: {lr: 0.5}")).optim.warmup_steps == 500
     assert load_run(file("")) == RunConfig()
 
 
-def test_the_last_of_equal_arguments_counts():
+def test_the_last_of_equal_arguments_wins():
     assert load_run("quick", ["seed=1", "seed=2"]).seed == 2
 
 
@@ -115,7 +115,7 @@ def test_the_last_of_equal_arguments_counts():
         ("model.encoder=no", "no"),
     ],
 )
-def test_an_argument_is_read_as_its_setting_wants_it(argument, value):
+def test_an_argument_is_cast_to_the_type_of_its_setting(argument, value):
     config = load_run("quick", [argument])
     got = get_value(config, argument.partition("=")[0])
     assert got == value
@@ -144,10 +144,10 @@ def test_every_address_that_others_rely_on_exists():
     assert relied_on <= set(config_addresses(RunConfig))
 
 
-# What is refused
+# Refusing
 
 
-def test_every_mistake_is_said_at_once_with_where_it_comes_from(file):
+def test_every_mistake_is_reported_at_once_with_its_origin(file):
     path = file("preset: quick\noptim: {lr: -1, lrr: 2}\nfit: {epochs: 0}\n")
     lines = mistakes_of(load_run, path, ["model.poolin=cls", "seed=x", "loss.kind=bc", "nonsense"])
     beginnings = [
@@ -183,11 +183,11 @@ def test_every_mistake_is_said_at_once_with_where_it_comes_from(file):
         ("loss.pos_weight=[1, 2, 3]", "4 numbers"),
         ("scaling.use_gpu=maybe", "allowed: true, false, auto"),
         ("seed=-1", "allowed: a whole number at least 0 and below 2147483648"),
-        ("name=../up", "allowed: a text matching"),
+        ("name=../up", "allowed: a string matching"),
         ("serve.port=70000", "allowed: a whole number at least 1 and at most 65535"),
     ],
 )
-def test_an_impossible_value_is_told_what_is_allowed(argument, says):
+def test_the_message_for_a_wrong_value_lists_what_is_allowed(argument, says):
     (line,) = mistakes_of(load_run, "quick", [argument])
     address = argument.partition("=")[0]
     assert line.startswith(f"command line: {address}=")
@@ -206,7 +206,7 @@ def test_an_impossible_value_is_told_what_is_allowed(argument, says):
         ("study.trials=3", 'unknown key "study'),
     ],
 )
-def test_an_unknown_key_is_told_the_nearest_or_what_is_allowed(argument, says):
+def test_the_message_for_an_unknown_key_names_the_closest_or_what_is_allowed(argument, says):
     (line,) = mistakes_of(load_run, "quick", [argument])
     assert line.startswith("command line: unknown key ")
     assert says in line
@@ -218,9 +218,9 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_preset(argument):
     assert line.startswith("command line: ")
 
 
-def test_a_value_has_no_key_below_it():
+def test_a_value_has_no_keys():
     (line,) = mistakes_of(load_run, "quick", ["optim.lr.x=1"])
-    assert line == 'command line: "optim.lr.x=1": "lr" is a value, it has no key below it'
+    assert line == 'command line: "optim.lr.x=1": "lr" is a value and has no keys'
 
 
 def test_broken_yaml_in_an_argument_or_file_is_one_line(file):
@@ -234,19 +234,19 @@ def test_broken_yaml_in_an_argument_or_file_is_one_line(file):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("- 1\n", "holds a list; a mapping of settings is needed"),
+        ("- 1\n", "contains a list; allowed: a mapping of settings"),
         ("preset: quik\n", 'preset "quik" does not exist; allowed: default, minilm, quick; did'),
         ("model: 5\n", "model=5 is not allowed"),
         ("1: 2\n", "1="),
     ],
 )
-def test_a_file_that_is_no_config_is_refused_by_its_name(file, text, says):
+def test_a_file_that_is_not_a_config_is_refused_by_its_name(file, text, says):
     path = file(text)
     (line,) = mistakes_of(load_run, path)
     assert line.startswith(f"{path}: {says}")
 
 
-def test_a_base_that_does_not_exist_is_told_the_nearest_preset(tmp_path):
+def test_the_message_for_a_missing_base_names_the_closest_preset(tmp_path):
     (line,) = mistakes_of(load_run, "minlm")
     assert line.endswith('presets: default, minilm, quick; did you mean "minilm"?')
     path = str(tmp_path / "no.yaml")
@@ -271,7 +271,7 @@ def test_settings_that_exclude_each_other_are_refused(overrides, says):
 # Studies
 
 
-def test_a_study_is_a_run_and_what_of_it_is_searched(file):
+def test_a_study_is_a_run_and_a_search_space(file):
     path = file(
         "preset: quick\nstudy: {trials: 3}\nsearch:\n"
         "  optim.lr: {low: 1.0e-5, high: 1.0e-2, log: true}\n"
@@ -322,7 +322,7 @@ def test_no_cluster_shape_is_ever_searchable(file):
     assert sections == {"seed", "model", "loss", "optim", "fit"}
 
 
-def test_an_unknown_searched_key_is_told_the_nearest(file):
+def test_the_message_for_an_unknown_searched_key_names_the_closest(file):
     path = file("preset: quick\nsearch: {optim.lrr: {low: 1, high: 2}}\n")
     assert mistakes_of(load_study, path) == [
         f'{path}: search: unknown key "optim.lrr"; did you mean "optim.lr"?'
@@ -340,13 +340,13 @@ def test_an_unknown_searched_key_is_told_the_nearest(file):
         ("optim.lr: {low: 0.1, high: .inf}", "optim.lr=inf"),
     ],
 )
-def test_every_end_of_a_searched_range_has_to_be_a_possible_value(file, space, wrong):
+def test_both_ends_of_a_range_have_to_be_allowed_values(file, space, wrong):
     path = file(f"preset: quick\nsearch: {{{space}}}\n")
     (line,) = mistakes_of(load_study, path)
     assert line.startswith(f"{path}: search: {wrong} is not allowed; ")
 
 
-def test_all_mistakes_of_a_search_space_are_said_at_once(file):
+def test_all_mistakes_of_a_search_space_are_reported_at_once(file):
     path = file(
         "preset: quick\nsearch:\n  optim.lr: {low: -1, high: 0.1}\n  optim.lrr: {low: 0, high: 1}\n"
         "  model.dropout: {low: -1, high: 2}\n  scaling.workers: {int_low: 1, int_high: 2}\n"
@@ -361,11 +361,11 @@ def test_all_mistakes_of_a_search_space_are_said_at_once(file):
     [
         ("{low: 2, high: 1}", "low must be below high, got 2.0 and 1.0"),
         ("{low: 1, high: 1}", "low must be below high"),
-        ("{low: 0, high: 1, log: true}", "a log range starts above 0, got 0.0"),
+        ("{low: 0, high: 1, log: true}", "low must be above 0 for a log range, got 0.0"),
         ("{int_low: 3, int_high: 2}", "int_low must be below int_high, got 3, 2"),
     ],
 )
-def test_a_range_that_holds_nothing_is_told_why(file, space, says):
+def test_an_empty_range_is_refused_with_the_reason(file, space, says):
     path = file(f"preset: quick\nsearch: {{optim.lr: {space}}}\n")
     (line,) = mistakes_of(load_study, path)
     assert line.startswith(f"{path}: search.optim.lr=")
@@ -380,14 +380,14 @@ def test_a_range_that_holds_nothing_is_told_why(file, space, says):
         "3",
     ],
 )
-def test_what_is_no_range_is_refused_with_the_forms_there_are(file, space):
+def test_what_is_not_a_range_is_refused_with_the_allowed_forms(file, space):
     path = file(f"preset: quick\nsearch: {{optim.lr: {space}}}\n")
     (line,) = mistakes_of(load_study, path)
     assert line.startswith(f"{path}: search.optim.lr=")
     assert "{low, high, log}, {int_low, int_high} or {choices: [...]}" in line
 
 
-def test_every_value_that_a_range_can_suggest_is_possible(file):
+def test_every_value_that_a_range_can_suggest_is_allowed(file):
     impossible = []
     for address in config_addresses(RunConfig):
         path = file(f"preset: quick\nsearch: {{{address}: {{low: 1, high: 32}}}}\n")
@@ -402,7 +402,7 @@ def test_every_value_that_a_range_can_suggest_is_possible(file):
 # One run of a study
 
 
-def test_overridden_replaces_addresses_and_drops_the_study(file):
+def test_override_replaces_values_and_drops_the_study(file):
     study = load_study(file("preset: quick\n" + LR_SEARCH))
     config = override(study, {"optim.lr": 0.25, "model.pooling": "cls"})
     assert type(config) is RunConfig
@@ -411,18 +411,18 @@ def test_overridden_replaces_addresses_and_drops_the_study(file):
     assert study.optim.lr != 0.25
 
 
-def test_overridden_checks_what_it_is_given():
+def test_override_validates_the_values():
     with pytest.raises(ConfigError, match=r"override: optim\.lr=-1 is not allowed"):
         override(load_run("quick"), {"optim.lr": -1})
     with pytest.raises(ConfigError, match="unknown key"):
         override(load_run("quick"), {"optim.lrr": 1})
 
 
-def test_a_command_takes_the_overrides_that_have_a_meaning_for_it_only():
+def test_a_command_accepts_its_own_overrides_only():
     config = load_run("quick")
     changed = apply_overrides(config, ["data.source=x.csv"], allowed=("data.source",))
     assert changed.data.source == "x.csv"
-    with pytest.raises(ConfigError, match=r'"optim\.lr" has no meaning here; allowed: data\.sour'):
+    with pytest.raises(ConfigError, match=r'"optim\.lr" is not accepted here; allowed: data\.so'):
         apply_overrides(config, ["optim.lr=1"], allowed=("data.source",))
 
 
@@ -480,11 +480,11 @@ def test_a_dumped_study_loads_to_the_same_study_and_reads_as_its_run(file):
     assert load_study(path) == config
 
 
-def test_no_mapping_of_a_dump_refers_to_a_preset(file):
+def test_a_dump_refers_to_no_preset(file):
     assert "preset" not in yaml.safe_load(dump_config(load_run("minilm")))
 
 
-# Going on
+# Resuming
 
 
 @pytest.fixture
@@ -503,13 +503,13 @@ def saved_study(tmp_path, file):
     return path
 
 
-def test_a_run_goes_on_with_the_config_that_it_began_with(saved_run):
+def test_a_run_resumes_with_the_config_that_it_started_with(saved_run):
     config = resumed_run(saved_run, None, [])
     assert type(config) is RunConfig
     assert (config.name, config.fit.epochs) == ("mine", 4)
 
 
-def test_a_run_may_go_on_elsewhere_and_on_more_workers(saved_run):
+def test_a_run_may_resume_elsewhere_and_on_more_workers(saved_run):
     config = resumed_run(
         saved_run,
         None,
@@ -525,29 +525,29 @@ def test_a_run_may_go_on_elsewhere_and_on_more_workers(saved_run):
     assert config.fit.epochs == 4
 
 
-def test_a_run_cannot_become_another_and_every_difference_is_shown(saved_run):
+def test_a_run_cannot_become_another_and_every_difference_is_listed(saved_run):
     with pytest.raises(RunError) as caught:
         resumed_run(
             saved_run, None, ["optim.lr=0.5", "fit.epochs=5", "seed=1", "scaling.workers=2"]
         )
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(f"{saved_run.parent}: --resume goes on with the config it began")
+    assert message.startswith(f"{saved_run.parent}: --resume needs the config that it started")
     for difference in ("optim.lr: 0.003 -> 0.5", "fit.epochs: 4 -> 5", "seed: 0 -> 1"):
         assert difference in message
     assert "scaling" not in message
 
 
-def test_a_run_does_not_go_on_under_another_preset(saved_run):
+def test_a_run_does_not_resume_under_another_preset(saved_run):
     with pytest.raises(RunError, match=r"model\.encoder: 'tiny' -> 'minilm'"):
         resumed_run(saved_run, "minilm", [])
 
 
-def test_saying_what_the_config_says_already_is_no_change(saved_run):
+def test_repeating_what_the_config_has_is_no_change(saved_run):
     assert resumed_run(saved_run, None, ["fit.epochs=4", "optim.lr=0.003"]).fit.epochs == 4
 
 
-def test_a_study_may_go_on_with_more_trials(saved_study):
+def test_a_study_may_resume_with_more_trials(saved_study):
     config = resumed_study(saved_study, None, ["study.trials=99", "study.max_concurrent=2"])
     assert type(config) is StudyConfig
     assert config.study.trials == 99
@@ -572,7 +572,7 @@ def test_a_study_cannot_become_another(saved_study, override, difference):
 
 @given(config=run_configs())
 @settings(max_examples=60)
-def test_any_config_survives_its_dump(config):
+def test_any_config_survives_a_dump(config):
     assert config_from_dict(yaml.safe_load(dump_config(config))) == config
 
 
@@ -584,6 +584,6 @@ def test_any_config_survives_its_dump(config):
         ('{"optim.clip_norm": 1}', '"optim.clip_norm" is not searched; allowed: optim.lr'),
     ],
 )
-def test_a_point_to_start_from_has_to_lie_in_the_ranges(point, says):
+def test_a_start_point_has_to_be_inside_the_ranges(point, says):
     lines = mistakes_of(load_study, None, [f"study.start=[{point}]"])
     assert any("study.start[0]: " in line and says in line for line in lines)
