@@ -1,6 +1,6 @@
-"""The whole path in one go: search, serve the best, ask it one question, stop everything.
+"""End-to-end demo: run a small study, serve its best model, send one request, shut down.
 
-Runs the commands that a person would type, and prints the service's answer as its last line.
+Runs the commands that a user would type, and prints the service's response as the last line.
 """
 
 import json
@@ -16,8 +16,8 @@ import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "tune_configs" / "quick.yaml"
-# The built-in corpus is synthetic and small: a model trained on it knows the words of that corpus.
-QUESTION = (
+# The built-in corpus is small and synthetic: a model trained on it knows the words of that corpus.
+TEXT = (
     "Nothing beats silence and books. I think about theories and patterns, trust logic and "
     "evidence, and keep lists of my plans and deadlines."
 )
@@ -32,11 +32,11 @@ def main() -> int:
     port = _free_port()
     service = subprocess.Popen(_command("serve", str(bundle), f"serve.port={port}"))
     try:
-        answer = _ask(f"http://127.0.0.1:{port}", service)
+        response = _request_prediction(f"http://127.0.0.1:{port}", service)
     finally:
         service.send_signal(signal.SIGTERM)
         service.wait(timeout=60)
-    print(json.dumps(answer))
+    print(json.dumps(response))
     return 0
 
 
@@ -51,19 +51,19 @@ def _free_port() -> int:
         return port
 
 
-def _ask(url: str, service: subprocess.Popen[bytes]) -> object:
+def _request_prediction(url: str, service: subprocess.Popen[bytes]) -> object:
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         if service.poll() is not None:
-            raise SystemExit(f"the service ended with {service.returncode}")
+            raise SystemExit(f"the service exited with code {service.returncode}")
         try:
             if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
                 break
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    print(f"asking {url}/predict: {QUESTION}", flush=True)
-    response = httpx.post(f"{url}/predict", json={"inputs": QUESTION}, timeout=30)
+    print(f"POST {url}/predict: {TEXT}", flush=True)
+    response = httpx.post(f"{url}/predict", json={"inputs": TEXT}, timeout=30)
     response.raise_for_status()
     return response.json()
 

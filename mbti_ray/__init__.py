@@ -1,4 +1,4 @@
-"""Fine-tune a text encoder with four binary MBTI heads on Ray, search it, serve it.
+"""Fine-tune a text encoder with four binary MBTI heads on Ray, tune it, and serve it.
 
 Importing this package loads neither torch nor Ray.
 """

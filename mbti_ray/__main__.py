@@ -10,30 +10,30 @@ from mbti_ray.errors import nearest
 VERBS = {
     "train": "train one run",
     "tune": "search hyperparameters",
-    "evaluate": "score a bundle on labelled rows",
+    "evaluate": "score a bundle on labeled rows",
     "predict": "predict texts or a file",
-    "export": "make a bundle fast on a CPU: ONNX Runtime, float32 and int8",
+    "export": "export a bundle to ONNX Runtime, in float32 and int8",
     "serve": "start the HTTP service",
-    "audit": "say what is in a data file",
-    "doctor": "check whether what is configured can run",
+    "audit": "describe a data file",
+    "doctor": "check whether the configuration can run here",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Hand the rest of the command line to the verb in front."""
+    """Run the given command with the rest of the command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: mbti-ray VERB ...   (mbti-ray VERB --help says more)\n")
-        for verb, does in VERBS.items():
-            print(f"  {verb:10} {does}")
+        print("usage: mbti-ray VERB ...   (details: mbti-ray VERB --help)\n")
+        for verb, description in VERBS.items():
+            print(f"  {verb:10} {description}")
         return 0
     verb = arguments[0]
     if verb == "--version":
         print(__version__)
         return 0
     if verb not in VERBS:
-        allowed = ", ".join(VERBS)
-        print(f'"{verb}" is no verb; allowed: {allowed}{nearest(verb, VERBS)}', file=sys.stderr)
+        allowed = ", ".join(VERBS) + nearest(verb, VERBS)
+        print(f'unknown command "{verb}"; allowed: {allowed}', file=sys.stderr)
         return 2
     return int(import_module(f"mbti_ray.{verb}").main(arguments[1:]))
 

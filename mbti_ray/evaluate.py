@@ -1,4 +1,4 @@
-"""`python -m mbti_ray.evaluate`: scores of a bundle on a labelled file."""
+"""`python -m mbti_ray.evaluate`: scores of a bundle on a labeled file."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = build_parser(
         "evaluate",
-        "Score a bundle on labelled rows, with and without type words, beside what any model has\n"
-        "to beat.",
+        "Score a bundle on labeled rows, with and without type words, and compare it with\n"
+        "baselines.",
         items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "
         "data.source=FILE",
     )
@@ -26,13 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--split",
         choices=_SPLITS,
         default="auto",
-        help="rows to score; auto: the test split of the data it was trained on, all of any other",
+        help="rows to score; auto: the test split of its training data, or all rows of other data",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="also write a row's labels and probabilities"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="also write each row's prediction",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="FILE.html", help="also write a page with the scorecard"
+        "--report", type=Path, metavar="FILE.html", help="also write a report with the scorecard"
     )
     return run_command(parser, _evaluate, argv)
 

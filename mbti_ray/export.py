@@ -1,4 +1,4 @@
-"""`python -m mbti_ray.export`: a bundle's graphs for ONNX Runtime, and what they score."""
+"""`python -m mbti_ray.export`: export a bundle to ONNX Runtime, and measure its accuracy."""
 
 import argparse
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = build_parser(
         "export",
-        "Write a bundle's graph for ONNX Runtime, in float32 and with int8 weights, and what each\n"
-        "scores on labelled rows. serve.runtime=onnx or onnx-int8 then takes it.",
+        "Export a bundle to ONNX, in float32 and with int8 weights, and score both on labeled\n"
+        "rows. Use them with serve.runtime=onnx or serve.runtime=onnx-int8.",
         items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "
         "data.source=FILE",
     )
@@ -30,39 +30,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
     home = locate_bundle(place, load_run(None, overrides).storage)
-    # Not the copy in this user's cache, which others may be reading.
+    # Not in this user's cache, where other processes may be reading the bundle.
     with open_run(home) as folder:
-        made = _export_in(folder.path, overrides)
+        exports = _export_and_score(folder.path, overrides)
         folder.push()
-    return {"bundle": str(home), "runtimes": made}
+    return {"bundle": str(home), "runtimes": exports}
 
 
-def _export_in(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[str, Any]]:
-    """Export the bundle of a folder; what each runtime is, as bundle.json has it."""
+def _export_and_score(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[str, Any]]:
+    """Export the bundle in a folder; returns the entries of bundle.json with their scores."""
     from mbti_ray.inference.bundle import load_manifest, write_runtimes
     from mbti_ray.inference.evaluation import load_evaluation_data, score_runtimes
     from mbti_ray.inference.predictor import compute_golden_logits
     from mbti_ray.inference.runtimes import RuntimeKind
     from mbti_ray.inference.runtimes.onnx_export import export_onnx
 
-    # First, so that nothing is written where there is nothing to measure it on.
+    # Loaded first, so that nothing is written if there are no rows to score.
     data = load_evaluation_data(folder, overrides)
     texts = [g.text for g in load_manifest(folder).golden]
-    made = export_onnx(folder, lambda bundle, kind: compute_golden_logits(bundle, texts, kind))
-    kinds: tuple[RuntimeKind, ...] = ("torch", *made)
+    exports = export_onnx(folder, lambda bundle, kind: compute_golden_logits(bundle, texts, kind))
+    kinds: tuple[RuntimeKind, ...] = ("torch", *exports)
     with progress_bar("rows", len(kinds) * len(data.examples)) as advance:
         scores = score_runtimes(folder, data, kinds, advance)
-    for kind, facts in made.items():
-        facts["scores"] = _beside(scores[kind], scores["torch"], data.description)
-    write_runtimes(folder, made)
-    _show(scores, data.description)
-    return made
+    for kind, export in exports.items():
+        export["scores"] = _compare(scores[kind], scores["torch"], data.description)
+    write_runtimes(folder, exports)
+    _print_scores(scores, data.description)
+    return exports
 
 
-def _beside(
+def _compare(
     scores: dict[str, float], torch_scores: dict[str, float], description: str
 ) -> dict[str, Any]:
-    """What a runtime scores, and how much less that is than torch on the same rows."""
+    """The scores of a runtime, and their difference from torch on the same rows."""
     return {
         "data": description,
         "rows": scores["rows"],
@@ -71,13 +71,12 @@ def _beside(
     }
 
 
-def _show(scores: dict[Any, dict[str, float]], description: str) -> None:
+def _print_scores(scores: dict[Any, dict[str, float]], description: str) -> None:
     pairs = [("rows", description)]
-    for kind, found in scores.items():
-        figures = ", ".join(f"{name} {found[name]:.4f}" for name in _SHOWN)
-        pairs.append((kind, figures))
+    for kind, values in scores.items():
+        pairs.append((kind, ", ".join(f"{name} {values[name]:.4f}" for name in _SHOWN)))
     print_pairs(pairs)
-    console.print("serve.runtime=onnx or serve.runtime=onnx-int8 takes them")
+    console.print("use them with serve.runtime=onnx or serve.runtime=onnx-int8")
 
 
 if __name__ == "__main__":

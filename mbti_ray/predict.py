@@ -1,9 +1,9 @@
-"""`python -m mbti_ray.predict`: predictions for texts, or for a file through Ray Data."""
+"""`python -m mbti_ray.predict`: predictions for texts, or for a file with Ray Data."""
 
 import argparse
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
@@ -14,6 +14,7 @@ from mbti_ray.cli.command import build_parser, run_command
 from mbti_ray.cli.progress import is_watched, progress_bar
 from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
 from mbti_ray.config import RunConfig, apply_overrides
+from mbti_ray.data.progress import ProgressCallback
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.storage.remote import Location, absolute_location
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 
 _ALLOWED = ("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime")
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
-# Rows of the input in a part: some seconds on a GPU, a minute or some on a CPU.
+# Input rows per part: seconds on a GPU, a minute or more on a CPU.
 _PART_ROWS = 5000
 _SHOWN_BAD_ROWS = 10
-# What of a bundle decides an answer besides its weights, which its id stands for.
-_DECIDES = (
+# Fields of the manifest that determine a prediction; `id` stands for the weights.
+_DETERMINING_FIELDS = (
     *("id", "unit", "max_windows", "mask_version", "mask_also"),
     *("temperature", "thresholds", "abstain"),
 )
@@ -40,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(
         "predict",
         "Predict the type of texts, or of every row of a file.\n\n"
-        "An output folder gets a Parquet file for each part of the input. If the command is\n"
-        "stopped or killed, the same command goes on and leaves the parts that are there.",
-        items='BUNDLE (a folder; the newest without it), "text" ..., key=value '
+        "An output folder receives one Parquet file for each part of the input. If the command is\n"
+        "stopped or killed, running it again resumes and keeps the parts that are complete.",
+        items='BUNDLE (a folder; default: the newest), "text" ..., key=value '
         "(serve.runtime=onnx, scaling.cpus=1, storage=FOLDER)",
     )
     parser.add_argument(
@@ -51,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output",
         metavar="PLACE",
-        help="a .csv, .jsonl or .parquet file, or a folder; and --input",
+        help="a .csv, .jsonl or .parquet file, or a folder; requires --input",
     )
     parser.add_argument(
-        "--fresh", action="store_true", help="delete the parts of an output folder first"
+        "--fresh", action="store_true", help="delete the parts in an output folder first"
     )
     parser.add_argument(
-        "--part-rows", type=int, metavar="N", help=f"rows of a part (default: {_PART_ROWS})"
+        "--part-rows", type=int, metavar="N", help=f"input rows per part (default: {_PART_ROWS})"
     )
     return run_command(parser, _predict, argv)
 
@@ -68,8 +69,8 @@ def _predict(options: argparse.Namespace) -> Result:
     config = apply_overrides(RunConfig(), overrides, allowed=_ALLOWED)
     if config.scaling.use_gpu is True and config.serve.runtime != "torch":
         raise ConfigError(
-            f"command line: serve.runtime={config.serve.runtime} computes on CPUs; leave out "
-            "scaling.use_gpu=true, or take serve.runtime=torch"
+            f"command line: serve.runtime={config.serve.runtime} runs on CPUs only; leave out "
+            "scaling.use_gpu=true, or use serve.runtime=torch"
         )
     place = rest.pop(0) if rest and _looks_like_a_path(rest[0]) else None
     if (options.input is None) != (options.output is None):
@@ -101,13 +102,12 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
     from mbti_ray.storage.output_tables import check_extension, check_parent, is_folder_output
 
     output = Path(options.output)
-    if is_folder_output(options.output):
+    is_folder = is_folder_output(options.output)
+    if is_folder:
         check_parent(output)
-        predict = _into_folder
     else:
         check_extension(output)
-        predict = _into_file
-    _check_options(options, is_folder=predict is _into_folder)
+    _check_options(options, is_folder=is_folder)
     check_readable(options.input)
     manifest = load_manifest(fetch_bundle(home))
 
@@ -115,23 +115,26 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
     from mbti_ray.on_ray.batch_prediction import PredictionJob
 
     path = Path(options.input).expanduser()
-    # A worker is in another folder.
+    # Workers have another working directory.
     source = str(path.resolve()) if path.exists() else options.input
     plan = ChunkPlan(source, manifest.unit, chunk_chars=choose_chunk_chars(source))
     job = PredictionJob(absolute_location(home), plan, config)
-    found = predict(job, manifest, options)
-    console.print(f"{found['rows']:,} rows: {output}", markup=False)
-    if found["bad"]:
-        _print_bad(options.input, found["bad"], Path(found["bad_rows"]))
-    return {"bundle": str(home), "bundle_id": manifest.id, "output": str(output), **found}
+    if is_folder:
+        summary = _predict_to_folder(job, manifest, options)
+    else:
+        summary = _predict_to_file(job, output)
+    console.print(f"{summary['rows']:,} rows: {output}", markup=False)
+    if summary["bad"]:
+        _print_bad_rows(options.input, summary["bad"], Path(summary["bad_rows"]))
+    return {"bundle": str(home), "bundle_id": manifest.id, "output": str(output), **summary}
 
 
 def _check_options(options: argparse.Namespace, *, is_folder: bool) -> None:
     if not is_folder and (options.fresh or options.part_rows is not None):
         name = "--fresh" if options.fresh else "--part-rows"
         raise ConfigError(
-            f"command line: {name} is for a folder of parts; --output {options.output} is a file, "
-            "which is replaced whole"
+            f"command line: {name} requires a folder of parts; --output {options.output} is a "
+            "file, which is replaced as a whole"
         )
     if options.part_rows is not None and options.part_rows < 1:
         raise ConfigError(f"command line: --part-rows {options.part_rows}; allowed: 1 or more")
@@ -139,20 +142,17 @@ def _check_options(options: argparse.Namespace, *, is_folder: bool) -> None:
         raise ConfigError(f"command line: --output {options.output} is the input; name another")
 
 
-def _into_file(
-    job: "PredictionJob", manifest: "Manifest", options: argparse.Namespace
-) -> dict[str, Any]:
+def _predict_to_file(job: "PredictionJob", output: Path) -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import predict_to_file
     from mbti_ray.on_ray.cluster.resources import ray_connection
 
-    output = Path(options.output)
     bad_rows = output.with_suffix(".bad.jsonl")
-    with ray_connection(_job_name(job)), _bar(job.chunks.source) as advance:
-        tally = predict_to_file(job, output, bad_rows, advance)
-    return {"rows": tally.rows, "bad": tally.bad, "bad_rows": str(bad_rows), **_speed(tally)}
+    with ray_connection(_job_name(job)), _row_progress(job.chunks.source) as advance:
+        stats = predict_to_file(job, output, bad_rows, advance)
+    return {"rows": stats.rows, "bad": stats.bad, "bad_rows": str(bad_rows), **_speed(stats)}
 
 
-def _into_folder(
+def _predict_to_folder(
     job: "PredictionJob", manifest: "Manifest", options: argparse.Namespace
 ) -> dict[str, Any]:
     from mbti_ray.data.sources import fingerprint_of
@@ -163,7 +163,7 @@ def _into_folder(
         Path(options.output),
         SCHEMA,
         made_from={
-            "bundle": _deciding(manifest, job.config.serve.runtime),
+            "bundle": _determining_values(manifest, job.config.serve.runtime),
             "input": fingerprint_of(job.chunks.source),
         },
         settings={
@@ -175,8 +175,8 @@ def _into_folder(
         part_rows = folder.settings["part_rows"]
         if options.part_rows not in (None, part_rows):
             raise RunError(
-                f"{folder.path}: was begun with --part-rows {part_rows}; leave the option out, or "
-                "--fresh deletes its parts first"
+                f"{folder.path}: was started with --part-rows {part_rows}; leave the option out, "
+                "or delete its parts first with --fresh"
             )
         plan = replace(
             job.chunks,
@@ -184,53 +184,53 @@ def _into_folder(
             chunk_chars=folder.settings["chunk_chars"],
             done=frozenset(folder.done),
         )
-        return _go_on(replace(job, chunks=plan), folder)
+        return _predict_missing_parts(replace(job, chunks=plan), folder)
 
 
-def _go_on(job: "PredictionJob", folder: "PartFolder") -> dict[str, Any]:
+def _predict_missing_parts(job: "PredictionJob", folder: "PartFolder") -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import PredictionStats, predict_to_folder
     from mbti_ray.on_ray.cluster.resources import ray_connection
 
-    before, tally = len(folder.done), PredictionStats()
+    before, stats = len(folder.done), PredictionStats()
     if before:
-        console.print(f"{folder.path}: {before} parts were done already", markup=False)
+        console.print(f"{folder.path}: {before} parts are already complete", markup=False)
     if folder.finished is None or not folder.is_finished:
-        with ray_connection(_job_name(job)), _bar(job.chunks.source) as advance:
+        with ray_connection(_job_name(job)), _row_progress(job.chunks.source) as advance:
             advance(before * job.chunks.part_rows, "")
-            tally = predict_to_folder(job, folder, advance)
-        counts = folder.finalize()
+            stats = predict_to_folder(job, folder, advance)
+        totals = folder.finalize()
     else:
-        counts = folder.finished
-    return {**counts, "before": before, "bad_rows": str(folder.bad_rows), **_speed(tally)}
+        totals = folder.finished
+    return {**totals, "before": before, "bad_rows": str(folder.bad_rows), **_speed(stats)}
 
 
-def _deciding(manifest: "Manifest", runtime: str) -> dict[str, Any]:
-    """What decides the answers of a bundle, as JSON holds it."""
-    facts = {name: getattr(manifest, name) for name in _DECIDES}
+def _determining_values(manifest: "Manifest", runtime: str) -> dict[str, Any]:
+    """Everything in a bundle that determines its predictions, as JSON values."""
+    values = {name: getattr(manifest, name) for name in _DETERMINING_FIELDS}
     export = manifest.runtimes.get(runtime, {})
-    return {**facts, "runtime": runtime, "export": export.get("sha256")}
+    return {**values, "runtime": runtime, "export": export.get("sha256")}
 
 
-def _speed(tally: "PredictionStats") -> dict[str, float]:
-    return {"seconds": tally.seconds, "rows_s": tally.rows_s}
+def _speed(stats: "PredictionStats") -> dict[str, float]:
+    return {"seconds": stats.seconds, "rows_s": stats.rows_s}
 
 
 def _job_name(job: "PredictionJob") -> str:
     return f"predict {Path(job.chunks.source).name}"
 
 
-def _bar(source: str) -> AbstractContextManager[Callable[[int, str], None]]:
+def _row_progress(source: str) -> AbstractContextManager[ProgressCallback]:
     from mbti_ray.data.sources import count_rows
 
     return progress_bar("rows", count_rows(source) if is_watched() else None)
 
 
-def _print_bad(source: str, count: int, kept_in: Path) -> None:
-    with kept_in.open(encoding="utf-8") as lines:
+def _print_bad_rows(source: str, count: int, written_to: Path) -> None:
+    with written_to.open(encoding="utf-8") as lines:
         first = [json.loads(line) for line in islice(lines, _SHOWN_BAD_ROWS)]
-    print_bad_rows(source, first, kept_in)
+    print_bad_rows(source, first, written_to)
     more = f"... and {count - len(first)} more, " if count > len(first) else ""
-    console.print(f"{more}all in {kept_in}", markup=False)
+    console.print(f"{more}all in {written_to}", markup=False)
 
 
 def _looks_like_a_path(item: str) -> bool:

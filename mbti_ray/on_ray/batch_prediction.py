@@ -1,7 +1,7 @@
-"""Predictions for a file: Ray Data streams it in chunks through actors that hold the model.
+"""Batch prediction of a file: Ray Data streams chunks of rows through actors that hold the model.
 
-A chunk is what an actor sorts by length and reads at once. Ray Data sees one row for each, so that
-it can neither join nor cut them.
+An actor sorts the rows of a chunk by length and predicts them together. To Ray Data a chunk is a
+single row, so chunks are never merged or split. Must not know command lines or output formats.
 """
 
 import json
@@ -46,11 +46,11 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What is to be predicted, with which bundle.
+    """The rows to predict, and the bundle to predict them with.
 
     Attributes:
-        bundle: Its path or URL, which each machine that computes finds by itself.
-        chunks: Of a source that the machine which this process is on can read.
+        bundle: Path or URL, resolved on each machine that runs an actor.
+        chunks: Chunks of a source that is readable on the machine of this process.
     """
 
     bundle: str
@@ -60,127 +60,126 @@ class PredictionJob:
 
 @dataclass
 class PredictionStats:
-    """How much was predicted, and how fast.
+    """Number of rows and throughput of a prediction job.
 
     Attributes:
         rows: Rows written.
-        bad: Rows of the input that were left out.
-        seconds: From when an actor began with its first chunk to when the last was written.
+        bad: Input rows that were left out.
+        seconds: Time from the start of the first chunk in an actor until the last one was written.
     """
 
     rows: int = 0
     bad: int = 0
     seconds: float = 0.0
-    _began: float = field(default=float("inf"), repr=False)
+    _started: float = field(default=float("inf"), repr=False)
 
     @property
     def rows_s(self) -> float:
         return self.rows / self.seconds if self.seconds else 0.0
 
-    def add(self, chunk: "_Predicted") -> None:
+    def add(self, chunk: "_PredictedChunk") -> None:
         self.rows += len(chunk.table)
         self.bad += len(chunk.bad)
-        self._began = min(self._began, chunk.began)
-        self.mark()
+        self._started = min(self._started, chunk.started)
+        self.update_seconds()
 
-    def mark(self) -> None:
-        """Take the time."""
-        self.seconds = max(0.0, time.time() - self._began)
+    def update_seconds(self) -> None:
+        self.seconds = max(0.0, time.time() - self._started)
 
 
 @dataclass(frozen=True)
-class _Predicted:
-    """The predictions of a chunk.
+class _PredictedChunk:
+    """The predictions for a chunk.
 
     Attributes:
-        records: Rows of the input in it, bad ones included.
-        began: When an actor began with it, in seconds since 1970.
+        records: Number of input rows, including bad ones.
+        started: When an actor started on it, in seconds since the epoch.
     """
 
     part: int
     records: int
     table: pa.Table
     bad: list[dict[str, Any]]
-    began: float
+    started: float
 
 
 def predict_to_file(
     job: PredictionJob, output: Path, bad_rows: Path, advance: ProgressCallback
 ) -> PredictionStats:
-    """Predict every row into a file, in order; the rows that cannot be read into another."""
-    tally = PredictionStats()
+    """Write the predictions of all rows to a file, in order, and unreadable rows to another."""
+    stats = PredictionStats()
 
     def tables(add_bad: Callable[[Iterable[dict[str, Any]]], None]) -> Iterator[pa.Table]:
-        for chunk in _predicted(job):
+        for chunk in _predict_chunks(job):
             yield chunk.table
             add_bad(chunk.bad)
-            tally.add(chunk)
-            advance(chunk.records, f"{tally.rows_s:.0f} rows/s")
+            stats.add(chunk)
+            advance(chunk.records, f"{stats.rows_s:.0f} rows/s")
 
     with write_json_lines(bad_rows) as add_bad:
         write_tables(output, tables(add_bad), SCHEMA)
-    tally.mark()
-    return tally
+    stats.update_seconds()
+    return stats
 
 
 def predict_to_folder(
     job: PredictionJob, folder: PartFolder, advance: ProgressCallback
 ) -> PredictionStats:
-    """Predict the rows of all parts that are not done yet, a file for each part."""
-    tally = PredictionStats()
-    for part, chunks in groupby(_predicted(job), attrgetter("part")):
+    """Predict the missing parts of a folder, one file for each part."""
+    stats = PredictionStats()
+    for part, chunks in groupby(_predict_chunks(job), attrgetter("part")):
         tables: list[pa.Table] = []
         bad: list[dict[str, Any]] = []
         for chunk in chunks:
             tables.append(chunk.table)
             bad += chunk.bad
-            tally.add(chunk)
-            advance(chunk.records, f"{tally.rows_s:.0f} rows/s")
+            stats.add(chunk)
+            advance(chunk.records, f"{stats.rows_s:.0f} rows/s")
         folder.write(part, tables, bad)
-        tally.mark()
-    return tally
+        stats.update_seconds()
+    return stats
 
 
-def _predicted(job: PredictionJob) -> Iterator[_Predicted]:
-    """Chunks in the order of the input, each once; of lost actors and tasks Ray makes new ones."""
+def _predict_chunks(job: PredictionJob) -> Iterator[_PredictedChunk]:
+    """Each chunk once, in input order; Ray retries the work of lost actors and tasks."""
     try:
-        for batch in _results(job).iter_batches(batch_size=1, batch_format="pyarrow"):
+        for batch in _build_dataset(job).iter_batches(batch_size=1, batch_format="pyarrow"):
             (row,) = batch.drop_columns(["rows"]).to_pylist()
             if row["refused"]:
                 raise BundleError(row["refused"])
-            yield _Predicted(
+            yield _PredictedChunk(
                 part=job.chunks.part_of(row["place"]),
                 records=row["records"],
                 table=unnest_table(batch.column("rows")),
                 bad=json.loads(row["bad"]),
-                began=row["began"],
+                started=row["started"],
             )
     except Exception as error:
-        told = _own_error(error)
-        if told is None:
+        user_error = _find_user_error(error)
+        if user_error is None:
             raise
-        raise told from None
+        raise user_error from None
 
 
-def _results(job: PredictionJob) -> Any:
-    """The dataset with a row for each chunk: where it was, and its predictions."""
+def _build_dataset(job: PredictionJob) -> Any:
+    """A Ray dataset with one row for each chunk, which holds its predictions."""
     config = job.config
     if config.serve.runtime != "torch":
-        # ONNX Runtime computes on CPUs; a GPU would only be kept from others.
+        # ONNX Runtime runs on CPUs here; a reserved GPU would stay idle.
         config = override(config, {"scaling.use_gpu": False})
     resources = trial_resources(config)
     actors = workers_at_once(resources, job.chunks.expected_chunks)
-    _quiet()
+    _silence_ray_data()
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    # Smaller than any row: each, which is a chunk, is a block of its own.
+    # Smaller than any row, so that each row, that is each chunk, is a block of its own.
     context.target_max_block_size = 1
     with ray.data.DataContext.current(context):
         return ray.data.read_datasource(
-            _Input(job.chunks), override_num_blocks=1, num_cpus=0
+            _ChunkSource(job.chunks), override_num_blocks=1, num_cpus=0
         ).map_batches(
-            _Actor,
+            _ModelActor,
             fn_constructor_args=(
                 job.bundle,
                 config.serve.runtime,
@@ -195,8 +194,8 @@ def _results(job: PredictionJob) -> Any:
         )
 
 
-class _Actor:
-    """Holds the model."""
+class _ModelActor:
+    """An actor that loads the bundle once and predicts chunk after chunk."""
 
     def __init__(self, bundle: str, runtime: Any, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
@@ -205,13 +204,15 @@ class _Actor:
             folder = fetch_bundle(bundle)
             self._loaded = Predictor.load(folder, runtime=runtime, threads=threads, device=device)
         except MbtiRayError as error:
-            # Raised, it would come to the driver as the text of a stack trace.
+            # Raised here, it would reach the driver only as the text of a stack trace.
             self._loaded = error
 
     def __call__(self, chunk: pa.Table) -> pa.Table:
-        began = time.time()
+        started = time.time()
         if isinstance(self._loaded, MbtiRayError):
-            return _answered(chunk, SCHEMA.empty_table(), began, refused=str(self._loaded))
+            return _with_predictions(
+                chunk, SCHEMA.empty_table(), started, refused=str(self._loaded)
+            )
         rows = unnest_table(chunk.column("rows"))
         predictions = self._loaded.predict(
             rows.column("posts").to_pylist(), whole=self._loaded.unit == "user"
@@ -222,21 +223,20 @@ class _Actor:
             columns[pole] = [p.probabilities[k] for p in predictions]
         columns["truncated"] = [p.truncated for p in predictions]
         columns["windows"] = [p.windows for p in predictions]
-        return _answered(chunk, pa.table(columns, schema=SCHEMA), began)
+        return _with_predictions(chunk, pa.table(columns, schema=SCHEMA), started)
 
 
-def _answered(
-    chunk: pa.Table, predictions: pa.Table, began: float, *, refused: str | None = None
+def _with_predictions(
+    chunk: pa.Table, predictions: pa.Table, started: float, *, refused: str | None = None
 ) -> pa.Table:
-    """A chunk with its predictions in place of its rows, or with why there are none."""
-    place = chunk.column_names.index("rows")
-    answered = chunk.set_column(place, "rows", nest_table(predictions))
-    answered = answered.append_column("began", pa.array([began]))
-    return answered.append_column("refused", pa.array([refused], pa.string()))
+    """A chunk with its rows replaced by their predictions, or the reason why there are none."""
+    result = chunk.set_column(chunk.column_names.index("rows"), "rows", nest_table(predictions))
+    result = result.append_column("started", pa.array([started]))
+    return result.append_column("refused", pa.array([refused], pa.string()))
 
 
-class _Input(ray.data.Datasource):  # type: ignore[misc]
-    """The rows to predict as Ray Data reads them: in one task, which gives chunk after chunk."""
+class _ChunkSource(ray.data.Datasource):  # type: ignore[misc]
+    """The chunks as a Ray Data source: a single read task yields them one by one."""
 
     def __init__(self, plan: ChunkPlan) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class _Input(ray.data.Datasource):  # type: ignore[misc]
 
     @property
     def supports_distributed_reads(self) -> bool:
-        # Only the machine that the command runs on has the file for sure.
+        # The file may exist on the driver's machine only.
         return False
 
     def estimate_inmemory_data_size(self) -> None:
@@ -258,19 +258,19 @@ class _Input(ray.data.Datasource):  # type: ignore[misc]
         return [ray.data.ReadTask(lambda: read_chunks(plan), metadata)]
 
 
-def _quiet() -> None:
-    """Keep Ray Data's remarks, and its stack traces of what is raised anyway, to its log file."""
+def _silence_ray_data() -> None:
+    """Send Ray Data's messages, and stack traces of errors raised anyway, to its log file only."""
     for handler in logging.getLogger("ray.data").handlers:
         if handler.name == "console":
             handler.setLevel(logging.CRITICAL)
 
 
-def _own_error(error: BaseException | None) -> MbtiRayError | None:
-    """What a worker had to say to the user, under what Ray has wrapped it in."""
+def _find_user_error(error: BaseException | None) -> MbtiRayError | None:
+    """The user's error inside the exceptions that Ray wrapped around it."""
     while error is not None:
         cause = getattr(error, "cause", None) or error.__cause__
         if isinstance(error, MbtiRayError) and not isinstance(error, RayError):
-            # Ray Data adds lines of its own.
+            # Ray Data appends lines of its own.
             return type(error)(str(error).splitlines()[0])
         error = cause
     return None

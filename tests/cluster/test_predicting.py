@@ -1,4 +1,4 @@
-"""Files through Ray Data on a real local Ray: all rows once, in order, whatever is killed."""
+"""Batch prediction on a real local Ray: every row once, in order, whatever is killed."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from mbti_ray.predict import main as predict
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
-# Of chunks of the smallest size a part of so many rows holds several.
+# A part with this many rows holds several chunks of the smallest size.
 PART_ROWS = 400
 
 
@@ -41,7 +41,7 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(bundle: Path, large_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The parts of the large file as a command writes them to which nothing happens."""
+    """The parts of the large file from a command that runs undisturbed."""
     output = tmp_path_factory.mktemp("whole") / "out"
     with command(bundle, large_file, output) as process:
         said, _ = process.communicate(timeout=300)
@@ -53,7 +53,7 @@ def whole(bundle: Path, large_file: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def command(bundle: Path, source: Path, output: Path) -> subprocess.Popen[str]:
-    """The command as a process of its own on the session's Ray."""
+    """The command as a separate process on the session's Ray."""
     import ray
 
     arguments = [str(bundle), "--input", str(source), "--output", f"{output}/", "--json"]
@@ -77,11 +77,11 @@ def wait_for(happened: Callable[[], Any], process: subprocess.Popen[str]) -> Any
             return found
         assert process.poll() is None, "the command ended too early"
         time.sleep(0.005)
-    pytest.fail("it did not happen")
+    pytest.fail("timed out")
 
 
 def workers(title: str) -> Iterator[int]:
-    """The processes of the session's Ray that are at something with this in its name."""
+    """Processes of the session's Ray with this text in their title."""
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if title in (folder / "cmdline").read_text() and os.getpid() in ancestors(folder.name):
@@ -100,7 +100,7 @@ def assert_same(folder: Path, whole: Path) -> None:
     assert (folder / "_bad_rows.jsonl").read_bytes() == (whole / "_bad_rows.jsonl").read_bytes()
 
 
-def test_a_file_is_predicted_in_its_order_with_its_ids(
+def test_predictions_keep_the_order_and_ids_of_the_file(
     bundle: Path, small_file: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.parquet"
@@ -122,7 +122,7 @@ def assert_predicted(bundle: Path, rows: list[dict[str, Any]], users: list[Any])
         assert given == pytest.approx(prediction.probabilities, abs=1e-5)
 
 
-def test_bad_rows_are_said_and_listed_beside_the_output(
+def test_bad_rows_are_printed_and_written_next_to_the_output(
     bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     posts = [json.dumps({"id": str(n), "text": f"a quiet evening {n}"}) for n in range(150)]
@@ -138,7 +138,7 @@ def test_bad_rows_are_said_and_listed_beside_the_output(
     assert bad["reason"].startswith("not one JSON object a line")
 
 
-def test_parts_are_one_table_in_order_and_equal_what_the_predictor_says(
+def test_parts_form_one_ordered_table_and_match_the_predictor(
     bundle: Path, large_file: Path, whole: Path
 ) -> None:
     rows = pq.read_table(whole).to_pylist()
@@ -153,7 +153,7 @@ def test_parts_are_one_table_in_order_and_equal_what_the_predictor_says(
     assert [json.loads(line)["number"] for line in lines] == [7, 2407]
 
 
-def test_a_killed_command_is_gone_on_with_and_its_parts_are_left_as_they_are(
+def test_a_killed_command_resumes_and_keeps_its_complete_parts(
     bundle: Path, large_file: Path, whole: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -166,7 +166,7 @@ def test_a_killed_command_is_gone_on_with_and_its_parts_are_left_as_they_are(
     with command(bundle, large_file, output) as process:
         said, _ = process.communicate(timeout=300)
     assert process.returncode == 0
-    assert f"{len(before)} parts were done already" in " ".join(said.split())
+    assert f"{len(before)} parts are already complete" in " ".join(said.split())
     result = json.loads(said.splitlines()[-1])
     assert (result["before"], result["parts"], result["rows"]) == (len(before), 15, 5998)
     assert before.items() <= parts_of(output).items()
@@ -174,8 +174,8 @@ def test_a_killed_command_is_gone_on_with_and_its_parts_are_left_as_they_are(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("title", "parts"), [("MapWorker", 1), ("Read_Input", 0)])
-def test_a_killed_worker_costs_no_row_and_gives_none_twice(
+@pytest.mark.parametrize(("title", "parts"), [("MapWorker", 1), ("Read_ChunkSource", 0)])
+def test_a_killed_worker_loses_and_duplicates_no_row(
     bundle: Path, large_file: Path, whole: Path, tmp_path: Path, title: str, parts: int
 ) -> None:
     output = tmp_path / "out"
@@ -188,7 +188,7 @@ def test_a_killed_worker_costs_no_row_and_gives_none_twice(
     assert_same(output, whole)
 
 
-def test_a_finished_folder_is_left_as_it_is(
+def test_a_finished_folder_is_not_changed(
     bundle: Path, large_file: Path, whole: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = parts_of(whole)
@@ -199,7 +199,7 @@ def test_a_finished_folder_is_left_as_it_is(
     assert parts_of(whole) == before
 
 
-def test_another_input_bundle_or_part_size_is_refused_and_fresh_begins_again(
+def test_another_input_bundle_or_part_size_is_refused_and_fresh_starts_over(
     bundle: Path,
     small_file: Path,
     whole: Path,
@@ -215,9 +215,12 @@ def test_another_input_bundle_or_part_size_is_refused_and_fresh_begins_again(
     before = parts_of(output)
     place = ["--output", f"{output}/"]
     for arguments, says in (
-        ([str(bundle), "--input", str(small_file)], "was begun with another input (bytes "),
+        ([str(bundle), "--input", str(small_file)], "was started with another input (bytes "),
         ([str(other), "--input", str(large_file)], "another bundle (temperature [1.0, "),
-        ([str(bundle), "--input", str(large_file), "--part-rows", "9"], "begun with --part-rows 4"),
+        (
+            [str(bundle), "--input", str(large_file), "--part-rows", "9"],
+            "with --part-rows 4",
+        ),
     ):
         assert predict([*arguments, *place]) == 2
         error = capfd.readouterr().err
@@ -229,7 +232,7 @@ def test_another_input_bundle_or_part_size_is_refused_and_fresh_begins_again(
     assert pq.read_table(output).num_rows == 312
 
 
-def test_what_a_worker_cannot_read_is_one_line(
+def test_an_error_in_a_worker_is_one_line(
     bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "in.csv"

@@ -121,7 +121,7 @@ def files_in(folder):
         ),
         (
             ["predict", "{d}/bundle", "--input", "{d}/good.csv", "--output", "x.cvs"],
-            'ending ".cvs" is not known; allowed: .csv, .jsonl, .parquet; did you mean ".csv"?',
+            'unknown extension ".cvs"; allowed: .csv, .jsonl, .parquet; did you mean ".csv"?',
         ),
         (
             ["predict", "{d}/bundle", "--input", "{d}/good.csv", "--output", "none/x.csv"],
@@ -151,7 +151,7 @@ def files_in(folder):
         (["doctor", "storage={d}/file"], "is a file; allowed: a folder"),
         (
             ["nonsense"],
-            '"nonsense" is no verb; allowed: train, tune, evaluate, predict, export, serve',
+            'unknown command "nonsense"; allowed: train, tune, evaluate, predict, export, serve',
         ),
         (["trian"], 'did you mean "train"?'),
     ],

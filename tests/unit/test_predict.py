@@ -1,4 +1,4 @@
-"""What `predict` refuses before it has started Ray or written anything."""
+"""What `predict` refuses before it starts Ray or writes anything."""
 
 import sys
 
@@ -10,8 +10,8 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with a file to predict, and what looks like a bundle until it is read."""
+def folder(tmp_path, monkeypatch):
+    """A folder with a file to predict, and a bundle whose manifest is invalid."""
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "bundle.json").write_text("{}")
     (tmp_path / "in.csv").write_text("text\nsome words\n")
@@ -23,10 +23,13 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
-        ("in.csv out.csv --fresh", "--fresh is for a folder of parts; --output out.csv is a file"),
-        ("in.csv out.csv --part-rows 9", "--part-rows is for a folder of parts"),
+        (
+            "in.csv out.csv --fresh",
+            "--fresh requires a folder of parts; --output out.csv is a",
+        ),
+        ("in.csv out.csv --part-rows 9", "--part-rows requires a folder of parts"),
         ("in.csv out --part-rows 0", "--part-rows 0; allowed: 1 or more"),
         ("in.csv in.csv", "--output in.csv is the input; name another"),
         ("in.csv none/out", "--output none/out: folder none does not exist"),
@@ -36,18 +39,18 @@ def place(tmp_path, monkeypatch):
         ("in.csv out/ serve.runtime=onx", "serve.runtime='onx' is not allowed; allowed: torch, "),
         (
             "in.csv o/ serve.runtime=onnx scaling.use_gpu=true",
-            "serve.runtime=onnx computes on CPUs",
+            "serve.runtime=onnx runs on CPUs only",
         ),
     ],
 )
-def test_it_is_one_line_and_nothing_is_written(place, argv, says, capsys):
-    before = sorted(place.rglob("*"))
+def test_a_refusal_is_one_line_and_nothing_is_written(folder, argv, message, capsys):
+    before = sorted(folder.rglob("*"))
     source, output, *rest = argv.split()
     assert main(["./b", "--input", source, "--output", output, *rest]) == 2
-    said = capsys.readouterr()
-    assert says in said.err
-    assert said.err.count("\n") == 1
-    assert said.out == ""
-    assert sorted(place.rglob("*")) == before
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert sorted(folder.rglob("*")) == before
     ray = sys.modules.get("ray")
     assert ray is None or not ray.is_initialized()
