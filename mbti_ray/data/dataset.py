@@ -195,4 +195,4 @@ def _write(table: pa.Table, path: Path) -> None:
 
 
 def _read_arrow(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_read_arrow(str(path))).read_all()
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
