@@ -5,7 +5,6 @@ a CPU ended at 750 MiB, and at 469 after `malloc_trim`, which took 0.1 s.
 """
 
 import ctypes
-import sys
 import threading
 import time
 
@@ -20,11 +19,8 @@ def start_malloc_trim_thread() -> None:
 
 
 def trim_memory() -> None:
-    """Has the C library return freed memory; does nothing where it cannot."""
-    if sys.platform != "linux":
-        return
+    """Has the C library return freed memory; does nothing where it cannot, such as musl."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    # Other C libraries, such as musl, have none.
     if trim is not None:
         trim(0)
 

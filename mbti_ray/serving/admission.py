@@ -35,13 +35,5 @@ class ConcurrencyLimiter:
 def check_wait(wait_s: float, *, max_wait_s: float) -> None:
     """Raises APIError (QUEUE_FULL, with Retry-After) if a request would wait too long."""
     if wait_s > max_wait_s:
-        raise queue_full(wait_s)
-
-
-def queue_full(wait_s: float) -> APIError:
-    """The error for a request that would wait `wait_s` seconds."""
-    return APIError(
-        ErrorCode.QUEUE_FULL,
-        f"busy: an answer would take {wait_s:.0f} s",
-        retry_after_s=max(1, round(wait_s)),
-    )
+        message = f"busy: an answer would take {wait_s:.0f} s"
+        raise APIError(ErrorCode.QUEUE_FULL, message, retry_after_s=max(1, round(wait_s)))

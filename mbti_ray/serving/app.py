@@ -1,7 +1,7 @@
 """The FastAPI application: routes, status codes, response headers.
 
 The limits it enforces are in `admission`, the schemas in `schemas`. Must not know Ray, bundles or
-how a model computes: tests pass in a model of their own.
+how a model computes.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import hmac
 import logging
 import traceback
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.serving.admission import ConcurrencyLimiter
+from mbti_ray.serving.router import Router
 from mbti_ray.serving.schemas import (
     APIError,
     ErrorCode,
@@ -31,7 +32,7 @@ from mbti_ray.serving.schemas import (
     parse_request,
     read_body,
 )
-from mbti_ray.serving.served_model import PredictResult, Timing
+from mbti_ray.serving.served_model import PredictResult, ServedModel, Timing
 from mbti_ray.serving.web_pages import add_pages
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,7 @@ _EXAMPLES = {
     "one text": {"inputs": "I'd rather stay in with a good book."},
     "several texts": {"inputs": ["Party tonight, everyone is invited!", "Lists keep me sane."]},
     "one user, read whole": {"posts": ["First post.", "Second post.", "Third post."]},
-    "with the contribution of each post": {
-        "posts": ["First post.", "Second post."],
-        "influence": True,
-    },
+    "with the influence of each post": {"posts": ["First.", "Second."], "influence": True},
     "with what was masked": {"inputs": "As an INTJ I'd rather read.", "explain": True},
 }
 
@@ -57,40 +55,13 @@ _BUNDLE_HEADER = {
 }
 
 
-class Model(Protocol):
-    """What the routes need of a model; implemented by `served_model.ServedModel`."""
-
-    @property
-    def bundle_id(self) -> str: ...
-
-    async def predict(self, request: PredictRequest) -> PredictResult: ...
-
-    def explain_masking(self, post: str) -> dict[str, Any]:
-        """A post in clean Unicode and the spans masked in it, as `schemas.MaskedText`."""
-
-
-class ModelRouter(Protocol):
-    """What the routes need of a router; implemented by `router.Router`."""
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """The body of /info: bundle id, data and scores, and those of the canary, if any."""
-
-    def route(self, request: PredictRequest, bundle_id: str | None) -> Model:
-        """The model for a request, or the one the client named.
-
-        Raises:
-            APIError: NOT_FOUND, for a bundle that is not served.
-        """
-
-
 def key_digest(key: str) -> str:
     """The form in which a replica knows the API key: enough to check it, not enough to use it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def build_api(
-    router: ModelRouter,
+    router: Router,
     config: ServeConfig,
     *,
     key_hash: str | None = None,
@@ -158,7 +129,7 @@ def _error_response(error: APIError, headers: Any = None) -> Response:
     return JSONResponse(error.as_dict(), error.code.status, headers)
 
 
-def _add_probes(api: FastAPI, router: ModelRouter, check_key: Callable[[Request], None]) -> None:
+def _add_probes(api: FastAPI, router: Router, check_key: Callable[[Request], None]) -> None:
     async def health() -> dict[str, str]:
         """The process is alive and its event loop responds."""
         return {"status": "alive"}
@@ -181,7 +152,7 @@ def _add_probes(api: FastAPI, router: ModelRouter, check_key: Callable[[Request]
 
 
 def _add_predict(
-    api: FastAPI, router: ModelRouter, config: ServeConfig, check_key: Callable[[Request], None]
+    api: FastAPI, router: Router, config: ServeConfig, check_key: Callable[[Request], None]
 ) -> None:
     limiter = ConcurrencyLimiter(config.max_queued)
 
@@ -218,7 +189,7 @@ def _add_predict(
 
 
 async def _handle_predict(
-    request: Request, router: ModelRouter, config: ServeConfig, limiter: ConcurrencyLimiter
+    request: Request, router: Router, config: ServeConfig, limiter: ConcurrencyLimiter
 ) -> Response:
     """Reads, validates and answers a request before the deadline.
 
@@ -286,7 +257,7 @@ def _server_timing(timing: Timing) -> str:
     return ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in vars(timing).items())
 
 
-async def _run_model(model: Model, request: PredictRequest) -> PredictResult:
+async def _run_model(model: ServedModel, request: PredictRequest) -> PredictResult:
     try:
         return await model.predict(request)
     except APIError:

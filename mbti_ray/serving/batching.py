@@ -32,18 +32,6 @@ _MAX_PADDING = 0.1
 _SMOOTHING = 0.2
 
 
-class QueueFullError(Exception):
-    """The windows would wait too long.
-
-    Attributes:
-        wait_s: The estimated wait.
-    """
-
-    def __init__(self, wait_s: float) -> None:
-        super().__init__(f"would wait {wait_s:.1f} s")
-        self.wait_s = wait_s
-
-
 @dataclass(frozen=True)
 class ForwardPass:
     """Statistics of one forward pass: its windows, real and padded tokens, seconds."""
@@ -95,7 +83,6 @@ class Batcher:
         *,
         batch_tokens: int,
         min_efficient_tokens: int,
-        max_wait_s: float,
         tokens_per_s: float,
         on_forward: Callable[[ForwardPass], None] = lambda _: None,
     ) -> None:
@@ -104,14 +91,12 @@ class Batcher:
             forward: Logits [B, 4] of B windows in one pass.
             batch_tokens: Maximum padded tokens of a pass; a single window may be longer.
             min_efficient_tokens: Up to this many tokens a pass takes windows of any length.
-            max_wait_s: Windows that would wait longer are refused.
             tokens_per_s: The estimated speed before the first pass.
         """
         self._forward = forward
         self._executor = executor
         self._batch_tokens = batch_tokens
         self._min_efficient_tokens = min_efficient_tokens
-        self._max_wait_s = max_wait_s
         self._tokens_per_s = tokens_per_s
         self._on_forward = on_forward
         self._by_length: list[_QueuedWindow] = []
@@ -126,13 +111,7 @@ class Batcher:
         return self._queued_tokens / self._tokens_per_s
 
     async def logits(self, windows: Sequence[TokenIds]) -> WindowLogits:
-        """The logits of N windows; if the caller is cancelled, its windows leave the queue.
-
-        Raises:
-            QueueFullError: They would wait too long.
-        """
-        if self.wait_s > self._max_wait_s:
-            raise QueueFullError(self.wait_s)
+        """The logits of N windows; if the caller is cancelled, its windows leave the queue."""
         future = asyncio.get_running_loop().create_future()
         request = _PendingRequest(future, torch.empty(len(windows), 4), len(windows))
         for index, ids in enumerate(windows):

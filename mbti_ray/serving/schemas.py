@@ -82,26 +82,26 @@ TextOrTexts = Annotated[
 ]
 
 
-class TextsRequest(BaseModel):
-    """One text, or several that are read independently."""
-
+class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    inputs: TextOrTexts = Field(description="one text, or a list of texts read one by one")
     truncate: StrictBool = Field(True, description="false: refuse a text longer than the limit")
     explain: StrictBool = Field(False, description="also return what was masked")
 
 
-class UserRequest(BaseModel):
+class TextsRequest(_Options):
+    """One text, or several that are read independently."""
+
+    inputs: TextOrTexts = Field(description="one text, or a list of texts read one by one")
+
+
+class UserRequest(_Options):
     """The posts of one user, read together."""
 
-    model_config = ConfigDict(extra="forbid")
     posts: InputTexts = Field(description="the posts of one user, read together")
-    truncate: StrictBool = Field(True, description="false: refuse posts longer than the limit")
     influence: StrictBool = Field(
         False,
         description=f"also read the posts without each one of them (2 to {MAX_INFLUENCE_POSTS})",
     )
-    explain: StrictBool = Field(False, description="also return what was masked")
 
 
 class Probabilities(BaseModel):
@@ -113,13 +113,8 @@ class Probabilities(BaseModel):
     J: float
 
 
-class Influence(BaseModel):
+class Influence(Probabilities):
     """How much lower each probability would be without a post."""
-
-    E: float
-    N: float
-    T: float
-    J: float
 
 
 class MaskedSpan(BaseModel):

@@ -7,7 +7,7 @@ nor Ray.
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.windows import TokenIds
 from mbti_ray.inference.predictor import Prediction, Predictor, pool_windows
-from mbti_ray.serving.admission import check_wait, queue_full
-from mbti_ray.serving.batching import Batcher, ForwardPass, QueueFullError
+from mbti_ray.serving.admission import check_wait
+from mbti_ray.serving.batching import Batcher, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 from mbti_ray.serving.tokenizer_queue import TokenizerQueue
 
@@ -85,7 +85,6 @@ class ServedModel:
             executor,
             batch_tokens=config.batch_tokens or _BATCH_TOKENS[predictor.device.type],
             min_efficient_tokens=predictor.min_efficient_tokens,
-            max_wait_s=config.max_wait_s,
             tokens_per_s=tokens_per_s,
             on_forward=self._callback.on_forward,
         )
@@ -118,17 +117,17 @@ class ServedModel:
         """
         start = time.perf_counter()
         keys = [_cache_key(posts, whole=request.whole) for posts in request.users]
-        found = [self._lookup(key) for key in keys]
-        missing = [i for i, prediction in enumerate(found) if prediction is None]
-        computed: list[Prediction] = []
+        known = {key: self._cache[key] for key in keys if key in self._cache}
+        missing = {k: posts for k, posts in zip(keys, request.users, strict=True) if k not in known}
         timing = Timing(0.0, 0.0, 0.0)
         if missing:
-            users = [request.users[i] for i in missing]
-            computed, timing = await self._compute(users, whole=request.whole, start=start)
-        for i, prediction in zip(missing, computed, strict=True):
-            self._store(keys[i], prediction)
-            found[i] = prediction
-        predictions = [prediction for prediction in found if prediction is not None]
+            computed, timing = await self._compute(
+                list(missing.values()), whole=request.whole, start=start
+            )
+            known |= dict(zip(missing, computed, strict=True))
+        if self._config.cache:
+            self._store(known)
+        predictions = [known[key] for key in keys]
         if not request.truncate:
             _refuse_truncated(predictions, self.predictor.max_tokens)
         result = PredictResult(predictions, timing)
@@ -142,10 +141,8 @@ class ServedModel:
         check_wait(self.wait_s, max_wait_s=self._config.max_wait_s)
         packed = await self._tokenizer_queue.encode(users, whole=whole)
         tokenized = time.perf_counter()
-        try:
-            output = await self._batcher.logits([w for row in packed for w in row.windows])
-        except QueueFullError as error:
-            raise queue_full(error.wait_s) from None
+        check_wait(self._batcher.wait_s, max_wait_s=self._config.max_wait_s)
+        output = await self._batcher.logits([w for row in packed for w in row.windows])
         predictions = self.predictor.to_predictions(pool_windows(packed, output.logits))
         timing = Timing(
             tokenise=tokenized - start,
@@ -154,16 +151,13 @@ class ServedModel:
         )
         return predictions, timing
 
-    def _lookup(self, key: bytes) -> Prediction | None:
-        if key in self._cache:
-            self._cache.move_to_end(key)
-        return self._cache.get(key)
-
-    def _store(self, key: bytes, prediction: Prediction) -> None:
-        if self._config.cache:
+    def _store(self, predictions: Mapping[bytes, Prediction]) -> None:
+        """Caches predictions as the most recently used, and evicts the least recently used."""
+        for key, prediction in predictions.items():
             self._cache[key] = prediction
-            while len(self._cache) > self._config.cache:
-                self._cache.popitem(last=False)
+            self._cache.move_to_end(key)
+        while len(self._cache) > self._config.cache:
+            self._cache.popitem(last=False)
 
 
 def warm_up(predictor: Predictor, executor: Executor) -> float:

@@ -1,7 +1,4 @@
-"""The web pages at / and /docs, with the Content-Security-Policy that restricts them.
-
-Must not know models or routes other than its own.
-"""
+"""The web pages at / and /docs, with their Content-Security-Policy. Must not know models."""
 
 import base64
 import hashlib

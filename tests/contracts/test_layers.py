@@ -62,7 +62,8 @@ WITHIN = {
         ("batching", "discovery", "schemas", "target", "tokenizer_queue", "web_pages"),
         ("admission",),
         ("served_model",),
-        ("app", "router"),
+        ("router",),
+        ("app",),
     ),
 }
 # The package itself holds the version; its public class is fetched when it is asked for.

@@ -133,6 +133,27 @@ def test_a_full_queue_is_429_with_the_seconds_to_wait(
     assert error.retry_after_s > 2
 
 
+def test_a_queue_that_filled_during_tokenization_is_429_too(
+    predictor: Predictor, executor: ThreadPoolExecutor
+) -> None:
+    model = ServedModel(predictor, executor, ServeConfig(max_wait_s=2), tokens_per_s=1)
+    gate = threading.Event()
+
+    async def main() -> list[PredictResult | BaseException]:
+        executor.submit(gate.wait, 10)
+        # None of them has a token in the queue when the others are admitted.
+        tasks = [
+            asyncio.create_task(model.predict(build_request(*[(text,)] * 9))) for text in "abc"
+        ]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        gate.set()
+        assert all(isinstance(task.exception(), APIError) for task in done)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    found = asyncio.run(main())
+    assert sum(isinstance(result, APIError) for result in found) == 1
+
+
 def test_texts_waiting_for_the_tokenizer_count_as_waiting(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:

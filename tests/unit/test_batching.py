@@ -1,4 +1,4 @@
-"""The queue in front of the model: the order of windows, refusals and cancellation."""
+"""The queue in front of the model: the order of windows, and cancellation."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mbti_ray.serving.batching import Batcher, ForwardPass, QueueFullError, WindowLogits
+from mbti_ray.serving.batching import Batcher, ForwardPass, WindowLogits
 
 pytestmark = pytest.mark.unit
 
@@ -37,7 +37,6 @@ def batcher(model: Any, executor: ThreadPoolExecutor, **changes: Any) -> Batcher
     settings: dict[str, Any] = {
         "batch_tokens": 64,
         "min_efficient_tokens": 16,
-        "max_wait_s": 1e9,
         "tokens_per_s": 1000.0,
     }
     return Batcher(model, executor, **settings | changes)
@@ -102,24 +101,6 @@ def test_the_oldest_window_is_computed_first_with_those_nearest_in_length() -> N
     asyncio.run(main())
     read = [sorted(len(w) for w in windows) for windows in model.passes]
     assert read == [[1], [19, 20, 21], [3, 3], [40]]
-
-
-def test_windows_that_would_wait_too_long_are_refused_at_once_with_the_estimate() -> None:
-    model = Model()
-
-    async def main() -> None:
-        with ThreadPoolExecutor(1) as executor:
-            queue = batcher(model, executor, max_wait_s=0.05)
-            first = await blocked_request(model, queue)
-            tasks = await enqueue(queue, [[[0] * 60]])
-            with pytest.raises(QueueFullError) as refused:
-                await queue.logits([[1]])
-            assert refused.value.wait_s == pytest.approx(0.06)
-            model.gate.set()
-            await asyncio.gather(first, *tasks)
-            await queue.logits([[1]])
-
-    asyncio.run(main())
 
 
 def test_a_cancelled_request_leaves_the_queue_and_is_not_computed() -> None:

@@ -53,14 +53,10 @@ def start_service(bundle: Location, config: ServeConfig) -> str:
 
 
 def run_service(bundle: Location, config: ServeConfig, *, on_ready: Callable[[str], None]) -> str:
-    """Serves until SIGINT or SIGTERM, then ends every process that it started.
+    """Serves until SIGINT or SIGTERM, ends every process that it started, and returns the URL.
 
     Args:
-        bundle: The folder to serve, or its URL.
         on_ready: Called with the URL when the service is ready.
-
-    Returns:
-        The URL.
 
     Raises:
         BundleError, ClusterError: See `start_service`; also, a port is in use.
