@@ -1,10 +1,8 @@
-"""What is in a data file: shares, lengths, repeats, and how far the texts give their label away.
+"""Statistics of a data source: class shares, lengths, duplicates, how far texts leak their label.
 
-Only counts: prints nothing, trains nothing, and must not know how its figures are shown.
-
-A *user* is a row of the source. Types are looked for in the posts as written, with the pattern
-that masking hides; tokens, and what is compared across the split, are of the texts as the model
-reads them under the config.
+Must not know how they are shown. A *user* is a row of the source. Type mentions are counted in the
+posts as written, with the pattern that masking uses; tokens and duplicates across splits are those
+of the texts as the model reads them.
 """
 
 import re
@@ -36,7 +34,7 @@ Mentions = Counter[str]
 
 @dataclass(frozen=True)
 class Bin:
-    """How many lengths are from `first` to `last`, both included."""
+    """Number of lengths from `first` to `last`, both included."""
 
     first: int
     last: int
@@ -48,10 +46,10 @@ class Lengths:
     """Tokens of each post or of each user, without special tokens.
 
     Attributes:
-        p90: As the median and `p99` a length that occurs: the least that 90 % do not exceed.
-        longer: Share that does not fit whole into one window of `model.max_tokens`, which also
-            holds a [CLS] and a [SEP] after each post.
-        histogram: Bins of equal width; the last one reaches to the maximum.
+        p90: Like the median and `p99` a length that occurs: the smallest that 90 % do not exceed.
+        longer: Share that does not fit into one window of `model.max_tokens`, which also has a
+            [CLS] and a [SEP] after each post.
+        histogram: Bins of equal width; the last one extends to the maximum.
     """
 
     min: int
@@ -64,17 +62,16 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Repeats:
-    """Posts that say the same; what is across the split is None where the source has no split.
+class DuplicateCounts:
+    """Duplicate posts; the counts across splits are None if the source cannot be split.
 
     Attributes:
-        texts: Different texts that stand in the source more than once, compared as written.
-        posts: Posts that have one of these texts.
+        texts: Distinct texts that occur more than once, compared as written.
+        posts: Posts with one of these texts.
         held_out: Posts of the validation and test splits.
         across: Those of them whose text, as written, is also a post of the training split.
-        near_across: The same, compared as the model reads them, in lower case, by nothing but
-            letters and digits (by the text itself where it has none of either). Never below
-            `across`.
+        near_across: The same, compared as the model reads them, in lower case, by letters and
+            digits only (by the whole text if it has neither). Never below `across`.
     """
 
     texts: int
@@ -86,24 +83,23 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Audit:
-    """The figures of one source under one config. Shares are from 0 to 1.
+    """The statistics of one source under one config. Shares are from 0 to 1.
 
     Attributes:
-        rows: Users and bad rows together.
-        authors: Different authors; 0 where the source names none.
-        bad_rows: Rows that cannot be used, by the reason.
-        majority: Share of the commonest type: the accuracy of always giving it.
+        rows: Users and bad rows.
+        authors: Distinct authors; 0 if the source names none.
+        bad_rows: Rows that cannot be used, by reason.
+        majority: Share of the majority type: the accuracy of always predicting it.
         names_a_type: Share of users with any of the sixteen types in any post.
         names_own_type: Share of users with their own type in any post.
-        most_mentioned_rule: Accuracy, over all users, of giving each the type that the posts
-            mention most often (the first of those mentioned equally often), and the commonest type
-            of the source to those who mention none.
-        most_mentioned_rule_masked: The same after masking: `majority`, or masking leaks.
-        type_shares: Of the users, commonest first.
+        most_mentioned_rule: Accuracy, over all users, of predicting the type that the posts mention
+            most often (the first of equally frequent ones), or the majority type without any.
+        most_mentioned_rule_masked: The same after masking; unless equal to `majority`, it leaks.
+        type_shares: Of the users, most frequent first.
         pole_shares: Share of users with each of E, N, T, J.
-        pos_weight: Negatives / positives over all rows of the model's data (users or posts, as
-            `data.unit` says) in the order E, N, T, J; None where there is no positive.
-        splits: Rows of the model's data by split, or None.
+        pos_weight: Negatives / positives over all examples (users or posts, as `data.unit` says) in
+            the order E, N, T, J; None without a positive.
+        splits: Examples by split, or None.
         split_problem: Why there is no split.
         tokens: Lengths by post and by user.
     """
@@ -126,26 +122,26 @@ class Audit:
     splits: dict[str, int] | None
     split_problem: str | None
     tokens: dict[str, Lengths]
-    repeats: Repeats
+    repeats: DuplicateCounts
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def audit(config: RunConfig, source: Source, *, advance: ProgressCallback = no_progress) -> Audit:
-    """The figures of a source that was read with its labels and has rows.
+    """The statistics of a labelled source that has rows.
 
     Args:
-        advance: Told the number of posts tokenised since the last time, and a note.
+        advance: Called with the number of posts tokenized since the last call, and a note.
 
     Raises:
         ConfigError: The encoder's tokenizer cannot be loaded.
     """
     users = source.rows
     own = [row.mbti_type or "" for row in users]
-    # Sorted, so that of two equally common types the order of the file does not decide.
+    # Sorted, so that ties between types do not depend on the order of the rows.
     types = Counter(sorted(own, key=TYPES.index)).most_common()
-    commonest, count = types[0]
+    majority, count = types[0]
     raw = [mentions_in(row.posts) for row in users]
     masked = [
         mentions_in([preprocess_text(p, mask=True, also=config.data.mask_also) for p in row.posts])
@@ -164,8 +160,8 @@ def audit(config: RunConfig, source: Source, *, advance: ProgressCallback = no_p
         majority=count / len(users),
         names_a_type=sum(map(bool, raw)) / len(users),
         names_own_type=sum(t in m for t, m in zip(own, raw, strict=True)) / len(users),
-        most_mentioned_rule=_rule_accuracy(raw, own, commonest),
-        most_mentioned_rule_masked=_rule_accuracy(masked, own, commonest),
+        most_mentioned_rule=_rule_accuracy(raw, own, majority),
+        most_mentioned_rule_masked=_rule_accuracy(masked, own, majority),
         type_shares={t: n / len(users) for t, n in types},
         pole_shares={p: n / len(own) for p, n in _positives(own).items()},
         pos_weight=[
@@ -179,13 +175,13 @@ def audit(config: RunConfig, source: Source, *, advance: ProgressCallback = no_p
     )
 
 
-def _rule_accuracy(mentions: Sequence[Mentions], own: Sequence[str], commonest: str) -> float:
-    given = [most_mentioned(m) or commonest for m in mentions]
+def _rule_accuracy(mentions: Sequence[Mentions], own: Sequence[str], majority: str) -> float:
+    given = [most_mentioned(m) or majority for m in mentions]
     return sum(g == t for g, t in zip(given, own, strict=True)) / len(own)
 
 
 def _positives(types: Sequence[str]) -> dict[str, int]:
-    """How many of the types have each of E, N, T, J."""
+    """Number of the types with each of E, N, T, J."""
     columns = zip(*map(labels_of, types), strict=True)
     return {pole: sum(column) for pole, column in zip(POSITIVE_POLES, columns, strict=True)}
 
@@ -193,7 +189,7 @@ def _positives(types: Sequence[str]) -> dict[str, int]:
 def _split(
     config: RunConfig, examples: Sequence[Example]
 ) -> tuple[dict[str, list[Example]] | None, str | None]:
-    """The split of the config, or why there is none: too few rows to train on have figures too."""
+    """The split, or why there is none: a source too small to train on still has statistics."""
     try:
         return split_examples(config, examples), None
     except DataError as error:
@@ -208,7 +204,7 @@ def _texts_of(examples: Sequence[Example]) -> list[str]:
 def _tokens(
     config: RunConfig, examples: Sequence[Example], posts: Sequence[int], advance: ProgressCallback
 ) -> dict[str, Lengths]:
-    """Lengths by post and by user, who have so many `posts` each in the order of the examples."""
+    """Lengths by post and by user; `posts` is the number of posts of each user, in order."""
     texts = _texts_of(examples)
     tokenizer = build_tokenizer(config.model.encoder, texts)
     counts: list[int] = []
@@ -220,17 +216,17 @@ def _tokens(
     starts = np.cumsum([0, *posts[:-1]])
     by_user = np.add.reduceat(by_post, starts)
     separators = np.add.reduceat((by_post > 0).astype(int), starts)
-    room = config.model.max_tokens - 1
+    capacity = config.model.max_tokens - 1
     return {
-        "post": _lengths(by_post, longer=float(np.mean(by_post + 1 > room))),
-        "user": _lengths(by_user, longer=float(np.mean(by_user + separators > room))),
+        "post": _lengths(by_post, longer=float(np.mean(by_post + 1 > capacity))),
+        "user": _lengths(by_user, longer=float(np.mean(by_user + separators > capacity))),
     }
 
 
 def _lengths(counts: NDArray[np.int64], *, longer: float) -> Lengths:
     levels = np.percentile(counts, [0, 50, 90, 99, 100], method="inverted_cdf")
     least, median, p90, p99, most = (int(level) for level in levels)
-    # A few very long rows would otherwise leave all others in the first bin.
+    # Otherwise a few very long rows would leave all others in the first bin.
     width = (p99 - least) // _BINS + 1
     firsts = list(range(least, p99 + 1, width))
     lasts = [first - 1 for first in firsts[1:]] + [most]
@@ -243,14 +239,14 @@ def _repeats(
     raw: Sequence[str],
     examples: Sequence[Example],
     splits: dict[str, list[Example]] | None,
-) -> Repeats:
+) -> DuplicateCounts:
     repeated = [n for n in Counter(raw).values() if n > 1]
     if splits is None:
-        return Repeats(len(repeated), sum(repeated), None, None, None)
+        return DuplicateCounts(len(repeated), sum(repeated), None, None, None)
     trained = {(e.number, e.post) for e in splits[SPLITS[0]]}
     in_train = [(e.number, e.post) in trained for e in examples for _ in e.texts]
     near = [_NOT_LETTER_OR_DIGIT.sub("", t.lower()) or t for t in _texts_of(examples)]
-    return Repeats(
+    return DuplicateCounts(
         texts=len(repeated),
         posts=sum(repeated),
         held_out=in_train.count(False),
@@ -260,7 +256,7 @@ def _repeats(
 
 
 def _across(texts: Sequence[str], in_train: Sequence[bool]) -> int:
-    """Posts outside the training split whose text is in it."""
+    """Posts outside of the training split whose text is also in it."""
     pairs = list(zip(texts, in_train, strict=True))
     trained = {text for text, is_trained in pairs if is_trained}
     return sum(text in trained for text, is_trained in pairs if not is_trained)
