@@ -1,4 +1,4 @@
-"""An audit as tables, which the terminal shows too, and as a page; must not know how it was made."""
+"""An audit as tables, which the terminal shows too, and as a page. Must not know how it is made."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
