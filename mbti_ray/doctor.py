@@ -1,4 +1,4 @@
-"""`python -m mbti_ray.doctor`: whether what is configured can run, before anything is taken."""
+"""`python -m mbti_ray.doctor`: whether a run or study can start, before it takes resources."""
 
 import argparse
 import time
@@ -18,7 +18,7 @@ from mbti_ray.runs.lookup import storage_folder
 if TYPE_CHECKING:
     from mbti_ray.checks.verdict import Verdict
 
-_COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
+_COLORS = {"ok": "green", "warning": "yellow", "wrong": "red"}
 _STUDY = ("study", "search")
 
 
@@ -26,16 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; the exit code is 2 when something is wrong."""
     parser = build_parser(
         "doctor",
-        "Check whether a run or study can run: versions, token, storage, disk, room, GPUs,\n"
-        "encoder, ports, clocks. Without --cluster: on this machine, and no Ray is started.",
+        "Check whether a run or study can run: versions, token, storage, disk space, resources,\n"
+        "GPUs, encoder, ports, clocks. Without --cluster: this machine only, and no Ray starts.",
         items=f"a preset ({', '.join(PRESETS)}; default: quick), FILE.yaml or STUDY.yaml, then "
         "key=value",
     )
     parser.add_argument(
         "--cluster",
         action="store_true",
-        help="ask every node of the Ray that is running (RAY_ADDRESS, or the one on this machine); "
-        "where there is none, a local one is started",
+        help="check every node of the running Ray (RAY_ADDRESS, or the one on this machine); if "
+        "there is none, a local one is started",
     )
     report: dict[str, Any] = {}
 
@@ -49,16 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _doctor(options: argparse.Namespace) -> dict[str, Any]:
     config = _load(*split_base(options.items))
     storage_folder(config.storage)
-    began = time.monotonic()
+    started = time.monotonic()
 
     from mbti_ray.on_ray.cluster.preflight import check_cluster, check_this_machine
 
     verdicts = check_cluster(config) if options.cluster else check_this_machine(config)
-    seconds = time.monotonic() - began
-    counts = {state: sum(v.state == state for v in verdicts) for state in _COLOURS}
+    seconds = time.monotonic() - started
+    counts = {state: sum(v.state == state for v in verdicts) for state in _COLORS}
     _print(verdicts)
-    said = ", ".join(f"{count} {state}" for state, count in counts.items())
-    console.print(f"{said}, in {seconds:.1f} s")
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+    console.print(f"{summary}, in {seconds:.1f} s")
     return {
         "wrong": counts["wrong"],
         "warnings": counts["warning"],
@@ -68,7 +68,7 @@ def _doctor(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(base: str | None, overrides: list[str]) -> RunConfig:
-    """The config of a run, or of a study where the file or an argument has a study's sections."""
+    """The config of a run, or of a study if the file or an argument has a section of a study."""
     is_study = any(item.startswith(tuple(f"{s}." for s in _STUDY)) for item in overrides)
     if base is not None and Path(base).suffix in (".yaml", ".yml") and Path(base).is_file():
         tree = _tree(Path(base))
@@ -80,7 +80,7 @@ def _tree(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        # Loading it says what is wrong with it.
+        # Loading it reports what is wrong with it.
         return None
 
 
@@ -89,9 +89,9 @@ def _print(verdicts: "Sequence[Verdict]") -> None:
     for heading in ("", "check", "found", "to change"):
         table.add_column(heading, overflow="fold")
     for verdict in verdicts:
-        colour = _COLOURS[verdict.state]
-        cells = (verdict.check, verdict.found, verdict.remedy)
-        table.add_row(f"[{colour}]{verdict.state}[/{colour}]", *map(escape, cells))
+        color = _COLORS[verdict.state]
+        cells = (verdict.check, verdict.message, verdict.remedy)
+        table.add_row(f"[{color}]{verdict.state}[/{color}]", *map(escape, cells))
     console.print(table)
 
 

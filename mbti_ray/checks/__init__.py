@@ -1,1 +1,1 @@
-"""Whether what is configured can run: what one machine is like, and what that means. No Ray."""
+"""The checks of doctor: facts of one machine, and verdicts on them. Must not import Ray."""

@@ -1,4 +1,4 @@
-"""Whether a machine can load `model.encoder`: from a folder, the hub's cache, or the hub itself."""
+"""Whether a machine can load `model.encoder`: from a folder, the hub's cache, or the hub."""
 
 import os
 from dataclasses import dataclass
@@ -20,10 +20,9 @@ _WEIGHTS = (
 )
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-_FOLDER = "put the folder at the same path on every machine, or correct model.encoder"
+_FOLDER = "copy the folder to the same path on every machine, or correct model.encoder"
 _CACHE = (
-    "download it on each machine (`hf download {name}`) or set model.encoder to a folder that all "
-    "of them see"
+    "download it on each machine (`hf download {name}`) or set model.encoder to a shared folder"
 )
 _TIMEOUT_S = 4.0
 _FOUND = 400
@@ -34,10 +33,10 @@ _TINY_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """How a machine stands to it.
+    """The encoder as one machine sees it.
 
     Attributes:
-        weights_bytes: Size of its weights; 0 where they are not on this machine yet.
+        weights_bytes: Size of its weights; 0 if they are not on this machine yet.
     """
 
     verdict: Verdict
@@ -45,14 +44,16 @@ class EncoderReport:
 
 
 def inspect_encoder(name: str) -> EncoderReport:
-    """Whether `model.encoder` can be loaded on this machine; asks the hub only if it has to."""
+    """Whether `model.encoder` can be loaded on this machine; requests to the hub only if needed."""
     if name == TINY:
-        return EncoderReport(_ok(f"{TINY} is built on the spot"), _TINY_BYTES)
+        return EncoderReport(_ok(f"{TINY} is built on demand"), _TINY_BYTES)
     try:
         place = locate_encoder(name)
     except ConfigError as error:
-        found, _, remedy = str(error).partition(": pip")
-        return EncoderReport(Verdict(_CHECK, "wrong", found, f"pip{remedy}" if remedy else _FOLDER))
+        message, _, remedy = str(error).partition(": pip")
+        return EncoderReport(
+            Verdict(_CHECK, "wrong", message, f"pip{remedy}" if remedy else _FOLDER)
+        )
     folder = Path(place)
     return _in_folder(name, folder) if folder.is_dir() else _of_the_hub(name)
 
@@ -60,24 +61,24 @@ def inspect_encoder(name: str) -> EncoderReport:
 def _in_folder(name: str, folder: Path) -> EncoderReport:
     weights = next((folder / file for file in _WEIGHTS if (folder / file).is_file()), None)
     if weights is None:
-        found = f"{name}: {folder} holds no weights; allowed: {' or '.join(_WEIGHTS[::2])}"
-        return EncoderReport(Verdict(_CHECK, "wrong", found, "save the encoder there again"))
+        message = f"{name}: {folder} contains no weights; allowed: {' or '.join(_WEIGHTS[::2])}"
+        return EncoderReport(Verdict(_CHECK, "wrong", message, "save the encoder there again"))
     if not any((folder / file).is_file() for file in _TOKENIZERS):
-        found = f"{name}: {folder} holds no tokenizer ({_TOKENIZERS[0]})"
-        return EncoderReport(Verdict(_CHECK, "wrong", found, "save its tokenizer there, too"))
-    return EncoderReport(_ok(f"{name} is there"), _size_of(folder))
+        message = f"{name}: {folder} contains no tokenizer ({_TOKENIZERS[0]})"
+        return EncoderReport(Verdict(_CHECK, "wrong", message, "save its tokenizer there as well"))
+    return EncoderReport(_ok(f"{name} is complete"), _size_of(folder))
 
 
 def _of_the_hub(name: str) -> EncoderReport:
-    # Late, since only names of the hub need it and it takes a third of a second.
+    # Imported late: only hub names need it, and it takes a third of a second.
     from transformers.utils.hub import try_to_load_from_cache
 
     cached = [try_to_load_from_cache(name, file) for file in (_CONFIG, *_WEIGHTS)]
     if isinstance(cached[0], str) and any(isinstance(path, str) for path in cached[1:]):
         return EncoderReport(_ok(f"{name} is in the hub's cache"), _size_of(Path(cached[0]).parent))
     if any(os.environ.get(v, "0").upper() in ("1", "ON", "YES", "TRUE") for v in _OFFLINE):
-        found = f"{name} is not in the hub's cache, and the hub is switched off (HF_HUB_OFFLINE)"
-        return EncoderReport(Verdict(_CHECK, "wrong", found, _CACHE.format(name=name)))
+        message = f"{name} is not in the hub's cache, and the hub is disabled (HF_HUB_OFFLINE)"
+        return EncoderReport(Verdict(_CHECK, "wrong", message, _CACHE.format(name=name)))
     return EncoderReport(_ask_hub(name))
 
 
@@ -90,22 +91,22 @@ def _ask_hub(name: str) -> Verdict:
             f"{hub}/{name}/resolve/main/{_CONFIG}", headers=headers, timeout=_TIMEOUT_S
         )
     except httpx.HTTPError as error:
-        found = f"{name} is not in the hub's cache, and {hub} is not reached"
-        return Verdict(_CHECK, "wrong", f"{found} ({type(error).__name__})", _cache(name))
+        message = f"{name} is not in the hub's cache, and {hub} cannot be reached"
+        return Verdict(_CHECK, "wrong", f"{message} ({type(error).__name__})", _cache(name))
     if answer.status_code < _FOUND:
         return _ok(f"{name} is not in the hub's cache; {hub} has it")
     if answer.status_code == _MISSING:
         remedy = "correct model.encoder; allowed: a hub name, a folder, minilm, tiny"
         return Verdict(_CHECK, "wrong", f"{name}: {hub} has no such model", remedy)
     if answer.status_code in _GATED:
-        remedy = "correct model.encoder, or set HF_TOKEN to a token that may read it"
-        return Verdict(_CHECK, "wrong", f"{name}: {hub} does not give it to this machine", remedy)
-    found = f"{name} is not in the hub's cache, and {hub} answers {answer.status_code}"
-    return Verdict(_CHECK, "wrong", found, _cache(name))
+        remedy = "correct model.encoder, or set HF_TOKEN to a token with access to it"
+        return Verdict(_CHECK, "wrong", f"{name}: {hub} refuses access from this machine", remedy)
+    message = f"{name} is not in the hub's cache, and {hub} answers {answer.status_code}"
+    return Verdict(_CHECK, "wrong", message, _cache(name))
 
 
 def _hub_token() -> str | None:
-    """The one of the environment, or that which `hf auth login` left."""
+    """The token of the environment, or that of `hf auth login`."""
     if os.environ.get("HF_TOKEN"):
         return os.environ["HF_TOKEN"]
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
@@ -117,8 +118,8 @@ def _cache(name: str) -> str:
     return _CACHE.format(name=name)
 
 
-def _ok(found: str) -> Verdict:
-    return Verdict(_CHECK, "ok", found)
+def _ok(message: str) -> Verdict:
+    return Verdict(_CHECK, "ok", message)
 
 
 def _size_of(folder: Path) -> int:

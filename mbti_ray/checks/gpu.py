@@ -1,4 +1,4 @@
-"""The GPUs of a machine: whether torch can compute on them, and NCCL sum over them."""
+"""The GPUs of a machine: whether torch can compute on them, and NCCL can reduce over them."""
 
 import json
 import subprocess
@@ -17,13 +17,13 @@ _WHEEL = "install torch with CUDA there (https://pytorch.org lists the builds)"
 
 @dataclass(frozen=True)
 class Gpus:
-    """What is known of the GPUs of a machine.
+    """The GPUs of a machine.
 
     Attributes:
-        driver: Version of NVIDIA's driver; None where none is loaded.
+        driver: Version of NVIDIA's driver; None if none is loaded.
         built_for: CUDA version that torch is built for; None for a build for CPUs only.
-        probed: What `gpu_probe` found, or None where it was not asked.
-        problem: Why it found nothing.
+        probed: The output of `gpu_probe`; None if it has not run.
+        problem: Why it failed.
     """
 
     driver: str | None
@@ -42,9 +42,9 @@ def find_driver() -> str | None:
 
 
 def probe_gpus(built_for: str | None, *, timeout_s: float) -> Gpus:
-    """Let torch compute on every GPU, in a process of its own."""
+    """Compute on every GPU with torch, in a subprocess."""
     driver = find_driver()
-    # -P: the files beside the script are no modules to be found by their name.
+    # -P: otherwise the other files of this folder could be imported as top-level modules.
     command = [sys.executable, "-P", str(Path(__file__).with_name("gpu_probe.py"))]
     try:
         done = subprocess.run(
@@ -59,24 +59,24 @@ def probe_gpus(built_for: str | None, *, timeout_s: float) -> Gpus:
 
 
 def judge_gpus(gpus: Gpus, *, counted: int, is_needed: bool) -> Verdict:
-    """Of one machine.
+    """The GPUs of one machine.
 
     Args:
-        counted: GPUs that Ray hands out there.
-        is_needed: Whether what is configured computes on GPUs.
+        counted: GPUs that Ray assigns there.
+        is_needed: Whether the run or study computes on GPUs.
     """
     if gpus.driver is None and not counted:
-        found = "none here" + (", and scaling.use_gpu asks for one" if is_needed else "")
-        remedy = "set scaling.use_gpu=auto, or take a machine with a GPU" if is_needed else ""
-        return Verdict(_CHECK, "wrong" if is_needed else "ok", found, remedy)
+        message = "none here" + (", and scaling.use_gpu needs one" if is_needed else "")
+        remedy = "set scaling.use_gpu=auto, or use a machine with a GPU" if is_needed else ""
+        return Verdict(_CHECK, "wrong" if is_needed else "ok", message, remedy)
     bad: State = "wrong" if is_needed or counted else "warning"
     if gpus.built_for is None:
-        found = f"{counted or 'some'} there, but torch is a build for CPUs only"
-        return Verdict(_CHECK, bad, found, _WHEEL)
+        message = f"{counted or 'some'} found, but torch is a build for CPUs only"
+        return Verdict(_CHECK, bad, message, _WHEEL)
     if gpus.problem is not None:
-        return Verdict(_CHECK, bad, f"torch cannot be asked: {gpus.problem}", _driver_remedy(gpus))
+        return Verdict(_CHECK, bad, f"torch failed: {gpus.problem}", _driver_remedy(gpus))
     if gpus.probed is None:
-        return Verdict(_CHECK, "ok", f"{counted} there, torch is built for CUDA {gpus.built_for}")
+        return Verdict(_CHECK, "ok", f"{counted} found, torch is built for CUDA {gpus.built_for}")
     return _judge_probed(gpus, gpus.probed, counted, bad)
 
 
@@ -85,21 +85,20 @@ def _judge_probed(gpus: Gpus, probed: dict[str, Any], counted: int, bad: State) 
     if len(usable) < max(counted, 1):
         reasons = [gpu["problem"] for gpu in probed["gpus"] if gpu["problem"]]
         reason = next(iter([*reasons, probed["reason"]]), None) or "no reason given"
-        found = f"torch can compute on {len(usable)} of {max(counted, 1)} ({reason})"
-        return Verdict(_CHECK, bad, found, _driver_remedy(gpus))
+        message = f"torch can compute on {len(usable)} of {max(counted, 1)} ({reason})"
+        return Verdict(_CHECK, bad, message, _driver_remedy(gpus))
     names = ", ".join(f"{g['name']} {g['memory_bytes'] / _GIB:.0f} GiB" for g in usable)
-    found = f"{names}; driver {gpus.driver}, torch for CUDA {gpus.built_for}"
+    message = f"{names}; driver {gpus.driver}, torch for CUDA {gpus.built_for}"
     if probed["nccl"] is None:
         remedy = "install the build of torch for Linux that has NCCL"
-        return Verdict(_CHECK, "warning", f"{found}, no NCCL: one GPU a run only", remedy)
+        return Verdict(_CHECK, "warning", f"{message}, no NCCL: one GPU a run only", remedy)
     if probed.get("together"):
-        remedy = "run with NCCL_DEBUG=INFO to see which way between the GPUs fails"
-        return Verdict(_CHECK, bad, f"NCCL cannot sum over them: {probed['together']}", remedy)
-    return Verdict(_CHECK, "ok", f"{found}, NCCL {probed['nccl']}")
+        remedy = "run with NCCL_DEBUG=INFO to see which connection between the GPUs fails"
+        return Verdict(_CHECK, bad, f"NCCL cannot reduce over them: {probed['together']}", remedy)
+    return Verdict(_CHECK, "ok", f"{message}, NCCL {probed['nccl']}")
 
 
 def _driver_remedy(gpus: Gpus) -> str:
     return (
-        f"look at nvidia-smi there; driver {gpus.driver or 'none'} has to support CUDA "
-        f"{gpus.built_for}"
+        f"check nvidia-smi there; driver {gpus.driver or 'none'} must support CUDA {gpus.built_for}"
     )

@@ -1,4 +1,4 @@
-"""What one machine is like, all of it together: asked here, or on a node of a cluster."""
+"""Collects the facts of one machine for all checks, on this machine or in a task on a node."""
 
 import time
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from mbti_ray.checks.versions import installed_versions, torch_cuda_version
 
 @dataclass(frozen=True)
 class MachineQuery:
-    """What is looked for on a machine.
+    """What to inspect on a machine.
 
     Attributes:
         encoder: `model.encoder`.
-        ray_folder: Where Ray keeps what it writes.
-        gpu_timeout_s: How long torch may take on the GPUs; 0 does not ask it.
-        logs: Of the head, where its autoscaler's log is.
+        ray_folder: Where Ray writes its files.
+        gpu_timeout_s: How long torch may compute on the GPUs; 0 skips that.
+        logs: The log folder on the head, where the autoscaler logs.
     """
 
     encoder: str
@@ -35,45 +35,45 @@ class MachineQuery:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """What was found on one."""
+    """The facts of one machine."""
 
     versions: dict[str, str]
     token: Token
     encoder: EncoderReport
     disk: Disk
     gpus: Gpus
-    seen: StorageReport | None
+    storage: StorageReport | None
     autoscaler: Autoscaler | None
     gloo_address: str | None
-    took_s: float
-    # Last, so that it is as near to the answer as can be.
+    duration_s: float
+    # Last, to be close to the time of the reply.
     clock_s: float = field(default_factory=time.time)
 
 
 def inspect_machine(
-    wanted: MachineQuery, leave: Callable[[], StorageReport] | None = None
+    query: MachineQuery, check_storage: Callable[[], StorageReport] | None = None
 ) -> MachineReport:
-    """Look at the machine that this is called on.
+    """Inspect the machine that this is called on.
 
     Args:
-        leave: Looks for the driver's note in the storage folder and leaves one.
+        check_storage: Looks for the marker of the driver in the storage folder and writes one.
     """
-    began = time.monotonic()
-    # Each of these may have to wait for something else.
+    started = time.monotonic()
+    # Each of these may wait for another process or machine.
     with ThreadPoolExecutor(3) as pool:
-        gpus = pool.submit(_find_gpus, wanted.gpu_timeout_s)
-        encoder = pool.submit(inspect_encoder, wanted.encoder)
-        seen = pool.submit(leave) if leave else None
+        gpus = pool.submit(_find_gpus, query.gpu_timeout_s)
+        encoder = pool.submit(inspect_encoder, query.encoder)
+        storage = pool.submit(check_storage) if check_storage else None
         return MachineReport(
             versions=installed_versions(),
             token=find_token(),
-            disk=measure_disk(wanted.ray_folder),
-            autoscaler=find_autoscaler(wanted.logs) if wanted.logs else None,
+            disk=measure_disk(query.ray_folder),
+            autoscaler=find_autoscaler(query.logs) if query.logs else None,
             gloo_address=gloo_address(),
             encoder=encoder.result(),
             gpus=gpus.result(),
-            seen=seen.result() if seen else None,
-            took_s=time.monotonic() - began,
+            storage=storage.result() if storage else None,
+            duration_s=time.monotonic() - started,
         )
 
 

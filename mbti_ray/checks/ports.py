@@ -1,4 +1,4 @@
-"""The ports that the service and the dashboard listen on."""
+"""The ports of the service and the dashboard."""
 
 import os
 import socket
@@ -9,12 +9,12 @@ from mbti_ray.config.schema import ServeConfig
 
 _CHECK = "ports"
 _DASHBOARD = 8265
-# HAProxy opens these too, on all interfaces; Ray lets them be moved but not bound to one.
+# HAProxy opens these, too, on all interfaces; Ray cannot bind them to one.
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
 def port_problem(host: str, port: int) -> str | None:
-    """Why nothing can listen there; None if something can."""
+    """Why the port cannot be bound; None if it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -26,25 +26,25 @@ def port_problem(host: str, port: int) -> str | None:
 
 
 def judge_ports(config: ServeConfig, *, with_dashboard: bool) -> list[Verdict]:
-    """Of this machine: only the service needs them, so what is taken is a warning.
+    """The ports on this machine; only the service needs them, so a used port is a warning.
 
     Args:
-        with_dashboard: Whether a Ray that is still to be started will want its dashboard's.
+        with_dashboard: Whether a local Ray is still to be started, with a dashboard.
     """
-    wanted = [(config.host, config.port, "serve.port", "set serve.port to a port that is free")]
+    needed = [(config.host, config.port, "serve.port", "set serve.port to a free port")]
     for name, default in HAPROXY_PORTS.items():
         port = int(os.environ.get(name, default))
-        wanted.append(("", port, "HAProxy of the service", f"set {name} to a port that is free"))
+        needed.append(("", port, "HAProxy of the service", f"set {name} to a free port"))
     if with_dashboard:
-        remedy = "another Ray may run here; this one takes the next free port"
-        wanted.append(("127.0.0.1", _DASHBOARD, "dashboard", remedy))
+        remedy = "another Ray may run here; the next free port will be used"
+        needed.append(("127.0.0.1", _DASHBOARD, "dashboard", remedy))
     taken = []
-    for host, port, use, remedy in wanted:
+    for host, port, use, remedy in needed:
         reason = port_problem(host, port)
         if reason is not None:
-            found = f"{host or '*'}:{port} ({use}): {reason}"
-            taken.append(Verdict(_CHECK, "warning", found, remedy))
+            message = f"{host or '*'}:{port} ({use}): {reason}"
+            taken.append(Verdict(_CHECK, "warning", message, remedy))
     if taken:
         return taken
-    ports = ", ".join(str(port) for _, port, _, _ in wanted)
+    ports = ", ".join(str(port) for _, port, _, _ in needed)
     return [Verdict(_CHECK, "ok", f"{ports} are free")]

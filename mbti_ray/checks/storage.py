@@ -1,7 +1,7 @@
-"""Whether runs can be kept where `storage` says, and whether every machine sees the same there.
+"""Whether the storage folder can be written, and whether every machine sees the same folder.
 
-The driver leaves a note, each machine looks for it and leaves its own, and the driver looks for
-those: a folder that has the same name on every machine, but is another disk, is found out.
+The driver writes a marker file, each machine looks for it and writes its own, and the driver looks
+for those. This detects folders that have the same path on every machine, but are different disks.
 """
 
 import time
@@ -18,35 +18,35 @@ from mbti_ray.storage.remote import Location
 
 _CHECK = "storage"
 _DRIVER = "driver"
-# A network file system may show a new file of another machine a little later.
+# On a network file system, a new file may appear later on other machines.
 _PATIENCE_S = 3.0
-_LOOKS_EVERY_S = 0.1
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
 class StorageReport:
-    """What one machine found there.
+    """The storage folder as one machine sees it.
 
     Attributes:
-        is_there: Whether there is such a folder at all.
-        is_shared: Whether it holds the note of the driver.
-        problem: Why nothing could be read or written; None if it could.
+        exists: Whether the folder exists.
+        is_shared: Whether it contains the marker of the driver.
+        problem: Why it could not be read or written; None if it could.
     """
 
-    is_there: bool
+    exists: bool
     is_shared: bool
     problem: str | None = None
 
 
 class StorageMarkers:
-    """The notes of one examination, in a folder of their own in the storage folder.
+    """The marker files of one check, in a temporary subfolder of the storage folder.
 
-    Made and taken away by the driver: `with Notes(place) as notes`.
+    The driver creates and deletes it: `with StorageMarkers(storage) as markers`.
 
     Args:
-        storage: Where runs are kept.
-        name: Of the folder; None makes one up.
-        patience_s: How long a note of another machine may take to appear.
+        storage: The storage folder.
+        name: Of the subfolder; None makes a new one.
+        patience_s: How long a marker of another machine may take to appear.
 
     Attributes:
         problem: Why the driver cannot write there; None if it can.
@@ -59,11 +59,11 @@ class StorageMarkers:
         self._patience_s = patience_s
         self.name = name or f".doctor-{uuid4().hex[:12]}"
         self.problem: str | None = None
-        self._made: list[Path] = []
+        self._created: list[Path] = []
 
     def __enter__(self) -> "StorageMarkers":
         if isinstance(self.storage, Path):
-            self._made = [p for p in (self.storage, *self.storage.parents) if not p.exists()]
+            self._created = [p for p in (self.storage, *self.storage.parents) if not p.exists()]
         try:
             self._write(_DRIVER)
         except (OSError, MbtiRayError) as error:
@@ -78,43 +78,43 @@ class StorageMarkers:
     ) -> None:
         with suppress(OSError, MbtiRayError):
             self._delete()
-        # Nothing is left of a folder that was not there before.
-        for folder in self._made:
+        # A folder that did not exist before is deleted.
+        for folder in self._created:
             with suppress(OSError):
                 folder.rmdir()
 
-    def leave(self, machine: str) -> StorageReport:
-        """On a machine: look for the driver's note and leave one. Makes no storage folder."""
+    def exchange(self, machine: str) -> StorageReport:
+        """On a machine: look for the driver's marker and write one. Never creates the folder."""
         try:
-            is_there = not isinstance(self.storage, Path) or self.storage.is_dir()
-            is_shared = is_there and not self.missing([_DRIVER])
+            exists = not isinstance(self.storage, Path) or self.storage.is_dir()
+            is_shared = exists and not self.find_missing([_DRIVER])
             if is_shared:
                 self._write(machine)
         except (OSError, MbtiRayError) as error:
-            return StorageReport(is_there=True, is_shared=False, problem=_reason(error))
-        return StorageReport(is_there, is_shared)
+            return StorageReport(exists=True, is_shared=False, problem=_reason(error))
+        return StorageReport(exists, is_shared)
 
-    def missing(self, machines: Iterable[str]) -> set[str]:
-        """The machines whose notes do not appear here."""
+    def find_missing(self, machines: Iterable[str]) -> set[str]:
+        """The machines whose markers do not appear here."""
         end = time.monotonic() + self._patience_s
-        waiting = {name for name in machines if not self._says(name)}
+        waiting = {name for name in machines if not self._has_marker(name)}
         while waiting and time.monotonic() < end:
-            time.sleep(_LOOKS_EVERY_S)
-            waiting = {name for name in waiting if not self._says(name)}
+            time.sleep(_POLL_S)
+            waiting = {name for name in waiting if not self._has_marker(name)}
         return waiting
 
     @property
     def _folder(self) -> Location:
         return self.storage / self.name
 
-    def _says(self, name: str) -> bool:
-        note = self._folder / name
-        return note.exists() and note.read_text("utf-8") == _text(name)
+    def _has_marker(self, name: str) -> bool:
+        marker = self._folder / name
+        return marker.exists() and marker.read_text("utf-8") == _text(name)
 
-    def _write(self, note: str) -> None:
+    def _write(self, name: str) -> None:
         if isinstance(self.storage, Path):
             (self.storage / self.name).mkdir(parents=True, exist_ok=True)
-        (self._folder / note).write_text(_text(note), "utf-8")
+        (self._folder / name).write_text(_text(name), "utf-8")
 
     def _delete(self) -> None:
         if not isinstance(self._folder, Path):
@@ -125,63 +125,63 @@ class StorageMarkers:
         self._folder.rmdir()
 
 
-def judge_own_storage(notes: StorageMarkers) -> Verdict:
-    """Of the machine that the command runs on."""
-    if notes.problem is None:
-        return Verdict(_CHECK, "ok", f"{notes.storage} can be written and read")
-    found = f"{notes.storage} cannot be written to here ({notes.problem})"
-    return Verdict(_CHECK, "wrong", found, "set storage=... to a folder or URL that can")
+def judge_own_storage(markers: StorageMarkers) -> Verdict:
+    """The storage folder on the machine of the driver."""
+    if markers.problem is None:
+        return Verdict(_CHECK, "ok", f"{markers.storage} can be written and read")
+    message = f"{markers.storage} cannot be written to here ({markers.problem})"
+    return Verdict(_CHECK, "wrong", message, "set storage=... to a folder or URL that can")
 
 
 def judge_storage(
-    notes: StorageMarkers,
+    markers: StorageMarkers,
     by_machine: Mapping[str, StorageReport],
     *,
     idle: frozenset[str] = frozenset(),
 ) -> list[Verdict]:
-    """Of the machines that were asked, as they and the driver found it.
+    """The storage folder on all machines.
 
     Args:
-        idle: Machines that no worker will ever be on.
+        idle: Machines on which no worker will run.
     """
-    own = judge_own_storage(notes)
+    own = judge_own_storage(markers)
     if own.state == "wrong" or not by_machine:
         return [own]
-    not_back = notes.missing(m for m, seen in by_machine.items() if seen.is_shared)
+    unseen = markers.find_missing(m for m, report in by_machine.items() if report.is_shared)
     faults = {
         machine: fault
-        for machine, seen in by_machine.items()
-        if (fault := _fault(seen, is_back=machine not in not_back)) is not None
+        for machine, report in by_machine.items()
+        if (fault := _fault(report, is_seen=machine not in unseen)) is not None
     }
     if not faults:
         count = len(by_machine)
         nodes = f"by {count} nodes" if count > 1 else "by the node"
-        return [Verdict(_CHECK, "ok", f"{notes.storage} is written {nodes} and read back here")]
+        return [Verdict(_CHECK, "ok", f"{markers.storage} is writable {nodes} and read back here")]
     groups: dict[tuple[str, bool], list[str]] = {}
     for machine, fault in faults.items():
         groups.setdefault((fault, machine in idle), []).append(machine)
-    remedy = f"mount the same folder at {notes.storage} on all machines, or set storage=s3://..."
+    remedy = f"mount the same folder at {markers.storage} on all machines, or set storage=s3://..."
     return [
         Verdict(
             _CHECK,
             "warning" if is_idle else "wrong",
-            f"{notes.storage} {fault.format(machines=join_names(machines))}",
+            f"{markers.storage} {fault.format(machines=join_names(machines))}",
             remedy,
         )
         for (fault, is_idle), machines in groups.items()
     ]
 
 
-def _fault(seen: StorageReport, *, is_back: bool) -> str | None:
-    if seen.problem is not None:
-        problem = seen.problem.replace("{", "{{").replace("}", "}}")
+def _fault(report: StorageReport, *, is_seen: bool) -> str | None:
+    if report.problem is not None:
+        problem = report.problem.replace("{", "{{").replace("}", "}}")
         return f"cannot be used on {{machines}} ({problem})"
-    if not seen.is_there:
-        return "is not there on {machines}: what is written on one machine, others do not see"
-    if not seen.is_shared:
-        return "is another folder on {machines} than here: it does not hold what was written here"
-    if not is_back:
-        return "does not show here what was written on {machines}"
+    if not report.exists:
+        return "does not exist on {machines}: other machines would not see its files"
+    if not report.is_shared:
+        return "is another folder on {machines} than here: files written here are missing there"
+    if not is_seen:
+        return "does not show files here that were written on {machines}"
     return None
 
 

@@ -1,6 +1,6 @@
-"""The token with which Ray's processes know each other: where it is, and whether all have it.
+"""Ray's authentication token: where it is, and whether all machines have the same.
 
-The token itself is never kept or shown, only a hash of it.
+Only a hash of the token is stored or shown.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ _HERE = "copy the head's ~/.ray/auth_token to this machine and set RAY_AUTH_MODE
 
 @dataclass(frozen=True)
 class Token:
-    """What a process of this machine would show.
+    """The token that processes on this machine would present.
 
     Attributes:
-        mode: RAY_AUTH_MODE; None where it is not set.
-        place: Where the token was looked for.
-        digest: The first digits of its hash; None where there is none.
-        is_named: Whether the environment says where it is.
+        mode: RAY_AUTH_MODE; None if it is not set.
+        path: Where the token was looked for: a file or a variable.
+        digest: The first digits of its hash; None if there is no token.
+        is_named: Whether the environment names its path.
     """
 
     mode: str | None
-    place: str
+    path: str
     digest: str | None
     is_named: bool = False
 
@@ -41,7 +41,7 @@ class Token:
 
 
 def find_token(environment: Mapping[str, str] = os.environ, home: Path | None = None) -> Token:
-    """The token of this machine, looked for as Ray does."""
+    """The token of this machine, looked for where Ray looks."""
     mode = environment.get(_MODE)
     if environment.get(_GIVEN):
         return Token(mode, _GIVEN, _digest(environment[_GIVEN]), is_named=True)
@@ -55,59 +55,59 @@ def find_token(environment: Mapping[str, str] = os.environ, home: Path | None = 
 
 
 def judge_token(token: Token, *, joins: bool) -> Verdict:
-    """Of one machine.
+    """The token of one machine.
 
     Args:
-        joins: Whether it is to work with a Ray that runs elsewhere.
+        joins: Whether the machine connects to a Ray that runs elsewhere.
     """
     if token.digest is None and (token.is_named or (token.is_on and joins)):
         asked = _PATH if token.is_named else f"{_MODE}=token"
-        return Verdict(_CHECK, "wrong", f"{asked} is set, but {token.place} holds none", _HERE)
+        return Verdict(_CHECK, "wrong", f"{asked} is set, but {token.path} has no token", _HERE)
     if token.digest is None:
-        return Verdict(_CHECK, "ok", "none; needed as soon as there is a second machine")
+        return Verdict(_CHECK, "ok", "none; required as soon as there is a second machine")
     if not token.is_on:
         return Verdict(
             _CHECK,
             "ok",
-            f"there is one ({token.place}); a worker that is started here with `ray start "
-            f"--address` shows it only with {_MODE}=token",
+            f"found in {token.path}; a worker started here with `ray start --address` presents it "
+            f"only with {_MODE}=token",
         )
-    return Verdict(_CHECK, "ok", f"{_MODE}=token, with the one of {token.place}")
+    return Verdict(_CHECK, "ok", f"{_MODE}=token, with the token in {token.path}")
 
 
-def judge_tokens(by_machine: Mapping[str, Token], *, is_asked_for: bool) -> list[Verdict]:
-    """Of the machines of a cluster.
+def judge_tokens(by_machine: Mapping[str, Token], *, is_required: bool) -> list[Verdict]:
+    """The tokens of the machines of a cluster.
 
     Args:
-        is_asked_for: Whether the cluster lets only those in that show it.
+        is_required: Whether the cluster requires a token.
     """
     several = len(by_machine) > 1
-    if not is_asked_for:
+    if not is_required:
         if not several:
-            return [Verdict(_CHECK, "ok", "not asked for, and there is one machine only")]
+            return [Verdict(_CHECK, "ok", "not required, and there is only one machine")]
         remedy = (
             "`ray get-auth-token --generate` once, the same file on all machines, and "
             f"{_MODE}=token before each `ray start`"
         )
-        found = "not asked for: whoever reaches Ray's ports can run code on all machines"
-        return [Verdict(_CHECK, "warning", found, remedy)]
+        message = "not required: whoever reaches Ray's ports can run code on all machines"
+        return [Verdict(_CHECK, "warning", message, remedy)]
     groups = group_by_value({machine: token.digest for machine, token in by_machine.items()})
     if len(groups) == 1:
         where = f", the same on {len(by_machine)} nodes" if several else ""
-        return [Verdict(_CHECK, "ok", f"asked for{where}")]
+        return [Verdict(_CHECK, "ok", f"required{where}")]
     common = next(iter(groups))
     odd = [machine for digest, where in groups.items() if digest != common for machine in where]
-    found = (
-        f"{join_names(odd)} would show another one, or none, when Ray starts there the next time"
+    message = (
+        f"{join_names(odd)} would present a different token, or none, when Ray starts there again"
     )
-    return [Verdict(_CHECK, "warning", found, _COPY)]
+    return [Verdict(_CHECK, "warning", message, _COPY)]
 
 
 def judge_refused_token(token: Token, address: str) -> Verdict:
-    """This machine was not let in."""
-    has = f"the token of {token.place}" if token.digest else f"no token ({token.place} has none)"
-    found = f"{address} does not let this machine in: it shows {has}"
-    return Verdict(_CHECK, "wrong", found, _HERE)
+    """The verdict for a machine that the cluster refused."""
+    shown = f"the token in {token.path}" if token.digest else f"no token (none in {token.path})"
+    message = f"{address} refused this machine, which presented {shown}"
+    return Verdict(_CHECK, "wrong", message, _HERE)
 
 
 def _digest(text: str) -> str:

@@ -1,7 +1,7 @@
-"""What is installed on each machine, and whether it is the same everywhere.
+"""The installed versions on each machine, and whether they are the same.
 
-A run sends objects and code between its processes; where these have other versions of what reads
-them, it fails late and says something else.
+A run sends objects and code between its processes. If their versions differ, it fails late and
+with a misleading message.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mbti_ray.checks.verdict import State, Verdict, group_by_value, join_names
 
-# Objects and weights of these travel, or the processes speak to each other through them.
+# Their objects are sent between processes, or the processes communicate through them.
 _DECISIVE = ("ray", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "mbti_ray")
 _OTHERS = ("datasets", "optuna", "pydantic", "safetensors")
 _NONE = "none"
@@ -22,13 +22,13 @@ _REMEDY = "pip install -c constraints.txt on all machines, from the same constra
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions on this machine: of Python, the libraries, and the code of this package itself."""
+    """The versions of Python, the libraries and this package on this machine."""
     found = {name: _version(name) for name in (*_DECISIVE, *_OTHERS) if name != "mbti_ray"}
-    return {"python": platform.python_version(), **found, "mbti_ray": _own()}
+    return {"python": platform.python_version(), **found, "mbti_ray": _package_version()}
 
 
 def torch_cuda_version() -> str | None:
-    """The CUDA version that torch is built for, without importing it; None is none at all."""
+    """The CUDA version that torch is built for, without importing torch; None for a CPU build."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -42,23 +42,23 @@ def torch_cuda_version() -> str | None:
 
 
 def judge_versions(by_machine: Mapping[str, Mapping[str, str]]) -> list[Verdict]:
-    """A line for each difference, or one that says what all have."""
+    """A verdict for each difference, or one with the versions that all have."""
     machines = list(by_machine)
     here = by_machine[machines[0]]
-    found = []
+    verdicts = []
     for name in here:
         groups = group_by_value({m: _public(by_machine[m].get(name, _NONE)) for m in machines})
         state = _state(name, list(groups))
         if state is not None:
-            said = ", ".join(f"{value} on {join_names(where)}" for value, where in groups.items())
-            remedy = _REMEDY if name != "mbti_ray" else "send the same code to all machines"
-            found.append(Verdict("versions", state, f"{name} is {said}", remedy))
-    if not found:
+            versions = ", ".join(f"{value} on {join_names(m)}" for value, m in groups.items())
+            remedy = _REMEDY if name != "mbti_ray" else "install the same code on all machines"
+            verdicts.append(Verdict("versions", state, f"{name} is {versions}", remedy))
+    if not verdicts:
         shown = ("python", "ray", "torch", "transformers", "mbti_ray")
-        said = ", ".join(f"{name} {here[name]}" for name in shown)
+        versions = ", ".join(f"{name} {here[name]}" for name in shown)
         where = f"; the same on {join_names(machines)}" if len(machines) > 1 else ""
-        found.append(Verdict("versions", "ok", said + where))
-    return found
+        verdicts.append(Verdict("versions", "ok", versions + where))
+    return verdicts
 
 
 def _state(name: str, values: list[str]) -> State | None:
@@ -72,7 +72,7 @@ def _state(name: str, values: list[str]) -> State | None:
 
 
 def _public(value: str) -> str:
-    # torch 2.13.0+cpu on a head and 2.13.0+cu130 on its workers go together.
+    # torch 2.13.0+cpu on a head and 2.13.0+cu130 on its workers are compatible.
     return value.partition("+")[0]
 
 
@@ -84,8 +84,8 @@ def _version(name: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _own() -> str:
-    """The version of this package, with a hash of its files: code travels without a new number."""
+def _package_version() -> str:
+    """The version of this package with a hash of its files: code is sent without a new number."""
     from mbti_ray import __version__
 
     folder = Path(__file__).parents[1]

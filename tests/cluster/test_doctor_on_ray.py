@@ -39,7 +39,7 @@ def test_storage_that_cannot_be_written_is_wrong(tmp_path):
     verdicts = check_cluster(load_run("quick", [f"storage={tmp_path / 'file' / 'runs'}"]))
     (verdict,) = wrong_of(verdicts)
     assert verdict.check == "storage"
-    assert "cannot be written to here (Not a directory)" in verdict.found
+    assert "cannot be written to here (Not a directory)" in verdict.message
 
 
 def test_more_workers_than_there_is_room_for_are_wrong(tmp_path):
@@ -49,7 +49,7 @@ def test_more_workers_than_there_is_room_for_are_wrong(tmp_path):
     for config in (load_run("quick", overrides), load_study(None, overrides)):
         (verdict,) = wrong_of(check_cluster(config))
         assert verdict.check == "resources"
-        assert "scaling.workers=3: a worker takes 1 CPU" in verdict.found
+        assert "scaling.workers=3: a worker takes 1 CPU" in verdict.message
         assert verdict.remedy == "lower scaling.workers"
 
 
@@ -63,7 +63,7 @@ def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
     assert (verdict.state, each) == ("wrong", None)
     verdict, each = judge_resources(config, there, addable)
     assert (verdict.state, each) == ("warning", Resources(8, 1))
-    assert verdict.found == (
+    assert verdict.message == (
         "only with machines that the autoscaler has yet to add: 2 worker(s) of 8 CPU and 1 GPU"
     )
     # Reckoned as the run will: it waits for the machines with GPUs, and does not take the CPUs.
@@ -73,7 +73,7 @@ def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
     study = load_study(None, ["scaling.use_gpu=false"])
     verdict, each = judge_resources(study, there, addable)
     assert (verdict.state, each) == ("ok", Resources(1, 0))
-    assert verdict.found.startswith("2 trial(s) at once, 1 worker(s) each of 1 CPU; 18 trial(s)")
+    assert verdict.message.startswith("2 trial(s) at once, 1 worker(s) each of 1 CPU; 18 trial(s)")
 
 
 @pytest.mark.parametrize(
@@ -129,32 +129,32 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
 
     from mbti_ray.checks.machine import MachineQuery
     from mbti_ray.checks.storage import StorageMarkers
-    from mbti_ray.on_ray.cluster.preflight import _alive, _on
+    from mbti_ray.on_ray.cluster.preflight import _live_nodes, _task_on
 
-    with StorageMarkers(tmp_path) as notes:
-        ((name, node),) = _alive().items()
-        wanted = MachineQuery("tiny", Path("/tmp/ray"))
-        machine = ray.get(_on(node).remote(wanted, notes, name), timeout=60)
-        assert machine.seen is not None
-        assert machine.seen.is_shared
-        assert notes.missing([name]) == set()
+    with StorageMarkers(tmp_path) as markers:
+        ((name, node),) = _live_nodes().items()
+        query = MachineQuery("tiny", Path("/tmp/ray"))
+        machine = ray.get(_task_on(node).remote(query, markers, name), timeout=60)
+        assert machine.storage is not None
+        assert machine.storage.is_shared
+        assert markers.find_missing([name]) == set()
     assert machine.versions["ray"] == ray.__version__
 
 
 def test_a_node_that_is_gone_is_said_not_to_answer(tmp_path):
     from mbti_ray.checks.storage import StorageMarkers
-    from mbti_ray.on_ray.cluster.preflight import _alive, _silent, query_nodes
+    from mbti_ray.on_ray.cluster.preflight import _live_nodes, _unanswered, query_nodes
 
-    nodes = _alive()
+    nodes = _live_nodes()
     gone = {"Resources": {"CPU": 1.0}, "NodeManagerAddress": "10.0.0.9", "NodeID": "0" * 56}
-    with StorageMarkers(tmp_path) as notes:
+    with StorageMarkers(tmp_path) as markers:
         answers = query_nodes(
-            load_run("quick"), nodes | {"10.0.0.9": gone}, notes, gpu_within_s=0.0
+            load_run("quick"), nodes | {"10.0.0.9": gone}, markers, gpu_within_s=0.0
         )
     assert list(answers.machines) == list(nodes)
-    (verdict,) = _silent(answers)
+    (verdict,) = _unanswered(answers)
     assert verdict.state == "wrong"
-    assert verdict.found.startswith("10.0.0.9: ")
+    assert verdict.message.startswith("10.0.0.9: ")
     assert verdict.remedy
 
 

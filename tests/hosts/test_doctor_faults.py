@@ -61,8 +61,8 @@ def test_a_worker_with_another_token_and_one_with_another_ray_are_named_with_the
     broken: Cluster,
 ) -> None:
     reasons = {
-        broken.workers[1].address: "its token is missing or another than the head's",
-        broken.workers[2].address: "it has another version of Ray or Python than the head",
+        broken.workers[1].address: "its token is missing or differs from the head's",
+        broken.workers[2].address: "its version of Ray or Python differs from the head's",
     }
     # One that is refused tries for half a minute.
     wait_until(lambda: reasons.keys() <= not_started(broken), 120, lambda: broken.log("monitor.*"))
@@ -79,9 +79,9 @@ def test_storage_that_only_the_head_sees_is_named_and_a_run_there_is_refused_at_
 ) -> None:
     wrong = doctor(broken, "alone", "storage=/tmp/runs")
     (line,) = wrong["storage"]
-    assert f"/tmp/runs is not there on {broken.workers[0].address}" in line
+    assert f"/tmp/runs does not exist on {broken.workers[0].address}" in line
     said = broken.submit(*TRAIN, "storage=/tmp/runs", "name=alone", job="run-alone", state="FAILED")
-    assert re.search(r"storage: /tmp/runs is not there on .*set storage=s3://", said)
+    assert re.search(r"storage: /tmp/runs does not exist on .*set storage=s3://", said)
     # Nothing was begun on the head.
     assert broken.head.run("ls", "/tmp/runs/alone", check=False).returncode
 

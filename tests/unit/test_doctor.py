@@ -27,7 +27,7 @@ from mbti_ray.checks.network import gloo_address, judge_gloo
 from mbti_ray.checks.ports import judge_ports, port_problem
 from mbti_ray.checks.storage import StorageMarkers, StorageReport, judge_own_storage, judge_storage
 from mbti_ray.checks.token import Token, find_token, judge_refused_token, judge_token, judge_tokens
-from mbti_ray.checks.verdict import Verdict, first_wrong, join_names, merge_verdicts, worst
+from mbti_ray.checks.verdict import Verdict, first_wrong, join_names, merge_verdicts
 from mbti_ray.checks.versions import installed_versions, judge_versions, torch_cuda_version
 from mbti_ray.config import load_run, load_study
 from mbti_ray.storage.remote import parse_location
@@ -37,11 +37,8 @@ pytestmark = pytest.mark.unit
 # --- verdicts ---------------------------------------------------------------------------------
 
 
-def test_the_worst_state_is_that_of_the_whole():
+def test_the_first_wrong_verdict_is_found_after_others():
     ok, warning, wrong = (Verdict("x", state, "") for state in ("ok", "warning", "wrong"))
-    assert worst([]) == "ok"
-    assert worst([warning, ok]) == "warning"
-    assert worst([warning, wrong, ok]) == "wrong"
     assert first_wrong([ok, wrong]) is wrong
     assert first_wrong([ok, warning]) is None
 
@@ -73,7 +70,7 @@ def test_what_is_installed_here_is_found_and_agrees_with_itself():
     assert torch_cuda_version() == torch.version.cuda
     (verdict,) = judge_versions({"10.0.0.1": found, "10.0.0.2": dict(found)})
     assert verdict.state == "ok"
-    assert verdict.found.endswith("; the same on 10.0.0.1, 10.0.0.2")
+    assert verdict.message.endswith("; the same on 10.0.0.1, 10.0.0.2")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +90,7 @@ def test_another_version_on_a_node_is_named_with_the_node(changed, state):
     (verdict,) = judge_versions({"10.0.0.1": here, "10.0.0.2": here | changed})
     ((name, version),) = changed.items()
     assert verdict.state == state
-    assert verdict.found == f"{name} is {_public(here[name])} on 10.0.0.1, {version} on 10.0.0.2"
+    assert verdict.message == f"{name} is {_public(here[name])} on 10.0.0.1, {version} on 10.0.0.2"
     assert verdict.remedy
 
 
@@ -125,7 +122,7 @@ def test_a_token_is_looked_for_where_ray_looks_and_never_kept(tmp_path):
     by_path = find_token({"RAY_AUTH_TOKEN_PATH": str(other)}, tmp_path)
     given = find_token({"RAY_AUTH_TOKEN": "another", "RAY_AUTH_TOKEN_PATH": "x"}, tmp_path)
     assert at_home.digest == by_path.digest != given.digest
-    assert (by_path.place, given.place) == (str(other), "RAY_AUTH_TOKEN")
+    assert (by_path.path, given.path) == (str(other), "RAY_AUTH_TOKEN")
     assert "s3cret" not in f"{at_home}{by_path}"
 
 
@@ -134,7 +131,7 @@ def test_token_mode_without_a_token_is_wrong_where_a_cluster_is_joined(tmp_path)
     assert judge_token(token, joins=False).state == "ok"
     verdict = judge_token(token, joins=True)
     assert verdict.state == "wrong"
-    assert f"{tmp_path}/.ray/auth_token holds none" in verdict.found
+    assert f"{tmp_path}/.ray/auth_token has no token" in verdict.message
     assert "copy the head's ~/.ray/auth_token to this machine" in verdict.remedy
 
 
@@ -148,22 +145,22 @@ def test_a_token_without_its_mode_is_said_to_be_shown_by_no_worker(tmp_path):
     (tmp_path / ".ray" / "auth_token").write_text("s3cret")
     verdict = judge_token(find_token({}, tmp_path), joins=False)
     assert verdict.state == "ok"
-    assert "only with RAY_AUTH_MODE=token" in verdict.found
+    assert "only with RAY_AUTH_MODE=token" in verdict.message
 
 
 def test_nodes_whose_token_is_another_are_named():
     same, odd = Token("token", "p", "11111111"), Token("token", "p", "22222222")
-    (verdict,) = judge_tokens({"a": same, "b": odd, "c": same}, is_asked_for=True)
+    (verdict,) = judge_tokens({"a": same, "b": odd, "c": same}, is_required=True)
     assert verdict.state == "warning"
-    assert verdict.found.startswith("b would show another one, or none")
-    (verdict,) = judge_tokens({"a": same, "c": same}, is_asked_for=True)
-    assert verdict.line() == "token: asked for, the same on 2 nodes"
+    assert verdict.message.startswith("b would present a different token, or none")
+    (verdict,) = judge_tokens({"a": same, "c": same}, is_required=True)
+    assert verdict.line() == "token: required, the same on 2 nodes"
 
 
 def test_several_nodes_without_a_token_are_a_warning_and_one_is_none():
     none = Token(None, "p", None)
-    assert judge_tokens({"a": none}, is_asked_for=False)[0].state == "ok"
-    (verdict,) = judge_tokens({"a": none, "b": none}, is_asked_for=False)
+    assert judge_tokens({"a": none}, is_required=False)[0].state == "ok"
+    (verdict,) = judge_tokens({"a": none, "b": none}, is_required=False)
     assert verdict.state == "warning"
     assert "ray get-auth-token --generate" in verdict.remedy
 
@@ -171,7 +168,7 @@ def test_several_nodes_without_a_token_are_a_warning_and_one_is_none():
 def test_a_machine_that_is_not_let_in_is_told_which_token_it_showed():
     verdict = judge_refused_token(Token(None, "/h/.ray/auth_token", None), "10.0.0.1:6379")
     assert verdict.state == "wrong"
-    assert "it shows no token (/h/.ray/auth_token has none)" in verdict.found
+    assert "which presented no token (none in /h/.ray/auth_token)" in verdict.message
     assert "RAY_AUTH_MODE=token" in verdict.remedy
 
 
@@ -180,75 +177,78 @@ def test_a_machine_that_is_not_let_in_is_told_which_token_it_showed():
 
 def test_a_folder_that_all_see_is_written_and_read_back_and_left_as_it_was(tmp_path):
     storage = tmp_path / "new" / "runs"
-    with StorageMarkers(storage) as notes:
-        seen = {name: _on_a_node(notes).leave(name) for name in ("a", "b")}
-        (verdict,) = judge_storage(notes, seen)
-    assert verdict.line() == f"storage: {storage} is written by 2 nodes and read back here"
+    with StorageMarkers(storage) as markers:
+        seen = {name: _on_a_node(markers).exchange(name) for name in ("a", "b")}
+        (verdict,) = judge_storage(markers, seen)
+    assert verdict.line() == f"storage: {storage} is writable by 2 nodes and read back here"
     assert list(tmp_path.iterdir()) == []
 
 
-def _on_a_node(notes: StorageMarkers, storage: Path | None = None) -> StorageMarkers:
+def _on_a_node(markers: StorageMarkers, storage: Path | None = None) -> StorageMarkers:
     """As the notes arrive there; `storage` is what that machine has under the name."""
-    return StorageMarkers(storage or notes.storage, notes.name, patience_s=0.0)
+    return StorageMarkers(storage or markers.storage, markers.name, patience_s=0.0)
 
 
 def test_a_folder_that_was_there_stays_with_what_is_in_it(tmp_path):
     (tmp_path / "run").mkdir()
-    with StorageMarkers(tmp_path) as notes:
-        assert notes.problem is None
+    with StorageMarkers(tmp_path) as markers:
+        assert markers.problem is None
         assert len(list(tmp_path.iterdir())) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_folder_that_only_the_driver_sees_is_named_with_the_machines(tmp_path):
-    with StorageMarkers(tmp_path / "runs") as notes:
-        seen = {"a": notes.leave("a"), "b": _on_a_node(notes, tmp_path / "none").leave("b")}
-        (verdict,) = judge_storage(notes, seen)
+    with StorageMarkers(tmp_path / "runs") as markers:
+        seen = {
+            "a": markers.exchange("a"),
+            "b": _on_a_node(markers, tmp_path / "none").exchange("b"),
+        }
+        (verdict,) = judge_storage(markers, seen)
     assert verdict.state == "wrong"
-    assert verdict.found.startswith(f"{tmp_path}/runs is not there on b: ")
+    assert verdict.message.startswith(f"{tmp_path}/runs does not exist on b: ")
     assert verdict.remedy.startswith("mount the same folder at ")
     assert not (tmp_path / "none").exists()
 
 
 def test_another_disk_under_the_same_name_is_found_out(tmp_path):
     (tmp_path / "local").mkdir()
-    with StorageMarkers(tmp_path / "runs") as notes:
-        seen = {"b": _on_a_node(notes, tmp_path / "local").leave("b")}
-        (verdict,) = judge_storage(notes, seen)
+    with StorageMarkers(tmp_path / "runs") as markers:
+        seen = {"b": _on_a_node(markers, tmp_path / "local").exchange("b")}
+        (verdict,) = judge_storage(markers, seen)
     assert verdict.state == "wrong"
-    assert "is another folder on b than here" in verdict.found
+    assert "is another folder on b than here" in verdict.message
     assert list((tmp_path / "local").iterdir()) == []
 
 
 def test_a_note_that_does_not_come_back_is_wrong(tmp_path):
-    with StorageMarkers(tmp_path, patience_s=0.1) as notes:
-        (verdict,) = judge_storage(notes, {"b": StorageReport(is_there=True, is_shared=True)})
+    with StorageMarkers(tmp_path, patience_s=0.1) as markers:
+        (verdict,) = judge_storage(markers, {"b": StorageReport(exists=True, is_shared=True)})
     assert verdict.state == "wrong"
-    assert "does not show here what was written on b" in verdict.found
+    assert "does not show files here that were written on b" in verdict.message
 
 
 def test_a_machine_that_nothing_will_run_on_is_only_a_warning(tmp_path):
-    with StorageMarkers(tmp_path) as notes:
-        seen = {"b": StorageReport(is_there=False, is_shared=False)}
-        (verdict,) = judge_storage(notes, seen, idle=frozenset({"b"}))
+    with StorageMarkers(tmp_path) as markers:
+        seen = {"b": StorageReport(exists=False, is_shared=False)}
+        (verdict,) = judge_storage(markers, seen, idle=frozenset({"b"}))
     assert verdict.state == "warning"
 
 
 def test_a_place_that_cannot_be_written_to_is_wrong(tmp_path):
     (tmp_path / "file").write_text("")
-    with StorageMarkers(tmp_path / "file" / "runs") as notes:
-        verdict = judge_own_storage(notes)
-        assert judge_storage(notes, {"a": notes.leave("a")}) == [verdict]
+    with StorageMarkers(tmp_path / "file" / "runs") as markers:
+        verdict = judge_own_storage(markers)
+        assert judge_storage(markers, {"a": markers.exchange("a")}) == [verdict]
     assert verdict.state == "wrong"
-    assert "cannot be written to here (Not a directory)" in verdict.found
+    assert "cannot be written to here (Not a directory)" in verdict.message
     assert "storage=" in verdict.remedy
 
 
 def test_a_store_by_url_is_written_and_read_back_and_left_as_it_was():
     from fsspec.implementations.memory import MemoryFileSystem
 
-    with StorageMarkers(parse_location("fsspec+memory://bucket/runs")) as notes:
-        (verdict,) = judge_storage(notes, {"a": _on_a_node(notes).leave("a")})
+    with StorageMarkers(parse_location("fsspec+memory://bucket/runs")) as markers:
+        (verdict,) = judge_storage(markers, {"a": _on_a_node(markers).exchange("a")})
     assert verdict.state == "ok", verdict.line()
     assert [p for p in MemoryFileSystem.store if "doctor" in p] == []
 
@@ -284,7 +284,7 @@ def test_a_study_needs_room_for_the_checkpoint_of_each_trial():
     assert estimate_disk_need(run, 100) == DiskNeed(500, 1300)
     assert estimate_disk_need(study, 100) == DiskNeed(500, 100 + 51 * 400)
     heads = load_run("quick", ["model.trainable=heads"])
-    assert estimate_disk_need(heads, 100).most_bytes < estimate_disk_need(run, 100).most_bytes
+    assert estimate_disk_need(heads, 100).max_bytes < estimate_disk_need(run, 100).max_bytes
 
 
 # --- encoder ----------------------------------------------------------------------------------
@@ -311,21 +311,21 @@ def test_a_folder_with_weights_and_tokenizer_can_be_loaded(tmp_path):
     ("files", "says"),
     [
         ((), "has no config.json"),
-        (("config.json", "tokenizer.json"), "holds no weights"),
-        (("config.json", "model.safetensors"), "holds no tokenizer"),
+        (("config.json", "tokenizer.json"), "contains no weights"),
+        (("config.json", "model.safetensors"), "contains no tokenizer"),
     ],
 )
 def test_a_folder_that_lacks_something_is_wrong(files, says, tmp_path):
     verdict = inspect_encoder(str(_encoder_folder(tmp_path / "e", *files))).verdict
     assert verdict.state == "wrong"
-    assert says in verdict.found
+    assert says in verdict.message
     assert verdict.remedy
 
 
 def test_a_folder_that_is_not_there_is_wrong(tmp_path):
     verdict = inspect_encoder(str(tmp_path / "none")).verdict
     assert verdict.state == "wrong"
-    assert "no such folder" in verdict.found
+    assert "no such folder" in verdict.message
     assert "on every machine" in verdict.remedy
 
 
@@ -356,7 +356,7 @@ def hub(status: int) -> Iterator[tuple[str, list[str]]]:
         (200, "ok", "has it"),
         (307, "ok", "has it"),
         (404, "wrong", "has no such model"),
-        (401, "wrong", "does not give it to this machine"),
+        (401, "wrong", "refuses access from this machine"),
         (503, "wrong", "answers 503"),
     ],
 )
@@ -368,7 +368,7 @@ def test_a_hub_is_asked_for_what_its_cache_lacks(status, state, says, tmp_path, 
         monkeypatch.setenv("HF_ENDPOINT", address)
         verdict = inspect_encoder("nobody/no-such-encoder").verdict
     assert verdict.state == state
-    assert says in verdict.found
+    assert says in verdict.message
     assert asked == ["/nobody/no-such-encoder/resolve/main/config.json"]
 
 
@@ -390,7 +390,7 @@ def test_a_hub_that_is_not_reached_is_wrong_and_says_how_to_do_without(monkeypat
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
     verdict = inspect_encoder("nobody/no-such-encoder").verdict
     assert verdict.state == "wrong"
-    assert f"http://127.0.0.1:{port} is not reached" in verdict.found
+    assert f"http://127.0.0.1:{port} cannot be reached" in verdict.message
     assert "hf download nobody/no-such-encoder" in verdict.remedy
 
 
@@ -400,7 +400,7 @@ def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         verdict = inspect_encoder("nobody/no-such-encoder").verdict
     assert verdict.state == "wrong"
-    assert "HF_HUB_OFFLINE" in verdict.found
+    assert "HF_HUB_OFFLINE" in verdict.message
     assert asked == []
 
 
@@ -444,15 +444,20 @@ def _probed(*problems: str | None, nccl: str | None = "2.28.9", reason: str | No
         (Gpus("470.1", "13.0", _probed(reason="driver is too old")), 2, "wrong", "0 of 2 (driver"),
         (Gpus("580.1", "13.0", _probed(None, "no kernel image")), 2, "wrong", "1 of 2 (no kernel"),
         (Gpus("580.1", "13.0", _probed(None, nccl=None)), 1, "warning", "no NCCL"),
-        (Gpus("580.1", "13.0", _probed(None) | {"together": "timeout"}), 1, "wrong", "cannot sum"),
+        (
+            Gpus("580.1", "13.0", _probed(None) | {"together": "timeout"}),
+            1,
+            "wrong",
+            "cannot reduce",
+        ),
         (Gpus("580.1", "13.0", _probed(None)), 1, "ok", "H100 80 GiB; driver 580.1"),
-        (Gpus("580.1", "13.0"), 1, "ok", "1 there, torch is built for CUDA 13.0"),
+        (Gpus("580.1", "13.0"), 1, "ok", "1 found, torch is built for CUDA 13.0"),
     ],
 )
 def test_gpus_that_ray_gives_out_have_to_compute(gpus, counted, state, says):
     verdict = judge_gpus(gpus, counted=counted, is_needed=True)
     assert verdict.state == state
-    assert says in verdict.found
+    assert says in verdict.message
     assert bool(verdict.remedy) == (state != "ok")
 
 
@@ -474,7 +479,7 @@ def test_a_port_that_somebody_listens_on_is_named_with_its_setting(monkeypatch):
         config = load_run("quick", [f"serve.port={port}"]).serve
         (verdict,) = judge_ports(config, with_dashboard=False)
         assert verdict.state == "warning"
-        assert f"127.0.0.1:{port} (serve.port): Address already in use" in verdict.found
+        assert f"127.0.0.1:{port} (serve.port): Address already in use" in verdict.message
         assert "set serve.port" in verdict.remedy
     assert port_problem("127.0.0.1", port) is None
     assert judge_ports(config, with_dashboard=False)[0].state == "ok"
@@ -496,8 +501,8 @@ def test_clocks_that_are_off_are_named(skew, state):
     (verdict,) = judge_clocks({"a": 0.0, "b": skew})
     assert verdict.state == state
     if state != "ok":
-        assert f"b by {skew:+d} s" in verdict.found
-        assert "time synchronisation" in verdict.remedy
+        assert f"b by {skew:+d} s" in verdict.message
+        assert "time synchronization" in verdict.remedy
 
 
 # --- network ----------------------------------------------------------------------------------
@@ -506,7 +511,7 @@ def test_clocks_that_are_off_are_named(skew, state):
 def test_gloo_on_loopback_is_wrong_where_workers_are_on_several_machines() -> None:
     verdict = judge_gloo({"10.0.0.2": "127.0.1.1", "10.0.0.3": "10.0.0.3", "10.0.0.4": None})
     assert verdict.state == "wrong"
-    assert "on loopback on 10.0.0.2, where" in verdict.found
+    assert "to loopback on 10.0.0.2, unreachable" in verdict.message
     assert "GLOO_SOCKET_IFNAME" in verdict.remedy
     assert judge_gloo({"10.0.0.3": "10.0.0.3", "10.0.0.4": None}).state == "ok"
 

@@ -91,7 +91,7 @@ def test_what_listens_there_and_is_no_ray_is_said_to_be_none(place, capsys, monk
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")
         assert main(["doctor", "--cluster", "--json"]) == 2
         (check,) = report(capsys)["checks"]
-    assert "is open, but no Ray answers there" in check["found"]
+    assert "accepts connections, but no Ray answers" in check["found"]
 
 
 def test_the_table_of_the_command_shows_each_state_and_what_to_change(place):

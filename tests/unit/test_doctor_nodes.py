@@ -59,8 +59,8 @@ def test_a_worker_with_a_wrong_token_is_found_in_the_log_of_the_head():
     autoscaler = parse_autoscaler(CLUSTER_FILE, REFUSED)
     (verdict,) = judge_nodes(autoscaler, ["10.0.0.1"], {})
     assert verdict.state == "wrong"
-    assert verdict.found == (
-        "10.0.0.3 could not join: its token is missing or another than the head's"
+    assert verdict.message == (
+        "10.0.0.3 could not join: its token is missing or differs from the head's"
     )
     assert "~/.ray/auth_token" in verdict.remedy
     assert "RAY_AUTH_MODE=token" in verdict.remedy
@@ -69,9 +69,9 @@ def test_a_worker_with_a_wrong_token_is_found_in_the_log_of_the_head():
 def test_a_worker_with_another_ray_is_found_in_the_log_of_the_head():
     autoscaler = parse_autoscaler(CLUSTER_FILE, REFUSED + OTHER_VERSION)
     verdicts = judge_nodes(autoscaler, ["10.0.0.1"], {})
-    assert [v.found for v in verdicts] == [
-        "10.0.0.3 could not join: its token is missing or another than the head's",
-        "10.0.0.4 could not join: it has another version of Ray or Python than the head",
+    assert [v.message for v in verdicts] == [
+        "10.0.0.3 could not join: its token is missing or differs from the head's",
+        "10.0.0.4 could not join: its version of Ray or Python differs from the head's",
     ]
     assert "install the head's versions there" in verdicts[1].remedy
 
@@ -89,8 +89,8 @@ def test_workers_that_are_started_side_by_side_have_each_their_own_reason():
     # What is refused tries for half a minute; the other one is through at once.
     log = "\n".join([first, start, mismatch, refused, f"2026{failed}", *rest])
     assert parse_join_failures(log) == {
-        "10.0.0.3": "its token is missing or another than the head's",
-        "10.0.0.4": "it has another version of Ray or Python than the head",
+        "10.0.0.3": "its token is missing or differs from the head's",
+        "10.0.0.4": "its version of Ray or Python differs from the head's",
     }
     without = "\n".join([first, start, mismatch, f"2026{failed}", refused, *rest])
     assert parse_join_failures(without) == parse_join_failures(log)
@@ -104,7 +104,7 @@ def test_a_worker_that_failed_once_and_is_there_now_is_not_named():
 def test_machines_that_should_be_there_and_are_not_are_a_warning():
     (verdict,) = judge_nodes(parse_autoscaler(CLUSTER_FILE), ["10.0.0.1"], {"cpu": 1})
     assert verdict.state == "warning"
-    assert verdict.found == "1 of 1 machines of type gpu are not there"
+    assert verdict.message == "1 of 1 machines of type gpu are missing"
 
 
 def test_machines_of_ones_own_that_are_not_there_are_named_by_address():
@@ -116,24 +116,24 @@ def test_machines_of_ones_own_that_are_not_there_are_named_by_address():
           local.cluster.node: {resources: {}, node_config: {}, min_workers: 2, max_workers: 2}
     """)
     autoscaler = parse_autoscaler(tree)
-    running = autoscaler.running([_HEAD_NODE, {"Resources": {"CPU": 1.0}, "Labels": {}}])
+    running = autoscaler.count_running([_HEAD_NODE, {"Resources": {"CPU": 1.0}, "Labels": {}}])
     (verdict,) = judge_nodes(autoscaler, ["10.0.0.1", "10.0.0.2"], running)
-    assert verdict.found == "1 of 2 machines of type local.cluster.node are not there (10.0.0.3)"
+    assert verdict.message == "1 of 2 machines of type local.cluster.node are missing (10.0.0.3)"
     # What such a machine has is not known before it is there.
-    assert autoscaler.may_add(running) == []
+    assert autoscaler.addable_nodes(running) == []
 
 
 def test_the_autoscaler_may_add_up_to_the_limits_of_each_type_and_of_all():
     autoscaler = parse_autoscaler(CLUSTER_FILE)
     gpu, cpu = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 4.0}
-    assert autoscaler.may_add({}) == [gpu] * 4 + [cpu]
-    assert autoscaler.may_add({"gpu": 1, "cpu": 3}) == [gpu]
-    assert autoscaler.may_add({"gpu": 4, "cpu": 1}) == []
+    assert autoscaler.addable_nodes({}) == [gpu] * 4 + [cpu]
+    assert autoscaler.addable_nodes({"gpu": 1, "cpu": 3}) == [gpu]
+    assert autoscaler.addable_nodes({"gpu": 4, "cpu": 1}) == []
 
 
 def test_the_head_is_no_worker_of_its_type():
     worker = {"Resources": {"CPU": 2.0}, "Labels": {"ray.io/node-group": "t"}}
-    assert parse_autoscaler(CLUSTER_FILE).running([_HEAD_NODE, worker]) == {"t": 1}
+    assert parse_autoscaler(CLUSTER_FILE).count_running([_HEAD_NODE, worker]) == {"t": 1}
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
@@ -153,5 +153,5 @@ def test_the_autoscaler_of_this_machine_is_found_by_its_process(tmp_path):
         assert find_autoscaler(tmp_path / "others") is None
         process.communicate(b"\n", timeout=60)
     assert found is not None
-    assert found.most == 5
+    assert found.max_workers == 5
     assert list(found.failures) == ["10.0.0.3"]

@@ -1,6 +1,6 @@
-"""The Ray that a command would get: where it is, and whether this machine is let in.
+"""Whether a driver on this machine can connect to the running Ray, and the facts of that Ray.
 
-Asked before `ray.init`, which takes long to say less.
+Checked before `ray.init`, which takes longer and reports less.
 """
 
 import os
@@ -33,41 +33,41 @@ _SUBMIT = "ray job submit --working-dir . -- python -m mbti_ray.doctor --cluster
 
 
 def ray_temp_folder() -> Path:
-    """Where the Ray of this process keeps, or would keep, logs and what memory does not hold."""
+    """Where the Ray of this process stores, or would store, logs and spilled objects."""
     if ray.is_initialized():
         return Path(_node().get_session_dir_path()).parent
     return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray")
 
 
 def session_logs_folder() -> Path:
-    """The logs of the session that is connected, under the same path on every node."""
+    """The log folder of the connected session; the path is the same on every node."""
     return Path(_node().get_logs_dir_path())
 
 
 def requires_token() -> bool:
-    """Whether the Ray of this process lets only those in that show its token."""
+    """Whether the Ray of this process requires its token."""
     return bool(_raylet.get_authentication_mode() == _raylet.AuthenticationMode.TOKEN)
 
 
 def is_node_here(node_id: str) -> bool:
-    """Whether that node is the one of this process."""
+    """Whether this process runs on that node."""
     return bool(ray.get_runtime_context().get_node_id() == node_id)
 
 
 def local_resources() -> dict[str, float]:
-    """What a Ray that is started on this machine would have to give out."""
+    """The resources of a Ray started on this machine."""
     gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()
     resources = {"CPU": float(get_num_cpus())}
     return resources | ({"GPU": float(gpus)} if gpus else {})
 
 
 def judge_connection(token: Token) -> Verdict | None:
-    """Why the Ray that runs would not take a driver of this machine; None if it would.
+    """Why a driver on this machine cannot connect to the running Ray; None if it can.
 
-    None, too, where there is none, so that one would be started.
+    Also None if no Ray is running, as a local one would be started.
 
     Args:
-        token: That of this machine.
+        token: The token of this machine.
     """
     if ray.is_initialized():
         return None
@@ -83,56 +83,56 @@ def judge_connection(token: Token) -> Verdict | None:
 
 
 def judge_dashboard() -> list[Verdict]:
-    """Whether the dashboard can be looked at from here."""
+    """Whether the dashboard can be reached from this machine."""
     url = ray._private.worker.get_dashboard_url()
     if not url:
-        return [Verdict("dashboard", "warning", "none runs", "pip install 'ray[default]'")]
+        return [Verdict("dashboard", "warning", "not running", "pip install 'ray[default]'")]
     host, _, port = url.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _DASHBOARD_TIMEOUT_S).close()
     except OSError as error:
-        found = f"{url} is not reached from here ({error.strerror or error})"
-        remedy = "look at it through `ray dashboard CLUSTER.yaml`, or an ssh tunnel to the head"
-        return [Verdict("dashboard", "warning", found, remedy)]
+        message = f"{url} cannot be reached from here ({error.strerror or error})"
+        remedy = "use `ray dashboard CLUSTER.yaml`, or an SSH tunnel to the head"
+        return [Verdict("dashboard", "warning", message, remedy)]
     return [Verdict("dashboard", "ok", f"http://{url}")]
 
 
 def _ask_head(address: str, token: Token) -> Verdict | None:
-    """Versions and nodes as the head has them, in a thread: its client cannot be told to hurry."""
-    found: list[Any] = []
+    """Compares versions and nodes with the head, in a thread: its client has no time-out."""
+    answers: list[Any] = []
 
     def call() -> None:
         try:
             client = _raylet.GcsClient(address=address)
             nodes = client.get_all_node_info().values()
-            found.append((get_cluster_metadata(client), [n.node_manager_address for n in nodes]))
+            answers.append((get_cluster_metadata(client), [n.node_manager_address for n in nodes]))
         except (RayError, RuntimeError) as error:
-            found.append(error)
+            answers.append(error)
 
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(_TIMEOUT_S)
-    if not found:
-        return _wrong(f"{address} is open, but no Ray answers there", _start_or_name())
-    if isinstance(found[0], AuthenticationError):
+    if not answers:
+        return _wrong(f"{address} accepts connections, but no Ray answers", _start_or_name())
+    if isinstance(answers[0], AuthenticationError):
         return judge_refused_token(token, address)
-    if isinstance(found[0], Exception):
-        return _wrong(f"{address}: {one_line(found[0], limit=200)}", _start_or_name())
-    return _judge_head(address, *found[0])
+    if isinstance(answers[0], Exception):
+        return _wrong(f"{address}: {one_line(answers[0], limit=200)}", _start_or_name())
+    return _judge_head(address, *answers[0])
 
 
 def _judge_head(address: str, versions: dict[str, str] | None, nodes: list[str]) -> Verdict | None:
     here = _versions_here()
     there = {name: (versions or here).get(name, here[name]) for name in here}
     if there != here:
-        said = " and ".join(f"{name} {there[name]}" for name in here)
+        theirs = " and ".join(f"{name} {there[name]}" for name in here)
         own = " and ".join(f"{name} {value}" for name, value in here.items())
         remedy = f"pip install 'ray=={there['ray']}' with Python {there['python']} on this machine"
-        return _wrong(f"{address} runs {said}, this machine has {own}", remedy)
+        return _wrong(f"{address} runs {theirs}, this machine has {own}", remedy)
     if not any(_is_own(node) for node in nodes):
-        found = f"this machine is no node of the Ray at {address}, and a driver has to be on one"
-        return _wrong(found, f"send the command there: {_SUBMIT}")
+        message = f"this machine is not a node of the Ray at {address}, and drivers run on nodes"
+        return _wrong(message, f"submit the command as a job: {_SUBMIT}")
     return None
 
 
@@ -142,7 +142,7 @@ def _versions_here() -> dict[str, str]:
 
 
 def _is_own(address: str) -> bool:
-    """Whether an address is one of this machine's."""
+    """Whether it is an address of this machine."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_DGRAM)) as probe, suppress(OSError):
         probe.bind((address, 0))
@@ -150,14 +150,14 @@ def _is_own(address: str) -> bool:
     return False
 
 
-def _wrong(found: str, remedy: str) -> Verdict:
-    return Verdict(_CHECK, "wrong", found, remedy)
+def _wrong(message: str, remedy: str) -> Verdict:
+    return Verdict(_CHECK, "wrong", message, remedy)
 
 
 def _start_or_name() -> str:
     if os.environ.get("RAY_ADDRESS"):
         return "correct RAY_ADDRESS, or start Ray there"
-    return "`ray stop` once: it takes away the note of a Ray that is gone"
+    return "run `ray stop` once: it deletes the address of a Ray that has ended"
 
 
 def _node() -> Any:

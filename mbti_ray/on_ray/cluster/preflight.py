@@ -1,6 +1,6 @@
-"""The checks on the machines of a Ray: a small task on every node, and the sums of what will run.
+"""Runs the checks on the nodes of a Ray, by a small task on each, and before every run.
 
-What a machine is asked and what the answers mean is in `mbti_ray.checks`; here is who is asked.
+What is checked on a machine, and what the results mean, belongs to `mbti_ray.checks`.
 """
 
 import os
@@ -28,7 +28,7 @@ from mbti_ray.checks.gpu import judge_gpus
 from mbti_ray.checks.machine import MachineQuery, MachineReport, inspect_machine
 from mbti_ray.checks.network import judge_gloo
 from mbti_ray.checks.ports import judge_ports
-from mbti_ray.checks.storage import StorageMarkers, StorageReport, judge_own_storage, judge_storage
+from mbti_ray.checks.storage import StorageMarkers, judge_own_storage, judge_storage
 from mbti_ray.checks.token import find_token, judge_token, judge_tokens
 from mbti_ray.checks.verdict import Verdict, first_wrong, join_names, merge_verdicts
 from mbti_ray.checks.versions import installed_versions, judge_versions
@@ -47,30 +47,30 @@ from mbti_ray.on_ray.cluster.resources import (
 from mbti_ray.runs.lookup import storage_folder
 from mbti_ray.storage.remote import Location
 
-# The whole has to end within half a minute, the start of a Ray included.
+# All of it must end within half a minute, with the start of a Ray.
 _ANSWER_WITHIN_S = 15.0
 _GPU_WITHIN_S = 12.0
 _HEAD = "node:__internal_head__"
 _DRIVER = "the driver"
 _LACKING = "No module named"
-_SEND = "install constraints.txt there, and send the code along (ray job submit --working-dir .)"
+_SEND = "install constraints.txt there, and submit the code (ray job submit --working-dir .)"
 _LOOK = (
-    "look at that machine, its network and its raylet's log (a changed token or a full disk are "
+    "check that machine, its network and the log of its raylet (a changed token or a full disk is "
     "enough), or stop Ray there"
 )
 
 
 @dataclass
 class NodeReports:
-    """What came back from the nodes, by their names."""
+    """What the nodes reported, by their names."""
 
     machines: dict[str, MachineReport] = field(default_factory=dict)
     skews: dict[str, float] = field(default_factory=dict)
-    silent: dict[str, str] = field(default_factory=dict)
+    unanswered: dict[str, str] = field(default_factory=dict)
 
     def take(self, name: str, machine: MachineReport, asked: float, answered: float) -> None:
         self.machines[name] = machine
-        self.skews[name] = least_skew_s(machine.clock_s, asked + machine.took_s, answered)
+        self.skews[name] = least_skew_s(machine.clock_s, asked + machine.duration_s, answered)
 
     @property
     def autoscaler(self) -> Autoscaler | None:
@@ -78,17 +78,17 @@ class NodeReports:
 
 
 def check_this_machine(config: RunConfig) -> list[Verdict]:
-    """This machine alone, without a Ray: would a run or study do here?"""
+    """Whether a run or study could run on this machine alone; starts no Ray."""
     here = connectivity.local_resources()
-    wanted = MachineQuery(config.model.encoder, connectivity.ray_temp_folder(), _GPU_WITHIN_S)
+    query = MachineQuery(config.model.encoder, connectivity.ray_temp_folder(), _GPU_WITHIN_S)
     needs_gpu = config.scaling.use_gpu is True
-    with StorageMarkers(storage_folder(config.storage)) as notes:
-        machine = inspect_machine(wanted)
+    with StorageMarkers(storage_folder(config.storage)) as markers:
+        machine = inspect_machine(query)
         return [
             *judge_versions({"this machine": machine.versions}),
             judge_token(machine.token, joins="RAY_ADDRESS" in os.environ),
-            judge_own_storage(notes),
-            *_disks(config, notes.storage, {"this machine": machine}),
+            judge_own_storage(markers),
+            *_disks(config, markers.storage, {"this machine": machine}),
             judge_resources(config, [here], [])[0],
             judge_gpus(machine.gpus, counted=int(here.get("GPU", 0)), is_needed=needs_gpu),
             machine.encoder.verdict,
@@ -97,7 +97,7 @@ def check_this_machine(config: RunConfig) -> list[Verdict]:
 
 
 def check_cluster(config: RunConfig) -> list[Verdict]:
-    """Every node of the Ray that a run would get; a local one is started where there is none."""
+    """The checks on every node of the cluster; starts a local Ray if there is none."""
     refusal = connectivity.judge_connection(find_token())
     if refusal is not None:
         return [refusal]
@@ -105,20 +105,20 @@ def check_cluster(config: RunConfig) -> list[Verdict]:
         try:
             stack.enter_context(ray_connection())
         except (ClusterError, ConnectionError, RuntimeError, RayError) as error:
-            found = one_line(error, limit=300)
-            return [Verdict("cluster", "wrong", found, "start Ray, or correct RAY_ADDRESS")]
-        with StorageMarkers(storage_folder(config.storage)) as notes:
-            nodes = _alive()
-            answers = query_nodes(config, nodes, notes, gpu_within_s=_GPU_WITHIN_S)
+            message = one_line(error, limit=300)
+            return [Verdict("cluster", "wrong", message, "start Ray, or correct RAY_ADDRESS")]
+        with StorageMarkers(storage_folder(config.storage)) as markers:
+            nodes = _live_nodes()
+            reports = query_nodes(config, nodes, markers, gpu_within_s=_GPU_WITHIN_S)
             return [
                 Verdict("cluster", "ok", f"{len(nodes)} node(s): {join_names(nodes)}"),
-                *_missing(nodes, answers),
-                *_essential(config, nodes, answers, notes),
+                *_missing(nodes, reports),
+                *_essential(config, nodes, reports, markers),
                 *judge_tokens(
-                    {name: m.token for name, m in answers.machines.items()},
-                    is_asked_for=connectivity.requires_token(),
+                    {name: m.token for name, m in reports.machines.items()},
+                    is_required=connectivity.requires_token(),
                 ),
-                *judge_clocks(answers.skews),
+                *judge_clocks(reports.skews),
                 *connectivity.judge_dashboard(),
                 *judge_ports(config.serve, with_dashboard=False),
             ]
@@ -127,41 +127,39 @@ def check_cluster(config: RunConfig) -> list[Verdict]:
 def check_before_run(
     config: RunConfig, storage: Location, *, warn: Callable[[str], None] = lambda line: None
 ) -> Nodes:
-    """What can be said at once before a run or study takes anything; Ray is connected.
-
-    On one machine it looks around, on several it runs one task on each.
+    """The fast checks before a run or study takes resources; Ray must be connected.
 
     Args:
-        config: What is about to run.
-        storage: Where it will be kept.
-        warn: Called with a line for what will not stop it.
+        config: Of the run or study.
+        storage: The storage folder.
+        warn: Called with one line for each warning.
 
     Returns:
-        The nodes to reckon with: those that are there, and those that the autoscaler may add.
+        The nodes to plan with: those of the cluster, and those that the autoscaler may add.
 
     Raises:
-        ClusterError: With the first thing that is wrong, and what to change.
+        ClusterError: The first check that failed, and what to change.
     """
-    nodes = _alive()
-    with StorageMarkers(storage) as notes:
-        answers = query_nodes(config, nodes, notes, gpu_within_s=0.0)
-        verdicts = _essential(config, nodes, answers, notes)
-        verdicts += [v for v in _missing(nodes, answers) if v.state == "warning"]
+    nodes = _live_nodes()
+    with StorageMarkers(storage) as markers:
+        reports = query_nodes(config, nodes, markers, gpu_within_s=0.0)
+        verdicts = _essential(config, nodes, reports, markers)
+        verdicts += [v for v in _missing(nodes, reports) if v.state == "warning"]
     wrong = first_wrong(verdicts)
     if wrong is not None:
         raise ClusterError(wrong.line())
     for verdict in verdicts:
         if verdict.state == "warning":
             warn(verdict.line())
-    return [*_sizes(nodes), *_addable(nodes, answers)]
+    return [*_sizes(nodes), *_addable(nodes, reports)]
 
 
 def query_nodes(
-    config: RunConfig, nodes: Mapping[str, Any], notes: StorageMarkers, *, gpu_within_s: float
+    config: RunConfig, nodes: Mapping[str, Any], markers: StorageMarkers, *, gpu_within_s: float
 ) -> NodeReports:
-    """Look at every node: from inside where it is the one that this runs on, by tasks else."""
-    answers = NodeReports()
-    wanted = MachineQuery(
+    """Inspect every node: a single local node in this process, otherwise by tasks."""
+    reports = NodeReports()
+    query = MachineQuery(
         config.model.encoder,
         connectivity.ray_temp_folder(),
         gpu_within_s,
@@ -170,10 +168,15 @@ def query_nodes(
     if len(nodes) == 1 and connectivity.is_node_here(next(iter(nodes.values()))["NodeID"]):
         (name,) = nodes
         asked = time.time()
-        answers.take(name, inspect_machine(wanted, partial(notes.leave, name)), asked, time.time())
-        return answers
+        reports.take(
+            name, inspect_machine(query, partial(markers.exchange, name)), asked, time.time()
+        )
+        return reports
     asked = time.time()
-    waiting = {_on(node).remote(wanted, notes, name): name for name, node in nodes.items()}
+    waiting = {
+        _task_on(node).remote(query, partial(markers.exchange, name)): name
+        for name, node in nodes.items()
+    }
     end = time.monotonic() + _ANSWER_WITHIN_S
     while waiting:
         ready, _ = ray.wait(list(waiting), timeout=max(0.0, end - time.monotonic()))
@@ -181,37 +184,37 @@ def query_nodes(
             break
         answered, name = time.time(), waiting.pop(ready[0])
         try:
-            answers.take(name, ray.get(ready[0]), asked, answered)
+            reports.take(name, ray.get(ready[0]), asked, answered)
         except (RayError, ImportError, AttributeError) as error:
-            answers.silent[name] = _why(error)
+            reports.unanswered[name] = _reason(error)
     for ref, name in waiting.items():
         ray.cancel(ref, force=True)
-        answers.silent[name] = f"no answer within {_ANSWER_WITHIN_S:g} s"
-    return answers
+        reports.unanswered[name] = f"no answer within {_ANSWER_WITHIN_S:g} s"
+    return reports
 
 
 def judge_resources(
     config: RunConfig, there: Nodes, addable: Nodes
 ) -> tuple[Verdict, Resources | None]:
-    """Whether what is configured finds a place; and what each worker takes, if it does.
+    """Whether the cluster has capacity for it; and the resources of each worker, if so.
 
-    Reckoned as the run or study itself will: with machines that the autoscaler has yet to add.
+    Machines that the autoscaler may add count, as they do in the run or study itself.
     """
     nodes = [*there, *addable]
     is_study = isinstance(config, StudyConfig)
     try:
         each = (trial_resources if is_study else run_resources)(config, nodes)
     except ClusterError as error:
-        found, _, remedy = str(error).partition("; lower ")
-        return Verdict("resources", "wrong", found, f"lower {remedy}" if remedy else ""), None
-    in_all = _share(config, each, nodes)
+        message, _, remedy = str(error).partition("; lower ")
+        return Verdict("resources", "wrong", message, f"lower {remedy}" if remedy else ""), None
+    total = _share(config, each, nodes)
     if worker_capacity(each, there) < config.scaling.least:
-        found = f"only with machines that the autoscaler has yet to add: {in_all}"
-        return Verdict("resources", "warning", found, "nothing; it begins minutes later"), each
-    found = _share(config, each, there)
+        message = f"only with machines that the autoscaler has yet to add: {total}"
+        return Verdict("resources", "warning", message, "nothing; it starts minutes later"), each
+    message = _share(config, each, there)
     if addable and is_study:
-        found += f"; {in_all} once all machines are there"
-    return Verdict("resources", "ok", found), each
+        message += f"; {total} once all machines have joined"
+    return Verdict("resources", "ok", message), each
 
 
 def judge_network(
@@ -220,25 +223,25 @@ def judge_network(
     machines: Mapping[str, MachineReport],
     each: Resources | None,
 ) -> list[Verdict]:
-    """Whether workers on several machines find each other; nothing where there are none on CPUs.
+    """Whether CPU workers on several machines can connect; empty if a run has no such workers.
 
     Args:
-        each: What a worker takes; None where nothing fits.
+        each: The resources of a worker; None if no worker fits.
     """
     sizes = (
         {name: worker_capacity(each, [nodes[name]["Resources"]]) for name in machines}
         if each
         else {}
     )
-    hosts = {nodes[name]["NodeManagerAddress"] for name, room in sizes.items() if room}
+    hosts = {nodes[name]["NodeManagerAddress"] for name, size in sizes.items() if size}
     holds_all = max(sizes.values(), default=0) >= config.scaling.most
     if each is None or each.gpus or holds_all or len(hosts) < 2:
         return []
-    return [judge_gloo({name: machines[name].gloo_address for name, n in sizes.items() if n})]
+    return [judge_gloo({name: machines[name].gloo_address for name, size in sizes.items() if size})]
 
 
 def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
-    """What runs at once where there are such nodes."""
+    """What runs in parallel on these nodes."""
     scaling = config.scaling
     if isinstance(config, StudyConfig):
         count = trials_at_once(config, each, config.study.max_concurrent, nodes)
@@ -252,20 +255,20 @@ def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
 
 
 def _essential(
-    config: RunConfig, nodes: Mapping[str, Any], answers: NodeReports, notes: StorageMarkers
+    config: RunConfig, nodes: Mapping[str, Any], reports: NodeReports, markers: StorageMarkers
 ) -> list[Verdict]:
-    """What a run or study would fail of, in the order in which it would."""
-    machines = answers.machines
-    sums, each = judge_resources(config, _sizes(nodes), _addable(nodes, answers))
-    seen = {name: m.seen for name, m in machines.items() if m.seen is not None}
+    """The checks without which a run or study would fail, in the order in which it would."""
+    machines = reports.machines
+    capacity, each = judge_resources(config, _sizes(nodes), _addable(nodes, reports))
+    seen = {name: m.storage for name, m in machines.items() if m.storage is not None}
     return [
-        *_silent(answers),
+        *_unanswered(reports),
         *judge_versions(
             {_DRIVER: installed_versions()} | {n: m.versions for n, m in machines.items()}
         ),
-        *judge_storage(notes, seen, idle=frozenset(n for n in nodes if _is_idle(nodes[n]))),
-        *_disks(config, notes.storage, machines),
-        sums,
+        *judge_storage(markers, seen, idle=frozenset(n for n in nodes if _is_idle(nodes[n]))),
+        *_disks(config, markers.storage, machines),
+        capacity,
         *_gpus(nodes, machines, is_needed=each is not None and each.gpus > 0),
         *judge_network(config, nodes, machines, each),
         *merge_verdicts({name: m.encoder.verdict for name, m in machines.items()}),
@@ -275,11 +278,13 @@ def _essential(
 def _disks(
     config: RunConfig, storage: Location, machines: Mapping[str, MachineReport]
 ) -> list[Verdict]:
-    found = judge_ray_disk({name: m.disk for name, m in machines.items()})
+    message = judge_ray_disk({name: m.disk for name, m in machines.items()})
     weights = max((m.encoder.weights_bytes for m in machines.values()), default=0)
     if isinstance(storage, Path):
-        found.append(judge_storage_disk(measure_disk(storage), estimate_disk_need(config, weights)))
-    return found
+        message.append(
+            judge_storage_disk(measure_disk(storage), estimate_disk_need(config, weights))
+        )
+    return message
 
 
 def _gpus(
@@ -297,38 +302,41 @@ def _gpus(
     return merge_verdicts(with_gpu) if with_gpu else [Verdict("gpu", "ok", "none in this cluster")]
 
 
-def _silent(answers: NodeReports) -> list[Verdict]:
+def _unanswered(reports: NodeReports) -> list[Verdict]:
     groups: dict[str, list[str]] = {}
-    for name, why in answers.silent.items():
-        groups.setdefault(why, []).append(name)
+    for name, reason in reports.unanswered.items():
+        groups.setdefault(reason, []).append(name)
     return [
         Verdict(
-            "nodes", "wrong", f"{join_names(names)}: {why}", _SEND if _LACKING in why else _LOOK
+            "nodes",
+            "wrong",
+            f"{join_names(names)}: {reason}",
+            _SEND if _LACKING in reason else _LOOK,
         )
-        for why, names in groups.items()
+        for reason, names in groups.items()
     ]
 
 
-def _missing(nodes: Mapping[str, Any], answers: NodeReports) -> list[Verdict]:
-    if answers.autoscaler is None:
+def _missing(nodes: Mapping[str, Any], reports: NodeReports) -> list[Verdict]:
+    if reports.autoscaler is None:
         return []
     alive = [node["NodeManagerAddress"] for node in nodes.values()]
-    running = answers.autoscaler.running(list(nodes.values()))
-    return judge_nodes(answers.autoscaler, alive, running)
+    running = reports.autoscaler.count_running(list(nodes.values()))
+    return judge_nodes(reports.autoscaler, alive, running)
 
 
-def _addable(nodes: Mapping[str, Any], answers: NodeReports) -> list[dict[str, float]]:
-    if answers.autoscaler is None:
+def _addable(nodes: Mapping[str, Any], reports: NodeReports) -> list[dict[str, float]]:
+    if reports.autoscaler is None:
         return []
-    return answers.autoscaler.may_add(answers.autoscaler.running(list(nodes.values())))
+    return reports.autoscaler.addable_nodes(reports.autoscaler.count_running(list(nodes.values())))
 
 
 def _sizes(nodes: Mapping[str, Any]) -> list[dict[str, float]]:
     return [node["Resources"] for node in nodes.values()]
 
 
-def _alive() -> dict[str, Any]:
-    """The nodes that are there, by a name that a person knows; the head first."""
+def _live_nodes() -> dict[str, Any]:
+    """The live nodes by address; the head first."""
     nodes = sorted(
         (node for node in ray.nodes() if node["Alive"]),
         key=lambda node: (_HEAD not in node["Resources"], node["NodeManagerAddress"]),
@@ -339,32 +347,27 @@ def _alive() -> dict[str, Any]:
 
 def _name(node: Mapping[str, Any], addresses: Sequence[str]) -> str:
     address: str = node["NodeManagerAddress"]
-    # Several on one machine, as in tests.
+    # Several nodes on one machine, as in tests.
     return address if addresses.count(address) == 1 else f"{address}-{node['NodeID'][:6]}"
 
 
 def _is_idle(node: Mapping[str, Any]) -> bool:
-    """Whether no worker will ever be there, nor the driver is."""
+    """Whether neither a worker nor the driver runs there."""
     is_driver = connectivity.is_node_here(node["NodeID"])
     return not node["Resources"].get("CPU") and not is_driver
 
 
-def _look(wanted: MachineQuery, notes: StorageMarkers, name: str) -> MachineReport:
-    leave: Callable[[], StorageReport] = partial(notes.leave, name)
-    return inspect_machine(wanted, leave)
+_inspect_remotely = ray.remote(num_cpus=0, max_retries=0)(inspect_machine)
 
 
-_look_there = ray.remote(num_cpus=0, max_retries=0)(_look)
-
-
-def _on(node: Mapping[str, Any]) -> Any:
-    """The task that looks around on that node and on no other."""
+def _task_on(node: Mapping[str, Any]) -> Any:
+    """The task that inspects that node and no other."""
     place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    return _look_there.options(scheduling_strategy=place, name="doctor")
+    return _inspect_remotely.options(scheduling_strategy=place, name="doctor")
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
-    return f"cannot be asked ({last.strip()[:200]})"
+    return f"cannot be checked ({last.strip()[:200]})"

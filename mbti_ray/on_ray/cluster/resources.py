@@ -1,6 +1,6 @@
-"""The connection to Ray, and what the cluster has: who gets how much of it.
+"""The connection to Ray, and how many CPUs and GPUs each worker gets.
 
-Sums only; what is done with a worker's share is up to `training` and `tuning`.
+Must not know what workers do with them.
 """
 
 import logging
@@ -15,17 +15,17 @@ from ray.job_config import JobConfig
 from mbti_ray.config import RunConfig
 from mbti_ray.errors import ClusterError
 
-# What each machine has, by the names that Ray gives it.
+# The resources of each machine, by Ray's names.
 Nodes = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker of a run takes.
+    """The resources of one worker.
 
     Attributes:
-        cpus: CPUs, and threads of torch.
-        gpus: GPUs, 0 or 1, or a share of one.
+        cpus: CPUs, which is also the number of torch threads.
+        gpus: 0, 1 or a fraction of one GPU.
     """
 
     cpus: int
@@ -33,7 +33,7 @@ class Resources:
 
     @property
     def device(self) -> str:
-        """What torch computes on with them; Ray shows a process GPUs that are not its own."""
+        """The torch device; a process may see GPUs that Ray did not assign to it."""
         return "cuda" if self.gpus else "cpu"
 
     def as_dict(self) -> dict[str, float]:
@@ -42,28 +42,28 @@ class Resources:
 
 @contextmanager
 def ray_connection(job: str | None = None) -> Iterator[None]:
-    """A Ray to work on: the one that is connected, the one RAY_ADDRESS names, or a local one.
+    """Connects to Ray: to the one at RAY_ADDRESS, or to a local one that it starts.
 
-    One that was started here is stopped at the end, whatever happens.
+    It disconnects at the end, unless the process was connected before.
 
     Args:
-        job: What the dashboard calls what this process does.
+        job: The name of the job on the dashboard.
 
     Raises:
-        ClusterError: The one that RAY_ADDRESS names does not answer, or wants a token.
+        ClusterError: The Ray at RAY_ADDRESS does not answer, or requires a token.
     """
     if ray.is_initialized():
         yield
         return
-    # What workers print is in the dashboard; here it would be Ray's own remarks. What goes wrong in
-    # a worker comes as an exception, and how far it is through `progress`.
+    # The output of workers is on the dashboard. Their errors arrive as exceptions, and their
+    # progress by reports.
     try:
         job_config = JobConfig(metadata={"job_name": job} if job else {})
         ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=job_config)
     except ConnectionError:
         address = os.environ.get("RAY_ADDRESS")
         raise ClusterError(
-            f"RAY_ADDRESS={address}: no Ray answers there; where one runs, it may want its token: "
+            f"RAY_ADDRESS={address}: no Ray answers there; if one runs, it may require its token: "
             "set RAY_AUTH_MODE=token, with the token in ~/.ray/auth_token"
         ) from None
     try:
@@ -73,23 +73,23 @@ def ray_connection(job: str | None = None) -> Iterator[None]:
 
 
 def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
-    """What each worker of a single run takes: by default its part of all the CPUs there are.
+    """The resources of each worker of a run: by default an equal share of all CPUs.
 
     Args:
         config: The run.
-        nodes: Those to reckon with; None is those that are there.
+        nodes: The machines to count; None is those of the cluster.
 
     Raises:
-        ClusterError: The cluster does not hold `scaling.workers` of them.
+        ClusterError: The cluster has no capacity for `scaling.workers` of them.
     """
     nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes)
     cpus = config.scaling.cpus
     if cpus is None:
         most = max(int(node.get("CPU", 0)) for node in nodes)
-        # A worker lives on one machine: the most CPUs with which all of them find a place.
-        room = worker_capacity(Resources(1, gpus), nodes)
-        wanted = min(config.scaling.most, max(config.scaling.least, room))
+        # A worker runs on one machine: the largest number of CPUs with which all of them fit.
+        capacity = worker_capacity(Resources(1, gpus), nodes)
+        wanted = min(config.scaling.most, max(config.scaling.least, capacity))
         fitting = (
             c for c in range(most, 0, -1) if worker_capacity(Resources(c, gpus), nodes) >= wanted
         )
@@ -98,14 +98,14 @@ def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
 
 
 def trial_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
-    """What each worker of a trial takes: by default one CPU, so that trials run side by side.
+    """The resources of each worker of a trial: by default one CPU, so that trials run in parallel.
 
     Args:
         config: The study.
-        nodes: Those to reckon with; None is those that are there.
+        nodes: The machines to count; None is those of the cluster.
 
     Raises:
-        ClusterError: The cluster does not hold `scaling.workers` of them.
+        ClusterError: The cluster has no capacity for `scaling.workers` of them.
     """
     nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes) * config.scaling.gpus
@@ -115,11 +115,11 @@ def trial_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
 def trials_at_once(
     config: RunConfig, resources: Resources, limit: int | None, nodes: Nodes | None = None
 ) -> int:
-    """How many trials run side by side: as many as the cluster holds, or at most the limit.
+    """How many trials run in parallel: as many as the cluster has capacity for, up to the limit.
 
-    Trials of one worker may wait for machines that are still to come, so a limit counts even above
-    what there is room for now. Of trials of several workers Tune is never told more than fit: those
-    that have their driver but not their workers would wait for each other for ever.
+    Trials of one worker may wait for machines that are still to be added, so the limit applies even
+    above the present capacity. Trials of several workers must all fit: those that have their driver
+    but not their workers would wait for each other for ever.
     """
     fits = (
         worker_capacity(resources, cluster_nodes() if nodes is None else nodes)
@@ -131,18 +131,18 @@ def trials_at_once(
 
 
 def workers_at_once(resources: Resources, limit: int | None) -> int:
-    """How many such workers the cluster holds now, or the limit if that is lower; one at least."""
-    room = worker_capacity(resources, cluster_nodes())
-    return max(1, min(room, limit or room))
+    """How many such workers the cluster has capacity for, up to the limit; at least one."""
+    capacity = worker_capacity(resources, cluster_nodes())
+    return max(1, min(capacity, limit or capacity))
 
 
 def cluster_nodes() -> list[dict[str, float]]:
-    """What each machine of the cluster has, all of it, taken or not."""
+    """The resources of each live node, used or not."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def worker_capacity(each: Resources, nodes: Nodes) -> int:
-    """How many such workers the machines hold together, were nothing taken."""
+    """How many such workers fit on the machines if nothing else runs there."""
     return sum(
         # 1 // 0.1 is 9.
         min(int(node.get(name, 0) / need + 1e-9) for name, need in each.as_dict().items())
@@ -153,21 +153,21 @@ def worker_capacity(each: Resources, nodes: Nodes) -> int:
 def _gpus_per_worker(config: RunConfig, nodes: Nodes) -> int:
     wanted = config.scaling.use_gpu
     if wanted == "auto":
-        # All workers of a run are alike: one GPU each, or none.
+        # All workers of a run are the same: one GPU each, or none.
         return int(worker_capacity(Resources(1, 1), nodes) >= config.scaling.least)
     return int(wanted)
 
 
 def _checked(config: RunConfig, each: Resources, nodes: Nodes) -> Resources:
-    workers, room = config.scaling.least, worker_capacity(each, nodes)
-    if room < workers:
+    workers, capacity = config.scaling.least, worker_capacity(each, nodes)
+    if capacity < workers:
         takes = " and ".join(f"{n:g} {name}" for name, n in each.as_dict().items())
         machines = "; ".join(
             f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes
         )
         raise ClusterError(
             f"scaling.workers={workers}: a worker takes {takes}, and the cluster ({machines}) has "
-            f"room for {room}; lower scaling.workers"
+            f"capacity for {capacity}; lower scaling.workers"
             + (", or set scaling.use_gpu=false" if each.gpus else "")
         )
     return each
