@@ -10,7 +10,6 @@ only the last step of an epoch may be smaller.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +22,6 @@ _POOL_STEPS = 256
 _MUCH_SHORTER = 0.9
 # Tokens from which a forward pass is worth its fixed cost, by the kind of device.
 MIN_EFFICIENT_TOKENS = {"cpu": 512, "cuda": 8192}
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One rank's part of an optimizer step.
-
-    Attributes:
-        batches: Window indices of each forward pass, longest first.
-        weight: 1, or 0 where the step is smaller than the number of ranks and this rank only
-            takes part in the gradient exchange.
-        step_windows: Windows in the whole step, over all ranks.
-    """
-
-    batches: list[Indices]
-    weight: float
-    step_windows: int
 
 
 def length_grouped_steps(
@@ -57,28 +40,14 @@ def length_grouped_steps(
     return [steps[i] for i in random.permutation(len(steps))]
 
 
-def shard_step(
-    step: Indices,
-    lengths: NDArray[np.int64],
-    *,
-    rank: int,
-    world_size: int,
-    batch_tokens: int,
-    min_efficient_tokens: int = 0,
-) -> Shard:
-    """The part of a step that a rank computes; all ranks get nearly the same number of tokens.
+def shard(step: Indices, *, rank: int, world_size: int) -> tuple[Indices, float]:
+    """A rank's windows of a step, and their weight; all ranks get nearly the same tokens.
 
-    Args:
-        batch_tokens: Maximum of padded tokens in a forward pass; a single window may be longer.
-        min_efficient_tokens: See `batches_by_length`.
+    The weight is 0 where the step is smaller than the number of ranks, and this rank computes a
+    window only to take part in the gradient exchange.
     """
-    mine, weight = step[rank::world_size], 1.0
-    if not len(mine):
-        mine, weight = step[-1:], 0.0
-    batches = batches_by_length(
-        lengths, mine, batch_tokens, min_efficient_tokens=min_efficient_tokens
-    )
-    return Shard([*batches], weight, len(step))
+    mine = step[rank::world_size]
+    return (mine, 1.0) if len(mine) else (step[-1:], 0.0)
 
 
 def batches_by_length(

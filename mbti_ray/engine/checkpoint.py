@@ -13,10 +13,9 @@ checkpoints are stored: folders are anything with the methods of a path.
 
 import json
 import pickle
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -30,22 +29,14 @@ StateDict = dict[str, Tensor]
 # Suffix of a folder that is still being written.
 UNFINISHED = ".part"
 _FILES = ("model.safetensors", "optimizer.pt", "progress.json")
+_READ_ERRORS = (
+    *(OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError),
+    pickle.UnpicklingError,
+)
 
 
-class Folder(Protocol):
-    """The methods of a path that finding checkpoints needs."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def parent(self) -> Self: ...
-    def __truediv__(self, name: str, /) -> Self: ...
-    def is_file(self) -> bool: ...
-    def read_text(self, encoding: str, /) -> str: ...
-    def rglob(self, pattern: str, /) -> Iterable[Self]: ...
-
-
-AnyFolder = TypeVar("AnyFolder", bound=Folder)
+# A pathlib.Path, or anything with the same methods.
+Folder = TypeVar("Folder")
 
 
 @dataclass
@@ -129,25 +120,27 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             optimizer=torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"),
             progress=Progress.from_json((folder / "progress.json").read_text("utf-8")),
         )
-    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError) as error:
-        raise _damaged(folder, error) from None
-    except pickle.UnpicklingError as error:
-        raise _damaged(folder, error) from None
+    except _READ_ERRORS as error:
+        raise RunError(
+            f"{folder}: checkpoint is damaged ({one_line(error, limit=120)}); "
+            "delete the folder to resume from the one before it, or start again with --fresh"
+        ) from None
 
 
-def checkpoints_under(folder: AnyFolder) -> list[AnyFolder]:
+def checkpoints_under(folder: Folder) -> list[Folder]:
     """The complete checkpoints under `folder`, the one with the most steps first."""
-    steps = {file.parent: _step_of(file.parent) for file in folder.rglob("progress.json")}
+    path: Any = folder
+    steps = {file.parent: _step_of(file.parent) for file in path.rglob("progress.json")}
     complete = {place: step for place, step in steps.items() if step is not None}
     return sorted(complete, key=lambda place: complete[place], reverse=True)
 
 
-def newest_checkpoint(folder: AnyFolder) -> AnyFolder | None:
+def newest_checkpoint(folder: Folder) -> Folder | None:
     """The first of `checkpoints_under`, if there is one."""
     return next(iter(checkpoints_under(folder)), None)
 
 
-def _step_of(folder: Folder) -> int | None:
+def _step_of(folder: Any) -> int | None:
     """The step of a checkpoint, or None where a crash has left only part of one."""
     if folder.name.endswith(UNFINISHED) or not all((folder / f).is_file() for f in _FILES):
         return None
@@ -160,10 +153,3 @@ def _step_of(folder: Folder) -> int | None:
 def _save_state(state: StateDict, path: Path) -> None:
     # Tied weights share memory, which the format refuses: each name gets a copy of its own.
     save_file({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
-
-
-def _damaged(folder: Path, error: Exception) -> RunError:
-    return RunError(
-        f"{folder}: checkpoint is damaged ({one_line(error, limit=120)}); "
-        "delete the folder to resume from the one before it, or start again with --fresh"
-    )

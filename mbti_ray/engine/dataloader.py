@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, shard_step
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, batches_by_length, shard
 from mbti_ray.data.collate import Batch, collate, collate_packed
 from mbti_ray.data.windows import Windows
 
@@ -69,25 +69,19 @@ class TokenDataLoader:
 
     def load(self, step: Indices) -> StepBatches:
         """This rank's batches of one step."""
-        shard = shard_step(
-            step,
-            self.windows.lengths,
-            rank=self.rank,
-            world_size=self.world_size,
-            batch_tokens=self.batch_tokens,
-            min_efficient_tokens=MIN_EFFICIENT_TOKENS[self.device.type],
-        )
+        lengths = self.windows.lengths
+        members, weight = shard(step, rank=self.rank, world_size=self.world_size)
+        efficient = MIN_EFFICIENT_TOKENS[self.device.type]
         batches = [
-            collate_packed(self.windows, indices, weight=shard.weight)
+            collate_packed(self.windows, indices, weight=weight)
             if self.packed
-            else collate(self.windows, indices, weight=shard.weight, pad_id=self.pad_id)
-            for indices in shard.batches
+            else collate(self.windows, indices, weight=weight, pad_id=self.pad_id)
+            for indices in batches_by_length(
+                lengths, members, self.batch_tokens, min_efficient_tokens=efficient
+            )
         ]
         if self.device.type == "cuda":
             batches = [batch.pinned() for batch in batches]
-        return StepBatches(
-            batches,
-            shard.step_windows,
-            tokens=sum(int(self.windows.lengths[i].sum()) for i in shard.batches),
-            padded=sum(batch.input_ids.numel() for batch in batches),
-        )
+        tokens = int(lengths[members].sum())
+        padded = sum(batch.input_ids.numel() for batch in batches)
+        return StepBatches(batches, len(step), tokens=tokens, padded=padded)

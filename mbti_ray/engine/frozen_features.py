@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mbti_ray.data.batch_sampler import Indices, shard_step
+from mbti_ray.data.batch_sampler import Indices, shard
 from mbti_ray.data.collate import Batch
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.dataloader import StepBatches
@@ -46,23 +46,13 @@ class FeatureDataLoader:
 
     def load(self, step: Indices) -> StepBatches:
         """This rank's part of one step, in one batch."""
-        lengths, windows = self.windows.lengths, self.windows
-        all_tokens = int(lengths[step].max()) * len(step)
-        shard = shard_step(
-            step,
-            lengths,
-            rank=self.rank,
-            world_size=self.world_size,
-            batch_tokens=all_tokens,
-            min_efficient_tokens=all_tokens,
-        )
-        (indices,) = shard.batches
-        labels = torch.from_numpy(windows.labels[windows.row_index[indices]]).float()
+        windows = self.windows
+        indices, weight = shard(step, rank=self.rank, world_size=self.world_size)
         batch = Batch(
             self.features[torch.from_numpy(indices).to(self.features.device)],
             None,
-            labels,
-            torch.full((len(indices),), shard.weight),
+            torch.from_numpy(windows.labels[windows.row_index[indices]]).float(),
+            torch.full((len(indices),), weight),
         )
-        tokens = int(lengths[indices].sum())
-        return StepBatches([batch], shard.step_windows, tokens=tokens, padded=tokens)
+        tokens = int(windows.lengths[indices].sum())
+        return StepBatches([batch], len(step), tokens=tokens, padded=tokens)

@@ -5,7 +5,7 @@ ranks; must not know epochs, scores or checkpoints.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,37 +22,9 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel, use_packed_attention
 
 
-class Inputs(Protocol):
-    """The data side of a run."""
+class TokenInputs:
+    """The whole model on token ids; `module` is what is trained, not yet wrapped for DDP."""
 
-    @property
-    def module(self) -> nn.Module:
-        """The module that is trained, before it is wrapped for several ranks."""
-
-    def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
-        """This rank's batches of each step of the training split."""
-
-    def predict(self, split: str) -> Tensor:
-        """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank."""
-
-
-def build_inputs(
-    config: RunConfig, data: Dataset, worker: Worker, model: MBTIModel, precision: Precision
-) -> Inputs:
-    """Cached features where only the heads are trained, token ids otherwise."""
-    evaluator = Evaluator(
-        model,
-        precision,
-        worker.device,
-        batch_tokens=config.fit.batch_size * config.model.max_tokens,
-        pad_id=data.tokenizer.pad_token_id,
-    )
-    if config.model.trainable == "heads":
-        return _FeatureInputs(data, worker, evaluator)
-    return _TokenInputs(config.fit, data, worker, evaluator)
-
-
-class _TokenInputs:
     def __init__(self, fit: FitConfig, data: Dataset, worker: Worker, evaluator: Evaluator) -> None:
         self._data, self._worker, self._evaluator = data, worker, evaluator
         self.module: nn.Module = evaluator.model
@@ -72,13 +44,17 @@ class _TokenInputs:
             use_packed_attention(evaluator.model)
 
     def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
+        """This rank's batches of each step of the training split."""
         return self._loader.iterate(steps)
 
     def predict(self, split: str) -> Tensor:
+        """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank."""
         return predict_rows(self._evaluator.logits, self._data.splits[split], self._worker)
 
 
-class _FeatureInputs:
+class FeatureInputs:
+    """The heads on cached features; the same interface."""
+
     def __init__(self, data: Dataset, worker: Worker, evaluator: Evaluator) -> None:
         self._data, self._worker, self._evaluator = data, worker, evaluator
         self.module: nn.Module = HeadsOnly(evaluator.model)
@@ -109,3 +85,19 @@ class _FeatureInputs:
             windows = self._data.splits[split]
             self._cached[split] = extract_features(self._evaluator, windows, self._worker)
         return self._cached[split]
+
+
+def build_inputs(
+    config: RunConfig, data: Dataset, worker: Worker, model: MBTIModel, precision: Precision
+) -> TokenInputs | FeatureInputs:
+    """Cached features where only the heads are trained, token ids otherwise."""
+    evaluator = Evaluator(
+        model,
+        precision,
+        worker.device,
+        batch_tokens=config.fit.batch_size * config.model.max_tokens,
+        pad_id=data.tokenizer.pad_token_id,
+    )
+    if config.model.trainable == "heads":
+        return FeatureInputs(data, worker, evaluator)
+    return TokenInputs(config.fit, data, worker, evaluator)

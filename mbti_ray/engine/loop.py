@@ -7,7 +7,7 @@ there are, is the worker's business.
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,14 +35,7 @@ from mbti_ray.engine.optimizer import build_optimizer, load_moments
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
 from mbti_ray.engine.throughput import ThroughputTimer
-from mbti_ray.engine.trackers import (
-    NO_TRACKER,
-    Profiler,
-    Tracker,
-    build_tracker,
-    flatten_metrics,
-    profiling,
-)
+from mbti_ray.engine.trackers import Profiler, Tracker, build_tracker, flatten_metrics, profiling
 from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.model.classifier import (
@@ -101,10 +94,12 @@ def run(config: RunConfig, data: Dataset, worker: Worker, *, score_test: bool = 
     return loop.outcome(score_test=score_test)
 
 
-def rescore(config: RunConfig, data: Dataset, worker: Worker, checkpoint: Path) -> Outcome:
-    """The outcome of a run that has ended, or was stopped, from its last checkpoint."""
+def rescore(
+    config: RunConfig, data: Dataset, worker: Worker, checkpoints: Iterable[Path]
+) -> Outcome:
+    """The outcome of a run that has ended, or was stopped, from its newest whole checkpoint."""
     loop = _TrainingLoop(config, data, worker)
-    loop.restore([checkpoint])
+    loop.restore(checkpoints)
     return loop.outcome(score_test=True)
 
 
@@ -131,7 +126,7 @@ class _TrainingLoop:
         self.progress = Progress()
         self._stats = EpochStats(config, data, worker, self.progress, self.timer)
         self.best: StateDict | None = None
-        self.tracker: Tracker = NO_TRACKER
+        self.tracker: Tracker | None = None
         self._stage: Stage | None = None
         self._prepared: torch.nn.Module = self.model
         self.total_steps = config.fit.epochs * math.ceil(
@@ -244,7 +239,8 @@ class _TrainingLoop:
             finished=progress.stopped or progress.epoch == self.config.fit.epochs,
         )
         progress.history.append(record)
-        self.tracker.log_metrics(progress.step, flatten_metrics(record))
+        if self.tracker is not None:
+            self.tracker.log_metrics(progress.step, flatten_metrics(record))
         self._report(record, wait=record["finished"])
 
     def _update_best(self, scores: Scores) -> None:
@@ -302,19 +298,19 @@ class _TrainingLoop:
         )
         save_checkpoint(folder, checkpoint)
 
-    def restore(self, folders: Sequence[Path]) -> None:
+    def restore(self, folders: Iterable[Path]) -> None:
         """Resume from the first of the checkpoints, newest first, that is not damaged."""
-        for place, folder in enumerate(folders):
+        damage: RunError | None = None
+        for folder in folders:
+            if damage is not None:
+                text = damage.args[0].partition(";")[0]
+                self.worker.note(f"{text}; resuming from the one before it")
             try:
-                checkpoint = load_checkpoint(folder)
+                return self._set(load_checkpoint(folder))
             except RunError as error:
-                if place == len(folders) - 1:
-                    raise
-                damage = error.args[0].partition(";")[0]
-                self.worker.note(f"{damage}; resuming from the one before it")
-                continue
-            self._set(checkpoint)
-            return
+                damage = error
+        if damage is not None:
+            raise damage
 
     def _set(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.model)

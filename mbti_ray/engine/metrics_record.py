@@ -1,28 +1,24 @@
-"""One line of metrics.jsonl: what a run measured in an epoch, and the file that keeps it.
+"""One line of metrics.jsonl: the metrics of an epoch, and the file that keeps them.
 
 Knows nothing of models, ranks or Ray.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 
 class MetricsRecord(TypedDict):
-    """The metrics of one epoch, reported when its evaluation is done.
+    """The metrics of one epoch; counts and seconds are since the start of the run.
 
     Attributes:
         epoch: Counted from 1.
-        step: Optimizer steps since the start of the run.
-        train: Running means over the epoch's windows; see `EpochStats.scores`.
-        val: Scores of the validation split; see `Counts.scores`.
-        seconds: Time spent in optimizer steps since the start of the run.
-        skipped_steps: Optimizer steps without an update since the start of the run.
-        nonfinite_steps: Those of them whose loss was inf or nan.
-        speed: Throughput, shares of the time and peak memory; see `ThroughputTimer.read`.
-        best: Best value of the monitored score so far.
-        best_epoch: The epoch that reached it.
-        finished: Whether this is the last epoch: all are done, or early stopping has decided.
+        train: See `EpochStats.scores`.
+        speed: See `ThroughputTimer.read`.
+        val: Scores of the validation split.
+        best: Best value of the monitored score so far, reached in `best_epoch`.
+        finished: No epoch follows: all are done, or early stopping has decided.
     """
 
     epoch: int
@@ -50,11 +46,8 @@ def truncate_metrics_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for text in path.read_text("utf-8").splitlines():
-        try:
-            record: dict[str, Any] = json.loads(text)
-        except ValueError:
-            continue
-        if record["step"] <= step:
-            kept.append(text + "\n")
+    for line in path.read_text("utf-8").splitlines():
+        with suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
     path.write_text("".join(kept), "utf-8")

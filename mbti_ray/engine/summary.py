@@ -79,17 +79,14 @@ def _labels(data: Dataset) -> str:
     return ", ".join(f"{d.positive} {s:.1%}" for d, s in zip(DIMENSIONS, share, strict=True))
 
 
-def _workers(config: RunConfig) -> str:
-    least, most = config.scaling.least, config.scaling.most
-    return f"{most} worker(s)" if least == most else f"{least} to {most} workers"
-
-
 def _steps(config: RunConfig, data: Dataset) -> str:
     fit = config.fit
     steps = math.ceil(len(data.splits["train"]) / fit.step_size)
+    least, most = config.scaling.least, config.scaling.most
+    workers = f"{most} worker(s)" if least == most else f"{least} to {most} workers"
     text = (
         f"{steps} an epoch of {fit.step_size} windows, at most {fit.epochs} epochs, "
-        f"precision {fit.precision}, {_workers(config)}"
+        f"precision {fit.precision}, {workers}"
     )
     if config.optim.warmup_steps > steps * fit.epochs / 2:
         text += (

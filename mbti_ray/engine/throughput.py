@@ -41,7 +41,7 @@ class ThroughputTimer:
     def phase(self, name: str) -> Iterator[None]:
         """Adds the time of what runs inside to a phase."""
         if self.device.type == "cuda" and name != "data":
-            start, end = _event(), _event()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
             yield
             end.record()
@@ -103,7 +103,3 @@ def format_speed(speed: dict[str, float]) -> str:
         f"{speed['texts_s']:.0f} texts/s {speed['tokens_s']:.0f} tokens/s "
         f"padding {speed['padding']:.1%}"
     )
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -29,14 +29,6 @@ class Tracker(Protocol):
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
 
-class _NoTracker:
-    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        pass
-
-
-NO_TRACKER: Tracker = _NoTracker()
-
-
 class _TensorBoard:
     """Event files in the run folder: `tensorboard --logdir runs`."""
 
@@ -80,14 +72,14 @@ class _MLflow:
             self._client.log_metric(self._id, name.replace("/", "."), value, step=step)
 
 
-def build_tracker(config: RunConfig, worker: Worker, *, first_step: int) -> Tracker:
-    """The tracker of `fit.tracker`; none on ranks above 0 and without a run folder.
+def build_tracker(config: RunConfig, worker: Worker, *, first_step: int) -> Tracker | None:
+    """The tracker of `fit.tracker`; None on ranks above 0 and without a run folder.
 
     Raises:
         ConfigError: Its package is not installed.
     """
     if worker.rank != 0 or worker.folder is None or config.fit.tracker == "none":
-        return NO_TRACKER
+        return None
     if config.fit.tracker == "tensorboard":
         return _TensorBoard(worker.folder, first_step)
     return _MLflow(worker.folder, config)

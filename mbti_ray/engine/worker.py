@@ -7,7 +7,7 @@ TorchTrainer and inside a Tune trial. Must not know configs, epochs or data.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class Worker:
         if self.world_size > 1:
             dist.barrier()
 
-    def checkpoints(self) -> Sequence[Path]:
+    def checkpoints(self) -> Iterable[Path]:
         """The checkpoints to resume from, newest first, the same on every rank.
 
         The loop takes the first one that is not damaged.

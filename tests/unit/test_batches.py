@@ -1,4 +1,4 @@
-"""Steps, shares of ranks and tensors: every window once, whatever the number of ranks."""
+"""Steps, shards of ranks and tensors: every window once, whatever the number of ranks."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.data.batch_sampler import batches_by_length, length_grouped_steps, shard_step
+from mbti_ray.data.batch_sampler import batches_by_length, length_grouped_steps, shard
 from mbti_ray.data.collate import collate, collate_packed
 from mbti_ray.data.windows import EncodedRow, build_windows
 from mbti_ray.typology import labels_of
@@ -87,45 +87,34 @@ def test_an_epoch_changes_which_windows_meet_in_a_step():
 def test_over_all_ranks_every_window_of_a_step_counts_exactly_once(size, world_size, batch_tokens):
     lengths = lengths_of(1000)
     step = np.random.default_rng(size).permutation(1000)[:size]
-    shares = [
-        shard_step(step, lengths, rank=rank, world_size=world_size, batch_tokens=batch_tokens)
-        for rank in range(world_size)
-    ]
     counted = Counter()
-    for share in shares:
-        assert share.step_windows == size
-        assert share.weight in (0.0, 1.0)
+    for rank in range(world_size):
+        members, weight = shard(step, rank=rank, world_size=world_size)
+        batches = list(batches_by_length(lengths, members, batch_tokens))
+        assert weight in (0.0, 1.0)
         # A rank without a batch would leave the others waiting in the gradient exchange.
-        assert len(share.batches) >= 1
-        for batch in share.batches:
+        assert len(batches) >= 1
+        for batch in batches:
             assert len(batch) == 1 or len(batch) * lengths[batch].max() <= batch_tokens
-        if share.weight == 1.0:
-            counted.update(i for batch in share.batches for i in batch.tolist())
+        if weight == 1.0:
+            counted.update(i for batch in batches for i in batch.tolist())
         else:
-            assert sum(len(batch) for batch in share.batches) == 1
+            assert sum(len(batch) for batch in batches) == 1
     assert counted == Counter(step.tolist())
 
 
 @given(size=st.integers(1, 70), world_size=st.integers(1, 70))
 def test_no_rank_computes_more_than_one_window_more_than_another(size, world_size):
-    shares = [
-        shard_step(
-            np.arange(size), lengths_of(size), rank=rank, world_size=world_size, batch_tokens=9999
-        )
-        for rank in range(world_size)
-    ]
-    sizes = [sum(map(len, s.batches)) if s.weight else 0 for s in shares]
+    shards = [shard(np.arange(size), rank=r, world_size=world_size) for r in range(world_size)]
+    sizes = [len(members) if weight else 0 for members, weight in shards]
     assert max(sizes) - min(sizes) <= 1
 
 
 @given(size=st.integers(1, 200), world_size=st.integers(1, 16))
 def test_no_rank_reads_more_tokens_than_another_by_more_than_the_longest_window(size, world_size):
     lengths = -np.sort(-lengths_of(size))
-    shares = [
-        shard_step(np.arange(size), lengths, rank=rank, world_size=world_size, batch_tokens=9999)
-        for rank in range(world_size)
-    ]
-    tokens = [sum(int(lengths[b].sum()) for b in s.batches) if s.weight else 0 for s in shares]
+    shards = [shard(np.arange(size), rank=r, world_size=world_size) for r in range(world_size)]
+    tokens = [int(lengths[members].sum()) if weight else 0 for members, weight in shards]
     assert max(tokens) - min(tokens) <= lengths[0]
 
 
@@ -230,13 +219,8 @@ def test_less_than_five_percent_of_what_is_trained_on_is_padding(
     padded = 0
     for step in length_grouped_steps(lengths, batch_size * accumulate, seed=0, epoch=0):
         for rank in range(world_size):
-            share = shard_step(
-                step,
-                lengths,
-                rank=rank,
-                world_size=world_size,
-                batch_tokens=batch_size * 128,
-            )
-            padded += sum(len(b) * int(lengths[b].max()) for b in share.batches)
+            members, _ = shard(step, rank=rank, world_size=world_size)
+            batches = batches_by_length(lengths, members, batch_size * 128)
+            padded += sum(len(b) * int(lengths[b].max()) for b in batches)
     assert padded >= lengths.sum()
     assert 1 - lengths.sum() / padded < 0.05

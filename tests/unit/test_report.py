@@ -47,10 +47,6 @@ def test_what_decides_about_a_trial_comes_back_from_ray():
     assert there.seed_scores is None
 
 
-def test_an_epoch_that_is_not_the_trial_s_last_can_be_reported_so():
-    assert not through_ray(Report.of_epoch(RECORD, finished=False)).finished
-
-
 def test_a_failure_and_the_scores_of_seeds_come_back_from_ray():
     failed = through_ray(Report(epoch=0, seconds=0.0, scores={"loss": 9.0}, failure="diverged"))
     assert failed.failure == "diverged"

@@ -21,7 +21,7 @@ from s3_server import CREDENTIALS, Server, s3_server
 from mbti_ray.config import RunConfig, StudyConfig, load_run, load_study
 from mbti_ray.engine.checkpoint import checkpoints_under, newest_checkpoint
 from mbti_ray.errors import ConfigError, MbtiRayError, RunError, StorageError
-from mbti_ray.on_ray.train.remote_checkpoints import DownloadedCheckpoints
+from mbti_ray.on_ray.train.remote_checkpoints import download_each
 from mbti_ray.runs.lookup import cache_folder, fetch_bundle, locate_bundle, resolve_run_folder
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.local_cache import local_file, user_cache_folder
@@ -406,7 +406,7 @@ def test_checkpoints_are_brought_one_at_a_time_and_go_with_the_list(
     bucket: RemotePath, machine: Path
 ) -> None:
     places = [put_checkpoint(bucket / f"checkpoint_{n}", n) for n in (2, 1)]
-    fetched = DownloadedCheckpoints(places)
+    fetched = download_each(places)
     assert files_under(machine) == set()
     seen = []
     for path in fetched:
@@ -419,7 +419,7 @@ def test_checkpoints_are_brought_one_at_a_time_and_go_with_the_list(
 
 def test_a_checkpoint_that_is_gone_is_passed_over_as_a_damaged_one_is(bucket: RemotePath) -> None:
     gone, there = bucket / "checkpoint_2", put_checkpoint(bucket / "checkpoint_1", 1)
-    first, second = [set(files_under(path)) for path in DownloadedCheckpoints([gone, there])]
+    first, second = [set(files_under(path)) for path in download_each([gone, there])]
     assert first == set()
     assert second == {"model.safetensors", "optimizer.pt", "progress.json"}
 

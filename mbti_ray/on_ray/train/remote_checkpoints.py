@@ -1,14 +1,13 @@
 """Runs that are stored at a URL: Ray's storage settings, downloads of checkpoints, stop requests.
 
-The upload is in `checkpoint_upload`. Must not know models.
+The upload of checkpoints is in `worker`. Must not know models.
 """
 
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from mbti_ray.errors import StorageError
 from mbti_ray.runs.run_folder import RunFolder
@@ -53,32 +52,12 @@ def watch_for_stop(folder: RunFolder) -> Iterator[Callable[[], bool]]:
         thread.join()
 
 
-class DownloadedCheckpoints(Sequence[Path]):
-    """Checkpoints at a URL, each downloaded when it is accessed.
-
-    A download is deleted when the next one is accessed, or with this object.
-    """
-
-    def __init__(self, remote: Sequence[RemotePath]) -> None:
-        self._remote = remote
-        self._downloads = ExitStack()
-        weakref.finalize(self, self._downloads.close)
-
-    def __len__(self) -> int:
-        return len(self._remote)
-
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Path]: ...
-    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
-        if isinstance(index, slice):
-            return DownloadedCheckpoints(self._remote[index])
-        remote = self._remote[index]
-        self._downloads.close()
+def download_each(checkpoints: Iterable[RemotePath]) -> Iterator[Path]:
+    """Each checkpoint as a download, which is deleted when the next one is taken."""
+    for remote in checkpoints:
         path = working_copy_path(remote)
-        self._downloads.enter_context(locked_working_copy(path, remote))
-        # One that was deleted meanwhile is left empty: its reader reports it as damaged.
-        if remote.exists():
-            remote.download(path)
-        return path
+        with locked_working_copy(path, remote):
+            # One that was deleted meanwhile is left empty: its reader reports it as damaged.
+            if remote.exists():
+                remote.download(path)
+            yield path

@@ -4,7 +4,6 @@ What runs on the workers is in `worker`. Must not know how a model is trained.
 """
 
 import errno
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -88,15 +87,14 @@ def _explain(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiRay
         cause = getattr(failure, "_base_exc", failure)
         if isinstance(cause, MbtiRayError):
             return cause
-        if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
-            return RunError(
-                f"a checkpoint could not be saved ({os.strerror(cause.errno)}); free some space, "
-                "then resume with --resume"
-            )
-        if isinstance(cause, OSError) and cause.errno is None and folder.remote:
+        is_storage = isinstance(cause, OSError) and (
+            cause.errno in _NO_SPACE or (cause.errno is None and folder.remote)
+        )
+        if is_storage:
             return RunError(
                 f"{folder.location}: a checkpoint could not be saved "
-                f"({one_line(cause, limit=200)}); fix that, then use --resume"
+                f"({cause.strerror or one_line(cause, limit=200)}); free some space or fix the "
+                "storage, then resume with --resume"
             )
     return None
 

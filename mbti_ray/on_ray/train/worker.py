@@ -7,7 +7,7 @@ serving: only rank 0 needs them, when training is done.
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.train import CheckpointUploadMode
 from ray.train.torch import get_device
 
 from mbti_ray.config import config_from_dict
@@ -26,9 +27,8 @@ from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import MbtiRayError
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.report import Report
-from mbti_ray.on_ray.train.checkpoint_upload import report_and_upload_checkpoint
 from mbti_ray.on_ray.train.metrics import RunGauges
-from mbti_ray.on_ray.train.remote_checkpoints import DownloadedCheckpoints, watch_for_stop
+from mbti_ray.on_ray.train.remote_checkpoints import download_each, watch_for_stop
 from mbti_ray.runs.run_folder import RunFolder, open_run
 
 
@@ -59,10 +59,9 @@ class TrainWorker(Worker):
             self._run.push()
             self._gauges.set(record)
             log_epoch(self._name, record)
-        metrics = Report.of_epoch(record).to_ray() if record else {}
-        report_and_upload_checkpoint(metrics, checkpoint, wait=wait)
+        _report_and_upload_checkpoint(record, checkpoint, wait=wait)
 
-    def checkpoints(self) -> Sequence[Path]:
+    def checkpoints(self) -> Iterable[Path]:
         # Ray knows the newest one that was uploaded; the others are next to it.
         newest = ray.train.get_checkpoint()
         if newest is None:
@@ -73,9 +72,8 @@ class TrainWorker(Worker):
             path = Path(newest.path)
             return [path, *(p for p in checkpoints_under(path.parent) if p != path)]
         store = location / self._run.checkpoints.name
-        return DownloadedCheckpoints(
-            [store / name, *(p for p in checkpoints_under(store) if p.name != name)]
-        )
+        others = [p for p in checkpoints_under(store) if p.name != name]
+        return download_each([store / name, *others])
 
     def note(self, text: str) -> None:
         super().note(self._run.rewrite_paths(text))
@@ -132,6 +130,18 @@ def train_loop(settings: dict[str, Any]) -> None:
 
                 finalize_run(config, data, outcome, folder)
                 folder.push(replace=[folder.bundle.name])
+
+
+def _report_and_upload_checkpoint(
+    record: MetricsRecord | None, checkpoint: Path | None, *, wait: bool
+) -> None:
+    """Report to Ray Train, which uploads the checkpoint to the run's storage."""
+    ray.train.report(
+        Report.of_epoch(record).to_ray() if record else {},
+        checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None,
+        checkpoint_upload_mode=CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=checkpoint is not None,
+    )
 
 
 @contextmanager

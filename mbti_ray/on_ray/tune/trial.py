@@ -5,8 +5,8 @@ An actor is kept for the next trial, with its imports, the dataset and the encod
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.report import Report
 from mbti_ray.on_ray.train.metrics import RunGauges
-from mbti_ray.on_ray.train.remote_checkpoints import DownloadedCheckpoints
+from mbti_ray.on_ray.train.remote_checkpoints import download_each
 from mbti_ray.on_ray.train.trainer import train
 from mbti_ray.on_ray.train.worker import log_epoch, silence_ray
 from mbti_ray.on_ray.tune.optuna_searcher import FAILED, SEEDS
@@ -95,18 +95,19 @@ class TrialWorker(Worker):
             self._gauges.set(record)
             log_epoch(self._name, record)
             ended = record["finished"] and self._is_last
-            tune.report(Report.of_epoch(record, finished=ended).to_ray(), checkpoint=saved)
+            report = replace(Report.of_epoch(record), finished=ended)
+            tune.report(report.to_ray(), checkpoint=saved)
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
 
-    def checkpoints(self) -> Sequence[Path]:
+    def checkpoints(self) -> Iterable[Path]:
         checkpoint = tune.get_checkpoint()
         if checkpoint is None:
             return []
         path = Path(checkpoint.path)
         if isinstance(self._trials, Path):
             return [path]
-        return DownloadedCheckpoints([self._trials / path.parent.name / path.name])
+        return download_each([self._trials / path.parent.name / path.name])
 
 
 def trainable(job: Job, *, workers: int) -> Trainable:

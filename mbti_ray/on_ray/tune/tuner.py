@@ -29,7 +29,7 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.on_ray.cluster.resources import Resources
-from mbti_ray.on_ray.train.remote_checkpoints import DownloadedCheckpoints, ray_storage
+from mbti_ray.on_ray.train.remote_checkpoints import download_each, ray_storage
 from mbti_ray.on_ray.tune.optuna_searcher import OnTrial, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.tune.schedulers import build_scheduler
 from mbti_ray.on_ray.tune.trial import Job, trainable
@@ -182,10 +182,8 @@ def _finish_best(
     config, worker = config_from_dict(tree), Worker(device=resources.device)
     with open_run(best) as folder:
         folder.begin(config, "fresh")
-        found = (
-            [checkpoint] if isinstance(checkpoint, Path) else DownloadedCheckpoints([checkpoint])
-        )
-        finalize_run(config, data, rescore(config, data, worker, found[0]), folder)
+        found = [checkpoint] if isinstance(checkpoint, Path) else download_each([checkpoint])
+        finalize_run(config, data, rescore(config, data, worker, found), folder)
         folder.push()
 
 
