@@ -5,7 +5,7 @@ An actor is kept for the next trial, with its imports, the dataset and the encod
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
