@@ -45,8 +45,9 @@ from mbti_ray.config import load_run
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.encoder_files import locate_encoder
 from mbti_ray.data.sources import read_source
-from mbti_ray.inference.bundle import load_bundle, load_model, write_bundle, write_runtimes
-from mbti_ray.inference.predictor import Predictor, compute_golden_logits
+from mbti_ray.inference.bundle import load_bundle, load_model
+from mbti_ray.inference.bundle_writer import write_bundle
+from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes.onnx_export import export_onnx
 from mbti_ray.model.classifier import build_model
 
@@ -71,12 +72,8 @@ def build_bundle(source: str, folder: Path, *, seed: int = 0) -> Path:
         tokenizer=data.tokenizer,
         info=data.info,
         scores={},
-        compute_golden_logits=compute_golden_logits,
     )
-    texts = [g.text for g in load_bundle(bundle).manifest.golden]
-    write_runtimes(
-        bundle, export_onnx(bundle, lambda b, kind: compute_golden_logits(b, texts, kind))
-    )
+    export_onnx(bundle)
     return bundle
 
 

@@ -39,16 +39,14 @@ def _export(options: argparse.Namespace) -> Result:
 
 def _export_and_score(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[str, Any]]:
     """Export the bundle in a folder; returns the entries of bundle.json with their scores."""
-    from mbti_ray.inference.bundle import load_manifest, write_runtimes
+    from mbti_ray.inference.bundle import write_runtimes
     from mbti_ray.inference.evaluation import load_evaluation_data, score_runtimes
-    from mbti_ray.inference.predictor import compute_golden_logits
     from mbti_ray.inference.runtimes import RuntimeKind
     from mbti_ray.inference.runtimes.onnx_export import export_onnx
 
     # Loaded first, so that nothing is written if there are no rows to score.
     data = load_evaluation_data(folder, overrides)
-    texts = [g.text for g in load_manifest(folder).golden]
-    exports = export_onnx(folder, lambda bundle, kind: compute_golden_logits(bundle, texts, kind))
+    exports = export_onnx(folder)
     kinds: tuple[RuntimeKind, ...] = ("torch", *exports)
     with progress_bar("rows", len(kinds) * len(data.examples)) as advance:
         scores = score_runtimes(folder, data, kinds, advance)

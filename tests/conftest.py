@@ -42,8 +42,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig
         from mbti_ray.data.dataset import prepare_dataset
         from mbti_ray.engine.loop import run
         from mbti_ray.engine.worker import Worker
-        from mbti_ray.inference.bundle import write_bundle
-        from mbti_ray.inference.predictor import compute_golden_logits
+        from mbti_ray.inference.bundle_writer import write_bundle
 
         data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
         outcome = run(config, data, Worker())
@@ -55,7 +54,6 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig
             tokenizer=data.tokenizer,
             info=data.info,
             scores={"val": outcome.val, "test": outcome.test},
-            compute_golden_logits=compute_golden_logits,
         )
         return folder
 

@@ -15,28 +15,21 @@ not know run folders, Ray or HTTP.
 
 import hashlib
 import json
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from mbti_ray import __version__
-from mbti_ray.config.schema import ModelConfig, RunConfig
-from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.dataset_info import DatasetInfo
+from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
 from mbti_ray.errors import BundleError, one_line
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.encoder import build_encoder, read_encoder_config
-from mbti_ray.storage.atomic import atomic_folder, write_text
+from mbti_ray.storage.atomic import write_text
 from mbti_ray.typology import POSITIVE_POLES
 
 _FORMAT = 1
@@ -108,66 +101,6 @@ class DecisionRule:
     abstain: float = 0.0
 
 
-ComputeGoldenLogits = Callable[[Bundle, Sequence[str]], list[list[float]]]
-
-
-def write_bundle(
-    folder: Path,
-    *,
-    config: RunConfig,
-    model: MBTIModel,
-    tokenizer: Tokenizer,
-    info: DatasetInfo,
-    scores: dict[str, Any],
-    compute_golden_logits: ComputeGoldenLogits,
-    decision_rule: DecisionRule | None = None,
-    model_card: Callable[[Manifest], str] | None = None,
-) -> Manifest:
-    """Write a bundle. The folder appears complete, and replaces an existing one.
-
-    Args:
-        compute_golden_logits: Computes logits as the service will, from the bundle read back from
-            disk.
-        decision_rule: None means a threshold of 0.5 and no calibration.
-        model_card: Renders card.md from the manifest.
-    """
-    with atomic_folder(folder) as staging:
-        _save_weights(staging, model, tokenizer)
-        files = {path.name: describe_file(path) for path in sorted(staging.iterdir())}
-        manifest = Manifest(
-            id=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            labels=list(POSITIVE_POLES),
-            unit=config.data.unit,
-            mask_version=info.mask_version,
-            mask_also=info.mask_also,
-            max_windows=config.data.max_windows,
-            model=config.model.model_dump(mode="json"),
-            data=info.as_dict() | {"bad": len(info.bad)},
-            scores=scores,
-            versions=_versions(),
-            files=files,
-            config=config.model_dump(mode="json", exclude={"study", "search"}),
-            **vars(decision_rule or DecisionRule()),
-        )
-        _write_manifest(staging, manifest)
-        texts = build_golden_texts()
-        logits = compute_golden_logits(load_bundle(staging), texts)
-        golden = [GoldenText(t, row) for t, row in zip(texts, logits, strict=True)]
-        manifest = replace(manifest, golden=golden)
-        _write_manifest(staging, manifest)
-        if model_card is not None:
-            (staging / "card.md").write_text(model_card(manifest), "utf-8")
-    return manifest
-
-
-def _save_weights(folder: Path, model: MBTIModel, tokenizer: Tokenizer) -> None:
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
-    model.encoder.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
-    tokenizer.save_pretrained(folder)
-
-
 def load_bundle(folder: Path) -> Bundle:
     """A bundle from disk, without its weights; checks that every file is complete.
 
@@ -217,7 +150,7 @@ def _reported_as_damage(folder: Path) -> Iterator[None]:
 def write_runtimes(folder: Path, runtimes: Mapping[Any, dict[str, Any]]) -> None:
     """Replace the `runtimes` entry of a bundle.json."""
     manifest = load_manifest(folder)
-    _write_manifest(folder, replace(manifest, runtimes=dict(runtimes)))
+    write_manifest(folder, replace(manifest, runtimes=dict(runtimes)))
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -246,14 +179,7 @@ def load_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def build_golden_texts() -> list[str]:
-    """Texts of the kinds that the service receives; synthetic, so a bundle quotes no user."""
-    posts = [post for row in builtin_rows(users=_GOLDEN_TEXTS) for post in row.posts[:1]]
-    shapes = ["a", "Ünïcode 🙂 and https://example.com/x?y=1", " ".join(posts)]
-    return [*shapes, *posts[: _GOLDEN_TEXTS - len(shapes)]]
-
-
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
     write_text(folder / "bundle.json", text + "\n")
 
@@ -266,12 +192,3 @@ def describe_file(path: Path) -> dict[str, Any]:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "mbti_ray": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }

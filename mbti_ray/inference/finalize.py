@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from mbti_ray.config.schema import RunConfig, ScoringConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.loop import Outcome
-from mbti_ray.inference.bundle import DecisionRule, Manifest, write_bundle
-from mbti_ray.inference.predictor import compute_golden_logits
+from mbti_ray.inference.bundle import DecisionRule
+from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.reports.html import write_whole
-from mbti_ray.reports.model_card import model_card
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.baselines import TrainingTexts, build_baselines
@@ -42,15 +41,6 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         "diagnosis": [finding.as_dict() for finding in diagnose(config, history)],
     }
 
-    def render_card(manifest: Manifest) -> str:
-        return model_card(
-            bundle_id=manifest.id,
-            config=config,
-            facts=facts,
-            scores=scores,
-            versions=manifest.versions,
-        )
-
     write_bundle(
         folder.bundle,
         config=config,
@@ -58,9 +48,7 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         tokenizer=data.tokenizer,
         info=data.info,
         scores=scores,
-        compute_golden_logits=compute_golden_logits,
         decision_rule=rule,
-        model_card=render_card,
     )
     page = scorecard_page(
         folder.path.name,

@@ -247,16 +247,6 @@ def pool_windows(rows: Sequence[EncodedRow], logits: Tensor) -> RowLogits:
     return RowLogits(pooled, [r.truncated for r in rows], counts.tolist())
 
 
-def compute_golden_logits(
-    bundle: Bundle, texts: Sequence[str], runtime: RuntimeKind = "torch"
-) -> list[list[float]]:
-    """The logits of texts on a CPU, as `write_bundle` records them."""
-    predictor = Predictor(bundle, load_runtime(bundle, runtime))
-    logits = predictor.predict_logits([[t] for t in texts], whole=False).values
-    values: list[list[float]] = logits.tolist()
-    return values
-
-
 class MBTIClassifier:
     """A trained model in Python; source: the seed's "Inference" section.
 

@@ -73,7 +73,7 @@ def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> N
     """
     check_extension(path)
     with atomic_file(path) as temporary:
-        _WRITERS[path.suffix](temporary, tables, schema)
+        _write_tables(temporary, path.suffix, tables, schema)
 
 
 @contextmanager
@@ -282,26 +282,15 @@ def _delete_parts(path: Path) -> None:
             file.unlink()
 
 
-def _write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    with pq.ParquetWriter(path, schema) as writer:
+def _write_tables(
+    path: Path, extension: str, tables: Iterable[pa.Table], schema: pa.Schema
+) -> None:
+    if extension == ".jsonl":
+        with path.open("w", encoding="utf-8") as file:
+            for table in tables:
+                file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in table.to_pylist())
+        return
+    writer_class = pq.ParquetWriter if extension == ".parquet" else pc.CSVWriter
+    with writer_class(path, schema) as writer:
         for table in tables:
             writer.write_table(table)
-
-
-def _write_csv(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    with pc.CSVWriter(path, schema) as writer:
-        for table in tables:
-            writer.write_table(table)
-
-
-def _write_jsonl(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for table in tables:
-            file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in table.to_pylist())
-
-
-_WRITERS: dict[str, Callable[[Path, Iterable[pa.Table], pa.Schema], None]] = {
-    ".parquet": _write_parquet,
-    ".csv": _write_csv,
-    ".jsonl": _write_jsonl,
-}

@@ -22,9 +22,9 @@ from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
-from mbti_ray.inference.bundle import write_bundle
+from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.finalize import finalize_run
-from mbti_ray.inference.predictor import Predictor, compute_golden_logits
+from mbti_ray.inference.predictor import Predictor
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.serving.app import build_api, key_digest
 from mbti_ray.serving.router import Router
@@ -139,7 +139,6 @@ def bundles(
         tokenizer=data.tokenizer,
         info=data.info,
         scores={},
-        compute_golden_logits=compute_golden_logits,
     )
     return {"scored": folder.bundle, "plain": folder.path / "plain"}
 

@@ -18,8 +18,9 @@ from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError, ConfigError, MbtiRayError
 from mbti_ray.evaluate import main as evaluate_main
-from mbti_ray.inference.bundle import DecisionRule, build_golden_texts, load_bundle, write_bundle
-from mbti_ray.inference.predictor import Predictor, compute_golden_logits
+from mbti_ray.inference.bundle import DecisionRule, load_bundle
+from mbti_ray.inference.bundle_writer import build_golden_texts, write_bundle
+from mbti_ray.inference.predictor import Predictor
 from mbti_ray.model.classifier import MBTIModel, build_model
 
 pytestmark = pytest.mark.integration
@@ -60,9 +61,7 @@ def _write(
         tokenizer=data.tokenizer,
         info=data.info,
         scores={"val": outcome.val, "test": outcome.test},
-        compute_golden_logits=compute_golden_logits,
         decision_rule=decision,
-        model_card=lambda manifest: f"bundle {manifest.id}",
     )
 
 
@@ -128,7 +127,6 @@ def test_temperatures_thresholds_and_the_band_of_the_bundle_make_the_answer(
     assert list(prediction.probabilities) == pytest.approx(expected)
     # 0.88 is clear; 0.05 lies within 0.1 of 0.01; 0.55 of 0.5, and 0.73 of 0.8.
     assert prediction.mbti_type == "EXXX"
-    assert (tmp_path / "bundle" / "card.md").read_text("utf-8").startswith("bundle ")
 
 
 def test_what_was_hidden_is_told_in_places_of_the_clean_text(bundle: Path) -> None:

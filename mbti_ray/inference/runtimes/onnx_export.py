@@ -8,7 +8,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.inference.bundle import Bundle, describe_file, load_bundle, load_model, write_runtimes
-from mbti_ray.inference.runtimes import RuntimeKind
+from mbti_ray.inference.predictor import Predictor
+from mbti_ray.inference.runtimes import RuntimeKind, load_runtime
 from mbti_ray.storage.atomic import atomic_folder
 
 _OPSET = 20
@@ -28,9 +29,6 @@ _FOLDER = "onnx"
 _FILES: dict[RuntimeKind, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 
 Exports = dict[RuntimeKind, dict[str, Any]]
-
-# Computes the logits [G, 4] of the golden texts with one of a bundle's runtimes.
-ComputeGolden = Callable[[Bundle, RuntimeKind], list[list[float]]]
 
 
 class _Graph(nn.Module):
@@ -45,14 +43,11 @@ class _Graph(nn.Module):
         return logits
 
 
-def export_onnx(folder: Path, compute_golden: ComputeGolden) -> Exports:
+def export_onnx(folder: Path) -> Exports:
     """Write the float32 and int8 graphs of a bundle; returns their entries in bundle.json.
 
     int8 is dynamic quantization of matrix products (Bhandare et al. 2019), with weights scaled per
     output channel and activations per tensor.
-
-    Args:
-        compute_golden: Computes golden logits through the predictor, as the service will.
 
     Raises:
         ConfigError: The packages of the extra `onnx` are not installed.
@@ -65,12 +60,12 @@ def export_onnx(folder: Path, compute_golden: ComputeGolden) -> Exports:
         with _silenced():
             _write_graph(bundle, float32)
             _quantize(float32, int8)
-        exports = _describe_exports(bundle, staging, compute_golden)
+        exports = _describe_exports(bundle, staging)
     write_runtimes(folder, exports)
     return exports
 
 
-def _describe_exports(bundle: Bundle, folder: Path, compute_golden: ComputeGolden) -> Exports:
+def _describe_exports(bundle: Bundle, folder: Path) -> Exports:
     """The bundle.json entries of the graphs in a folder, checked against the golden logits."""
     exports: Exports = {
         kind: {"file": f"{folder.name}/{name}", **describe_file(folder / name), "golden": []}
@@ -81,7 +76,8 @@ def _describe_exports(bundle: Bundle, folder: Path, compute_golden: ComputeGolde
         bundle, manifest=replace(bundle.manifest, runtimes={str(k): v for k, v in exports.items()})
     )
     for kind, export in exports.items():
-        export["golden"] = compute_golden(candidate, kind)
+        predictor = Predictor(candidate, load_runtime(candidate, kind))
+        export["golden"] = predictor.golden_logits().tolist()
         export["golden_gap"] = float((torch.tensor(export["golden"]) - golden).abs().max())
     # A float32 graph has to reproduce the bundle's own golden logits.
     gap = exports["onnx"]["golden_gap"]

@@ -1,0 +1,115 @@
+"""Writing a bundle: weights, tokenizer and manifest, with golden logits computed from the files.
+
+The bundle appears complete, and replaces an existing one. Must not know run folders, Ray or HTTP.
+"""
+
+import hashlib
+import json
+import platform
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from mbti_ray import __version__
+from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.builtin_corpus import builtin_rows
+from mbti_ray.data.dataset_info import DatasetInfo
+from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
+from mbti_ray.inference.bundle import (
+    Bundle,
+    DecisionRule,
+    GoldenText,
+    Manifest,
+    describe_file,
+    write_manifest,
+)
+from mbti_ray.inference.predictor import Predictor
+from mbti_ray.inference.runtimes import load_runtime
+from mbti_ray.model.classifier import MBTIModel
+from mbti_ray.reports.model_card import model_card
+from mbti_ray.storage.atomic import atomic_folder, write_text
+from mbti_ray.typology import POSITIVE_POLES
+
+_GOLDEN_TEXTS = 20
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    config: RunConfig,
+    model: MBTIModel,
+    tokenizer: Tokenizer,
+    info: DatasetInfo,
+    scores: dict[str, Any],
+    decision_rule: DecisionRule | None = None,
+) -> Manifest:
+    """Write a bundle; with a scorecard among the scores, a model card too.
+
+    Args:
+        decision_rule: None means a threshold of 0.5 and no calibration.
+    """
+    facts = info.as_dict() | {"bad": len(info.bad)}
+    with atomic_folder(folder) as staging:
+        _save_weights(staging, model, tokenizer)
+        files = {path.name: describe_file(path) for path in sorted(staging.iterdir())}
+        manifest = Manifest(
+            id=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            labels=list(POSITIVE_POLES),
+            unit=config.data.unit,
+            mask_version=info.mask_version,
+            mask_also=info.mask_also,
+            max_windows=config.data.max_windows,
+            model=config.model.model_dump(mode="json"),
+            data=facts,
+            scores=scores,
+            versions=_versions(),
+            files=files,
+            config=config.model_dump(mode="json", exclude={"study", "search"}),
+            golden=[GoldenText(text, []) for text in build_golden_texts()],
+            **vars(decision_rule or DecisionRule()),
+        )
+        # Computed from the files, as the service will.
+        bundle = Bundle(staging, manifest, load_tokenizer(staging))
+        logits = Predictor(bundle, load_runtime(bundle)).golden_logits().tolist()
+        golden = [replace(g, logits=row) for g, row in zip(manifest.golden, logits, strict=True)]
+        manifest = replace(manifest, golden=golden)
+        write_manifest(staging, manifest)
+        if "scorecard" in scores:
+            card = model_card(
+                bundle_id=manifest.id,
+                config=config,
+                facts=facts,
+                scores=scores,
+                versions=manifest.versions,
+            )
+            write_text(staging / "card.md", card)
+    return manifest
+
+
+def _save_weights(folder: Path, model: MBTIModel, tokenizer: Tokenizer) -> None:
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    model.encoder.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+    tokenizer.save_pretrained(folder)
+
+
+def build_golden_texts() -> list[str]:
+    """Texts of the kinds that the service receives; synthetic, so a bundle quotes no user."""
+    posts = [post for row in builtin_rows(users=_GOLDEN_TEXTS) for post in row.posts[:1]]
+    shapes = ["a", "Ünïcode 🙂 and https://example.com/x?y=1", " ".join(posts)]
+    return [*shapes, *posts[: _GOLDEN_TEXTS - len(shapes)]]
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "mbti_ray": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
