@@ -12,7 +12,7 @@ from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import PRESETS, load_run
-from mbti_ray.reports.html import check_page_path, write_whole
+from mbti_ray.reports.html import check_page_path, write_page
 
 if TYPE_CHECKING:
     from mbti_ray.reports.audit_page import AuditTable
@@ -50,7 +50,7 @@ def _audit(options: argparse.Namespace) -> Result:
     for table in tables:
         _print_table(table)
     if options.output is not None:
-        write_whole(options.output, audit_page(statistics, tables))
+        write_page(options.output, audit_page(statistics, tables))
         console.print(f"page: {escape(str(options.output))}")
     return statistics
 

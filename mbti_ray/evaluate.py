@@ -45,7 +45,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     home = locate_bundle(place, load_run(None, overrides).storage)
 
     from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
-    from mbti_ray.reports.html import check_page_path, write_whole
+    from mbti_ray.reports.html import check_page_path, write_page
     from mbti_ray.reports.scorecard_page import scorecard_page
     from mbti_ray.storage.output_tables import check_extension, write_table
 
@@ -64,7 +64,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
         console.print(f"rows: {options.output}")
     if options.report is not None:
         title = f"{home} on {data.description}"
-        write_whole(options.report, scorecard_page(title, evaluation.scorecards, facts=data.facts))
+        write_page(options.report, scorecard_page(title, evaluation.scorecards, facts=data.facts))
         console.print(f"report: {options.report}")
     return {
         "bundle": str(home),

@@ -11,13 +11,13 @@ from mbti_ray.cli.run_setup import RunSetup, set_up_run
 from mbti_ray.cli.tables import (
     Result,
     console,
+    format_short,
     print_findings,
     print_pairs,
     print_scorecard,
     print_scores,
     print_trials,
     print_warning,
-    short,
 )
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
@@ -25,7 +25,7 @@ from mbti_ray.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from mbti_ray.on_ray.cluster.resources import Resources
-    from mbti_ray.study.figures import Figures
+    from mbti_ray.scores.study_summary import StudySummary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,32 +48,40 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
     from mbti_ray.engine.summary import summarize
     from mbti_ray.on_ray.cluster.preflight import check_before_run
     from mbti_ray.on_ray.cluster.resources import ray_connection, trial_resources, trials_at_once
-    from mbti_ray.on_ray.tune.tuner import finish_study, search
+    from mbti_ray.on_ray.tune.tuner import finish_study, run_study
 
     config, data, folder = run.config, run.data, run.folder
     with ray_connection(f"tune {folder.location.name}"):
         nodes = check_before_run(config, folder.location.parent, warn=print_warning)
         resources = trial_resources(config, nodes)
         at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)
-        search_line = _search_line(config, at_once, resources)
+        search_line = _describe_search(config, at_once, resources)
         pairs = [("study", str(folder.location)), ("search", search_line)]
         print_pairs([*pairs, *summarize(config, data)])
         run.begin()
-        with trial_progress(config.study.trials) as on_trial:
-            study, ended = search(
+        with trial_progress(config.study.trials) as on_trial_end:
+            study, stopped_early = run_study(
                 config,
                 data,
                 folder,
                 resources,
                 at_once=at_once,
-                on_trial=on_trial,
-                say=console.print,
+                on_trial_end=on_trial_end,
+                notify=console.print,
             )
-        figures = finish_study(config, data, study, folder, resources, at_once=at_once, ended=ended)
-    return _conclude(figures, folder)
+        summary = finish_study(
+            config,
+            data,
+            study,
+            folder,
+            resources,
+            at_once=at_once,
+            stopped_early=stopped_early,
+        )
+    return _print_summary(summary, folder)
 
 
-def _search_line(config: StudyConfig, at_once: int, resources: "Resources") -> str:
+def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") -> str:
     study = config.study
     budget = [f"{study.trials} trials"] if study.trials else []
     budget += [f"{study.hours:g} h"] if study.hours else []
@@ -85,32 +93,32 @@ def _search_line(config: StudyConfig, at_once: int, resources: "Resources") -> s
     )
 
 
-def _conclude(figures: "Figures", folder: RunFolder) -> Result:
+def _print_summary(summary: "StudySummary", folder: RunFolder) -> Result:
     scores = json.loads(folder.best.scores.read_text("utf-8"))
-    print_trials(figures)
-    if figures["stopped_early"]:
-        console.print(f"ended early: {figures['stopped_early']}", markup=False)
-    best = figures["best_values"]
-    print_pairs([("best", ", ".join(f"{a}={short(value)}" for a, value in best.items()))])
+    print_trials(summary)
+    if summary["stopped_early"]:
+        console.print(f"ended early: {summary['stopped_early']}", markup=False)
+    best = summary["best_values"]
+    print_pairs([("best", ", ".join(f"{a}={format_short(value)}" for a, value in best.items()))])
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})
-    print_findings([*scores["diagnosis"], *figures["findings"]])
+    print_findings([*scores["diagnosis"], *summary["findings"]])
     best_home = folder.best.location
     bundle = best_home / folder.bundle.name
     console.print(f"report: {folder.location / folder.report.name}")
     console.print(f"scorecard: {best_home / folder.report.name}")
-    console.print(f"bundle: {bundle} (from the checkpoint of trial {figures['best']})")
-    console.print(f"repeat: {figures['command']}", markup=False, soft_wrap=True)
+    console.print(f"bundle: {bundle} (from the checkpoint of trial {summary['best']})")
+    console.print(f"repeat: {summary['command']}", markup=False, soft_wrap=True)
     return {
         "study": str(folder.location),
         "bundle": str(bundle),
-        "trials": figures["counts"],
-        "ended_early": figures["stopped_early"],
+        "trials": summary["counts"],
+        "ended_early": summary["stopped_early"],
         "best": best,
-        "front": figures["front"],
-        "command": figures["command"],
+        "front": summary["front"],
+        "command": summary["command"],
         "scores": scores,
-        "diagnosis": figures["findings"],
+        "diagnosis": summary["findings"],
     }
 
 

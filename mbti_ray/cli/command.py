@@ -1,6 +1,6 @@
-"""What all commands share: arguments, exit codes, one-line errors, tables, the JSON line.
+"""What all commands share: argument parsing, exit codes, one-line errors, the JSON line.
 
-Imports nothing heavy: `--help` and mistakes are answered before torch or Ray is loaded.
+Imports nothing heavy: `--help` and user errors are answered before torch or Ray is loaded.
 """
 
 import argparse
@@ -16,7 +16,7 @@ Command = Callable[[argparse.Namespace], Result]
 
 
 def build_parser(verb: str, description: str, *, items: str) -> argparse.ArgumentParser:
-    """A parser with the positional `items`, described by `items`, and `--json`."""
+    """A parser with positional items, whose help is `items`, and `--json`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m mbti_ray.{verb}",
         description=description,
@@ -28,10 +28,10 @@ def build_parser(verb: str, description: str, *, items: str) -> argparse.Argumen
 
 
 def add_existing(parser: argparse.ArgumentParser) -> None:
-    """The options that say what to do with a run folder that exists."""
+    """The options that decide what happens to an existing run folder."""
     group = parser.add_mutually_exclusive_group()
     for name, text in (
-        ("resume", "go on with the run called name=..., or with the newest of this kind"),
+        ("resume", "resume the run called name=..., or the newest of this kind"),
         ("fresh", "delete the run called name=... first"),
     ):
         group.add_argument(
@@ -43,7 +43,7 @@ def add_existing(parser: argparse.ArgumentParser) -> None:
 def run_command(
     parser: argparse.ArgumentParser, command: Command, argv: Sequence[str] | None = None
 ) -> int:
-    """Parse, run, print; the exit code is 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    """Parse, run, print; the exit code is 0, 2 for a user error, 130 for Ctrl-C."""
     options = parser.parse_intermixed_args(argv)
     try:
         result = command(options)
@@ -61,13 +61,13 @@ def run_command(
 
 
 def split_base(items: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The preset or file in front, if there is one, and the `key=value` arguments."""
-    # A URL may have options.
+    """The preset or file that comes first, if any, and the `key=value` arguments."""
+    # A URL may have a query string.
     if items and ("=" not in items[0] or "://" in items[0].partition("=")[0]):
         return items[0], list(items[1:])
     return None, list(items)
 
 
 def default_name(base: str | None) -> str:
-    """What runs of a preset or file are called when they have no name of their own."""
+    """The name of a run of a preset or file that was given no name."""
     return Path(base or "quick").stem

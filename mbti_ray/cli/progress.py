@@ -1,4 +1,4 @@
-"""How far a command is: a bar where a person watches, a line now and then where a log is kept."""
+"""Progress of a command: a bar on a terminal, a line now and then in a log."""
 
 import os
 import sys
@@ -17,14 +17,13 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from mbti_ray.cli.tables import scores_of
+from mbti_ray.cli.tables import format_values
 
-# Between two lines in a log.
-_LINES_S = 30.0
+_LOG_INTERVAL_S = 30.0
 
 
 def is_watched() -> bool:
-    """Whether a person sees progress bars."""
+    """Whether standard error is a terminal that somebody looks at."""
     return sys.stderr.isatty() and "CI" not in os.environ
 
 
@@ -40,35 +39,38 @@ def _columns() -> tuple[ProgressColumn, ...]:
 
 @contextmanager
 def progress_bar(heading: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-    """A bar on standard error that is told (steps done since the last time, a note).
+    """A bar on standard error, or lines in a log; yields the function that advances it.
 
-    Where nobody watches it is a line now and then, for those who read logs.
+    That function takes the steps done since the last call, and a note.
     """
     if not is_watched():
-        yield _lines(heading, total)
+        yield _log_lines(heading, total)
         return
     with Progress(*_columns(), console=Console(stderr=True)) as bar:
         task = bar.add_task(heading, total=total, note="")
         yield lambda done, note: bar.update(task, advance=done, note=note)
 
 
-def _lines(heading: str, total: int | None) -> Callable[[int, str], None]:
-    at, said = 0, time.monotonic()
+def _log_lines(heading: str, total: int | None) -> Callable[[int, str], None]:
+    position, logged_at = 0, time.monotonic()
 
-    def tell(done: int, note: str) -> None:
-        nonlocal at, said
-        at += done
-        if time.monotonic() - said > _LINES_S:
-            said = time.monotonic()
+    def advance(done: int, note: str) -> None:
+        nonlocal position, logged_at
+        position += done
+        if time.monotonic() - logged_at > _LOG_INTERVAL_S:
+            logged_at = time.monotonic()
             of = f" of {total}" if total else ""
-            print(f"{heading} {at}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{heading} {position}{of} {note}".rstrip(), file=sys.stderr, flush=True)
 
-    return tell
+    return advance
 
 
 @contextmanager
 def run_progress() -> Iterator[Callable[[int, int, str], None] | None]:
-    """A bar that is told (steps done since the last time, steps in all, a note), if watched."""
+    """A bar for a run, if watched; yields the function that advances it.
+
+    That function takes the steps done since the last call, the total number of steps, and a note.
+    """
     if not is_watched():
         yield None
         return
@@ -79,6 +81,8 @@ def run_progress() -> Iterator[Callable[[int, int, str], None] | None]:
 
 @contextmanager
 def trial_progress(total: int | None) -> Iterator[Callable[[Any], None]]:
-    """A bar that is told each trial that has ended, as a `study.trials.TrialRecord`."""
+    """A bar for a study; yields a function to call with the record of each finished trial."""
     with progress_bar("trials", total) as advance:
-        yield lambda trial: advance(1, f"{trial.number} {trial.state} {scores_of(trial.values)}")
+        yield lambda trial: advance(
+            1, f"{trial.number} {trial.state} {format_values(trial.values)}"
+        )

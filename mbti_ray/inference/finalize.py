@@ -17,7 +17,7 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.loop import Outcome
 from mbti_ray.inference.bundle import DecisionRule
 from mbti_ray.inference.bundle_writer import write_bundle
-from mbti_ray.reports.html import write_whole
+from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.baselines import TrainingTexts, build_baselines
@@ -58,7 +58,7 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         history=history,
         facts=facts,
     )
-    write_whole(folder.report, page)
+    write_page(folder.report, page)
     folder.write_scores(scores)
 
 

@@ -1,7 +1,6 @@
-"""The scaffolding of every page: one file, no network, no script, light and dark, any width.
+"""The HTML skeleton of every page: one file, no network, no script, light and dark, any width.
 
-Owns the style sheet and the escaping, and imports nothing heavy. Must not know what a page is
-about.
+Owns the style sheet and the escaping. Must not know what a page shows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,23 +8,24 @@ from html import escape as _escape
 from pathlib import Path
 
 from mbti_ray.errors import ConfigError, nearest
+from mbti_ray.storage.atomic import write_text
 
 _ENDINGS = (".html",)
 
 
 class Html(str):
-    """Text that is HTML already; any other string is escaped where it is put in."""
+    """Text that is HTML already; any other string is escaped where it is inserted."""
 
     __slots__ = ()
 
 
 def escape(text: str) -> Html:
-    """The text as HTML; what is HTML already stays as it is."""
+    """The text as HTML; `Html` stays as it is."""
     return text if isinstance(text, Html) else Html(_escape(text))
 
 
 def page(title: str, parts: Iterable[Html]) -> str:
-    """The whole page; the policy in its head forbids it to load anything."""
+    """The whole page; its Content-Security-Policy forbids loading anything."""
     name = escape(title)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -39,7 +39,7 @@ def page(title: str, parts: Iterable[Html]) -> str:
 
 
 def section(heading: str, *parts: Html) -> Html:
-    """A heading and what belongs to it."""
+    """A heading with its contents."""
     return Html(f"<section><h2>{escape(heading)}</h2>\n{_lines(parts)}</section>")
 
 
@@ -48,7 +48,7 @@ def paragraph(text: str) -> Html:
 
 
 def warning(text: str) -> Html:
-    """A paragraph that nobody overlooks."""
+    """A highlighted paragraph."""
     return Html(f'<p class="warning" role="note"><strong>Careful:</strong> {escape(text)}</p>')
 
 
@@ -57,9 +57,9 @@ def bullets(items: Iterable[str]) -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
-    """Rows that each begin with a name; `header` names the other columns, or is empty.
+    """Rows that each start with a name; `header` names the other columns, or is empty.
 
-    A wide table scrolls by itself, so the page keeps its width on a phone.
+    A wide table scrolls on its own, so that the page keeps its width on a phone.
     """
     head = "".join(f'<th scope="col">{_unbroken(cell)}</th>' for cell in header)
     body = "\n".join(
@@ -73,16 +73,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
 
 
 def _unbroken(cell: str) -> str:
-    """The cell as HTML; no line ends between a number and its unit."""
+    """The cell as HTML, without a line break between a number and its unit."""
     return escape(cell).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def figure(caption: str, picture: Html) -> Html:
-    return Html(f"<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>")
+def figure(caption: str, chart: Html) -> Html:
+    return Html(f"<figure><figcaption>{escape(caption)}</figcaption>{chart}</figure>")
 
 
 def side_by_side(figures: Iterable[Html], *, is_small: bool = False) -> Html:
-    """Figures in as many columns as the reader's screen holds."""
+    """Charts in as many columns as fit on the reader's screen."""
     return Html(f'<div class="panels{" small" * is_small}">{"".join(figures)}</div>')
 
 
@@ -99,22 +99,17 @@ def check_page_path(path: Path, *, option: str = "--output") -> None:
         raise ConfigError(f"{option} {path}: is a folder; allowed: a file")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a page or card; it appears whole, and replaces one that was there."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        # A lone surrogate in a column or file name is no reason to lose the page.
-        aside.write_text(text, "utf-8", errors="replace")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+def write_page(path: Path, text: str) -> None:
+    """Write a page; it appears whole, and replaces the one that was there."""
+    # A lone surrogate in a column or file name must not cost the page.
+    write_text(path, text, errors="replace")
 
 
 def _lines(parts: Iterable[Html]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-# Pictures take their colours from these names too, so they follow the reader's setting.
+# Charts use these color names too, so they follow the reader's setting.
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --ink: #1d2026; --soft: #5a6070;
   --line: #d5d8de; --fill: #3557c7; --warn: #b45309; --warned: #fdf3e3; }

@@ -1,8 +1,8 @@
-"""The curves of a run, read: what a reported line means for each dimension, and of which epoch.
+"""The learning curves of a run: what the metrics of an epoch mean for each dimension.
 
-Two epochs are looked at: the *last*, where training ended, and the *best*, whose weights are kept.
-Training accuracies are running means over an epoch's windows with dropout on: they come out below
-what the weights at its end would score, so a gap that shows is there.
+Two epochs matter: the *last*, where training ended, and the *best*, whose weights are kept.
+Training accuracies are running means over an epoch's windows with dropout on, and so lower than
+what the weights at its end would score: a gap that shows up is real. Must not know findings.
 """
 
 import math
@@ -14,71 +14,71 @@ from mbti_ray.config import RunConfig, get_value
 from mbti_ray.scores.findings import Tries
 from mbti_ray.typology import DIMENSIONS, Dimension
 
-# The seed's "both low" is 0.60 in training and 0.58 in validation. Training accuracy is read as a
-# gain, the share removed of the errors that the commonest answer makes, so that 0.88 counts for as
-# little where 86 % are N; 0.60 of an even dimension is a gain of 0.20. Validation is read as
-# balanced accuracy, which is right also where weights trade accuracy for it.
+# The seed's "both low" is 0.60 in training and 0.58 in validation. Training accuracy is measured as
+# a gain: the share of the majority class's errors that is gone, so that 0.88 means little where
+# 86 % are N; 0.60 in a balanced dimension is a gain of 0.20. Validation is measured as balanced
+# accuracy, which stays meaningful where loss weights trade accuracy for it.
 LOW_GAIN = 0.25
 LOW_BALANCED = 0.60
-# Balanced accuracy of a dimension that tells its poles no better than a coin, up to noise.
+# Below this balanced accuracy a dimension is not told apart better than by chance, up to noise.
 _FLAT_BALANCED = 0.55
-# One-sided 5 % point: how far a coin gets by luck on so many rows; and two standard errors.
-_LUCK = 1.64
-_SURE = 2.0
+# The one-sided 5 % point of the normal distribution; and two standard errors.
+_CHANCE_Z = 1.64
+_GAP_Z = 2.0
 # A warm-up longer than this share of the run is long.
 _WARMUP_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """A reported line, with what its figures mean."""
+    """The metrics record of an epoch, and what its metrics mean."""
 
-    line: Mapping[str, Any]
+    record: Mapping[str, Any]
 
     @property
     def number(self) -> int:
-        return int(self.line["epoch"])
+        return int(self.record["epoch"])
 
     @property
     def loss(self) -> float:
-        return float(self.line["val"]["loss"])
+        return float(self.record["val"]["loss"])
 
     def train(self, name: str) -> float:
-        return float(self.line["train"][name])
+        return float(self.record["train"][name])
 
     def val(self, name: str) -> float:
-        return float(self.line["val"][name])
+        return float(self.record["val"][name])
 
     def judged(self) -> list[Dimension]:
-        """The dimensions of which the validation rows have both poles."""
+        """The dimensions that can be judged: the validation rows have both poles."""
         return [d for d in DIMENSIONS if self.val(f"majority_{d.key}") < 1]
 
     def gain(self, key: str) -> float:
-        """Share of the commonest answer's errors that training has removed; at most 1.
+        """Share of the majority class's errors that training has removed; at most 1.
 
-        Of the training rows' own commonest answer: other people may have other shares.
+        The majority class is that of the training rows: validation may have other shares.
         """
         majority = self.train(f"majority_{key}")
         return (self.train(f"acc_{key}") - majority) / (1 - majority) if majority < 1 else 0.0
 
     def gap(self, key: str) -> float:
-        """How far training accuracy lies above validation accuracy, beyond noise."""
+        """How far training accuracy is above validation accuracy; 0 where that may be noise."""
         accuracy = self.val(f"acc_{key}")
-        # For the mean, the four answers of a row count as one: the cautious side.
+        # For the mean, the four predictions of a row count as one, which is conservative.
         error = math.sqrt(max(0.0, accuracy * (1 - accuracy)) / self.val("rows"))
         gap = self.train(f"acc_{key}") - accuracy
-        return gap if gap > _SURE * error else 0.0
+        return gap if gap > _GAP_Z * error else 0.0
 
     def is_flat(self, key: str, limit: float = _FLAT_BALANCED) -> bool:
-        """Whether the balanced accuracy is one that a coin of the same bias could reach."""
+        """Whether random predictions with the same share of positives could score as well."""
         rows, positive = self.val("rows"), self.val(f"positive_{key}")
         given = self.val(f"given_{key}")
         poles = 1 / (rows * positive) + 1 / (rows * (1 - positive))
-        luck = _LUCK * 0.5 * math.sqrt(max(0.0, given * (1 - given)) * poles)
-        return self.val(f"bal_{key}") < max(limit, 0.5 + luck)
+        chance = _CHANCE_Z * 0.5 * math.sqrt(max(0.0, given * (1 - given)) * poles)
+        return self.val(f"bal_{key}") < max(limit, 0.5 + chance)
 
     def is_low(self) -> bool:
-        """Whether nothing is learned in any dimension, neither in training nor in validation."""
+        """Whether no dimension is learned, neither in training nor in validation."""
         judged = self.judged()
         return bool(judged) and all(
             self.gain(d.key) < LOW_GAIN and self.is_flat(d.key, LOW_BALANCED) for d in judged
@@ -98,7 +98,7 @@ class Curves:
 
     @property
     def best(self) -> Epoch:
-        """The epoch whose weights are kept; of equal ones the first, as the engine does it."""
+        """The epoch whose weights are kept; of equal ones the first, as in the engine."""
         sign = 1 if self.config.fit.monitor_mode == "min" else -1
         return min(self.epochs, key=lambda e: sign * e.val(self.config.fit.monitor))
 
@@ -108,11 +108,11 @@ class Curves:
 
     @property
     def steps(self) -> int:
-        return int(self.last.line["step"])
+        return int(self.last.record["step"])
 
     @property
     def planned_steps(self) -> int:
-        """Optimiser steps of all epochs of the config, whether or not the run stopped early."""
+        """Optimizer steps of all epochs of the config, whether or not the run stopped early."""
         return round(self.steps / self.last.number * self.config.fit.epochs)
 
     @property
@@ -120,5 +120,5 @@ class Curves:
         return self.config.optim.warmup_steps > _WARMUP_SHARE * self.planned_steps
 
     def tries(self, values: Mapping[str, Any]) -> Tries:
-        """Those values that are other than the present ones."""
+        """Those of the values that differ from the current ones."""
         return {a: value for a, value in values.items() if value != get_value(self.config, a)}

@@ -1,8 +1,8 @@
-"""What the curves of a run say is wrong with it, and what to try.
+"""Diagnosis of a run from its learning curves: what is wrong with it, and what to try.
 
-The seed's section "Troubleshooting", answered from figures instead of by eye: a finding names the
-fault, the figures that show it, and settings to try, derived from the present ones by the seed's
-own ratios. Knows configs and reported lines; nothing of models, files or where things run.
+The seed's section "Troubleshooting", applied to metrics instead of by eye: a finding names the
+problem, the evidence, and settings to try, derived from the current ones by the seed's own ratios.
+Knows configs and metrics records; must not know models, files or where training runs.
 """
 
 import math
@@ -11,60 +11,60 @@ from typing import Any
 
 from mbti_ray.config import RunConfig
 from mbti_ray.scores.curves import LOW_BALANCED, LOW_GAIN, Curves, Epoch
-from mbti_ray.scores.findings import Finding, Tries, rounded
+from mbti_ray.scores.findings import Finding, Tries, round_to_try
 from mbti_ray.typology import DIMENSIONS, Dimension
 
-# The seed's "large gap" is 0.95 against 0.65. Half of it counts when the validation loss rises
-# too, all of it does by itself.
+# The seed's "large gap" is 0.95 against 0.65. On its own a gap must be that large; half of it is
+# enough where the validation loss rises too.
 _GAP = 0.15
 _LARGE_GAP = 0.30
-# A validation loss moves by a few percent from epoch to epoch with nothing being wrong.
+# A validation loss fluctuates by a few percent between epochs of a healthy run.
 _LOSS_RISE = 0.05
 # The public set has 77 % I and 86 % N (imbalanced) and 54 % F and 60 % P (not).
 _IMBALANCED = 0.70
-# The rarer pole is given almost never: in less than this part of its share.
+# The minority class is hardly ever predicted: less often than this fraction of its share.
 _RARELY = 0.25
-# Poles nearer to each other than this need no weights.
+# Poles whose share is nearer to 0.5 than this need no weights.
 _UNEVEN = 0.05
 # Fewer epochs show no trend.
 _TREND_EPOCHS = 3
-# Still improving: the last epoch alone has brought this much. A run near its best brings less.
+# Still improving: the last epoch alone gained this much; near its best a run gains less.
 _SCORE_STEP = 0.01
 _LOSS_STEP = 0.05
 # What BERT was fine-tuned with (Devlin et al. 2019, run_classifier.py: warmup_proportion).
 _USUAL_WARMUP = 0.1
-# Loss scaling begins at 2^16 and finds its place by halving: some ten skips are its search.
-_SKIPS_OF_SEARCH = 10
+# The loss scale starts at 2^16 and is halved until it fits, which may skip some ten steps.
+_INITIAL_SKIPS = 10
 _SKIPPED_SHARE = 0.05
-# AdamW moves a weight by about lr a step and encoders begin with weights of some 0.02: beyond this
-# rate a few steps wipe them out, and a run that learns nothing is to go slower, not faster.
+# AdamW moves a weight by about lr per step, and encoders start with weights of about 0.02: above
+# this rate a few steps erase them, and a run that learns nothing needs a lower rate.
 _HIGHEST_LR = 0.01
-# More dropout than this is not used (Srivastava et al. 2014), nor is more decay.
+# More dropout than this is not used (Srivastava et al. 2014), nor more weight decay.
 _HIGHEST_DROPOUT = 0.5
 _HIGHEST_DECAY = 0.5
 
 
 def diagnose(config: RunConfig, history: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """What went wrong in a run; nothing for a healthy one.
+    """What went wrong in a run; empty for a healthy one.
 
-    A run that has not learned its training texts is underfitting and nothing else: it can neither
-    overfit, nor tell which dimension is hard.
+    A run that has not learned its training texts is underfitting and nothing else: it cannot
+    overfit, and does not show which dimension is hard.
 
     Args:
-        history: The line of each epoch, oldest first, with `epoch`, `step`, `train`, `val` and
-            `skipped_steps` (step and skipped_steps count from the beginning of the run).
+        history: The metrics record of each epoch, oldest first, with `epoch`, `step`, `train`,
+            `val` and `skipped_steps` (the last and `step` count from the start of the run).
     """
     if not history:
         return []
-    curves = Curves(config, [Epoch(line) for line in history])
-    found = [*_skipped_steps(curves), *_long_warmup(curves)]
+    curves = Curves(config, [Epoch(record) for record in history])
+    findings = [*_skipped_steps(curves), *_long_warmup(curves)]
     if curves.last.is_low():
-        return found + (_underfitting(curves) if curves.best.is_low() else _collapse(curves))
+        return findings + (_underfitting(curves) if curves.best.is_low() else _collapse(curves))
     overfitting = _overfitting(curves)
-    found += overfitting or _still_improving(curves)
+    findings += overfitting or _still_improving(curves)
     for dimension in DIMENSIONS:
-        found += _of_dimension(curves, dimension, overfits=bool(overfitting))
-    return found
+        findings += _of_dimension(curves, dimension, overfits=bool(overfitting))
+    return findings
 
 
 def _overfitting(curves: Curves) -> list[Finding]:
@@ -77,41 +77,41 @@ def _overfitting(curves: Curves) -> list[Finding]:
     evidence = _accuracies(last, "mean")
     if rises:
         evidence += (
-            f"; validation loss went from {lowest.loss:.2f} (epoch {lowest.number}) "
+            f"; validation loss rose from {lowest.loss:.2f} (epoch {lowest.number}) "
             f"to {last.loss:.2f}"
         )
-    return [Finding("overfitting", None, evidence, _restrained(curves))]
+    return [Finding("overfitting", None, evidence, _regularize(curves))]
 
 
 def _underfitting(curves: Curves) -> list[Finding]:
-    """Seed: "Train Acc: 0.60, Val Acc: 0.58", here measured from the commonest answer."""
+    """Seed: "Train Acc: 0.60, Val Acc: 0.58", here relative to the majority class."""
     last, fit, dropout = curves.last, curves.config.fit, curves.config.model.dropout
     evidence = (
-        f"{_accuracies(last, 'mean')}, where always giving the commonest answer scores "
+        f"{_accuracies(last, 'mean')}, where always predicting the majority class scores "
         f"{last.val('majority_mean'):.2f}"
     )
-    # A rate that never came to its peak says nothing about the peak.
-    tries = {} if curves.has_long_warmup else _rates(curves.config, _quicker)
+    # A learning rate that never reached its peak tells nothing about the peak.
+    tries = {} if curves.has_long_warmup else _rates(curves.config, _faster)
     if fit.patience is not None and last.number < fit.epochs:
-        # It was not the number of epochs that ended this run.
+        # Early stopping ended this run, not the number of epochs.
         tries["fit.patience"] = 2 * fit.patience
     else:
         tries["fit.epochs"] = 2 * fit.epochs
-    tries["model.dropout"] = rounded(dropout / 2)
+    tries["model.dropout"] = round_to_try(dropout / 2)
     return [Finding("underfitting", None, evidence, curves.tries(tries))]
 
 
 def _collapse(curves: Curves) -> list[Finding]:
-    """Learned and lost again; against it smaller rates, warm-up (Mosbach et al. 2021), clipping."""
+    """Learned and lost again: lower rates, warm-up (Mosbach et al. 2021) and clipping help."""
     best, last, optim = curves.best, curves.last, curves.config.optim
     evidence = (
         f"training accuracy fell from {best.train('acc_mean'):.2f} (epoch {best.number}) to "
-        f"{last.train('acc_mean'):.2f} in epoch {last.number}, where always giving the commonest "
-        f"answer scores {last.val('majority_mean'):.2f}"
+        f"{last.train('acc_mean'):.2f} in epoch {last.number}, where always predicting the "
+        f"majority class scores {last.val('majority_mean'):.2f}"
     )
     tries = {**_rates(curves.config, _half), "optim.clip_norm": optim.clip_norm or 1.0}
-    longer = round(_USUAL_WARMUP * curves.planned_steps)
-    tries["optim.warmup_steps"] = max(optim.warmup_steps, longer)
+    usual = round(_USUAL_WARMUP * curves.planned_steps)
+    tries["optim.warmup_steps"] = max(optim.warmup_steps, usual)
     return [Finding("collapse", None, evidence, curves.tries(tries))]
 
 
@@ -125,13 +125,11 @@ def _still_improving(curves: Curves) -> list[Finding]:
     if not (falls and rises and curves.best is last):
         return []
     evidence = (
-        f"the last epoch, {last.number}, is the best: validation loss went from "
+        f"the last epoch, {last.number}, is the best: in it validation loss fell from "
         f"{before.loss:.2f} to {last.loss:.2f}"
     )
     if not is_lower_better:
-        evidence += (
-            f" and {monitor} from {before.val(monitor):.2f} to {last.val(monitor):.2f} in it"
-        )
+        evidence += f" and {monitor} rose from {before.val(monitor):.2f} to {last.val(monitor):.2f}"
     tries = curves.tries({"fit.epochs": 2 * curves.config.fit.epochs})
     return [Finding("still improving", None, evidence, tries)]
 
@@ -140,41 +138,41 @@ def _long_warmup(curves: Curves) -> list[Finding]:
     warmup, planned = curves.config.optim.warmup_steps, curves.planned_steps
     if not curves.has_long_warmup:
         return []
-    evidence = f"the learning rate rises for {warmup} steps, the run has {planned}"
+    evidence = f"the learning rate warms up for {warmup} steps, and the run has {planned}"
     tries = curves.tries({"optim.warmup_steps": int(_USUAL_WARMUP * planned)})
     return [Finding("warm-up too long", None, evidence, tries)]
 
 
 def _skipped_steps(curves: Curves) -> list[Finding]:
-    skipped = int(curves.last.line["skipped_steps"])
-    if skipped <= max(_SKIPS_OF_SEARCH, _SKIPPED_SHARE * curves.steps):
+    skipped = int(curves.last.record["skipped_steps"])
+    if skipped <= max(_INITIAL_SKIPS, _SKIPPED_SHARE * curves.steps):
         return []
     evidence = (
-        f"loss scaling left out {skipped} of {curves.steps} steps up to epoch {curves.last.number}"
+        f"loss scaling skipped {skipped} of {curves.steps} steps up to epoch {curves.last.number}"
     )
-    # `auto` takes float16 only where the GPU has no bf16.
+    # `auto` uses float16 only where the GPU has no bf16.
     precision = "32" if curves.config.fit.precision == "auto" else "bf16-mixed"
     tries = curves.tries({"fit.precision": precision})
     return [Finding("skipped steps", None, evidence, tries)]
 
 
 def _of_dimension(curves: Curves, dimension: Dimension, *, overfits: bool) -> list[Finding]:
-    """At most one finding: the first of imbalance, learned by heart, does not move."""
+    """At most one finding: the first of imbalance, memorized, not learned."""
     if dimension not in curves.last.judged():
         return []
-    if all(_gives_one_pole(epoch, dimension) for epoch in (curves.best, curves.last)):
+    if all(_predicts_one_pole(epoch, dimension) for epoch in (curves.best, curves.last)):
         return [_imbalance(curves, dimension)]
-    if not overfits and _is_learned_by_heart(curves.last, dimension.key):
+    if not overfits and _is_memorized(curves.last, dimension.key):
         evidence = (
             f"{_accuracies(curves.last, dimension.key)}; balanced accuracy "
-            f"{curves.last.val(f'bal_{dimension.key}'):.2f}: the texts may say little of it"
+            f"{curves.last.val(f'bal_{dimension.key}'):.2f}: the texts may not show it"
         )
-        return [Finding("overfitting", dimension.key, evidence, _restrained(curves))]
-    return _stuck(curves, dimension)
+        return [Finding("overfitting", dimension.key, evidence, _regularize(curves))]
+    return _not_learned(curves, dimension)
 
 
-def _gives_one_pole(epoch: Epoch, dimension: Dimension) -> bool:
-    """Whether the poles are uneven and the rarer one is hardly ever given."""
+def _predicts_one_pole(epoch: Epoch, dimension: Dimension) -> bool:
+    """Whether the poles are imbalanced and the minority class is hardly ever predicted."""
     positive, given = epoch.val(f"positive_{dimension.key}"), epoch.val(f"given_{dimension.key}")
     if positive > 0.5:
         positive, given = 1 - positive, 1 - given
@@ -189,66 +187,65 @@ def _imbalance(curves: Curves, dimension: Dimension) -> Finding:
     """Seed: "Data imbalance (e.g., 90% N, 10% S)"."""
     best, key = curves.best, dimension.key
     positive, given = best.val(f"positive_{key}"), best.val(f"given_{key}")
-    pole, share, answers = dimension.positive, positive, given
+    pole, share, predicted = dimension.positive, positive, given
     if positive < 0.5:
-        pole, share, answers = dimension.negative, 1 - positive, 1 - given
+        pole, share, predicted = dimension.negative, 1 - positive, 1 - given
     evidence = (
-        f"{share:.0%} of the validation rows are {pole} and {answers:.0%} are given {pole} in "
-        f"epoch {best.number}: accuracy {best.val(f'acc_{key}'):.2f}, balanced accuracy "
+        f"{share:.0%} of the validation rows are {pole} and {predicted:.0%} are predicted {pole} "
+        f"in epoch {best.number}: accuracy {best.val(f'acc_{key}'):.2f}, balanced accuracy "
         f"{best.val(f'bal_{key}'):.2f}"
     )
     tries: Tries = {}
-    # A power of 1 is balanced already; four chosen weights are for who chose them to change.
-    present = curves.config.loss.pos_weight
-    if not isinstance(present, tuple) and present != 1.0:
+    # A power of 1 is balanced already; explicit weights are left to whoever set them.
+    current = curves.config.loss.pos_weight
+    if not isinstance(current, tuple) and current != 1.0:
         tries["loss.pos_weight"] = "balanced"
     tries["scoring.threshold"] = "balanced_accuracy"
     tries["fit.monitor"] = "bal_mean"
     return Finding("imbalance", key, evidence, curves.tries(tries))
 
 
-def _is_learned_by_heart(epoch: Epoch, key: str) -> bool:
+def _is_memorized(epoch: Epoch, key: str) -> bool:
     large = _LARGE_GAP * (1 - epoch.val(f"majority_{key}"))
     return epoch.is_flat(key) and epoch.gain(key) >= LOW_GAIN and epoch.gap(key) > large
 
 
-def _stuck(curves: Curves, dimension: Dimension) -> list[Finding]:
+def _not_learned(curves: Curves, dimension: Dimension) -> list[Finding]:
     """Seed: "One dimension not converging"."""
     best, last, key = curves.best, curves.last, dimension.key
-    looks = (best, last)
-    moves = any(epoch.gain(key) >= LOW_GAIN or not epoch.is_flat(key) for epoch in looks)
-    if moves or len(curves.epochs) < _TREND_EPOCHS:
+    is_learned = any(e.gain(key) >= LOW_GAIN or not e.is_flat(key) for e in (best, last))
+    if is_learned or len(curves.epochs) < _TREND_EPOCHS:
         return []
     evidence = (
         f"{_accuracies(last, key)}, majority {last.val(f'majority_{key}'):.2f}, balanced accuracy "
-        f"{last.val(f'bal_{key}'):.2f}, while another dimension has learned"
+        f"{last.val(f'bal_{key}'):.2f}, while another dimension is learned"
     )
     tries = {**_own_weight(curves, dimension), "loss.kind": "focal"}
     return [Finding("dimension does not move", key, evidence, curves.tries(tries))]
 
 
 def _own_weight(curves: Curves, dimension: Dimension) -> Tries:
-    """Weights that balance this dimension and leave the others as they are.
+    """Weights that balance this dimension and leave the others unchanged.
 
-    The seed writes [1.0, 3.0, 1.0, 1.0] for S/N; a weight multiplies the positive pole, so where N
-    is the commoner one the number that helps is below 1.
+    The seed has [1.0, 3.0, 1.0, 1.0] for S/N; a weight multiplies the positive pole, so where N is
+    the majority class the weight that helps is below 1.
     """
-    present = curves.config.loss.pos_weight
+    current = curves.config.loss.pos_weight
     positive = curves.last.val(f"positive_{dimension.key}")
-    if isinstance(present, tuple):
-        weights = list(present)
-    elif present in ("none", 0.0):
+    if isinstance(current, tuple):
+        weights = list(current)
+    elif current in ("none", 0.0):
         weights = [1.0] * len(DIMENSIONS)
     else:
         return {}
     if abs(positive - 0.5) < _UNEVEN:
         return {}
-    weights[DIMENSIONS.index(dimension)] = rounded((1 - positive) / positive)
-    return {} if tuple(weights) == present else {"loss.pos_weight": weights}
+    weights[DIMENSIONS.index(dimension)] = round_to_try((1 - positive) / positive)
+    return {} if tuple(weights) == current else {"loss.pos_weight": weights}
 
 
-def _restrained(curves: Curves) -> Tries:
-    """The seed's four against overfitting: dropout 0.1 to 0.3, decay x5, rate /2, patience 3."""
+def _regularize(curves: Curves) -> Tries:
+    """The seed's four remedies for overfitting: dropout 0.3, decay x5, rate /2, patience 3."""
     model, optim = curves.config.model, curves.config.optim
     dropout = min(max(0.3, 1.5 * model.dropout), _HIGHEST_DROPOUT)
     decay = min(5 * optim.weight_decay or 0.05, _HIGHEST_DECAY)
@@ -260,11 +257,11 @@ def _restrained(curves: Curves) -> Tries:
             "fit.patience": min(curves.config.fit.patience or 3, 3),
         }
     )
-    return {a: rounded(v) if isinstance(v, float) else v for a, v in changed.items()}
+    return {a: round_to_try(v) if isinstance(v, float) else v for a, v in changed.items()}
 
 
 def _rates(config: RunConfig, change: Callable[[float, float], float]) -> Tries:
-    """The learning rates that are in force, changed."""
+    """The learning rates that take effect, changed."""
     optim, heads_only = config.optim, config.model.trainable == "heads"
     highest = math.inf if heads_only else _HIGHEST_LR
     rates = {}
@@ -276,12 +273,12 @@ def _rates(config: RunConfig, change: Callable[[float, float], float]) -> Tries:
 
 
 def _half(rate: float, _: float) -> float:
-    return rounded(rate / 2)
+    return round_to_try(rate / 2)
 
 
-def _quicker(rate: float, highest: float) -> float:
-    """The seed's 2e-5 to 5e-5; where that is beyond all use the rate is likely far too high."""
-    return rounded(rate * 2.5 if rate * 2.5 <= highest else rate / 10)
+def _faster(rate: float, highest: float) -> float:
+    """The seed's 2e-5 to 5e-5; where that is out of range the rate is probably far too high."""
+    return round_to_try(rate * 2.5 if rate * 2.5 <= highest else rate / 10)
 
 
 def _accuracies(epoch: Epoch, key: str) -> str:

@@ -1,4 +1,4 @@
-"""A finding of a diagnosis: what is wrong, the figures that show it, and settings to try.
+"""A finding of a diagnosis: what is wrong, the evidence, and settings to try.
 
 Knows dotted addresses as text; not what they mean.
 """
@@ -6,23 +6,33 @@ Knows dotted addresses as text; not what they mean.
 import json
 import shlex
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from mbti_ray.typology import DIMENSIONS
 
 Tries = dict[str, Any]
 
 
+class FindingRecord(TypedDict):
+    """A finding as scores.json holds it; `line` is the finding as one line of text."""
+
+    name: str
+    dimension: str | None
+    evidence: str
+    tries: Tries
+    line: str
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One fault, with what shows it.
+    """One problem, with its evidence.
 
     Attributes:
         name: What it is called, such as "overfitting".
-        dimension: Key of the dimension that it is about (ei, sn, tf, jp), or None for the whole.
-        evidence: The figures that show it and their epoch, in one sentence without a full stop.
-        tries: Value to try by dotted config address; all valid and other than the present ones.
-            Empty where everything that the seed knows is set already.
+        dimension: Key of the dimension that it is about (ei, sn, tf, jp), or None for all.
+        evidence: The metrics that show it and their epoch, in one sentence without a full stop.
+        tries: Value to try by dotted config address; all are valid and differ from the current
+            ones. Empty where everything that the seed suggests is set already.
     """
 
     name: str
@@ -30,7 +40,7 @@ class Finding:
     evidence: str
     tries: Tries
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> FindingRecord:
         return {
             "name": self.name,
             "dimension": self.dimension,
@@ -41,7 +51,7 @@ class Finding:
 
     def command(self) -> str:
         """The tries as `key=value` arguments, quoted for a shell."""
-        return " ".join(shlex.quote(f"{a}={_said(value)}") for a, value in self.tries.items())
+        return " ".join(shlex.quote(f"{a}={format_value(v)}") for a, v in self.tries.items())
 
     def text(self) -> str:
         """One line: `overfitting: ...; try model.dropout=0.3 optim.weight_decay=0.05`."""
@@ -50,10 +60,11 @@ class Finding:
         return f"{line}; try {self.command()}" if self.tries else line
 
 
-def rounded(value: float) -> float:
-    """Three digits: a value to try is no measurement."""
+def round_to_try(value: float) -> float:
+    """Rounded to three digits: a value to try is not a measurement."""
     return float(f"{value:.3g}")
 
 
-def _said(value: object) -> str:
+def format_value(value: object) -> str:
+    """A config value as it is given on the command line."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

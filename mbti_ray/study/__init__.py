@@ -1,1 +1,1 @@
-"""Studies as Optuna keeps them: the database, the points, what became of each. Knows no Ray."""
+"""Studies as Optuna stores them: database, sampling, trial records. Must not import Ray."""

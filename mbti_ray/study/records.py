@@ -1,6 +1,6 @@
-"""What became of a trial, as this project reads it from Optuna's: one record, plain values.
+"""The record of a trial, read from Optuna's trial: plain values.
 
-The user attributes that a trial has are named here and nowhere else.
+Owns the names of a trial's user attributes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,22 +21,22 @@ class TrialRecord:
 
     Attributes:
         state: COMPLETE, PRUNED (stopped by the scheduler), FAIL, or RUNNING.
-        values: Its scores at the weights it left, in the order of the objectives; with several
-            seeds their means. None if it was never evaluated.
-        params: Value by dotted address, as it began.
-        evaluations: An epoch and the scores after it, oldest first.
+        values: The objectives at its best epoch, in their order; with several seeds their means.
+            None if it was never evaluated.
+        params: Value by dotted address, as suggested at its start.
+        evaluations: An epoch and the objectives after it, oldest first.
         epochs: Epochs trained.
-        seconds: Spent in optimiser steps.
+        seconds: Time spent in optimizer steps.
         started, ended: ISO times.
         worker: Host and process that trained it.
         folder: Below the study's folder.
-        checkpoint: The newest, below the trial's folder.
+        checkpoint: Name of the newest one, below the trial's folder.
         reason: Why it failed.
-        imported: The study it was taken over from; it was not run in this one.
+        imported: The study it was imported from; it was not run in this one.
         seeds: First objective by seed, where there are several.
-        schedule: From which epoch which params, where they changed on the way.
+        schedule: From which epoch which params, where they changed during the trial.
         is_default: It tried the config without a search.
-        retry_of: The trial whose point it tries again, because that one was cut off.
+        retry_of: The trial whose params it tries again, because that one was interrupted.
     """
 
     number: int
@@ -60,7 +60,7 @@ class TrialRecord:
 
     @property
     def was_evaluated(self) -> bool:
-        """Whether it left weights that may be chosen."""
+        """Whether it has weights that may be chosen as the best."""
         return self.state in EVALUATED and self.values is not None and self.imported is None
 
     @property
@@ -76,10 +76,10 @@ _FIELDS = frozenset(TrialRecord.__dataclass_fields__)
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord:
-    """A trial as Optuna keeps it."""
+    """The record of one of Optuna's trials."""
     attributes = {k: v for k, v in trial.user_attrs.items() if k in _FIELDS}
     if trial.state is TrialState.FAIL:
-        # Who is killed does not say so.
+        # A killed process cannot record its reason.
         attributes.setdefault("reason", "the process that ran the study was killed")
     return TrialRecord(
         number=trial.number,
@@ -92,7 +92,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
 
 
 def records_of(study: optuna.Study) -> list[TrialRecord]:
-    """All trials that have begun, oldest first."""
+    """All trials that were started, oldest first."""
     return [
         record_of(trial)
         for trial in study.get_trials(deepcopy=False)
@@ -100,13 +100,13 @@ def records_of(study: optuna.Study) -> list[TrialRecord]:
     ]
 
 
-def ended_count(records: Iterable[TrialRecord]) -> int:
-    """Trials that were run here and came to an end of their own or the scheduler's."""
+def count_evaluated(records: Iterable[TrialRecord]) -> int:
+    """Trials that were run here and completed, or were stopped by the scheduler."""
     return sum(r.state in EVALUATED and r.imported is None for r in records)
 
 
 def best_of(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> TrialRecord | None:
-    """The trial that is best in the first objective, stopped or not; None if none is evaluated."""
+    """The trial that is best in the first objective, pruned or not; None if none is evaluated."""
     sign = 1 if mode_of(objectives[0]) == "min" else -1
     evaluated = [r for r in records if r.was_evaluated]
     return min(evaluated, key=lambda r: (sign * _values(r)[0], r.number), default=None)

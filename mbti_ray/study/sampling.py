@@ -1,7 +1,7 @@
-"""The points of a search: what a range is to Optuna, and the next point that was not tried yet.
+"""Sampling the search space: distributions, and the next point that was not tried yet.
 
-Optuna's sampler chooses; what it must not do is repeat itself, which a search over a few choices
-otherwise does. Knows nothing of what a point is tried with.
+Optuna's sampler chooses, but it must not repeat itself, which in a search over a few choices it
+would. Must not know what a trial does with its point.
 """
 
 import itertools
@@ -22,21 +22,21 @@ from optuna.trial import TrialState
 from mbti_ray.config.search_space import can_suggest, is_active, parents_first, range_ends
 from mbti_ray.config.study import Choices, FloatRange, IntRange, Range
 
-# Of a copied trial, as Jaderberg et al. 2017 have them.
-_STEPS = (0.8, 1.25)
-_RESAMPLED = 0.25
+# How a copied trial is perturbed, from Jaderberg et al. 2017.
+_FACTORS = (0.8, 1.25)
+_RESAMPLE_PROBABILITY = 0.25
 
 Point = dict[str, Any]
 Search = Mapping[str, Range]
 
-# Times that the sampler may suggest a point again before what is left is looked at.
-_TRIES = 20
-# Points of a finite search that are looked at one by one.
-_LISTED = 10_000
+# How often the sampler may repeat known points before the remaining ones are enumerated.
+_ATTEMPTS = 20
+# The largest finite search space that is enumerated.
+_ENUMERABLE = 10_000
 
 
 def distribution(values: Range) -> BaseDistribution:
-    """Optuna's form of a searched range."""
+    """A searched range as Optuna's distribution."""
     if isinstance(values, Choices):
         return CategoricalDistribution(values.choices)
     if isinstance(values, FloatRange):
@@ -45,20 +45,20 @@ def distribution(values: Range) -> BaseDistribution:
 
 
 def distributions(search: Search, point: Point) -> dict[str, BaseDistribution]:
-    """The distributions of the addresses that a point has."""
+    """The distribution of each address of a point."""
     return {address: distribution(search[address]) for address in point}
 
 
 def fits(search: Search, point: Point) -> bool:
-    """Whether a point has exactly the addresses searched under its own conditions, in range."""
-    wanted = {a for a in search if is_active(search[a], point)}
-    if wanted != point.keys():
+    """Whether a point has exactly the addresses that its own conditions activate, in range."""
+    active = {a for a in search if is_active(search[a], point)}
+    if active != point.keys():
         return False
     return all(can_suggest(search[a], v) for a, v in point.items())
 
 
-def ask(study: optuna.Study, search: Search) -> optuna.Trial | None:
-    """The next trial: a point that waits to be tried, or a new one; None where none is left."""
+def ask_trial(study: optuna.Study, search: Search) -> optuna.Trial | None:
+    """The next trial: an enqueued point or a new one; None where every point has been tried."""
     if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         point = _new_point(study, search)
         if point is None:
@@ -72,34 +72,34 @@ def ask(study: optuna.Study, search: Search) -> optuna.Trial | None:
     return trial
 
 
-def perturbed(search: Search, point: Point, chance: random.Random) -> Point:
-    """A point near another: numbers times 0.8 or 1.25, within their ranges; some choices anew."""
-    moved = dict(point)
+def perturb(search: Search, point: Point, rng: random.Random) -> Point:
+    """A point near another: numbers times 0.8 or 1.25, within range; some choices resampled."""
+    perturbed = dict(point)
     for address, values in search.items():
         if isinstance(values, Choices):
-            if chance.random() < _RESAMPLED:
-                moved[address] = chance.choice(values.choices)
+            if rng.random() < _RESAMPLE_PROBABILITY:
+                perturbed[address] = rng.choice(values.choices)
             continue
         low, high = range_ends(values)
-        value = min(high, max(low, point[address] * chance.choice(_STEPS)))
-        moved[address] = value if isinstance(values, FloatRange) else round(value)
-    return moved
+        value = min(high, max(low, point[address] * rng.choice(_FACTORS)))
+        perturbed[address] = value if isinstance(values, FloatRange) else round(value)
+    return perturbed
 
 
 def _new_point(study: optuna.Study, search: Search) -> Point | None:
     tried = {_key(t.params) for t in study.get_trials(deepcopy=False)}
-    for _ in range(_TRIES):
-        point = _sampled(study, search)
+    for _ in range(_ATTEMPTS):
+        point = _sample(study, search)
         if _key(point) not in tried:
             return point
-    if _size(search) > _LISTED:
-        return _sampled(study, search)
-    left = (point for point in _all_points(search) if _key(point) not in tried)
-    return next(left, None)
+    if _size(search) > _ENUMERABLE:
+        return _sample(study, search)
+    untried = (point for point in _all_points(search) if _key(point) not in tried)
+    return next(untried, None)
 
 
-def _sampled(study: optuna.Study, search: Search) -> Point:
-    """A point from the study's sampler; the study does not learn of it."""
+def _sample(study: optuna.Study, search: Search) -> Point:
+    """A point from the study's sampler, without a trial in the study."""
     probe = optuna.trial.create_trial(state=TrialState.RUNNING)
     point: Point = {}
     for address in parents_first(search):
@@ -122,7 +122,7 @@ def _key(point: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _size(search: Search) -> float:
-    """At the most so many points; conditions only make it fewer."""
+    """An upper bound of the number of points; conditions only make it smaller."""
     return math.prod(
         len(_values(v)) if not isinstance(v, FloatRange) else math.inf for v in search.values()
     )

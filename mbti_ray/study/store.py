@@ -1,6 +1,6 @@
-"""Where a study is kept: made, opened again after whatever ended it, begun with what others know.
+"""The database of a study: created, reopened after an interruption, warm-started from others.
 
-The database says what happened, and is all that a study is resumed from.
+The database is all that a study is resumed from. Must not know where trials run.
 """
 
 from collections.abc import Callable
@@ -22,21 +22,21 @@ from mbti_ray.runs.run_folder import open_run
 from mbti_ray.study.records import EVALUATED, best_of, record_of
 from mbti_ray.study.sampling import distributions, fits
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-# How long SQLite waits, at each statement, for a database that somebody else holds.
-PATIENCE_S = 60.0
-_TROUBLE = (StorageInternalError, SQLAlchemyError, OSError)
+# How long SQLite waits, at each statement, for a database that another process has locked.
+LOCK_TIMEOUT_S = 60.0
+_STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 
 
 def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
-    """The Optuna study of a folder, made if there is none.
+    """The Optuna study of a folder, created if there is none.
 
-    A trial that a killed driver left RUNNING becomes FAIL, and its point is tried again.
+    A trial that a killed driver left RUNNING becomes FAIL, and its params are tried again.
 
     Raises:
-        ConfigError: The database that `study.storage` names cannot be opened, or a study to start
-            from cannot be used.
+        ConfigError: The database that `study.storage` names cannot be opened, or a study to
+            warm-start from cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [f"{mode_of(objective)}imize" for objective in config.objectives]
@@ -47,90 +47,92 @@ def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
             directions=directions,
             load_if_exists=True,
         )
-    except (*_TROUBLE, ImportError, ValueError) as error:
-        raise ConfigError(f"study.storage={config.study.storage}: {_said(error)}") from None
+    except (*_STORAGE_ERRORS, ImportError, ValueError) as error:
+        raise ConfigError(f"study.storage={config.study.storage}: {_reason(error)}") from None
     for orphan in study.get_trials(states=(TrialState.RUNNING,)):
-        give_back(study, orphan.number, orphan.params)
-    begun = study.get_trials(deepcopy=False)
+        fail_and_requeue(study, orphan.number, orphan.params)
+    existing = study.get_trials(deepcopy=False)
     study.sampler = optuna.samplers.TPESampler(
-        # A resumed study with the seed that it began with would suggest its first points again.
-        seed=int(np.random.SeedSequence([config.seed, len(begun)]).generate_state(1)[0]),
+        # With its first seed a resumed study would suggest its first points again.
+        seed=int(np.random.SeedSequence([config.seed, len(existing)]).generate_state(1)[0]),
         n_startup_trials=config.study.startup_trials,
-        # Trials run side by side: do not suggest what is being tried just now.
+        # Trials run side by side: do not suggest what is running just now.
         constant_liar=True,
     )
-    if not begun:
-        _begin(study, config)
+    if not existing:
+        _enqueue_first_trials(study, config)
     for point in config.study.start:
         study.enqueue_trial(dict(point), skip_if_exists=True)
     return study
 
 
-def give_back(study: optuna.Study, number: int, params: dict[str, Any]) -> None:
-    """A trial was cut off by what it cannot help: it is FAIL, and its point waits once more."""
+def fail_and_requeue(study: optuna.Study, number: int, params: dict[str, Any]) -> None:
+    """Record an interrupted trial as FAIL and enqueue its params again."""
     study.tell(number, state=TrialState.FAIL)
-    wait_again(study, number, params)
+    requeue(study, number, params)
 
 
-def wait_again(study: optuna.Study, number: int, params: dict[str, Any]) -> None:
-    """Let the point of a trial that failed wait to be tried once more."""
+def requeue(study: optuna.Study, number: int, params: dict[str, Any]) -> None:
+    """Enqueue the params of a failed trial once more."""
     study.enqueue_trial(dict(params), user_attrs={"retry_of": number})
 
 
-def kept(do: Callable[[], Answer], *, where: str) -> Answer:
-    """What `do` answers, a step that reads or writes the study.
+def guarded(operation: Callable[[], Result], *, where: str) -> Result:
+    """The result of an operation that reads or writes the study.
 
-    Never repeats it: of a step of several transactions the first may have been kept.
+    It is never retried: of several transactions the first may have been committed.
 
     Raises:
-        RunError: The study cannot be read or written, or is held for longer than a minute.
+        RunError: The study cannot be read or written, or is locked for longer than a minute.
     """
     try:
-        return do()
-    except _TROUBLE as error:
-        said = f"the study cannot be kept ({_said(error)}); mend that, and go on with --resume"
-        raise RunError(f"{where}: {said}") from None
+        return operation()
+    except _STORAGE_ERRORS as error:
+        raise RunError(
+            f"{where}: the study cannot be saved ({_reason(error)}); fix that, then continue with "
+            "--resume"
+        ) from None
 
 
-def _begin(study: optuna.Study, config: StudyConfig) -> None:
-    """What a new study tries first, and what it knows from earlier ones."""
+def _enqueue_first_trials(study: optuna.Study, config: StudyConfig) -> None:
+    """Enqueue what a new study tries first, and import trials of earlier studies."""
     default = default_point(config)
     if config.study.try_default and default is not None:
         study.enqueue_trial(default, user_attrs={"is_default": True})
     for place in config.study.warm_start:
         with open_run(place) as earlier:
-            _learn_from(study, config, earlier.path, f"study.warm_start={place}")
+            _import_trials(study, config, earlier.path, f"study.warm_start={place}")
 
 
-def _learn_from(study: optuna.Study, config: StudyConfig, folder: Path, where: str) -> None:
-    """Take over the trials of an earlier study that fit, and try its best point here too."""
+def _import_trials(study: optuna.Study, config: StudyConfig, folder: Path, where: str) -> None:
+    """Import the trials of an earlier study that fit, and enqueue its best params."""
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{where}: is no folder of a study (no config.yaml in it)")
+        raise ConfigError(f"{where}: is not the folder of a study (it has no config.yaml)")
     earlier = load_study(str(folder / "config.yaml"))
     if earlier.objectives != config.objectives:
         raise ConfigError(
-            f"{where}: sought {', '.join(earlier.objectives)}, and this study seeks "
-            f"{', '.join(config.objectives)}; set study.objective to the same"
+            f"{where}: optimized {', '.join(earlier.objectives)}, and this study optimizes "
+            f"{', '.join(config.objectives)}; set the same study.objective"
         )
     try:
         known = optuna.load_study(
             study_name=folder.name, storage=_storage(folder, earlier.study.storage)
         )
         trials = known.get_trials(deepcopy=False)
-    except (*_TROUBLE, KeyError) as error:
-        raise ConfigError(f"{where}: {_said(error)}") from None
-    taken = []
+    except (*_STORAGE_ERRORS, KeyError) as error:
+        raise ConfigError(f"{where}: {_reason(error)}") from None
+    imported = []
     for trial in trials:
         record = record_of(trial)
         if trial.state.name in EVALUATED and record.values and fits(config.search, record.params):
-            taken.append(trial)
+            imported.append(trial)
             study.add_trial(_imported(trial, config, folder.name))
-    if not taken:
+    if not imported:
         raise ConfigError(
             f"{where}: none of its {len(trials)} trials fits this search; search the same "
-            "addresses, in ranges that hold them"
+            "addresses, in ranges that contain them"
         )
-    best = best_of([record_of(t) for t in taken], config.objectives)
+    best = best_of([record_of(t) for t in imported], config.objectives)
     if best is not None:
         study.enqueue_trial(best.params, skip_if_exists=False)
 
@@ -138,13 +140,13 @@ def _learn_from(study: optuna.Study, config: StudyConfig, folder: Path, where: s
 def _imported(
     trial: optuna.trial.FrozenTrial, config: StudyConfig, name: str
 ) -> optuna.trial.FrozenTrial:
-    kept = ("values", "evaluations", "epochs", "seconds")
+    copied = ("values", "evaluations", "epochs", "seconds")
     return optuna.trial.create_trial(
         state=trial.state,
         values=trial.values,
         params=trial.params,
         distributions=distributions(config.search, trial.params),
-        user_attrs={k: v for k, v in trial.user_attrs.items() if k in kept}
+        user_attrs={k: v for k, v in trial.user_attrs.items() if k in copied}
         | {"imported": f"{name}, trial {trial.number}"},
         intermediate_values=trial.intermediate_values if len(config.objectives) == 1 else None,
     )
@@ -155,11 +157,11 @@ def _storage(folder: Path, storage: str | None) -> optuna.storages.BaseStorage:
         backend = journal.JournalFileBackend(str(folder / "optuna.journal"))
         return optuna.storages.JournalStorage(backend)
     url = storage or f"sqlite:///{folder / 'optuna.db'}"
-    waits = {"connect_args": {"timeout": PATIENCE_S}} if url.startswith("sqlite") else {}
-    return RDBStorage(url, engine_kwargs=waits)
+    locking = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if url.startswith("sqlite") else {}
+    return RDBStorage(url, engine_kwargs=locking)
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """The reason in one line: that of the database, not of the layers above it."""
     while error.__cause__ is not None:
         error = error.__cause__

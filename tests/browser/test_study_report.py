@@ -11,9 +11,9 @@ import yaml
 
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.reports.study_page import study_page
-from mbti_ray.study.figures import study_figures
-from mbti_ray.study.sampling import ask
+from mbti_ray.study.sampling import ask_trial
 from mbti_ray.study.store import open_study
+from mbti_ray.study.summary import summarize_study
 
 pytestmark = pytest.mark.browser
 
@@ -39,11 +39,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_study(str(folder / "study.yaml"))
     study = open_study(folder, config, name="s")
     for number in range(14):
-        _end(ask(study, config.search), number, folder)
+        _end(ask_trial(study, config.search), number, folder)
     more = {"at_once": 2, "stopped_early": None, "bundle": "Copied.", "command": "python -m x"}
-    page = study_page(study_figures(study, config) | more)
+    page = study_page(summarize_study(study, config) | more)
     (folder / "report.html").write_text(page, "utf-8")
-    assert json.dumps(study_figures(study, config))
+    assert json.dumps(summarize_study(study, config))
     assert isinstance(config, StudyConfig)
     return folder / "report.html"
 

@@ -134,7 +134,7 @@ def test_trials_that_raise_are_failed_trials_and_are_not_tried_again(
     from transformers import AutoConfig, AutoTokenizer
 
     from mbti_ray.on_ray.cluster.resources import trial_resources
-    from mbti_ray.on_ray.tune.tuner import finish_study, search
+    from mbti_ray.on_ray.tune.tuner import finish_study, run_study
 
     # A real encoder in a folder, which is taken away before the first trial begins.
     encoder = tmp_path / "encoder"
@@ -151,10 +151,10 @@ def test_trials_that_raise_are_failed_trials_and_are_not_tried_again(
     folder = RunFolder(tmp_path / "raising")
     folder.begin(config, "fresh")
     resources = trial_resources(config)
-    study, _ = search(config, data, folder, resources, at_once=2)
+    study, _ = run_study(config, data, folder, resources, at_once=2)
     assert states(folder.path) == {"FAIL": 3}
     assert all("encoder" in str(r.reason) for r in records(folder.path))
-    with pytest.raises(RunError, match=r"no trial was evaluated; the first says: .*encoder"):
+    with pytest.raises(RunError, match=r"no trial was evaluated; the first one: .*encoder"):
         finish_study(config, data, study, folder, resources, at_once=2)
 
 

@@ -38,7 +38,7 @@ ONLY = {
     "checks": {"data", "config", "storage", "errors"},
     "reports": {"scores", "config", "storage", "typology", "errors"},
     "runs": {"config", "storage", "errors"},
-    "cli": {"runs", "data", "config", "storage", "errors"},
+    "cli": {"scores", "runs", "data", "config", "storage", "errors"},
     "__main__": {"errors"},
 }
 # The same inside the packages whose files have an order of their own, by the first name below them.

@@ -14,7 +14,7 @@ from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError
 from mbti_ray.reports import wording
 from mbti_ray.reports.charts import bars, confusions, learning_curves, reliability
-from mbti_ray.reports.html import Html, check_page_path, escape, page, table, write_whole
+from mbti_ray.reports.html import Html, check_page_path, escape, page, table, write_page
 from mbti_ray.reports.model_card import NOT_FOR_DECISIONS, model_card
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.scores.baselines import majority_class
@@ -425,8 +425,8 @@ def test_only_what_is_html_is_put_in_unescaped():
 
 def test_a_page_is_written_whole_and_leaves_nothing_beside_it(tmp_path):
     path = tmp_path / "page.html"
-    write_whole(path, "old")
-    write_whole(path, "lone \ud800 surrogate")
+    write_page(path, "old")
+    write_page(path, "lone \ud800 surrogate")
     assert path.read_text("utf-8") == "lone ? surrogate"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -28,7 +28,7 @@ from mbti_ray.storage.local_cache import local_file, user_cache_folder
 from mbti_ray.storage.remote import RemotePath, absolute_location, parse_location
 from mbti_ray.storage.working_copy import working_copy_path
 from mbti_ray.study.records import records_of
-from mbti_ray.study.sampling import ask
+from mbti_ray.study.sampling import ask_trial
 from mbti_ray.study.store import open_study
 
 pytestmark = pytest.mark.unit
@@ -513,7 +513,7 @@ def study_config(folder: Path, *changes: str) -> StudyConfig:
 
 
 def try_a_point(study: optuna.Study, config: StudyConfig, value: float) -> None:
-    trial = ask(study, config.search)
+    trial = ask_trial(study, config.search)
     assert trial is not None
     for name, figure in {"values": [value], "evaluations": [[1, value]]}.items():
         trial.set_user_attr(name, figure)
@@ -529,7 +529,7 @@ def test_a_study_in_a_store_goes_on_on_another_machine_with_what_was_cut_off(
         folder.begin(config, "refuse")
         study = open_study(folder.path, config, name="study")
         try_a_point(study, config, 0.5)
-        running = ask(study, config.search)
+        running = ask_trial(study, config.search)
         assert running is not None
         folder.push()
         # The machine is lost before this is put up.
@@ -556,5 +556,5 @@ def test_a_study_begins_with_what_another_in_a_store_has_learned(
     (record, *_) = records_of(open_study(tmp_path, later, name="later"))
     assert (record.imported, record.values) == ("earlier, trial 0", [0.75])
     nowhere = study_config(tmp_path, f"study.warm_start=[{bucket}/nothing]")
-    with pytest.raises(ConfigError, match=rf"study.warm_start={bucket}/nothing: is no folder of a"):
+    with pytest.raises(ConfigError, match=rf"study.warm_start={bucket}/nothing: is not the folder"):
         open_study(tmp_path, nowhere, name="other")

@@ -16,10 +16,10 @@ from mbti_ray.config.search_space import default_point, is_active
 from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError, RunError
 from mbti_ray.study import store
-from mbti_ray.study.figures import counts_of, rungs_of, study_figures
 from mbti_ray.study.records import best_of, front_of, record_of, records_of
-from mbti_ray.study.sampling import ask, fits, perturbed
-from mbti_ray.study.store import kept, open_study
+from mbti_ray.study.sampling import ask_trial, fits, perturb
+from mbti_ray.study.store import guarded, open_study
+from mbti_ray.study.summary import counts_of, rungs_of, summarize_study
 
 pytestmark = pytest.mark.unit
 
@@ -51,7 +51,7 @@ def test_a_conditional_address_is_suggested_only_under_its_condition() -> None:
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1))
     kinds = set()
     for _ in range(20):
-        trial = ask(study, CONDITIONAL)
+        trial = ask_trial(study, CONDITIONAL)
         assert trial is not None
         assert ("loss.gamma" in trial.params) == (trial.params["loss.kind"] == "focal")
         assert fits(CONDITIONAL, trial.params)
@@ -76,7 +76,7 @@ def test_every_point_of_a_small_search_is_tried_once_and_then_none(
     }
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     points = []
-    while (trial := ask(study, search)) is not None:
+    while (trial := ask_trial(study, search)) is not None:
         points.append(tuple(sorted(trial.params.items())))
         study.tell(trial, float(len(points)))
     assert len(points) == len(set(points)) == 2 * (width + 1) + poolings - 2
@@ -84,12 +84,12 @@ def test_every_point_of_a_small_search_is_tried_once_and_then_none(
 
 def test_the_first_trial_is_the_config_without_a_search(tmp_path: Path) -> None:
     config = study_of(tmp_path)
-    trial = ask(open_study(tmp_path, config, name="study"), config.search)
+    trial = ask_trial(open_study(tmp_path, config, name="study"), config.search)
     assert trial is not None
     assert trial.params == {"optim.lr": config.optim.lr}
     assert record_of(open_study(tmp_path, config, name="study").trials[0]).is_default
     without = study_of(tmp_path, "study.try_default=false")
-    other = ask(open_study(tmp_path, without, name="other"), without.search)
+    other = ask_trial(open_study(tmp_path, without, name="other"), without.search)
     assert other is not None
     assert other.params != trial.params
 
@@ -149,10 +149,10 @@ def test_what_a_killed_driver_left_running_fails_and_its_point_is_tried_again(
     tmp_path: Path,
 ) -> None:
     config = study_of(tmp_path)
-    lost = ask(open_study(tmp_path, config, name="study"), config.search)
+    lost = ask_trial(open_study(tmp_path, config, name="study"), config.search)
     assert lost is not None
     study = open_study(tmp_path, config, name="study")
-    again = ask(study, config.search)
+    again = ask_trial(study, config.search)
     assert again is not None
     assert again.params == lost.params
     first, second = records_of(study)
@@ -170,7 +170,7 @@ def test_a_resumed_study_goes_on_with_points_that_it_has_not_tried(
     for _ in range(3):
         study = open_study(tmp_path, config, name="study")
         for _ in range(2):
-            trial = ask(study, config.search)
+            trial = ask_trial(study, config.search)
             assert trial is not None
             end(trial, 0.5)
             tried.append(trial.params["optim.lr"])
@@ -182,7 +182,7 @@ def test_points_to_start_from_are_tried_after_the_default(tmp_path: Path) -> Non
     config = study_of(tmp_path, "study.start=[{optim.lr: 0.0007}]")
     for _ in range(2):
         study = open_study(tmp_path, config, name="study")
-    rates = [ask(study, config.search).params["optim.lr"] for _ in range(3)]  # type: ignore[union-attr]
+    rates = [ask_trial(study, config.search).params["optim.lr"] for _ in range(3)]  # type: ignore[union-attr]
     assert rates[:2] == [config.optim.lr, 0.0007]
     assert rates[2] not in rates[:2]
 
@@ -195,7 +195,7 @@ def earlier_study(folder: Path, values: dict[float, float]) -> Path:
     study = open_study(place, config, name="earlier")
     for rate, value in values.items():
         study.enqueue_trial({"optim.lr": rate})
-        trial = ask(study, config.search)
+        trial = ask_trial(study, config.search)
         assert trial is not None
         end(trial, value)
     return place
@@ -208,7 +208,7 @@ def test_a_warm_start_takes_trials_over_that_are_not_counted_and_tries_their_bes
     narrower = {"optim.lr": {"low": 1e-3, "high": 2e-2, "log": True}}
     config = study_of(tmp_path, f"study.warm_start=[{place}]", **narrower)
     study = open_study(tmp_path, config, name="study")
-    trials = [ask(study, config.search) for _ in range(2)]
+    trials = [ask_trial(study, config.search) for _ in range(2)]
     assert [t.params["optim.lr"] for t in trials if t] == [config.optim.lr, 5e-3]
     records = records_of(study)
     # The one outside of this search stayed where it was.
@@ -225,7 +225,7 @@ def test_a_warm_start_takes_trials_over_that_are_not_counted_and_tries_their_bes
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["study.objective=loss"], "sought acc_mean, and this study seeks loss"),
+        (["study.objective=loss"], "optimized acc_mean, and this study optimizes loss"),
         (["search.optim.lr={low: 0.002, high: 0.0029}", "study.try_default=false"], "none of its"),
     ],
 )
@@ -237,7 +237,7 @@ def test_a_warm_start_that_cannot_help_is_refused(
     with pytest.raises(ConfigError, match=said):
         open_study(tmp_path, config, name="study")
     missing = study_of(tmp_path, f"study.warm_start=[{tmp_path / 'nowhere'}]")
-    with pytest.raises(ConfigError, match="is no folder of a study"):
+    with pytest.raises(ConfigError, match="is not the folder of a study"):
         open_study(tmp_path, missing, name="other")
 
 
@@ -270,7 +270,7 @@ def test_a_database_that_is_taken_within_an_ask_is_waited_for_and_the_trial_is_o
     config = study_of(tmp_path)
     study = open_study(tmp_path, config, name="study")
     study.sampler = sampler = Held(tmp_path / "optuna.db", for_s=2)
-    trial = kept(lambda: ask(study, config.search), where="study")
+    trial = guarded(lambda: ask_trial(study, config.search), where="study")
     assert trial is not None
     assert trial.params
     assert sampler.releasing is not None
@@ -281,12 +281,12 @@ def test_a_database_that_is_taken_within_an_ask_is_waited_for_and_the_trial_is_o
 def test_a_database_that_stays_held_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.1)
     config = study_of(tmp_path)
     study = open_study(tmp_path, config, name="study")
     study.sampler = sampler = Held(tmp_path / "optuna.db", for_s=2)
     with pytest.raises(RunError, match=r"^study: .*\(database is locked\).*--resume$"):
-        kept(lambda: ask(study, config.search), where="study")
+        guarded(lambda: ask_trial(study, config.search), where="study")
     assert sampler.releasing is not None
     sampler.releasing.join()
     # A resumed study tries what was cut off again.
@@ -327,7 +327,7 @@ def test_a_perturbed_point_stays_in_its_ranges(rate: float, layers: int, seed: i
         "b": IntRange(int_low=1, int_high=9),
         "c": Choices(choices=("x", "y")),
     }
-    moved = perturbed(search, {"a": rate, "b": layers, "c": "x"}, random.Random(seed))
+    moved = perturb(search, {"a": rate, "b": layers, "c": "x"}, random.Random(seed))
     assert fits(search, moved)
 
 
@@ -335,14 +335,14 @@ def test_the_figures_of_a_study_count_what_happened(tmp_path: Path) -> None:
     config = study_of(tmp_path, "fit.epochs=9", "study.reduction=3")
     study = open_study(tmp_path, config, name="study")
     for place in range(6):
-        trial = ask(study, config.search)
+        trial = ask_trial(study, config.search)
         assert trial is not None
         end(trial, place / 10, TrialState.PRUNED if place == 1 else TrialState.COMPLETE)
-    failed = ask(study, config.search)
+    failed = ask_trial(study, config.search)
     assert failed is not None
     failed.set_user_attr("reason", "diverged")
     study.tell(failed, state=TrialState.FAIL)
-    figures = study_figures(study, config)
+    figures = summarize_study(study, config)
     assert figures["counts"] == {"COMPLETE": 5, "FAIL": 1, "PRUNED": 1}
     assert figures["best"] == 5
     assert figures["default"] == {"values": {"optim.lr": config.optim.lr}, "trial": 0}

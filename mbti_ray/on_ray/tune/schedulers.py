@@ -1,4 +1,4 @@
-"""Which trials go on: successive halving, a population that copies its best, or all of them."""
+"""Schedulers of trials: ASHA (asynchronous successive halving), population-based training, none."""
 
 import random
 from types import SimpleNamespace
@@ -12,18 +12,23 @@ from ray.tune.schedulers import (
 )
 
 from mbti_ray.config import StudyConfig
-from mbti_ray.study.figures import longest_of
-from mbti_ray.study.sampling import perturbed
+from mbti_ray.study.sampling import perturb
+from mbti_ray.study.summary import max_epochs
 
 
 def build_scheduler(config: StudyConfig) -> TrialScheduler:
     """The scheduler that `study.scheduler` names, over epochs."""
-    if config.study.scheduler == "none":
-        return FIFOScheduler()
+    if config.study.scheduler == "asha":
+        return _build_asha(config)
     if config.study.scheduler == "pbt":
-        return _population(config)
+        return _build_population(config)
+    return FIFOScheduler()
+
+
+def _build_asha(config: StudyConfig) -> TrialScheduler:
+    """Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning"."""
     # The report after the last of several seeds must not find the trial stopped.
-    longest = longest_of(config) + (config.study.seeds > 1)
+    longest = max_epochs(config) + (config.study.seeds > 1)
     return ASHAScheduler(
         time_attr="epoch",
         max_t=max(longest, config.study.grace_epochs),
@@ -32,12 +37,12 @@ def build_scheduler(config: StudyConfig) -> TrialScheduler:
     )
 
 
-def _population(config: StudyConfig) -> TrialScheduler:
+def _build_population(config: StudyConfig) -> TrialScheduler:
     """Jaderberg et al. 2017, "Population Based Training of Neural Networks"."""
-    chance = random.Random(config.seed)
+    rng = random.Random(config.seed)
 
     def explore(values: dict[str, Any]) -> dict[str, Any]:
-        return values | perturbed(config.search, values, chance)
+        return values | perturb(config.search, values, rng)
 
     return _Population(
         time_attr="epoch",
@@ -48,8 +53,11 @@ def _population(config: StudyConfig) -> TrialScheduler:
 
 
 class _Population(PopulationBasedTraining):  # type: ignore[misc]
-    """Takes the trials of a searcher: ours learns of changed values from what trials report."""
+    """Accepts a searcher, which Ray's own class refuses.
+
+    Our searcher learns of perturbed values from what the trials report.
+    """
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        # All that is asked of it there is whether it has a searcher, which is then refused.
+        # All that Ray does with the controller here is to refuse it if it has a searcher.
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)

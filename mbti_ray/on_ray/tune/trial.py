@@ -1,6 +1,7 @@
 """What runs in a trial: the engine's loop, inside the Tune actor or through a TorchTrainer.
 
-An actor is kept for the next trial, with its imports, the dataset and the encoder's weights.
+An actor is reused for the next trial, with its imports, the dataset and the encoder's weights.
+Must not know how trials are suggested or recorded.
 """
 
 import json
@@ -33,25 +34,25 @@ from mbti_ray.on_ray.tune.optuna_searcher import FAILED, SEEDS
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.storage.remote import Location
 
-# What the function takes that builds a TorchTrainer and waits for it. A share of a CPU, however
-# small, would leave the last worker of a cluster that is just large enough without a whole one, for
-# ever; nothing at all is not a request that Tune makes.
-_DRIVER = {"memory": 1}
+# Resources of the function that builds a TorchTrainer and waits for it. Any share of a CPU would
+# leave the last worker of a cluster that is just large enough waiting for a whole one, forever; and
+# Tune does not accept a request for nothing.
+_DRIVER_RESOURCES = {"memory": 1}
 
 Trainable = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialSetup:
     """What all trials of a study share.
 
     Attributes:
-        base: The run config that each starts from, in its plain form.
+        base: The run config that each starts from, in plain form.
         data: Reference to the dataset in the object store.
-        trials: Where the trials are kept, each in a folder of its name.
+        trials: Where the trial folders are.
         resources: Of one worker.
-        objectives: What is sought.
-        seeds: How often a trial is trained.
+        objectives: What is optimized.
+        seeds: How many seeds a trial is trained with.
     """
 
     base: Mapping[str, Any]
@@ -63,25 +64,25 @@ class Job:
 
     @property
     def study(self) -> str:
-        """What people find the study by."""
+        """The name of the study in the dashboard."""
         return self.trials.parent.name
 
     def name_of(self, trial: str) -> str:
-        """What people find a trial by, whatever other studies the cluster has."""
+        """The name of a trial in the dashboard, unique among the studies of a cluster."""
         return f"{self.study}/{self.trials.name}/{trial}"
 
-    def config(self, values: Mapping[str, Any], *, place: int = 0) -> RunConfig:
-        """The run of a trial; `place` counts its seeds."""
-        seed = self.base["seed"] + place
-        return override(config_from_dict(self.base), {**values, "seed": seed})
+    def run_config(self, params: Mapping[str, Any], *, seed_index: int = 0) -> RunConfig:
+        """The run config of a trial; `seed_index` counts its seeds from 0."""
+        seed = self.base["seed"] + seed_index
+        return override(config_from_dict(self.base), {**params, "seed": seed})
 
 
 class TrialWorker(Worker):
     """The only rank of a trial that trains inside its Tune actor."""
 
-    def __init__(self, job: Job, name: str, *, is_last: bool) -> None:
-        super().__init__(device=job.resources.device)
-        self._trials = job.trials
+    def __init__(self, setup: TrialSetup, name: str, *, is_last: bool) -> None:
+        super().__init__(device=setup.resources.device)
+        self._trials = setup.trials
         self._name = name
         self._gauges = RunGauges(name)
         self._is_last = is_last
@@ -89,7 +90,7 @@ class TrialWorker(Worker):
     def report(
         self, record: MetricsRecord | None, checkpoint: Path | None, *, wait: bool = True
     ) -> None:
-        # Tune counts reports as epochs; a trial saves at its epochs only.
+        # Tune counts reports as epochs, so a trial saves at the end of epochs only.
         if record is not None:
             saved = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
             self._gauges.set(record)
@@ -110,45 +111,47 @@ class TrialWorker(Worker):
         return download_each([self._trials / path.parent.name / path.name])
 
 
-def trainable(job: Job, *, workers: int) -> Trainable:
-    """The function that Tune calls with the values of a trial."""
-    function = partial(_trial if workers == 1 else _trial_of_several, job=job)
-    # The actors bear it in the dashboard.
-    function.__name__ = job.study  # type: ignore[attr-defined]
-    takes = job.resources.as_dict() if workers == 1 else _DRIVER
+def build_trainable(setup: TrialSetup, *, workers: int) -> Trainable:
+    """The function that Tune calls with the params of a trial."""
+    function = partial(_trial if workers == 1 else _trial_of_several, setup=setup)
+    # The actors have this name in the dashboard.
+    function.__name__ = setup.study  # type: ignore[attr-defined]
+    takes = setup.resources.as_dict() if workers == 1 else _DRIVER_RESOURCES
     return tune.with_resources(function, takes)  # type: ignore[no-any-return]
 
 
-def _trial(values: dict[str, Any], *, job: Job) -> None:
-    torch.set_num_threads(job.resources.cpus)
+def _trial(params: dict[str, Any], *, setup: TrialSetup) -> None:
+    torch.set_num_threads(setup.resources.cpus)
     silence_ray()
     start_malloc_trim_thread()
     try:
-        _train_seeds(values, job)
+        _train_seeds(params, setup)
     except Exception as error:
-        _report_failure(job, error)
+        _report_failure(setup, error)
 
 
-def _train_seeds(values: dict[str, Any], job: Job) -> None:
+def _train_seeds(params: dict[str, Any], setup: TrialSetup) -> None:
     """Train with each seed; the scheduler sees the first, the study the mean of all."""
-    data = ray.get(job.data)
-    name = job.name_of(tune.get_context().get_trial_name())
-    # In the actor's log, where the dashboard shows it: an actor trains one trial after the other.
-    print(f"{name} {json.dumps(values)}", flush=True)
-    worker = TrialWorker(job, name, is_last=job.seeds == 1)
-    progress = run(job.config(values), data, worker, score_test=False).progress
-    if job.seeds == 1:
+    data = ray.get(setup.data)
+    name = setup.name_of(tune.get_context().get_trial_name())
+    # For the actor's log in the dashboard: one actor trains one trial after the other.
+    print(f"{name} {json.dumps(params)}", flush=True)
+    worker = TrialWorker(setup, name, is_last=setup.seeds == 1)
+    progress = run(setup.run_config(params), data, worker, score_test=False).progress
+    if setup.seeds == 1:
         return
     scores, seconds = [progress.best_scores], progress.seconds
-    for place in range(1, job.seeds):
-        silent = Worker(device=job.resources.device)
-        other = run(job.config(values, place=place), data, silent, score_test=False).progress
+    for seed_index in range(1, setup.seeds):
+        silent = Worker(device=setup.resources.device)
+        other = run(
+            setup.run_config(params, seed_index=seed_index), data, silent, score_test=False
+        ).progress
         scores.append(other.best_scores)
         seconds += other.seconds
-    found = [[s[objective] for objective in job.objectives] for s in scores]
+    found = [[s[objective] for objective in setup.objectives] for s in scores]
     tune.report(
         {
-            job.objectives[0]: sum(s[0] for s in found) / job.seeds,
+            setup.objectives[0]: sum(s[0] for s in found) / setup.seeds,
             # After all epochs: a scheduler may not stop it here for having come to the last.
             "epoch": progress.epoch + 1,
             "seconds": round(seconds, 3),
@@ -158,27 +161,27 @@ def _train_seeds(values: dict[str, Any], job: Job) -> None:
     )
 
 
-def _trial_of_several(values: dict[str, Any], *, job: Job) -> None:
+def _trial_of_several(params: dict[str, Any], *, setup: TrialSetup) -> None:
     try:
         trial = tune.get_context().get_trial_name()
-        with open_run(job.trials / trial) as folder:
+        with open_run(setup.trials / trial) as folder:
             train(
-                job.config(values),
-                ray.get(job.data),
+                setup.run_config(params),
+                ray.get(setup.data),
                 folder,
-                job.resources,
-                name=job.name_of(trial),
+                setup.resources,
+                name=setup.name_of(trial),
                 callbacks=[TuneReportCallback()],
             )
     except Exception as error:
-        _report_failure(job, error)
+        _report_failure(setup, error)
 
 
-def _report_failure(job: Job, error: Exception) -> None:
+def _report_failure(setup: TrialSetup, error: Exception) -> None:
     # The worst value there is: a scheduler compares it, the searcher records a failure. Raised
     # instead, Tune would try again what fails again; it restarts trials whose process is lost.
     said = one_line(error)
     reason = said if isinstance(error, MbtiRayError) else f"{type(error).__name__}: {said}"
-    objective = job.objectives[0]
+    objective = setup.objectives[0]
     worst = float("inf") if mode_of(objective) == "min" else float("-inf")
     tune.report({objective: worst, "epoch": 0, "seconds": 0.0, FAILED: reason[:500]})

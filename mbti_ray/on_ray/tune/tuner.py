@@ -1,7 +1,6 @@
 """A study: Ray Tune runs trials, Optuna suggests them, a scheduler stops the poor ones.
 
-A trial of one worker trains inside the Tune actor, which is kept for the next trial; a trial of
-several workers builds a TorchTrainer. Both run the one loop of `engine`; see `trial`.
+Must not know what happens inside a trial (see `trial`) or how the study is stored (`study.store`).
 """
 
 import math
@@ -30,80 +29,82 @@ from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.train.remote_checkpoints import download_each, ray_storage
-from mbti_ray.on_ray.tune.optuna_searcher import OnTrial, StudySearcher, trial_folder_name
+from mbti_ray.on_ray.tune.optuna_searcher import OnTrialEnd, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.tune.schedulers import build_scheduler
-from mbti_ray.on_ray.tune.trial import Job, trainable
-from mbti_ray.reports.html import write_whole
+from mbti_ray.on_ray.tune.trial import TrialSetup, build_trainable
+from mbti_ray.reports.html import write_page
 from mbti_ray.reports.study_page import study_page
 from mbti_ray.runs.run_folder import RunFolder, open_run
+from mbti_ray.scores.study_summary import StudySummary
 from mbti_ray.storage.remote import Location
-from mbti_ray.study.figures import study_figures
-from mbti_ray.study.records import TrialRecord, best_of, ended_count, records_of
+from mbti_ray.study.records import TrialRecord, best_of, count_evaluated, records_of
 from mbti_ray.study.store import open_study
+from mbti_ray.study.summary import summarize_study
 
 # Tune reads these when it starts.
-_TUNE_SETTINGS = {
+_TUNE_ENVIRONMENT = {
     # Its handler would stop the running trials at the first Ctrl-C.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # The study's database has what its CSV, JSON and TensorBoard files would have.
+    # The study's database already has what its CSV, JSON and TensorBoard files would have.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 if TYPE_CHECKING:
     import optuna
 
 _TRIALS = "trials"
-# Checkpoints of a trial; others of a population may be about to copy one.
-_KEPT = {"asha": 1, "none": 1, "pbt": 4}
+# Checkpoints kept of a trial; other members of a population may be about to copy one.
+_NUM_TO_KEEP = {"asha": 1, "none": 1, "pbt": 4}
 
-Figures = dict[str, Any]
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-def search(
+def run_study(
     config: StudyConfig,
     data: Dataset,
     folder: RunFolder,
     resources: Resources,
     *,
     at_once: int,
-    on_trial: OnTrial | None = None,
-    say: Say = print,
+    on_trial_end: OnTrialEnd | None = None,
+    notify: Notify = print,
 ) -> tuple["optuna.Study", str | None]:
     """Run the trials that the study still lacks; its database is in the folder afterwards.
 
-    Ctrl-C or SIGTERM once begins no new trial; Ctrl-C again cuts off those that run.
+    After one Ctrl-C or SIGTERM no new trial is started; a second Ctrl-C interrupts those that run.
 
     Args:
         at_once: Trials that run side by side.
-        on_trial: Called on the driver with each trial that has ended.
-        say: Called with what the person who waits should know.
+        on_trial_end: Called on the driver with the record of each trial that has ended.
+        notify: Called with messages for the user.
 
     Returns:
         The study, and why it ended before its trials were done, if it did.
 
     Raises:
         RunError: The study's database could not be written any more.
-        StoppedError: It was cut off.
+        StoppedError: It was interrupted.
     """
     study = open_study(folder.path, config, name=folder.path.name)
-    missing = (config.study.trials or math.inf) - ended_count(records_of(study))
+    missing = (config.study.trials or math.inf) - count_evaluated(records_of(study))
     if missing <= 0:
         return study, None
-    os.environ |= _TUNE_SETTINGS
-    searcher = StudySearcher(study, config, budget=missing, keep=folder.push, on_trial=on_trial)
+    os.environ |= _TUNE_ENVIRONMENT
+    searcher = StudySearcher(
+        study, config, budget=missing, push=folder.push, on_trial_end=on_trial_end
+    )
     tuner = _tuner(config, data, folder, resources, searcher, at_once=at_once)
-    with _closing_on_signals(searcher, say):
+    with _stopping_on_signals(searcher, notify):
         try:
             tuner.fit()
         except KeyboardInterrupt:
-            searcher.give_back_open()
+            searcher.requeue_running()
             folder.push()
             raise StoppedError(
-                f"{folder.location}: cut off; the trials that ran are tried again, --resume goes on"
+                f"{folder.location}: interrupted; --resume continues and runs the open trials again"
             ) from None
-    if searcher.trouble is not None:
-        raise searcher.trouble
-    return study, searcher.closed
+    if searcher.storage_error is not None:
+        raise searcher.storage_error
+    return study, searcher.stop_reason
 
 
 def finish_study(
@@ -114,15 +115,12 @@ def finish_study(
     resources: Resources,
     *,
     at_once: int,
-    ended: str | None = None,
-) -> Figures:
+    stopped_early: str | None = None,
+) -> StudySummary:
     """Score the best trial on the test split; write best/, trials.parquet and report.html.
 
     Args:
-        ended: Why the study ended before its trials were done.
-
-    Returns:
-        The study's figures; see `study.figures`.
+        stopped_early: Why the study ended before its trials were done.
 
     Raises:
         RunError: No trial was evaluated; the message gives the first reason.
@@ -132,44 +130,45 @@ def finish_study(
     best = best_of(records, config.objectives)
     if best is None:
         reason = next((r.reason for r in records if r.reason), "see the Ray logs")
-        raise RunError(f"{folder.location}: no trial was evaluated; the first says: {reason}")
-    checkpoint = _checkpoint_of(best, folder)
-    # In a worker, because the driver's machine may have no GPU and little memory.
+        raise RunError(f"{folder.location}: no trial was evaluated; the first one: {reason}")
+    checkpoint = _best_checkpoint(best, folder)
+    # In a task, because the driver's machine may have no GPU and little memory.
     task = ray.remote(
         name=f"{folder.location.name}/{folder.best.path.name}",
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
     )(_finish_best)
-    run_config = _best_run(config, best, resources)
+    run_config = _best_run_config(config, best, resources)
     plain = run_config.model_dump(mode="json")
     ray.get(task.remote(plain, ray.put(data), checkpoint, folder.best.location, resources))
     folder.best.pull()
-    figures = study_figures(study, config) | {
+    summary: StudySummary = {
+        **summarize_study(study, config),
         "at_once": at_once,
-        "stopped_early": ended,
+        "stopped_early": stopped_early,
         "bundle": f"The bundle is made from the checkpoint of trial {best.number}, not retrained.",
-        "command": _repeating(folder),
+        "command": _repeat_command(folder),
     }
-    write_whole(folder.report, study_page(figures))
+    write_page(folder.report, study_page(summary))
     folder.push()
-    return figures
+    return summary
 
 
-def _checkpoint_of(trial: TrialRecord, folder: RunFolder) -> Location:
-    """Of the weights that the trial ended with, which need not have seen the most steps."""
+def _best_checkpoint(trial: TrialRecord, folder: RunFolder) -> Location:
+    """The checkpoint that the trial ended with, which need not have the most steps."""
     place = folder.location / str(trial.folder)
     found = place / trial.checkpoint if trial.checkpoint else newest_checkpoint(place)
     if found is None or not found.exists():
-        raise RunError(f"{folder.location}: the checkpoint of trial {trial.number} is gone")
+        raise RunError(f"{folder.location}: the checkpoint of trial {trial.number} is missing")
     return found
 
 
-def _best_run(config: StudyConfig, best: TrialRecord, resources: Resources) -> RunConfig:
-    # With the threads of the trial: sums in another order are other weights.
+def _best_run_config(config: StudyConfig, best: TrialRecord, resources: Resources) -> RunConfig:
+    # With the threads of the trial: sums in another order would give other weights.
     return override(_run_of(config), {**best.last_params, "scaling.cpus": resources.cpus})
 
 
-def _repeating(folder: RunFolder) -> str:
+def _repeat_command(folder: RunFolder) -> str:
     name = f"{folder.path.name}-again"
     config = shlex.quote(str(folder.best.location / folder.config.name))
     return f"python -m mbti_ray.train {config} name={name}"
@@ -196,7 +195,7 @@ def _tuner(
     *,
     at_once: int,
 ) -> tune.Tuner:
-    job = Job(
+    setup = TrialSetup(
         base=_run_of(config).model_dump(mode="json"),
         data=ray.put(data),
         trials=folder.location / _TRIALS,
@@ -205,28 +204,30 @@ def _tuner(
         seeds=config.study.seeds,
     )
 
-    def named(trial: Any) -> str:
+    def name_trial(trial: Any) -> str:
         return trial_folder_name(searcher.numbers[trial.trial_id])
 
     return tune.Tuner(
-        trainable(job, workers=config.scaling.most),
+        build_trainable(setup, workers=config.scaling.most),
         tune_config=tune.TuneConfig(
             metric=config.objective,
             mode=mode_of(config.objective),
             search_alg=searcher,
             scheduler=build_scheduler(config),
-            # The searcher says when there are enough.
+            # The searcher ends the search.
             num_samples=-1,
-            # A population has to be there whole, though not all of it trains at once.
+            # A population has to exist as a whole, though not all of it trains at once.
             max_concurrent_trials=None if config.study.scheduler == "pbt" else at_once,
             reuse_actors=config.scaling.most == 1,
-            trial_name_creator=named,
-            trial_dirname_creator=named,
+            trial_name_creator=name_trial,
+            trial_dirname_creator=name_trial,
         ),
         run_config=tune.RunConfig(
             name=_TRIALS,
             **ray_storage(folder.location),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=_KEPT[config.study.scheduler]),
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=_NUM_TO_KEEP[config.study.scheduler]
+            ),
             failure_config=tune.FailureConfig(max_failures=config.failure.max_failures),
             verbose=0,
         ),
@@ -234,20 +235,20 @@ def _tuner(
 
 
 @contextmanager
-def _closing_on_signals(searcher: StudySearcher, say: Say) -> Iterator[None]:
-    """Ctrl-C and SIGTERM close the study to new trials; Ctrl-C again raises KeyboardInterrupt."""
+def _stopping_on_signals(searcher: StudySearcher, notify: Notify) -> Iterator[None]:
+    """After Ctrl-C or SIGTERM no new trial starts; Ctrl-C again raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def close(number: int, frame: object) -> None:
-        if searcher.closed and number == signal.SIGINT:
+    def stop(number: int, frame: object) -> None:
+        if searcher.stop_reason and number == signal.SIGINT:
             raise KeyboardInterrupt
-        searcher.close(f"stopped by {signal.Signals(number).name}")
-        say("no new trial begins; those that run come to their end, Ctrl-C again cuts them off")
+        searcher.stop(f"stopped by {signal.Signals(number).name}")
+        notify("no new trial starts and those that run continue; Ctrl-C again interrupts them")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, close) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
@@ -256,7 +257,7 @@ def _closing_on_signals(searcher: StudySearcher, say: Say) -> Iterator[None]:
 
 
 def _run_of(config: StudyConfig) -> RunConfig:
-    """The run that every trial starts from; its weights are chosen by what the study seeks."""
+    """The run config that every trial starts from; its monitor is the study's objective."""
     return override(config, {"fit.monitor": config.objective})
 
 

@@ -1,12 +1,11 @@
-"""The figures of a study, as its page, its table and its last line show them: plain, JSON-able.
+"""What the trials of a study show, as a plain record for its page, its table and its last line.
 
 Reads the study and its config; must not know how anything is drawn.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -16,16 +15,15 @@ from mbti_ray.config.schema import mode_of
 from mbti_ray.config.study import IntRange
 from mbti_ray.scores.findings import Finding
 from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
+from mbti_ray.scores.study_summary import RungSummary, TrialsSummary
 from mbti_ray.study.records import EVALUATED, TrialRecord, best_of, front_of, records_of
 
-Figures = dict[str, Any]
-
-# Fewer trials that came to their end tell nothing of which address matters.
+# Fewer complete trials do not show which address matters.
 _FEW_TRIALS = 5
 
 
-def study_figures(study: optuna.Study, config: StudyConfig) -> Figures:
-    """What a study's page shows; see `pages.study_page` for its shape."""
+def summarize_study(study: optuna.Study, config: StudyConfig) -> TrialsSummary:
+    """What the trials of a study show of its search."""
     records = records_of(study)
     best = best_of(records, config.objectives)
     importances, missing = _importances(study, records)
@@ -55,13 +53,13 @@ def study_figures(study: optuna.Study, config: StudyConfig) -> Figures:
 
 
 def counts_of(records: Sequence[TrialRecord]) -> dict[str, int]:
-    """Trials that were run here, by state."""
+    """Number of trials by state, without imported ones."""
     states = [r.state for r in records if r.imported is None]
     return {state: states.count(state) for state in sorted(set(states))}
 
 
 def findings_of(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Finding]:
-    """What the trials show of the search, as `scores.study_diagnosis` finds it."""
+    """The diagnosis of the search; see `scores.study_diagnosis`."""
     return diagnose_study(
         config,
         [
@@ -72,25 +70,25 @@ def findings_of(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Fin
     )
 
 
-def longest_of(config: StudyConfig) -> int:
+def max_epochs(config: StudyConfig) -> int:
     """Epochs of the longest trial that the search can suggest."""
     epochs = config.search.get("fit.epochs")
     return epochs.int_high if isinstance(epochs, IntRange) else config.fit.epochs
 
 
 def rungs_of(config: StudyConfig) -> list[int]:
-    """The epochs after which ASHA looks at a trial (Li et al. 2020, algorithm 2)."""
+    """The epochs after which ASHA decides about a trial (Li et al. 2020, algorithm 2)."""
     if config.study.scheduler != "asha":
         return []
-    rungs, epoch = [], min(config.study.grace_epochs, longest_of(config))
-    while epoch < longest_of(config):
+    rungs, epoch = [], min(config.study.grace_epochs, max_epochs(config))
+    while epoch < max_epochs(config):
         rungs.append(epoch)
         epoch *= config.study.reduction
     return rungs
 
 
-def rung_of(config: StudyConfig, records: Sequence[TrialRecord], epoch: int) -> dict[str, Any]:
-    """How many trials came to a rung, how many were stopped at it, and what it took to go on."""
+def rung_of(config: StudyConfig, records: Sequence[TrialRecord], epoch: int) -> RungSummary:
+    """How many trials reached a rung, how many were stopped at it, and what it took to continue."""
     lower = mode_of(config.objective) == "min"
     reached = {
         r.number: next(e[1] for e in r.evaluations if e[0] >= epoch)
@@ -103,19 +101,19 @@ def rung_of(config: StudyConfig, records: Sequence[TrialRecord], epoch: int) -> 
         for r in records
         if r.number in reached and r.state == "PRUNED" and not (later and r.epochs >= later[0])
     }
-    on = [value for number, value in reached.items() if number not in stopped]
+    promoted = [value for number, value in reached.items() if number not in stopped]
     best, worst = (min, max) if lower else (max, min)
     return {
         "epoch": epoch,
         "reached": len(reached),
         "stopped": len(stopped),
         "best": best(reached.values(), default=None),
-        "cut": worst(on, default=None),
+        "cut": worst(promoted, default=None),
     }
 
 
 def elapsed_s(records: Sequence[TrialRecord]) -> float:
-    """From the first trial's start to the last one's end, pauses between two calls left out."""
+    """Seconds from the first trial's start to the last one's end, without pauses in between."""
     spans = sorted(
         (datetime.fromisoformat(r.started), datetime.fromisoformat(r.ended))
         for r in records
@@ -123,22 +121,22 @@ def elapsed_s(records: Sequence[TrialRecord]) -> float:
     )
     total, end = 0.0, None
     for start, stop in spans:
-        begin = start if end is None else max(start, end)
-        total += max(0.0, (stop - begin).total_seconds())
+        counted_from = start if end is None else max(start, end)
+        total += max(0.0, (stop - counted_from).total_seconds())
         end = stop if end is None else max(end, stop)
     return round(total, 3)
 
 
 def _importances(
     study: optuna.Study, records: Sequence[TrialRecord]
-) -> tuple[Mapping[str, float], str | None]:
+) -> tuple[dict[str, float], str | None]:
     """Share of each address in the first objective's variance (PED-ANOVA, Watanabe et al. 2023)."""
     complete = sum(r.state == "COMPLETE" for r in records)
     if complete < _FEW_TRIALS:
-        return {}, f"{complete} trials came to their end, and it takes {_FEW_TRIALS}"
+        return {}, f"{complete} trials are complete, and it takes {_FEW_TRIALS}"
     sign = 1 if study.directions[0] is StudyDirection.MINIMIZE else -1
     with warnings.catch_warnings():
-        # That it is new, and that it explains low values: which is what it is given.
+        # It warns that it is experimental and that it explains low values, which is what it gets.
         warnings.simplefilter("ignore", UserWarning)
         try:
             shares = optuna.importance.get_param_importances(

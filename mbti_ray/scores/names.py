@@ -1,0 +1,25 @@
+"""What metrics are called for people: on the terminal, on pages and in model cards.
+
+The names in scores.json are those of `metrics`. Imports nothing heavy.
+"""
+
+from mbti_ray.typology import DIMENSIONS
+
+DIMENSION_NAMES = {d.key: d.name for d in DIMENSIONS}
+# Shares of correct predictions, in the order in which a table shows them.
+RATE_NAMES = DIMENSION_NAMES | {
+    "accuracy": "mean",
+    "all_four": "all four",
+    "at_least_three": "at least three",
+}
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
+    "mcc": "MCC",
+    "auroc": "AUROC",
+    "brier": "Brier",
+    "ece": "ECE",
+}
+# A percentile bootstrap of fewer persons gives intervals that are too narrow.
+FEW_PERSONS = 20
