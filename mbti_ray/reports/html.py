@@ -90,7 +90,7 @@ def check_page_path(path: Path, *, option: str = "--output") -> None:
     """Raise ConfigError unless a page can be written there, before any work is done."""
     if path.suffix not in _ENDINGS:
         raise ConfigError(
-            f'{option} {path}: ending "{path.suffix}" is not known; allowed: '
+            f'{option} {path}: unknown extension "{path.suffix}"; allowed: '
             f"{', '.join(_ENDINGS)}{nearest(path.suffix, _ENDINGS)}"
         )
     if not path.parent.is_dir():

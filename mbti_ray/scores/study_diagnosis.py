@@ -65,7 +65,9 @@ def _most_fail(
             continue
         low, _ = range_ends(searched)
         if max(good) > low:
-            evidence += f", all of them with {address} above {max(good):.3g}, and none below that"
+            evidence += (
+                f", all of them with {address} above {max(good):.3g}, and no other trial above that"
+            )
             cut = _with_ends(searched, low, max(good))
             tries: dict[str, Any] = {f"search.{address}": _plain(cut)}
             default = (default_point(config) or {}).get(address)

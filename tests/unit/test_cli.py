@@ -138,7 +138,7 @@ def files_in(folder):
         (["predict", "storag=x", "some words"], '"storag" is not accepted here'),
         (["serve"], "contains no bundle; create one with `python -m mbti_ray.tune`"),
         (["serve", "{d}/none"], "none: no such folder"),
-        (["serve", "optim.lr=1"], '"optim.lr=1" does not change a service; allowed: serve.*, st'),
+        (["serve", "optim.lr=1"], '"optim.lr=1" does not apply to a service; allowed: serve.*, st'),
         (["serve", "serve.prt=1"], 'unknown key "serve.prt"; allowed here: runtime, '),
         (["serve", "serve.port=0"], "serve.port='0' is not allowed; allowed: a whole number at l"),
         (["doctor", "optim.lrr=1"], 'command line: unknown key "optim.lrr"'),

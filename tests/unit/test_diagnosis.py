@@ -109,7 +109,7 @@ def test_overfitting_shows_by_the_seeds_own_figures_and_gets_the_seeds_own_four(
     assert finding == Finding(
         "overfitting",
         None,
-        "training accuracy 0.95, validation 0.65 in epoch 4; validation loss went from 0.61 "
+        "training accuracy 0.95, validation 0.65 in epoch 4; validation loss rose from 0.61 "
         "(epoch 2) to 0.93",
         {
             "model.dropout": 0.3,
@@ -145,8 +145,8 @@ def test_underfitting_shows_by_the_seeds_own_figures_and_gets_the_seeds_own_thre
     assert finding == Finding(
         "underfitting",
         None,
-        "training accuracy 0.60, validation 0.58 in epoch 3, where always giving the commonest "
-        "answer scores 0.50",
+        "training accuracy 0.60, validation 0.58 in epoch 3, where always "
+        "predicting the majority class scores 0.50",
         {"optim.lr": 5e-5, "fit.epochs": 6, "model.dropout": 0.05},
     )
 
@@ -217,7 +217,7 @@ def test_what_was_learned_and_lost_is_a_collapse():
 def test_a_run_that_ends_while_it_rises_is_still_improving(monitor):
     (finding,) = diagnose(run_config(f"fit.monitor={monitor}", "fit.epochs=3"), RISING)
     assert finding.name == "still improving"
-    assert "validation loss went from 0.52 to 0.45" in finding.evidence
+    assert "validation loss fell from 0.52 to 0.45" in finding.evidence
     assert finding.tries == {"fit.epochs": 6}
 
 
@@ -292,7 +292,7 @@ def test_one_pole_given_to_nearly_all_is_imbalance_and_nothing_else():
     (finding,) = diagnose(run_config(), ONE_POLE)
     assert (finding.name, finding.dimension) == ("imbalance", "sn")
     assert finding.evidence == (
-        "90% of the validation rows are N and 100% are given N in epoch 1: accuracy 0.90, "
+        "90% of the validation rows are N and 100% are predicted N in epoch 1: accuracy 0.90, "
         "balanced accuracy 0.51"
     )
     assert finding.tries == {
@@ -306,7 +306,7 @@ def test_imbalance_is_seen_from_either_pole():
     val = answers(positive=0.2, of_positive=0.01, of_negative=1.0)
     (finding,) = diagnose(run_config(), one_apart("ei", train=0.8, val=val))
     assert finding.dimension == "ei"
-    assert finding.evidence.startswith("80% of the validation rows are I and 100% are given I")
+    assert finding.evidence.startswith("80% of the validation rows are I and 100% are predicted I")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,9 @@ def test_a_warmup_beyond_half_of_the_planned_steps_is_too_long(warmup, found):
     findings = diagnose(config, HEALTHY[:3])
     assert ("warm-up too long" in dict(named(findings))) is found
     if found:
-        assert findings[0].evidence == "the learning rate rises for 201 steps, the run has 400"
+        assert (
+            findings[0].evidence == "the learning rate warms up for 201 steps, and the run has 400"
+        )
         assert findings[0].tries == {"optim.warmup_steps": 40}
 
 
@@ -367,7 +369,7 @@ def test_more_skipped_steps_than_loss_scaling_needs_to_begin_are_found(skipped, 
 @pytest.mark.parametrize(("present", "tried"), [("16-mixed", "bf16-mixed"), ("auto", "32")])
 def test_a_precision_with_more_range_is_tried_against_skipped_steps(present, tried):
     (finding,) = diagnose(run_config(f"fit.precision={present}"), SKIPPING)
-    assert finding.evidence == "loss scaling left out 240 of 400 steps up to epoch 4"
+    assert finding.evidence == "loss scaling skipped 240 of 400 steps up to epoch 4"
     assert finding.tries == {"fit.precision": tried}
 
 
@@ -449,7 +451,7 @@ def test_a_best_value_at_the_high_end_widens_the_range_on_its_own_scale():
     assert finding.name == "best at the edge of a range"
     assert finding.evidence == (
         "the best trial, 0 (acc_mean 0.9), has optim.lr=0.00097, at the high end of the range "
-        "1e-05 to 0.001, and the 2 after it lie in the same half"
+        "1e-05 to 0.001, and the next 2 lie in the same half"
     )
     assert finding.tries == {"search.optim.lr": {"low": 1e-5, "high": 0.01, "log": True}}
 
@@ -519,7 +521,7 @@ def test_trials_that_mostly_fail_are_the_one_finding_with_where_they_do():
     (finding,) = diagnose_study(study_config(), good + bad)
     assert finding.name == "most trials fail"
     assert finding.evidence == (
-        "3 of 5 trials failed, all with optim.lr above 5e-05 and no other above it"
+        "3 of 5 trials failed, all of them with optim.lr above 5e-05, and no other trial above that"
     )
     assert finding.tries == {"search.optim.lr": {"low": 1e-5, "high": 5e-5, "log": True}}
 
@@ -535,12 +537,12 @@ def test_trials_that_fail_anywhere_are_told_without_a_range():
 
 
 @pytest.mark.parametrize(("complete", "wanted"), [(4, 25), (2, 50), (1, 80), (0, 80)])
-def test_fewer_than_five_trials_that_ran_to_their_end_are_too_few(complete, wanted):
+def test_fewer_than_five_complete_trials_are_too_few(complete, wanted):
     trials = trials_of([1e-4] * complete) + trials_of([1e-4] * 6, state="PRUNED", first=complete)
     (finding,) = diagnose_study(study_config(trials=20), trials)
     assert finding.name == "few trials complete"
     assert finding.evidence.startswith(
-        f"{complete} of {complete + 6} trials ran to their end (6 stopped early)"
+        f"{complete} of {complete + 6} trials completed (6 stopped early)"
     )
     assert finding.tries == {"study.trials": wanted}
 
