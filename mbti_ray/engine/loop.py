@@ -7,11 +7,10 @@ there are, is the worker's business.
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,11 +100,6 @@ def rescore(
     loop = _TrainingLoop(config, data, worker)
     loop.restore(checkpoints)
     return loop.outcome(score_test=True)
-
-
-def is_finished(record: Mapping[str, Any]) -> bool:
-    """Whether a record is a run's last: the run came to the end of its own plan."""
-    return bool(record.get("finished"))
 
 
 class _TrainingLoop:

@@ -59,4 +59,5 @@ class Report:
         """The report in a result of Tune, which adds fields of its own to it."""
         own = {field: result[name] for name, field in _NAMES.items() if name in result}
         scores = {k: v for k, v in result.items() if k not in _NAMES and isinstance(v, float)}
-        return cls(**own, scores=scores)
+        # A report of a checkpoint alone has neither an epoch nor a time.
+        return cls(**{"epoch": 0, "seconds": 0.0, **own}, scores=scores)

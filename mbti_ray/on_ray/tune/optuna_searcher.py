@@ -20,16 +20,11 @@ from ray.tune.search import Searcher
 
 from mbti_ray.config import StudyConfig
 from mbti_ray.config.schema import mode_of
-from mbti_ray.engine.loop import is_finished
 from mbti_ray.errors import RunError
+from mbti_ray.on_ray.report import Report
 from mbti_ray.study.records import TrialRecord, record_of
 from mbti_ray.study.sampling import ask_trial
 from mbti_ray.study.store import fail_and_requeue, guarded, requeue
-
-# What a trial reports when it gave up for a reason that the user can mend.
-FAILED = "failed"
-# What a trial of several seeds reports at its end: the scores of each.
-SEEDS = "seeds"
 
 Result = dict[str, Any]
 OnTrialEnd = Callable[[TrialRecord], None]
@@ -129,15 +124,19 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: Result) -> None:
         running = self._running.get(trial_id)
-        if running is None or FAILED in result:
+        if running is None:
             return
-        if SEEDS in result:
-            running.values = [sum(seed) / len(seed) for seed in zip(*result[SEEDS], strict=True)]
-            firsts = [scores[0] for scores in result[SEEDS]]
+        report = Report.from_ray(result)
+        if report.failure is not None:
+            return
+        if report.seed_scores is not None:
+            by_objective = zip(*report.seed_scores, strict=True)
+            running.values = [sum(scores) / len(scores) for scores in by_objective]
+            firsts = [scores[0] for scores in report.seed_scores]
             self._guarded(lambda: running.trial.set_user_attr("seeds", firsts))
-        elif not self._add_evaluation(running, result):
+        elif not self._add_evaluation(running, report, result):
             return
-        self._guarded(lambda: self._write(running, result))
+        self._guarded(lambda: self._write(running, report, result))
 
     def on_trial_complete(
         self, trial_id: str, result: Result | None = None, error: bool = False
@@ -148,10 +147,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         running = self._running.pop(trial_id, None)
         if running is None:
             return
-        trial = running.trial
-        if error or result is None or FAILED in result or running.values is None:
-            self._fail(trial, (result or {}).get(FAILED))
-        elif is_finished(result):
+        trial, report = running.trial, None if result is None else Report.from_ray(result)
+        if error or report is None or report.failure is not None or running.values is None:
+            self._fail(trial, report.failure if report else None)
+        elif report.finished:
             self._tell(trial, values=running.values)
         else:
             self._tell(trial, state=TrialState.PRUNED)
@@ -166,12 +165,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._budget += 1
             self._guarded(lambda: requeue(self._study, trial.number, trial.params))
 
-    def _add_evaluation(self, running: _RunningTrial, result: Result) -> bool:
+    def _add_evaluation(self, running: _RunningTrial, report: Report, result: Result) -> bool:
         """Add a reported evaluation; False where it is not a new one."""
-        scores: list[float] = [result.get(o, math.nan) for o in self._config.objectives]
-        if not all(map(math.isfinite, scores)):
+        scores = [report.scores.get(o, math.nan) for o in self._config.objectives]
+        if not all(map(math.isfinite, scores)) or report.best is None:
             return False
-        epoch = int(result["epoch"])
+        epoch = report.epoch
         params = {a: result.get(f"config/{a}", v) for a, v in running.params.items()}
         if params != running.params:
             # It copied another trial and perturbed its params; its own epochs are discarded.
@@ -182,22 +181,21 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if epoch in running.evaluations:
             return False
         running.evaluations[epoch] = scores
-        best = running.evaluations.get(int(result["best_epoch"]), scores)
-        running.values = [result["best"], *best[1:]]
+        best = running.evaluations.get(report.best_epoch or epoch, scores)
+        running.values = [report.best, *best[1:]]
         return True
 
-    def _write(self, running: _RunningTrial, result: Result) -> None:
-        trial = running.trial
-        epoch = int(result["epoch"])
-        is_curve = len(self._config.objectives) == 1 and SEEDS not in result
+    def _write(self, running: _RunningTrial, report: Report, result: Result) -> None:
+        trial, epoch = running.trial, report.epoch
+        is_curve = len(self._config.objectives) == 1 and report.seed_scores is None
         if is_curve and epoch not in running.reported:
             running.reported.add(epoch)
-            trial.report(result[self.metric], step=epoch)
-        attributes = {
+            trial.report(report.scores[self.metric], step=epoch)
+        attributes: dict[str, Any] = {
             "values": running.values,
             "evaluations": [[e, *scores] for e, scores in sorted(running.evaluations.items())],
             "epochs": max(running.evaluations, default=0),
-            "seconds": result["seconds"],
+            "seconds": report.seconds,
             "worker": f"{result.get('hostname', '')}:{result.get('pid', '')}",
         }
         if running.schedule:

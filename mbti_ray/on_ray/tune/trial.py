@@ -30,7 +30,6 @@ from mbti_ray.on_ray.train.metrics import RunGauges
 from mbti_ray.on_ray.train.remote_checkpoints import download_each
 from mbti_ray.on_ray.train.trainer import train
 from mbti_ray.on_ray.train.worker import log_epoch, silence_ray
-from mbti_ray.on_ray.tune.optuna_searcher import FAILED, SEEDS
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.storage.remote import Location
 
@@ -148,17 +147,17 @@ def _train_seeds(params: dict[str, Any], setup: TrialSetup) -> None:
         ).progress
         scores.append(other.best_scores)
         seconds += other.seconds
-    found = [[s[objective] for objective in setup.objectives] for s in scores]
-    tune.report(
-        {
-            setup.objectives[0]: sum(s[0] for s in found) / setup.seeds,
-            # After all epochs: a scheduler may not stop it here for having come to the last.
-            "epoch": progress.epoch + 1,
-            "seconds": round(seconds, 3),
-            "finished": True,
-            SEEDS: found,
-        }
+    seed_scores = [[s[objective] for objective in setup.objectives] for s in scores]
+    mean = sum(s[0] for s in seed_scores) / setup.seeds
+    report = Report(
+        # After all epochs, so that no scheduler stops it here for having reached the last one.
+        epoch=progress.epoch + 1,
+        seconds=round(seconds, 3),
+        scores={setup.objectives[0]: mean},
+        finished=True,
+        seed_scores=seed_scores,
     )
+    tune.report(report.to_ray())
 
 
 def _trial_of_several(params: dict[str, Any], *, setup: TrialSetup) -> None:
@@ -178,10 +177,11 @@ def _trial_of_several(params: dict[str, Any], *, setup: TrialSetup) -> None:
 
 
 def _report_failure(setup: TrialSetup, error: Exception) -> None:
-    # The worst value there is: a scheduler compares it, the searcher records a failure. Raised
-    # instead, Tune would try again what fails again; it restarts trials whose process is lost.
-    said = one_line(error)
-    reason = said if isinstance(error, MbtiRayError) else f"{type(error).__name__}: {said}"
+    # A scheduler compares the worst possible value, the searcher records the failure. If it were
+    # raised, Tune would retry what fails again; retries are for trials whose process is lost.
+    message = one_line(error, limit=500)
+    reason = message if isinstance(error, MbtiRayError) else f"{type(error).__name__}: {message}"
     objective = setup.objectives[0]
     worst = float("inf") if mode_of(objective) == "min" else float("-inf")
-    tune.report({objective: worst, "epoch": 0, "seconds": 0.0, FAILED: reason[:500]})
+    report = Report(epoch=0, seconds=0.0, scores={objective: worst}, failure=reason)
+    tune.report(report.to_ray())
