@@ -1,0 +1,1 @@
+"""From a trained model to predictions: bundles, runtimes, evaluation. Must not import Ray."""

@@ -145,14 +145,14 @@ class Predictor:
         """The logits [G, 4] of the bundle's golden texts, computed on this machine."""
         return self.predict_logits([[g.text] for g in self._manifest.golden], whole=False).values
 
-    def predict(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[Prediction]:
+    def predict(self, inputs: Sequence[Sequence[str]], *, whole: bool) -> list[Prediction]:
         """Predictions for R inputs, each a list of posts.
 
         Args:
             whole: Read each input in as many windows as the bundle allows. Otherwise only the
                 first window is read, and a longer input counts as `truncated`.
         """
-        return self.to_predictions(self.predict_logits(users, whole=whole))
+        return self.to_predictions(self.predict_logits(inputs, whole=whole))
 
     def to_predictions(self, logits: RowLogits) -> list[Prediction]:
         """Predictions from uncalibrated logits [R, 4]."""
@@ -176,13 +176,15 @@ class Predictor:
             for row, xs in zip(poles, unsure.tolist(), strict=True)
         ]
 
-    def predict_logits(self, users: Sequence[Sequence[str]], *, whole: bool) -> RowLogits:
+    def predict_logits(self, inputs: Sequence[Sequence[str]], *, whole: bool) -> RowLogits:
         """Uncalibrated logits [R, 4] of raw texts."""
-        return self._compute_logits(self.encode(users, whole=whole))
+        return self._compute_logits(self.encode(inputs, whole=whole))
 
-    def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
+    def encode(self, inputs: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         """The windows of R raw inputs as token ids: cleaned, masked, tokenized and cut."""
-        return self._tokenize([[self.preprocess(p) for p in posts] for posts in users], whole=whole)
+        return self._tokenize(
+            [[self.preprocess(p) for p in posts] for posts in inputs], whole=whole
+        )
 
     def preprocess(self, post: str) -> str:
         """The text that the model reads for a post: cleaned, and masked if the bundle masks."""

@@ -1,4 +1,4 @@
-"""The bundle, the predictor and the Python class: what was trained is what is served."""
+"""Bundles, the predictor and `MBTIClassifier`: the trained model is the served model."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def _write(
     )
 
 
-def test_evaluate_gives_the_test_scores_of_the_training(
+def test_evaluate_reproduces_the_test_scores_of_the_run(
     trained: tuple[RunConfig, Dataset, Outcome],
     bundle: Path,
     tmp_path: Path,
@@ -83,7 +83,7 @@ def test_evaluate_gives_the_test_scores_of_the_training(
     assert right / len(lines) == pytest.approx(outcome.test["acc_total"])
 
 
-def test_other_data_is_scored_whole_and_has_no_test_split(
+def test_other_data_is_scored_completely_and_has_no_test_split(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other.csv"
@@ -95,7 +95,7 @@ def test_other_data_is_scored_whole_and_has_no_test_split(
     assert "no" in capsys.readouterr().err
 
 
-def test_the_order_of_heads_is_e_n_t_j_from_weights_to_answer(
+def test_heads_are_in_the_order_e_n_t_j_from_weights_to_prediction(
     trained: tuple[RunConfig, Dataset, Outcome], tmp_path: Path
 ) -> None:
     config, data, outcome = trained
@@ -112,7 +112,7 @@ def test_the_order_of_heads_is_e_n_t_j_from_weights_to_answer(
     assert list(prediction.probabilities) == pytest.approx(expected)
 
 
-def test_temperatures_thresholds_and_the_band_of_the_bundle_make_the_answer(
+def test_predictions_use_the_temperatures_thresholds_and_abstain_band_of_the_bundle(
     trained: tuple[RunConfig, Dataset, Outcome], tmp_path: Path
 ) -> None:
     config, data, outcome = trained
@@ -129,14 +129,14 @@ def test_temperatures_thresholds_and_the_band_of_the_bundle_make_the_answer(
     assert prediction.mbti_type == "EXXX"
 
 
-def test_what_was_hidden_is_told_in_places_of_the_clean_text(bundle: Path) -> None:
+def test_masked_spans_are_positions_in_the_cleaned_text(bundle: Path) -> None:
     reading = Predictor.load(bundle).explain_masking("🙂  As an INTJ,\nsee https://x.org")
     assert reading["text"] == "🙂 As an INTJ, see https://x.org"
     parts = [(reading["text"][h["start"] : h["end"]], h["kind"]) for h in reading["hidden"]]
     assert parts == [("INTJ", "type"), ("https://x.org", "link")]
 
 
-def test_masked_and_unmasked_scores_stand_side_by_side(
+def test_evaluate_scores_rows_both_masked_and_unmasked(
     bundle: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -153,7 +153,7 @@ def test_masked_and_unmasked_scores_stand_side_by_side(
     assert "needs the split" in cards["masked"]["missing"]["tfidf"]
 
 
-def test_a_prediction_does_not_depend_on_its_company(bundle: Path) -> None:
+def test_a_prediction_does_not_depend_on_the_other_rows_of_the_batch(bundle: Path) -> None:
     predictor = Predictor.load(bundle)
     texts = [
         ["short"],
@@ -167,7 +167,7 @@ def test_a_prediction_does_not_depend_on_its_company(bundle: Path) -> None:
         assert torch.allclose(alone, logits, atol=1e-5)
 
 
-def test_a_long_text_is_cut_in_one_window_and_read_whole_in_several(bundle: Path) -> None:
+def test_a_long_text_is_truncated_to_one_window_or_read_whole_in_several(bundle: Path) -> None:
     predictor = Predictor.load(bundle)
     post = "a walk in the hills with friends " * 15
     (cut,) = predictor.predict([[post]], whole=False)
@@ -177,7 +177,7 @@ def test_a_long_text_is_cut_in_one_window_and_read_whole_in_several(bundle: Path
     assert read.windows > 1
 
 
-def test_the_python_class_answers_as_the_seed_says(bundle: Path) -> None:
+def test_mbti_classifier_predicts_as_specified(bundle: Path) -> None:
     classifier = MBTIClassifier.load_from_checkpoint(bundle.parent)
     one = classifier.predict("I love meeting new people!")
     assert isinstance(one, str)
@@ -192,7 +192,7 @@ def test_the_python_class_answers_as_the_seed_says(bundle: Path) -> None:
     assert "".join(pair[0] if p > 0.5 else pair[1] for p, pair in letters) == one
 
 
-def test_a_bundle_holds_no_pickle_and_its_golden_texts_are_the_fixed_synthetic_ones(
+def test_a_bundle_contains_no_pickle_and_only_synthetic_golden_texts(
     bundle: Path,
 ) -> None:
     assert {p.suffix for p in bundle.iterdir()} <= {".safetensors", ".json", ".txt", ".md"}
@@ -225,7 +225,7 @@ def test_a_bundle_with_a_missing_file_is_refused(bundle: Path, tmp_path: Path, n
         MBTIClassifier.load_from_checkpoint(broken)
 
 
-def test_a_cut_manifest_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_a_truncated_manifest_is_refused(bundle: Path, tmp_path: Path) -> None:
     broken = _copy(bundle, tmp_path / "broken")
     text = (broken / "bundle.json").read_text("utf-8")
     (broken / "bundle.json").write_text(text[: len(text) // 2], "utf-8")
@@ -233,12 +233,12 @@ def test_a_cut_manifest_is_refused(bundle: Path, tmp_path: Path) -> None:
         Predictor.load(broken)
 
 
-def test_weights_that_compute_something_else_are_refused(bundle: Path, tmp_path: Path) -> None:
+def test_weights_that_miss_the_golden_logits_are_refused(bundle: Path, tmp_path: Path) -> None:
     broken = _copy(bundle, tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")
     weights["heads.bias"] = weights["heads.bias"] + 0.01
     save_file(weights, broken / "model.safetensors")
-    load_bundle(broken)  # of the right size: only the golden logits can tell
+    load_bundle(broken)  # the file size is right, so only the golden logits can reveal it
     with pytest.raises(BundleError, match="golden"):
         Predictor.load(broken)
 
@@ -249,7 +249,7 @@ def test_an_encoder_from_a_local_folder_is_trained_and_bundled(
     from transformers import BertConfig, BertModel
 
     _, data, _ = trained
-    # BERT, because it has a pooler: parameters that no gradient reaches must not be there.
+    # BERT, because it has a pooler: parameters without gradients must be left out.
     shape = BertConfig(
         vocab_size=len(data.tokenizer),
         hidden_size=32,
@@ -279,7 +279,7 @@ def test_minilm_carries_pretrained_weights() -> None:
     config = load_run("minilm").model
     first, second = (build_model(config, vocabulary=0, seed=seed) for seed in (0, 1))
     assert isinstance(first, MBTIModel)
-    # The encoder is the package's, whatever the seed; the heads are new.
+    # The encoder comes from the package, whatever the seed; the heads are initialized.
     assert all(
         torch.equal(a, b)
         for a, b in zip(first.encoder.parameters(), second.encoder.parameters(), strict=True)

@@ -1,4 +1,4 @@
-"""ONNX Runtime beside torch: the same logits in float32, close ones in int8, damage refused."""
+"""ONNX Runtime compared with torch: equal logits in float32, close in int8, damage refused."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def exported(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "allowed"), [("onnx", 1e-5), ("onnx-int8", 0.1)])
-def test_a_runtime_gives_the_logits_of_torch(
+def test_a_runtime_reproduces_the_logits_of_torch(
     exported: Path, kind: RuntimeKind, allowed: float
 ) -> None:
     expected = Predictor.load(exported).predict_logits([[t] for t in TEXTS], whole=False).values
@@ -54,13 +54,13 @@ def test_a_runtime_gives_the_logits_of_torch(
     torch.testing.assert_close(found, expected, rtol=0, atol=allowed)
 
 
-def test_int8_is_another_computation_in_a_smaller_file(exported: Path) -> None:
+def test_int8_differs_from_float32_and_is_smaller(exported: Path) -> None:
     runtimes = load_manifest(exported).runtimes
     assert runtimes["onnx-int8"]["golden_gap"] > runtimes["onnx"]["golden_gap"]
     assert runtimes["onnx-int8"]["bytes"] < runtimes["onnx"]["bytes"]
 
 
-def test_an_export_keeps_the_bundles_id_and_tells_what_each_runtime_scores(
+def test_an_export_keeps_the_bundle_id_and_records_the_scores_of_each_runtime(
     exported: Path, plain: Path
 ) -> None:
     manifest = load_manifest(exported)
@@ -74,13 +74,13 @@ def test_an_export_keeps_the_bundles_id_and_tells_what_each_runtime_scores(
     assert "test of the data it was trained on" in int8["data"]
 
 
-def test_a_runtime_that_was_not_exported_is_named_with_what_to_do(plain: Path) -> None:
+def test_a_missing_export_is_reported_with_the_command_that_creates_it(plain: Path) -> None:
     with pytest.raises(BundleError, match=r"mbti_ray\.export .*serve\.runtime=torch"):
         Predictor.load(plain, runtime="onnx")
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "same size"])
-def test_a_damaged_graph_is_refused_and_torch_goes_on(
+def test_a_damaged_graph_is_refused_while_torch_still_works(
     exported: Path, tmp_path: Path, damage: str
 ) -> None:
     folder = tmp_path / "bundle"
@@ -97,7 +97,7 @@ def test_a_damaged_graph_is_refused_and_torch_goes_on(
     Predictor.load(folder)
 
 
-def test_a_graph_of_other_weights_misses_the_golden_logits(exported: Path, tmp_path: Path) -> None:
+def test_a_graph_with_other_weights_fails_the_golden_check(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(exported, folder)
     runtimes = load_manifest(folder).runtimes
@@ -107,7 +107,7 @@ def test_a_graph_of_other_weights_misses_the_golden_logits(exported: Path, tmp_p
         Predictor.load(folder, runtime="onnx-int8")
 
 
-def test_an_export_that_misses_the_golden_texts_is_not_kept(plain: Path, tmp_path: Path) -> None:
+def test_an_export_that_fails_the_golden_check_is_not_kept(plain: Path, tmp_path: Path) -> None:
     from mbti_ray.inference.runtimes.onnx_export import export_onnx
 
     folder = tmp_path / "bundle"
@@ -121,7 +121,7 @@ def test_an_export_that_misses_the_golden_texts_is_not_kept(plain: Path, tmp_pat
     assert not (folder / "onnx").exists()
 
 
-def test_without_labelled_rows_nothing_is_exported(
+def test_without_labeled_rows_nothing_is_exported(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "bundle"
