@@ -3,8 +3,8 @@
 import argparse
 import json
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -144,10 +144,9 @@ def _check_options(options: argparse.Namespace, *, is_folder: bool) -> None:
 
 def _predict_to_file(job: "PredictionJob", output: Path) -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import predict_to_file
-    from mbti_ray.on_ray.cluster.resources import ray_connection
 
     bad_rows = output.with_suffix(".bad.jsonl")
-    with ray_connection(_job_name(job)), _row_progress(job.chunks.source) as advance:
+    with _row_progress(job) as advance:
         stats = predict_to_file(job, output, bad_rows, advance)
     return {"rows": stats.rows, "bad": stats.bad, "bad_rows": str(bad_rows), **_speed(stats)}
 
@@ -189,13 +188,12 @@ def _predict_to_folder(
 
 def _predict_missing_parts(job: "PredictionJob", folder: "PartFolder") -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import PredictionStats, predict_to_folder
-    from mbti_ray.on_ray.cluster.resources import ray_connection
 
     before, stats = len(folder.done), PredictionStats()
     if before:
         console.print(f"{folder.path}: {before} parts are already complete", markup=False)
     if folder.finished is None or not folder.is_finished:
-        with ray_connection(_job_name(job)), _row_progress(job.chunks.source) as advance:
+        with _row_progress(job) as advance:
             advance(before * job.chunks.part_rows, "")
             stats = predict_to_folder(job, folder, advance)
         totals = folder.finalize()
@@ -215,14 +213,16 @@ def _speed(stats: "PredictionStats") -> dict[str, float]:
     return {"seconds": stats.seconds, "rows_s": stats.rows_s}
 
 
-def _job_name(job: "PredictionJob") -> str:
-    return f"predict {Path(job.chunks.source).name}"
-
-
-def _row_progress(source: str) -> AbstractContextManager[ProgressCallback]:
+@contextmanager
+def _row_progress(job: "PredictionJob") -> Iterator[ProgressCallback]:
+    """A connection to Ray, and the callback that advances the progress bar."""
     from mbti_ray.data.sources import count_rows
+    from mbti_ray.on_ray.cluster.resources import ray_connection
 
-    return progress_bar("rows", count_rows(source) if is_watched() else None)
+    source = job.chunks.source
+    total = count_rows(source) if is_watched() else None
+    with ray_connection(f"predict {Path(source).name}"), progress_bar("rows", total) as advance:
+        yield advance
 
 
 def _print_bad_rows(source: str, count: int, written_to: Path) -> None:
