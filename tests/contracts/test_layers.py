@@ -258,7 +258,7 @@ def test_only_one_file_of_the_program_names_the_package_of_minilm():
         ("inference/predictor.py", "from mbti_ray.serving.app import build_api", "inference may"),
         (
             "cli/command.py",
-            "from mbti_ray.scores.metrics import rates",
+            "from mbti_ray.model.classifier import MBTIModel",
             "cli may import config, data",
         ),
         ("on_ray/train/trainer.py", "from mbti_ray.train import main", "on_ray may import"),
