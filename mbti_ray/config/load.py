@@ -5,7 +5,7 @@ names its base preset as `preset: NAME`, or is based on the schema's defaults. I
 heavy, so that `--help` and mistakes are answered at once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,12 +46,12 @@ def override(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     tree = config.model_dump(mode="json", exclude={"study", "search"})
     for address, value in values.items():
         _set_value(tree, address, value)
-    return _validate(RunConfig, tree, dict.fromkeys(values, "override"), "config")
+    return _resolve(RunConfig, tree, "override")
 
 
-def config_from_dict(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig:
+def config_from_dict(tree: Mapping[str, Any]) -> RunConfig:
     """A run config from its plain nested form, in which it is sent between processes."""
-    return _validate(RunConfig, dict(tree), {}, where)
+    return _resolve(RunConfig, dict(tree), "config")
 
 
 def dump_config(config: RunConfig) -> str:
@@ -77,11 +77,7 @@ def apply_overrides(
                 f'{COMMAND_LINE}: "{address}" is not accepted here; allowed: {", ".join(allowed)}'
                 f"{nearest(address, allowed)}"
             )
-    tree: Tree = config.model_dump(mode="json")
-    origins: dict[str, str] = {}
-    mistakes: list[str] = []
-    _apply(tree, overrides, origins, mistakes)
-    return _validate(RunConfig, tree, origins, "bundle", mistakes)
+    return _resolve(RunConfig, config.model_dump(mode="json"), "bundle", overrides)
 
 
 def get_value(config: RunConfig, address: str) -> Any:
@@ -94,16 +90,15 @@ def get_value(config: RunConfig, address: str) -> Any:
 
 def load_config(schema: type[Config], base: str, overrides: Sequence[str]) -> Config:
     """As `load_run`, for the given config class."""
-    tree, origin = _read_base(base)
-    origins: dict[str, str] = {}
+    return _resolve(schema, *_read_base(base), overrides)
+
+
+def _resolve(
+    schema: type[Config], tree: Tree, origin: str, overrides: Sequence[str] = ()
+) -> Config:
+    """The config in a tree from an origin (a preset, a file), with arguments applied to it."""
+    given: list[str] = []
     mistakes: list[str] = []
-    _apply(tree, overrides, origins, mistakes)
-    return _validate(schema, tree, origins, origin, mistakes)
-
-
-def _apply(
-    tree: Tree, overrides: Sequence[str], origins: dict[str, str], mistakes: list[str]
-) -> None:
     for argument in overrides:
         address, equals, text = argument.partition("=")
         if not equals or not address:
@@ -112,21 +107,27 @@ def _apply(
                 f"presets: {', '.join(PRESETS)}{nearest(argument, PRESETS)}"
             )
             continue
-        origins[address] = COMMAND_LINE
+        given.append(address)
         try:
             _set_value(tree, address, _parse_value(text))
         except (ConfigError, yaml.YAMLError) as error:
             mistakes.append(f'{COMMAND_LINE}: "{argument}": {one_line(error)}')
+    try:
+        config = schema.model_validate(tree)
+    except ValidationError as error:
+        for address, message in describe_errors(error, schema, given=given):
+            is_given = any(_is_about(address, message, other) for other in given)
+            mistakes.append(f"{COMMAND_LINE if is_given else origin}: {message}")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return config
 
 
-def _origin(address: str, sentence: str, origins: Mapping[str, str]) -> str | None:
-    """The origin of the value that an error is about, if it is not the preset or file."""
-    for given, origin in origins.items():
-        related = f"{address}.".startswith(f"{given}.") or given.startswith(f"{address}.")
-        # An error about several values has no address; its message names them.
-        if (address and related) or (not address and given in sentence):
-            return origin
-    return None
+def _is_about(address: str, message: str, given: str) -> bool:
+    """Whether an error is about the value that was given at an address."""
+    if not address:  # an error about several values, which its message names
+        return given in message
+    return f"{address}.".startswith(f"{given}.") or given.startswith(f"{address}.")
 
 
 def _read_base(base: str) -> tuple[Tree, str]:
@@ -195,22 +196,3 @@ def _set_value(tree: Tree, address: str, value: Any) -> None:
     # Mappings are merged into a section; a search range is replaced as a whole.
     both = isinstance(value, dict) and isinstance(under, dict) and not address.startswith("search")
     tree[leaf] = _merge(under, value) if both else value  # type: ignore[arg-type]
-
-
-def _validate(
-    schema: type[Config],
-    tree: Tree,
-    origins: Mapping[str, str],
-    default_origin: str,
-    mistakes: Iterable[str] = (),
-) -> Config:
-    lines = list(mistakes)
-    config = None
-    try:
-        config = schema.model_validate(tree)
-    except ValidationError as error:
-        for address, sentence in describe_errors(error, schema, given=origins):
-            lines.append(f"{_origin(address, sentence, origins) or default_origin}: {sentence}")
-    if lines or config is None:
-        raise ConfigError("\n".join(lines))
-    return config

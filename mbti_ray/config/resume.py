@@ -1,6 +1,4 @@
-"""Which settings may change when a run or study resumes: where and how long it runs, not what it
-learns.
-"""
+"""Which settings may change when a run or study resumes: where and how long, not what it learns."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,18 +11,8 @@ from mbti_ray.config.study import StudyConfig
 from mbti_ray.errors import RunError
 
 _MAY_CHANGE = (
-    "name",
-    "storage",
-    "scaling.",
-    "failure.",
-    "serve.",
-    "scoring.",
-    "fit.tracker",
-    "fit.profile",
-    "study.trials",
-    "study.hours",
-    "study.max_concurrent",
-    "study.start",
+    *("name", "storage", "scaling.", "failure.", "serve.", "scoring.", "fit.tracker"),
+    *("fit.profile", "study.trials", "study.hours", "study.max_concurrent", "study.start"),
 )
 
 

@@ -1,15 +1,14 @@
-"""What is hidden from the model: words that name a type, addresses, and what else is asked for.
+"""Masking: words that name a type, URLs, and what else is requested are replaced by neutral words.
 
 People name their own type in their posts, so a model that reads it has nothing to learn. Owns the
-patterns and their version: `MASK_VERSION` goes into every bundle, so raise it with any change of
-what `mask_text` returns. Must not know labels, files or tokens.
+patterns and their version: `MASK_VERSION` is part of every bundle, so raise it with any change of
+what `mask_text` returns. Must not know of labels, files or tokens.
 
-What stood there is replaced by plain words that every English WordPiece vocabulary has, so that a
-masked text needs no new token and reads as a sentence: "as an INTJ, see https://t.co/x" becomes
-"as an type, see link". They say that something stood there and nothing of what it was.
+The replacements are words of every English WordPiece vocabulary, so that a masked text needs no new
+token and reads as a sentence: "as an INTJ, see https://t.co/x" becomes "as an type, see link".
 
-Tokenizers strip accents and invisible characters, so all is looked for in the text as a tokenizer
-will see it: "ÍNTJ", "IN<zero-width joiner>TJ" and full-width letters are types, too.
+Tokenizers strip accents and invisible characters, so the patterns are matched against the text as a
+tokenizer sees it: "ÍNTJ", "IN<zero-width joiner>TJ" and full-width letters are types, too.
 """
 
 import re
@@ -85,7 +84,7 @@ _NOT_LETTER = re.compile("[^A-Za-z]")
 
 @dataclass(frozen=True)
 class Hidden:
-    """What is hidden of a text: characters `start` to `end` (not included), and why.
+    """A masked span of a text: characters `start` to `end` (not included), and its kind.
 
     Attributes:
         kind: type, link, functions, temperaments or axes.
@@ -97,10 +96,10 @@ class Hidden:
 
 
 def find_hidden(text: str, also: Sequence[str] = ()) -> list[Hidden]:
-    """What `mask_text` hides of a text, in order, not overlapping.
+    """The spans that `mask_text` replaces, in order, not overlapping.
 
     Args:
-        also: Of functions, temperaments and axes, which to hide besides types and addresses.
+        also: Which of functions, temperaments and axes to mask besides types and URLs.
     """
     folded, places = _folded(text)
     found = [Hidden(places(m.start()), places(m.end()), _LINK) for m in _addresses(folded)]
@@ -113,29 +112,29 @@ def find_hidden(text: str, also: Sequence[str] = ()) -> list[Hidden]:
         new = [Hidden(places(m.start()), places(m.end()), kind) for m in pattern.finditer(folded)]
         if new:
             found = sorted([*found, *new], key=lambda h: h.start)
-            # What is hidden already is nothing that another kind could find.
+            # What is masked already must not match another kind.
             folded, places = _folded(_blanked(text, found))
     return _with_seams(text, found)
 
 
 def mask_text(text: str, also: Sequence[str] = ()) -> str:
-    """Text without addresses and without words that name one of the sixteen types.
+    """The text with URLs and words that name one of the sixteen types replaced.
 
     Types count in any case, with a plural or suffix, letter by letter ("I.N.T.J."), with unknown
-    letters ("INxP"), and joined to other words where that cannot be an English word. Masking what
-    is masked changes nothing; the text grows at most to twice its length. Linear in the length.
+    letters ("INxP"), and joined to other words where that cannot be an English word. Idempotent;
+    the text grows at most to twice its length. Linear in the length.
 
     Args:
-        also: Of functions, temperaments and axes, which to hide, too.
+        also: Which of functions, temperaments and axes to mask, too.
     """
     return _masked(text, find_hidden(text, also))
 
 
 def type_mentions(text: str) -> list[str]:
-    """The types, in capitals and in order, of the words that `mask_text` hides as naming a type.
+    """The types, in capitals and in order, of the words that `mask_text` masks as types.
 
-    A word counts once, for the type that makes it one: "teamINTJ" and "intjs" for INTJ. Read as
-    written: a type in an address counts, too; one with unknown letters does not.
+    A word counts once, for the type that makes it one: "teamINTJ" and "intjs" for INTJ. Matched
+    as written: a type in a URL counts, too; one with unknown letters does not.
     """
     found: list[str] = []
     folded, _ = _folded(text)
@@ -153,8 +152,8 @@ def mentions_in(posts: Sequence[str]) -> Counter[str]:
 
 
 def most_mentioned(mentions: Counter[str]) -> str | None:
-    """The type mentioned most often; of several, the one mentioned first; None without any."""
-    # max() gives the first of several, and a Counter keeps the order of first mention.
+    """The type mentioned most often, the first of equally frequent ones; None without any."""
+    # max() returns the first of several, and a Counter keeps the order of first mention.
     return max(mentions, key=mentions.__getitem__, default=None)
 
 
@@ -163,9 +162,9 @@ def _addresses(text: str) -> Iterator[re.Match[str]]:
 
 
 def _with_seams(text: str, hidden: list[Hidden]) -> list[Hidden]:
-    """With the addresses that the words in place of what is hidden make with what is around them.
+    """With the URLs that the replacements form with the text around them.
 
-    "I_N_T_J.co/x" holds none, but "type.co/x" is one; it is hidden as a whole.
+    "I_N_T_J.co/x" contains none, but "type.co/x" is one; it is masked as a whole.
     """
     while hidden:
         folded, places = _folded(_masked(text, hidden))
@@ -175,7 +174,7 @@ def _with_seams(text: str, hidden: list[Hidden]) -> list[Hidden]:
         origins = _origins(text, hidden)
         links = [Hidden(origins[a].start, origins[b - 1].stop, _LINK) for a, b in found]
         starts = [link.start for link in links]
-        # The link that begins last before what is hidden, if one does, holds it or ends before it.
+        # The last link that starts before a span either contains it or ends before it.
         before = ((h, bisect(starts, h.start)) for h in hidden)
         apart = [h for h, count in before if not count or links[count - 1].end <= h.start]
         hidden = sorted([*apart, *links], key=lambda h: h.start)
@@ -183,7 +182,7 @@ def _with_seams(text: str, hidden: list[Hidden]) -> list[Hidden]:
 
 
 def _origins(text: str, hidden: Sequence[Hidden]) -> list[range]:
-    """For each character of the masked text, those of the text that it stands for."""
+    """For each character of the masked text, the characters of the text that it replaces."""
     origins: list[range] = []
     end = 0
     for h in hidden:
@@ -202,7 +201,7 @@ def _masked(text: str, hidden: Sequence[Hidden]) -> str:
 
 
 def _blanked(text: str, hidden: Sequence[Hidden]) -> str:
-    """The text with all that is hidden made slashes, which are part of no pattern of a word."""
+    """The text with masked spans as slashes, which match no pattern of a word."""
     return _replaced(text, hidden, ["/" * (h.end - h.start) for h in hidden])
 
 
@@ -217,7 +216,7 @@ def _replaced(text: str, hidden: Sequence[Hidden], words: Sequence[str]) -> str:
 
 
 class _Fold(dict[int, int | None]):
-    """Each character as a tokenizer sees it, filled as characters are met; None: it is dropped."""
+    """Each character as a tokenizer sees it, filled on first use; None: it is dropped."""
 
     def __missing__(self, code: int) -> int | None:
         self[code] = self._of(code)
@@ -238,7 +237,7 @@ _FOLD = _Fold()
 
 
 class _Places:
-    """From a place in the folded text to that in the text."""
+    """Maps an index in the folded text to the index in the text."""
 
     def __init__(self, text: str) -> None:
         self._kept = [i for i, c in enumerate(text) if _FOLD[ord(c)] is not None] + [len(text)]
@@ -248,7 +247,7 @@ class _Places:
 
 
 def _folded(text: str) -> "tuple[str, _Places | type[int]]":
-    """The text as a tokenizer sees it, and the way back to places of the text itself."""
+    """The text as a tokenizer sees it, and a map of its indices to those of the text."""
     if text.isascii():
         return text, int
     folded = text.translate(_FOLD)

@@ -1,4 +1,4 @@
-"""The audit of a data file: each figure against its definition, the page, and bad input."""
+"""The audit of a data source: each statistic against its definition, the page, and bad input."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def source_of(users, author=None):
     return Source("made.csv", rows, [], 0)
 
 
-def figures(users, *overrides):
+def statistics(users, *overrides):
     return audit(load_run("quick", overrides), source_of(users))
 
 
@@ -67,14 +67,14 @@ def file(tmp_path):
         ("", []),
     ],
 )
-def test_mentions_are_the_words_that_masking_hides_in_their_order(text, mentioned):
+def test_type_mentions_are_the_words_that_masking_replaces_in_order(text, mentioned):
     assert type_mentions(text) == mentioned
     assert mask_text(text).count("type") == len(mentioned)
 
 
 def test_rows_posts_authors_and_shares_are_counted():
     users = [("INTJ", ["a", "b"]), ("INTJ", ["c"]), ("ENFP", ["d"]), ("ISTJ", ["e"])]
-    found = figures(users)
+    found = statistics(users)
     assert (found.rows, found.users, found.posts, found.authors) == (4, 4, 5, 0)
     assert found.type_shares == {"INTJ": 0.5, "ISTJ": 0.25, "ENFP": 0.25}
     assert found.majority == 0.5
@@ -83,14 +83,14 @@ def test_rows_posts_authors_and_shares_are_counted():
     assert audit(load_run("quick"), source_of(users, "one author")).authors == 1
 
 
-def test_pos_weight_counts_posts_where_a_post_is_a_row_and_is_none_without_a_positive():
+def test_pos_weight_counts_posts_where_a_post_is_an_example_and_is_none_without_a_positive():
     users = [("INTJ", ["a", "b", "c"]), ("ISTJ", ["d"])]
-    assert figures(users).pos_weight == [None, 1, 0, 0]
-    assert figures(users, "data.unit=post").pos_weight == [None, 1 / 3, 0, 0]
+    assert statistics(users).pos_weight == [None, 1, 0, 0]
+    assert statistics(users, "data.unit=post").pos_weight == [None, 1 / 3, 0, 0]
 
 
 def test_naming_a_type_and_naming_the_own_type_are_shares_of_users():
-    found = figures(
+    found = statistics(
         [
             ("INTJ", ["nothing", "i am an intj, intj", "INTJ"]),
             ("INTJ", ["my wife is an ENFP"]),
@@ -112,9 +112,9 @@ def test_naming_a_type_and_naming_the_own_type_are_shares_of_users():
         (["none"], False),
     ],
 )
-def test_the_rule_gives_the_type_mentioned_most_then_first_then_the_commonest(posts, is_right):
+def test_the_rule_gives_the_type_mentioned_most_then_first_then_the_majority(posts, is_right):
     others = [("ESFP", ["none"]), ("ESFP", ["none too"]), ("ESFP", ["an enfj"])]
-    found = figures([("INTJ", posts), *others])
+    found = statistics([("INTJ", posts), *others])
     assert found.most_mentioned_rule == (2 + is_right) / 4
     assert found.most_mentioned_rule_masked == found.majority == 0.75
 
@@ -122,7 +122,7 @@ def test_the_rule_gives_the_type_mentioned_most_then_first_then_the_commonest(po
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(USERS)
 def test_after_masking_the_rule_is_as_good_as_the_majority_and_no_better(users):
-    found = figures(users)
+    found = statistics(users)
     assert found.most_mentioned_rule_masked == found.majority
     assert found.names_own_type <= found.names_a_type
     assert (found.repeats.across or 0) <= (found.repeats.near_across or 0)
@@ -139,7 +139,7 @@ def test_in_the_builtin_corpus_about_a_third_name_their_own_type(builtin):
     assert builtin.fingerprint == read_source("builtin").fingerprint
 
 
-def test_every_length_stands_in_one_bin_between_least_and_most(builtin):
+def test_every_length_is_in_one_bin_between_min_and_max(builtin):
     for unit, count in (("post", builtin.posts), ("user", builtin.users)):
         lengths = builtin.tokens[unit]
         bins = lengths.histogram
@@ -152,7 +152,7 @@ def test_every_length_stands_in_one_bin_between_least_and_most(builtin):
 
 def test_tokens_are_counted_by_post_and_by_user_without_special_tokens():
     users = [("INTJ", [" ".join(["word"] * n)]) for n in range(1, 101)] + [("ENFP", ["a", "b c"])]
-    found = figures(users, "model.max_tokens=12").tokens
+    found = statistics(users, "model.max_tokens=12").tokens
     post = found["post"]
     assert (post.min, post.median, post.p90, post.p99, post.max) == (1, 49, 90, 99, 100)
     assert (found["user"].min, found["user"].max) == (1, 100)
@@ -163,12 +163,12 @@ def test_tokens_are_counted_by_post_and_by_user_without_special_tokens():
 
 def test_a_user_whose_posts_fill_a_window_exactly_is_not_longer():
     users = [("INTJ", ["one two three", "four five six"]), ("ENFP", ["one two three", "4 5 6 7"])]
-    assert figures(users, "model.max_tokens=9").tokens["user"].longer == 0.5
+    assert statistics(users, "model.max_tokens=9").tokens["user"].longer == 0.5
 
 
-def test_repeats_count_texts_as_written_and_their_posts():
+def test_duplicates_are_counted_as_written_with_their_posts():
     users = [("INTJ", ["same", "same", "Same"]), ("ENFP", ["same", "other"]), ("ENFP", ["other"])]
-    repeats = figures(users).repeats
+    repeats = statistics(users).repeats
     assert (repeats.texts, repeats.posts) == (2, 5)
 
 
@@ -183,7 +183,7 @@ def test_repeats_count_texts_as_written_and_their_posts():
         ("!", "?", 0, 0),
     ],
 )
-def test_texts_on_both_sides_of_the_split_are_counted(trained, held_out, across, near_across):
+def test_texts_in_train_and_outside_of_it_are_counted(trained, held_out, across, near_across):
     """Authors decide the split, whatever they write."""
     config = load_run("quick")
     authors = [Row(k, "INTJ", (f"unlike {k}",), author=f"author {k}") for k in range(30)]
@@ -199,27 +199,27 @@ def test_texts_on_both_sides_of_the_split_are_counted(trained, held_out, across,
     assert (repeats.across, repeats.near_across) == (across * users, near_across * users)
 
 
-def test_a_split_by_post_has_no_text_on_both_sides_but_nearly_equal_ones():
+def test_a_split_by_post_has_no_text_in_two_splits_but_near_duplicates():
     users = [("INTJ", [f"hello {k % 20}", f"Hello, {k % 20}!"]) for k in range(60)]
-    repeats = figures(users, "data.unit=post", "data.split_by=post").repeats
+    repeats = statistics(users, "data.unit=post", "data.split_by=post").repeats
     assert repeats.across == 0
     assert 0 < repeats.near_across <= repeats.held_out
 
 
-def test_posts_without_letters_are_nearly_equal_only_when_they_are_equal():
+def test_posts_without_letters_are_near_duplicates_only_if_they_are_equal():
     users = [("INTJ", ["!" * (k + 1)]) for k in range(30)]
-    assert figures(users).repeats.near_across == 0
+    assert statistics(users).repeats.near_across == 0
 
 
-def test_too_few_users_to_split_still_have_figures():
-    found = figures([("INTJ", ["a"]), ("ENFP", ["b"])])
+def test_too_few_users_to_split_still_have_statistics():
+    found = statistics([("INTJ", ["a"]), ("ENFP", ["b"])])
     assert found.splits is None
     assert found.split_problem.startswith("2 groups of rows cannot be split")
     assert found.repeats.across is None
     assert found.majority == 0.5
 
 
-def test_json_is_the_last_line_and_has_the_figures(file, capsys):
+def test_json_is_the_last_line_and_has_the_statistics(file, capsys):
     assert verb.main([f"data.source={file}", "data.max_bad_share=0.1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(found) >= KEYS
@@ -231,14 +231,14 @@ def test_json_is_the_last_line_and_has_the_figures(file, capsys):
     assert found["repeats"]["posts"] == 110
 
 
-def test_the_screen_shows_shares_and_bad_rows(file, capsys):
+def test_the_terminal_shows_shares_and_bad_rows(file, capsys):
     assert verb.main([f"data.source={file}", "data.max_bad_share=0.1"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"name their own type in a post +100\.0 %", said)
     assert re.search(r'type "INXJ" has no letter of T/F.* 1\n', said)
 
 
-def test_the_page_has_pictures_and_asks_for_nothing(file, tmp_path, capsys):
+def test_the_page_has_charts_and_loads_nothing(file, tmp_path, capsys):
     source = file.rename(tmp_path / "a<b>[c]&.csv")
     page = tmp_path / "page.html"
     argv = [f"data.source={source}", "data.max_bad_share=0.1", "--output", str(page)]

@@ -1,4 +1,4 @@
-"""Cutting a source into chunks: each row once, in order, and alike in every run."""
+"""Chunks of a source: each row once, in order, and equal in every run."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_every_row_is_in_one_chunk_in_order(source, unit, chunk_chars):
     assert all(unnest_table(chunk.column("rows")).schema.equals(ROW_SCHEMA) for chunk in chunks)
 
 
-def test_a_chunk_ends_when_it_has_its_characters_or_its_part_ends(source):
+def test_a_chunk_ends_at_its_number_of_characters_or_with_its_part(source):
     chunks = chunks_of(source, part_rows=25)
     places = [chunk.column("place")[0].as_py() for chunk in chunks]
     records = [chunk.column("records")[0].as_py() for chunk in chunks]
@@ -71,14 +71,14 @@ def test_a_chunk_ends_when_it_has_its_characters_or_its_part_ends(source):
         assert sum(map(len, posts)) <= 2000 + 3 * longest
 
 
-def test_the_chunks_of_a_part_are_the_same_whatever_is_done_already(source):
+def test_the_chunks_of_a_part_do_not_depend_on_what_is_done_already(source):
     whole = chunks_of(source, part_rows=25)
     for done in ({0}, {1, 2}, {3}, {0, 1, 2, 3}):
         rest = chunks_of(source, part_rows=25, done=frozenset(done))
         assert rest == [c for c in whole if c.column("place")[0].as_py() // 25 not in done]
 
 
-def test_a_chunk_is_large_but_of_a_small_file_there_are_several(tmp_path):
+def test_chunks_are_large_but_a_small_file_has_several(tmp_path):
     sizes = {}
     for size in (0, 10_000, 1_000_000, 100_000_000):
         path = tmp_path / f"{size}.csv"

@@ -1,4 +1,4 @@
-"""The built-in corpus: repeatable, with the shares it claims and the best score it claims."""
+"""The built-in corpus: reproducible, with the shares and the best scores that it claims."""
 
 import re
 from collections import Counter
@@ -53,11 +53,11 @@ def test_types_have_the_shares_of_the_public_set(rows):
 
 
 @pytest.mark.parametrize("users", [1, 16, 100, 2400])
-def test_as_many_users_come_as_are_asked_for(users):
+def test_the_number_of_users_is_as_requested(users):
     assert [r.number for r in builtin_rows(users=users)] == list(range(1, users + 1))
 
 
-def test_no_cue_stands_under_two_poles_or_in_a_sentence():
+def test_no_cue_belongs_to_two_poles_or_is_in_a_sentence():
     cues = [cue for pole in CUES.values() for cue in pole]
     assert len(cues) == len(set(cues)) == 8 * 14
     sentences = " ".join((*ONE_CUE, *TWO_CUES, *FILLERS, *NAMINGS))
@@ -107,7 +107,7 @@ def test_no_classifier_can_expect_more_than_the_best_possible_scores():
         assert best == pytest.approx(BEST_POSSIBLE[f"acc_{dimension.key}"])
 
 
-def test_a_third_of_the_users_name_their_own_type_and_masking_hides_all_of_it(rows):
+def test_a_third_of_the_users_name_their_own_type_and_masking_replaces_all_of_it(rows):
     named = [any(row.mbti_type in post.upper() for post in row.posts) for row in rows]
     assert 0.30 < sum(named) / len(rows) < 0.37
     for row in rows:

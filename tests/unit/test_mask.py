@@ -146,7 +146,7 @@ def test_a_text_without_types_or_addresses_is_left_as_it_is(text):
         ("axes", "sensory feelings, thinking, judge", "sensory feelings, thinking, judge"),
     ],
 )  # fmt: skip
-def test_what_else_is_hidden_has_to_be_asked_for(also, text, masked):
+def test_other_kinds_are_masked_on_request_only(also, text, masked):
     assert mask_text(text) == text
     assert mask_text(text, (also,)) == masked
 

@@ -151,7 +151,7 @@ def test_bad_rows_within_the_allowed_share_are_kept_with_number_and_reason(write
     ]
 
 
-def test_a_quote_that_is_never_closed_is_reported_and_does_not_swallow_rows_in_silence(write):
+def test_a_quote_that_is_never_closed_is_reported_and_swallows_no_rows_silently(write):
     source = read_source(write("a.csv", 'type,posts\nINTJ,a\nINTP,"b\nINFP,c\n'), max_bad_share=0.9)
     assert [bad.number for bad in source.bad] == [3]
     assert source.bad[0].reason.startswith("lines 3 to 4 are no CSV row")
@@ -164,7 +164,7 @@ def test_unlabelled_rows_are_read_without_a_type_column_or_with_an_unknown_type(
     assert [row.mbti_type for row in rows] == [None, "INTJ"]
 
 
-def test_json_lines_hold_posts_as_a_list_or_a_text(write):
+def test_json_lines_have_posts_as_a_list_or_a_string(write):
     lines = [
         {"type": "intj", "posts": ["a", " ", "b|||c"], "author": 7},
         {"Type": "ENFP", "text": "'d|||e'", "id": "x", "likes": 3},
@@ -226,7 +226,7 @@ def test_a_saved_dataset_is_read_from_its_train_split_with_class_labels(tmp_path
     assert refusal(str(tmp_path / "neither")) == ': has no split "train"; found: "one", "two"'
 
 
-def test_a_missing_column_is_named_with_what_is_there_and_what_is_nearest(write):
+def test_a_missing_column_is_named_with_all_columns_and_the_closest(write):
     for name, content in (
         ("a.csv", "typ,posts\nINTJ,a\n"),
         ("a.jsonl", '{"typ": "INTJ", "posts": "a"}'),
@@ -247,7 +247,7 @@ def test_a_source_without_rows_is_refused(write, name, content):
     assert refusal(write(name, content)) == ": has no rows"
 
 
-def test_a_file_that_is_not_there_is_refused_with_the_nearest_name(write):
+def test_a_missing_file_is_refused_with_the_closest_name(write):
     there = write("tweets.csv", "type,posts\nINTJ,a\n")
     missing = there.replace("tweets", "tweet")
     assert refusal(missing).startswith(": no such file; allowed: builtin, ")
@@ -257,13 +257,13 @@ def test_a_file_that_is_not_there_is_refused_with_the_nearest_name(write):
     assert refusal("").startswith(": no such file; ")
 
 
-def test_a_file_of_another_kind_is_refused_with_the_kinds_there_are(write):
+def test_a_file_of_an_unknown_format_is_refused_with_the_known_ones(write):
     assert refusal(write("a.xlsx", "x")) == (
         ': cannot read ".xlsx" files; allowed: .csv/.jsonl/.json/.parquet'
     )
 
 
-def test_a_folder_that_is_no_dataset_is_refused_with_the_files_in_it(tmp_path, write):
+def test_a_folder_that_is_not_a_dataset_is_refused_with_the_files_in_it(tmp_path, write):
     write("a.csv", "type,posts\nINTJ,a\n")
     assert refusal(str(tmp_path)) == (
         ": a folder that was not written by datasets' save_to_disk; name one of its files: a.csv"
@@ -279,7 +279,7 @@ def test_a_hub_dataset_that_cannot_be_loaded_is_refused_in_one_line(monkeypatch)
     assert message.startswith(": no such file, and no such dataset can be loaded from the")
 
 
-def test_a_stream_has_the_rows_of_the_whole_and_the_bad_ones_in_their_places(mixed):
+def test_a_stream_has_all_rows_and_the_bad_ones_in_their_places(mixed):
     for path in mixed:
         source = read_source(path, max_bad_share=1, labelled=False)
         streamed = list(stream_rows(path, labelled=False))
@@ -291,7 +291,7 @@ def test_a_stream_has_the_rows_of_the_whole_and_the_bad_ones_in_their_places(mix
         assert count_rows(path) == (None if path.endswith("saved") else len(streamed))
 
 
-def test_a_stream_passes_over_what_is_not_wanted(mixed):
+def test_a_stream_skips_rows_that_are_not_wanted(mixed):
     for path in mixed:
         whole = list(stream_rows(path, labelled=False))
         odd = stream_rows(path, labelled=False, wanted=lambda place: place % 2 == 1)
@@ -299,7 +299,7 @@ def test_a_stream_passes_over_what_is_not_wanted(mixed):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
-def test_a_stream_holds_a_small_part_of_a_large_file(write, name):
+def test_a_stream_has_a_small_part_of_a_large_file_in_memory(write, name):
     text = "some words " * 40
     if name == "a.csv":
         path = write(name, "text\n" + f"{text}\n" * 20_000)
@@ -315,7 +315,7 @@ def test_a_stream_holds_a_small_part_of_a_large_file(write, name):
     assert peak < Path(path).stat().st_size / 20
 
 
-def test_a_stream_gives_the_rows_before_a_damaged_place(tmp_path):
+def test_a_stream_yields_the_rows_before_a_damaged_place(tmp_path):
     path = tmp_path / "a.parquet"
     table = pa.table({"text": [f"text {n}" * 20 for n in range(6000)]})
     pq.write_table(table, path, row_group_size=1500, compression="none", use_dictionary=False)
@@ -329,7 +329,7 @@ def test_a_stream_gives_the_rows_before_a_damaged_place(tmp_path):
         list(rows)
 
 
-def test_a_source_none_of_whose_first_rows_can_be_used_is_refused(write):
+def test_a_source_without_a_usable_row_among_the_first_is_refused(write):
     check_readable(write("a.jsonl", '{"text": "a"}\n' + "{oops\n" * 2000))
     path = write("b.jsonl", "{oops\n" * 2000 + '{"text": "a"}')
     with pytest.raises(DataError) as caught:
@@ -341,7 +341,7 @@ def test_a_source_none_of_whose_first_rows_can_be_used_is_refused(write):
         check_readable(write("c.jsonl", '{"txt": "a"}'))
 
 
-def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path, mixed, write):
+def test_the_fingerprint_of_a_file_depends_on_its_bytes_only(tmp_path, mixed, write):
     first = write("one.csv", "text\na\n")
     made = fingerprint_of(first)
     os.utime(first, (1, 1))

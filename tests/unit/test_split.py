@@ -1,4 +1,4 @@
-"""Splits: no group on two sides, shares and types kept, the same everywhere."""
+"""Splits: no group in two of them, stratified, the same on every machine."""
 
 import csv
 import json
@@ -53,7 +53,7 @@ def test_a_group_is_never_separated(groups, seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_few_large_groups_come_near_the_shares_asked_for(seed):
+def test_a_few_large_groups_come_close_to_the_requested_shares(seed):
     groups, types = authors_of_two_a_type()
     splits = split(groups, types, seed=seed)
     for index in (1, 2):
@@ -75,7 +75,7 @@ def test_single_rows_keep_the_share_of_each_type_and_pole():
     assert np.bincount(splits).tolist() == [1920, 240, 240]
 
 
-def test_the_order_of_the_rows_decides_nothing():
+def test_the_order_of_the_rows_does_not_matter():
     groups, types = authors_of_two_a_type()
     order = np.random.default_rng(0).permutation(len(groups))
     moved = split([groups[i] for i in order], [types[i] for i in order])
@@ -113,13 +113,13 @@ def test_an_empty_split_is_refused_by_name():
         split(["a", "b", "c"], ["INTJ", "INTP", "ENFP"])
 
 
-def test_a_word_that_is_no_type_is_refused():
+def test_a_word_that_is_not_a_type_is_refused():
     with pytest.raises(DataError, match="INXJ"):
         split(["a", "b", "c"], ["INTJ", "INXJ", "ENFP"])
 
 
 @pytest.mark.skipif(not TWEETS.exists(), reason=f"{TWEETS} is not on this machine")
-def test_tweets_of_32_authors_split_by_author_near_the_shares():
+def test_tweets_of_32_authors_split_by_author_close_to_the_shares():
     with TWEETS.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     splits = split([row["author"] for row in rows], [row["type"] for row in rows])

@@ -1,4 +1,4 @@
-"""Cleaning: what is repaired, what is left alone."""
+"""Preprocessing: what is repaired, and what is left unchanged."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from mbti_ray.data.text import clean_text, preprocess_text, repair_encoding
 pytestmark = pytest.mark.unit
 
 
-def test_masking_is_left_out_when_not_asked_for():
+def test_masking_is_optional():
     assert preprocess_text("an INTJ\n at  t.co/x", mask=False) == "an INTJ at t.co/x"
     assert preprocess_text("an INTJ\n at  t.co/x", mask=True) == "an type at link"
 
@@ -21,7 +21,7 @@ def test_clean_text_has_no_outer_or_double_spaces_and_can_be_encoded(text):
     cleaned.encode()
 
 
-def test_mojibake_is_repaired_and_clean_text_is_not_touched():
+def test_mojibake_is_repaired_and_clean_text_is_unchanged():
     assert repair_encoding("itâ€™s BjÃ¶rk") == "it’s Björk"
     clean = "it’s Björk, naïve café, São Paulo — 5 € 🖤"
     assert repair_encoding(clean) == clean

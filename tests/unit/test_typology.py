@@ -1,4 +1,4 @@
-"""What a label is: the order of the dimensions, the sixteen types, what is said of others."""
+"""Labels: the order of the dimensions, the sixteen types, and the messages about others."""
 
 from itertools import product
 
@@ -10,7 +10,7 @@ from mbti_ray.typology import DIMENSIONS, POSITIVE_POLES, TYPES, labels_of, type
 pytestmark = pytest.mark.unit
 
 
-def test_dimensions_stand_in_the_order_of_the_seed_with_e_n_t_j_positive():
+def test_dimensions_have_the_order_of_the_seed_with_e_n_t_j_positive():
     assert [d.name for d in DIMENSIONS] == ["E/I", "S/N", "T/F", "J/P"]
     assert [d.key for d in DIMENSIONS] == ["ei", "sn", "tf", "jp"]
     assert POSITIVE_POLES == ("E", "N", "T", "J")
@@ -55,7 +55,7 @@ def test_case_and_outer_spaces_do_not_matter():
         ("", 'type "" has 0 letters; allowed: 4, such as INTJ'),
     ],
 )
-def test_a_wrong_type_is_told_which_letter_is_wrong_and_what_is_allowed(given, message):
+def test_the_message_for_a_wrong_type_names_the_letter_and_what_is_allowed(given, message):
     with pytest.raises(DataError) as caught:
         labels_of(given)
     assert str(caught.value) == message
@@ -66,6 +66,6 @@ def test_labels_of_booleans_are_labels():
 
 
 @pytest.mark.parametrize("labels", [(1, 0, 1), (1, 0, 1, 0, 1)])
-def test_other_than_four_labels_are_no_type(labels):
+def test_other_than_four_labels_are_not_a_type(labels):
     with pytest.raises(ValueError, match="zip"):
         type_of(labels)

@@ -1,4 +1,4 @@
-"""Packing posts into windows, and windows as they travel."""
+"""Splitting posts into windows, and windows as they are pickled."""
 
 import pickle
 
@@ -25,7 +25,7 @@ def post_lists(draw):
     return [[next(tokens) for _ in range(length)] for length in lengths]
 
 
-def pack(posts, *, max_tokens=12, max_windows=1000):
+def encode(posts, *, max_tokens=12, max_windows=1000):
     return split_into_windows(
         posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=max_windows
     )
@@ -41,79 +41,79 @@ def words_of(posts):
 
 @given(posts=post_lists(), max_tokens=st.integers(8, 24), max_windows=st.integers(1, 6))
 def test_no_window_is_longer_than_allowed_and_there_is_at_least_one(posts, max_tokens, max_windows):
-    packed = pack(posts, max_tokens=max_tokens, max_windows=max_windows)
-    assert 1 <= len(packed.windows) <= max_windows
-    assert all(len(window) <= max_tokens for window in packed.windows)
+    encoded = encode(posts, max_tokens=max_tokens, max_windows=max_windows)
+    assert 1 <= len(encoded.windows) <= max_windows
+    assert all(len(window) <= max_tokens for window in encoded.windows)
 
 
 @given(posts=post_lists(), max_tokens=st.integers(8, 24))
 def test_every_window_starts_with_cls_and_ends_with_sep(posts, max_tokens):
-    for window in pack(posts, max_tokens=max_tokens).windows:
+    for window in encode(posts, max_tokens=max_tokens).windows:
         assert window[0] == CLS
         assert window[-1] == SEP
         assert window.count(CLS) == 1
 
 
 @given(posts=post_lists(), max_tokens=st.integers(8, 24))
-def test_no_token_is_lost_or_moved_where_there_are_windows_enough(posts, max_tokens):
-    packed = pack(posts, max_tokens=max_tokens)
-    assert words_in(packed.windows) == words_of(posts)
-    assert not packed.truncated
+def test_no_token_is_lost_or_moved_with_enough_windows(posts, max_tokens):
+    encoded = encode(posts, max_tokens=max_tokens)
+    assert words_in(encoded.windows) == words_of(posts)
+    assert not encoded.truncated
 
 
 @given(posts=post_lists(), max_tokens=st.integers(8, 24), max_windows=st.integers(1, 6))
-def test_truncated_is_said_exactly_when_a_token_was_dropped(posts, max_tokens, max_windows):
-    packed = pack(posts, max_tokens=max_tokens, max_windows=max_windows)
-    words, kept = words_of(posts), words_in(packed.windows)
+def test_truncated_is_true_exactly_if_a_token_was_dropped(posts, max_tokens, max_windows):
+    encoded = encode(posts, max_tokens=max_tokens, max_windows=max_windows)
+    words, kept = words_of(posts), words_in(encoded.windows)
     assert kept == words[: len(kept)]
-    assert packed.truncated == (len(kept) < len(words))
+    assert encoded.truncated == (len(kept) < len(words))
 
 
 @given(posts=post_lists(), max_tokens=st.integers(8, 24))
 def test_a_post_that_fits_a_window_is_never_cut(posts, max_tokens):
-    windows = pack(posts, max_tokens=max_tokens).windows
+    windows = encode(posts, max_tokens=max_tokens).windows
     for post in posts:
         if post and len(post) <= max_tokens - 2:
             assert sum(1 for w in windows if set(post) & set(w)) == 1
 
 
 def test_posts_share_a_window_until_it_is_full():
-    packed = pack([[10, 11], [12], [13, 14, 15, 16]], max_tokens=8)
-    assert packed.windows == [[CLS, 10, 11, SEP, 12, SEP], [CLS, 13, 14, 15, 16, SEP]]
+    encoded = encode([[10, 11], [12], [13, 14, 15, 16]], max_tokens=8)
+    assert encoded.windows == [[CLS, 10, 11, SEP, 12, SEP], [CLS, 13, 14, 15, 16, SEP]]
 
 
 def test_a_window_is_filled_to_the_last_token():
-    assert pack([[10, 11, 12], [13, 14]], max_tokens=8).windows == [
+    assert encode([[10, 11, 12], [13, 14]], max_tokens=8).windows == [
         [CLS, 10, 11, 12, SEP, 13, 14, SEP]
     ]
-    assert len(pack([[10, 11, 12], [13, 14, 15]], max_tokens=8).windows) == 2
+    assert len(encode([[10, 11, 12], [13, 14, 15]], max_tokens=8).windows) == 2
 
 
 def test_a_long_post_is_cut_into_full_windows():
-    packed = pack([list(range(10, 25))], max_tokens=8)
-    assert [len(window) for window in packed.windows] == [8, 8, 5]
+    encoded = encode([list(range(10, 25))], max_tokens=8)
+    assert [len(window) for window in encoded.windows] == [8, 8, 5]
 
 
 @pytest.mark.parametrize("posts", [[], [[]], [[], []]])
 def test_a_row_without_tokens_still_has_one_window(posts):
-    packed = pack(posts)
-    assert packed.windows == [[CLS, SEP]]
-    assert not packed.truncated
+    encoded = encode(posts)
+    assert encoded.windows == [[CLS, SEP]]
+    assert not encoded.truncated
 
 
 def some_windows(rows):
     """`Windows` of rows of posts; row k has type ENTJ, ISFP, ENTJ, ..., line k + 2, post k."""
-    packed = [pack(posts) for posts in rows]
+    encoded = [encode(posts) for posts in rows]
     labels = [labels_of(("ENTJ", "ISFP")[k % 2]) for k in range(len(rows))]
     columns = dict(zip("entj", np.array(labels, np.uint8).reshape(-1, 4).T, strict=True))
     table = pa.table({**columns, "number": np.arange(len(rows)) + 2, "post": np.arange(len(rows))})
-    return build_windows(packed, table)
+    return build_windows(encoded, table)
 
 
-def test_windows_hold_ids_rows_and_labels_as_they_were_packed():
+def test_windows_hold_ids_rows_and_labels_as_they_were_encoded():
     rows = [[list(range(10, 30))], [[40]], []]
     windows = some_windows(rows)
-    flat = [window for posts in rows for window in pack(posts).windows]
+    flat = [window for posts in rows for window in encode(posts).windows]
     assert len(windows) == len(flat) == 4
     assert windows.row_count == 3
     assert windows.lengths.tolist() == [len(w) for w in flat]
