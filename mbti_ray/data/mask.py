@@ -83,7 +83,7 @@ _NOT_LETTER = re.compile("[^A-Za-z]")
 
 
 @dataclass(frozen=True)
-class Hidden:
+class MaskedSpan:
     """A masked span of a text: characters `start` to `end` (not included), and its kind.
 
     Attributes:
@@ -95,21 +95,23 @@ class Hidden:
     kind: str
 
 
-def find_hidden(text: str, also: Sequence[str] = ()) -> list[Hidden]:
+def find_masked_spans(text: str, also: Sequence[str] = ()) -> list[MaskedSpan]:
     """The spans that `mask_text` replaces, in order, not overlapping.
 
     Args:
         also: Which of functions, temperaments and axes to mask besides types and URLs.
     """
     folded, places = _folded(text)
-    found = [Hidden(places(m.start()), places(m.end()), _LINK) for m in _addresses(folded)]
+    found = [MaskedSpan(places(m.start()), places(m.end()), _LINK) for m in _addresses(folded)]
     if found:
         folded, places = _folded(_blanked(text, found))
     patterns = [(_TYPE, _NAMES), *((kind, _ALSO[kind]) for kind in also)]
     for kind, pattern in patterns:
         if pattern is _NAMES and not _MAY_NAME.search(folded):
             continue
-        new = [Hidden(places(m.start()), places(m.end()), kind) for m in pattern.finditer(folded)]
+        new = [
+            MaskedSpan(places(m.start()), places(m.end()), kind) for m in pattern.finditer(folded)
+        ]
         if new:
             found = sorted([*found, *new], key=lambda h: h.start)
             # What is masked already must not match another kind.
@@ -127,7 +129,7 @@ def mask_text(text: str, also: Sequence[str] = ()) -> str:
     Args:
         also: Which of functions, temperaments and axes to mask, too.
     """
-    return _masked(text, find_hidden(text, also))
+    return _masked(text, find_masked_spans(text, also))
 
 
 def type_mentions(text: str) -> list[str]:
@@ -161,7 +163,7 @@ def _addresses(text: str) -> Iterator[re.Match[str]]:
     return _URL.finditer(text) if _MAY_HOLD_URL.search(text) else iter(())
 
 
-def _with_seams(text: str, hidden: list[Hidden]) -> list[Hidden]:
+def _with_seams(text: str, hidden: list[MaskedSpan]) -> list[MaskedSpan]:
     """With the URLs that the replacements form with the text around them.
 
     "I_N_T_J.co/x" contains none, but "type.co/x" is one; it is masked as a whole.
@@ -172,7 +174,7 @@ def _with_seams(text: str, hidden: list[Hidden]) -> list[Hidden]:
         if not found:
             break
         origins = _origins(text, hidden)
-        links = [Hidden(origins[a].start, origins[b - 1].stop, _LINK) for a, b in found]
+        links = [MaskedSpan(origins[a].start, origins[b - 1].stop, _LINK) for a, b in found]
         starts = [link.start for link in links]
         # The last link that starts before a span either contains it or ends before it.
         before = ((h, bisect(starts, h.start)) for h in hidden)
@@ -181,7 +183,7 @@ def _with_seams(text: str, hidden: list[Hidden]) -> list[Hidden]:
     return hidden
 
 
-def _origins(text: str, hidden: Sequence[Hidden]) -> list[range]:
+def _origins(text: str, hidden: Sequence[MaskedSpan]) -> list[range]:
     """For each character of the masked text, the characters of the text that it replaces."""
     origins: list[range] = []
     end = 0
@@ -192,20 +194,20 @@ def _origins(text: str, hidden: Sequence[Hidden]) -> list[range]:
     return origins + [range(i, i + 1) for i in range(end, len(text))]
 
 
-def _word(hidden: Hidden) -> str:
+def _word(hidden: MaskedSpan) -> str:
     return LINK_WORD if hidden.kind == _LINK else TYPE_WORD
 
 
-def _masked(text: str, hidden: Sequence[Hidden]) -> str:
+def _masked(text: str, hidden: Sequence[MaskedSpan]) -> str:
     return _replaced(text, hidden, [_word(h) for h in hidden])
 
 
-def _blanked(text: str, hidden: Sequence[Hidden]) -> str:
+def _blanked(text: str, hidden: Sequence[MaskedSpan]) -> str:
     """The text with masked spans as slashes, which match no pattern of a word."""
     return _replaced(text, hidden, ["/" * (h.end - h.start) for h in hidden])
 
 
-def _replaced(text: str, hidden: Sequence[Hidden], words: Sequence[str]) -> str:
+def _replaced(text: str, hidden: Sequence[MaskedSpan], words: Sequence[str]) -> str:
     if not hidden:
         return text
     pieces, end = [], 0

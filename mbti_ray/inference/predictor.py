@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
-from mbti_ray.data.mask import MASK_VERSION, find_hidden
+from mbti_ray.data.mask import MASK_VERSION, find_masked_spans
 from mbti_ray.data.text import clean_text, preprocess_text
 from mbti_ray.data.tokenizer import encode_rows
 from mbti_ray.data.windows import EncodedRow, TokenIds
@@ -193,7 +193,7 @@ class Predictor:
     def explain_masking(self, post: str) -> dict[str, Any]:
         """A cleaned post, and the spans of it that masking hides from the model."""
         text = clean_text(post)
-        hidden = find_hidden(text, self._manifest.mask_also) if self._is_masked else []
+        hidden = find_masked_spans(text, self._manifest.mask_also) if self._is_masked else []
         return {"text": text, "hidden": [asdict(h) for h in hidden]}
 
     def predict_logits_of_preprocessed(

@@ -11,7 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.mask import find_hidden, mask_text, mentions_in, most_mentioned, type_mentions
+from mbti_ray.data.mask import (
+    find_masked_spans,
+    mask_text,
+    mentions_in,
+    most_mentioned,
+    type_mentions,
+)
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.data.tokenizer import build_tokenizer
 from mbti_ray.typology import TYPES
@@ -173,7 +179,7 @@ def test_a_text_that_cannot_name_a_type_is_unchanged(text):
 @example(text="so I_N_T_J.co/x, a.com://INTJ/y and I.N.T.J", also=())
 @given(text=TEXTS, also=st.sets(st.sampled_from(ALSO)).map(tuple))
 def test_the_offsets_are_those_of_what_was_replaced(text, also):
-    hidden = find_hidden(text, also)
+    hidden = find_masked_spans(text, also)
     assert all(a.end <= b.start for a, b in pairwise(hidden))
     assert all(0 <= h.start < h.end <= len(text) for h in hidden)
     ends = [0, *(h.end for h in hidden)]
