@@ -12,7 +12,7 @@ precisions), random tokens, one window of 512 tokens a user. Measured, through `
     attention  windows of 16 to 512 tokens in bf16, padded to the longest of a batch against packed
                one behind the other (torch's variable-length attention), alternating, medians of 3
 
-`--tiny` tries the script on any machine with a small encoder; its figures say nothing. The last
+`--tiny` tries the script on any machine with a small encoder; its numbers mean nothing. The last
 line is one JSON object: train_s, matmul_share, peak_gib_at_batch_16, largest_loss_gap,
 packed_vs_padded (training speed).
 """
@@ -197,7 +197,7 @@ def _windows(ids: Any, random: np.random.Generator, shortest: int) -> Windows:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and versions of the measurement."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "python": platform.python_version(),

@@ -2,13 +2,13 @@
 
     python benchmarks/train.py [--source FILE.csv] [--quick]
 
-One run, same model with the same weights, same windows, same 32 windows an optimiser step, AdamW,
+One run, same model with the same weights, same windows, same 32 windows an optimizer step, AdamW,
 fp32 on a CPU and bf16 autocast on a GPU; the sides alternate, and the medians of several repeats
 count. What is timed is the training loop alone, from the first batch to the last update; each side
 has trained a little before. Only the loop, the sampler and the collator differ; all clip gradients
 at 1 and use fused AdamW:
 
-    ours         engine.fit.run, as `python -m mbti_ray.train` runs it
+    ours         engine.loop.run, as `python -m mbti_ray.train` runs it
     packed       the same with fit.attention=packed, which pads nothing
     hf           transformers.Trainer with DataCollatorWithPadding, as its defaults are
     hf_grouped   the same with train_sampling_strategy="group_by_length"
@@ -245,7 +245,7 @@ SIDES: dict[str, Callable[[Task], Run]] = {
 
 @dataclass
 class Measured:
-    """Every repeat of every side, and the product's speed beside each of ours."""
+    """Every repeat of every side, with the speed of the matrix product next to each of ours."""
 
     runs: dict[str, list[Run]]
     matmul_flop_s: list[float] = field(default_factory=list)

@@ -16,7 +16,6 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.dataloader import StepBatches, TokenDataLoader
 from mbti_ray.engine.frozen_features import FeatureDataLoader, HeadsOnly
-from mbti_ray.engine.precision import Precision
 from mbti_ray.engine.validation import Evaluator, extract_features, predict_rows
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel, use_packed_attention
@@ -88,12 +87,12 @@ class FeatureInputs:
 
 
 def build_inputs(
-    config: RunConfig, data: Dataset, worker: Worker, model: MBTIModel, precision: Precision
+    config: RunConfig, data: Dataset, worker: Worker, model: MBTIModel, dtype: torch.dtype | None
 ) -> TokenInputs | FeatureInputs:
     """Cached features where only the heads are trained, token ids otherwise."""
     evaluator = Evaluator(
         model,
-        precision,
+        dtype,
         worker.device,
         batch_tokens=config.fit.batch_size * config.model.max_tokens,
         pad_id=data.tokenizer.pad_token_id,

@@ -113,8 +113,8 @@ class _TrainingLoop:
         )
         if config.fit.gradient_checkpointing:
             enable_gradient_checkpointing(self.model)
-        self.precision = resolve_precision(config.fit.precision, worker.device)
-        self.inputs = build_inputs(config, data, worker, self.model, self.precision)
+        self.dtype = resolve_precision(config.fit.precision, worker.device)
+        self.inputs = build_inputs(config, data, worker, self.model, self.dtype)
         self.timer = ThroughputTimer(worker.device, worker.world_size)
         self.stepper = self._build_stepper()
         self.progress = Progress()
@@ -135,7 +135,7 @@ class _TrainingLoop:
         return Stepper(
             build_optimizer(self.model, self.config.optim),
             build_loss(self.config.loss, pos_weight),
-            self.precision,
+            self.dtype,
             self.worker.device,
             clip_norm=self.config.optim.clip_norm,
             timer=self.timer,

@@ -1,43 +1,25 @@
-"""What `fit.precision` means on a device: the autocast dtype and whether the loss is scaled."""
-
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+"""What `fit.precision` means on a device: the dtype that autocast computes in."""
 
 import torch
 
+# None computes in the weights' own float32.
+_DTYPES = {"32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
-@dataclass(frozen=True)
-class Precision:
-    """A resolved precision.
 
-    Attributes:
-        dtype: What autocast computes in; None computes in the weights' own float32.
-        scaled: Whether gradients would underflow without loss scaling (float16 only).
+def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """The autocast dtype; None computes in float32. Only float16 needs loss scaling.
+
+    `auto` is bf16 where the GPU has it in hardware, float16 on older ones, 32 on a CPU.
     """
-
-    dtype: torch.dtype | None
-    scaled: bool
-
-    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(device.type, dtype=self.dtype)
-
-
-_PRECISIONS = {
-    "32": Precision(None, scaled=False),
-    "bf16-mixed": Precision(torch.bfloat16, scaled=False),
-    "16-mixed": Precision(torch.float16, scaled=True),
-}
+    if name == "auto" and device.type != "cuda":
+        name = "32"
+    elif name == "auto":
+        # Before compute capability 8.0, bf16 is emulated and slower than float16.
+        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        name = "bf16-mixed" if has_bf16 else "16-mixed"
+    return _DTYPES[name]
 
 
-def resolve_precision(name: str, device: torch.device) -> Precision:
-    """`auto` is bf16 where the GPU has it in hardware, float16 on older ones, 32 on a CPU."""
-    if name == "auto":
-        if device.type != "cuda":
-            name = "32"
-        else:
-            # Before compute capability 8.0, bf16 is emulated and slower than float16.
-            native = torch.cuda.get_device_capability(device) >= (8, 0)
-            name = "bf16-mixed" if native else "16-mixed"
-    return _PRECISIONS[name]
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Mixed precision in `dtype`; float32 for None."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

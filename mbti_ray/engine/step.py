@@ -7,6 +7,7 @@ the seed, the step and the rank: there is no random state to save. Must not know
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 from mbti_ray.data.collate import Batch
 from mbti_ray.engine.dataloader import StepBatches
 from mbti_ray.engine.distributed import gradient_sync
-from mbti_ray.engine.precision import Precision
+from mbti_ray.engine.precision import autocast
 from mbti_ray.engine.throughput import ThroughputTimer
 from mbti_ray.errors import RunError
 from mbti_ray.model.loss import LossFunction
@@ -26,36 +27,31 @@ from mbti_ray.typology import DIMENSIONS
 SeedStep = Callable[[], None]
 
 
+@dataclass
 class Stepper:
     """Takes optimizer steps on a device.
 
     Attributes:
+        dtype: What autocast computes in; see `resolve_precision`.
+        clip_norm: Limit of the gradient norm; None clips nothing.
+        skips_nonfinite: Make no update where the gradient is not finite.
         scaler: Loss scaling; does nothing unless the precision needs it.
         skipped: Whether the last step made no update: an overflow, or a loss that is not finite.
         halvings: How often batches are halved because they did not fit into memory.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        loss: LossFunction,
-        precision: Precision,
-        device: torch.device,
-        *,
-        clip_norm: float | None,
-        timer: ThroughputTimer,
-        skips_nonfinite: bool = False,
-    ) -> None:
-        self.optimizer = optimizer
-        self.skipped = False
-        self.halvings = 0
-        self.timer = timer
-        self._skips_nonfinite = skips_nonfinite
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
-        self._loss = loss
-        self._precision = precision
-        self._device = device
-        self._clip_norm = clip_norm
+    optimizer: Optimizer
+    loss: LossFunction
+    dtype: torch.dtype | None
+    device: torch.device
+    clip_norm: float | None
+    timer: ThroughputTimer
+    skips_nonfinite: bool = False
+    skipped: bool = False
+    halvings: int = 0
+
+    def __post_init__(self) -> None:
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def step(
         self, model: nn.Module, step: StepBatches, world_size: int, seed_step: SeedStep
@@ -89,13 +85,13 @@ class Stepper:
         return sums
 
     def _backward(self, model: nn.Module, batches: list[Batch], scale: float) -> Tensor:
-        total = torch.zeros(1 + len(DIMENSIONS), device=self._device)
+        total = torch.zeros(1 + len(DIMENSIONS), device=self.device)
         for place, batch in enumerate(batches):
             is_last = place == len(batches) - 1
             # DDP reads the setting in the forward pass as well.
             with gradient_sync(model, enabled=is_last):
                 with self.timer.phase("forward"):
-                    loss, correct = self._forward(model, batch.to(self._device))
+                    loss, correct = self._forward(model, batch.to(self.device))
                 total += torch.cat([loss.detach()[None], correct])
                 # DDP averages over the ranks; the loss of the step is a sum over them.
                 with self.timer.phase("backward"):
@@ -103,10 +99,10 @@ class Stepper:
         return total
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        with self._precision.autocast(self._device):
+        with autocast(self.device, self.dtype):
             logits = model(batch.input_ids, batch.attention_mask, batch.packing)
         correct = ((logits.detach() > 0) == (batch.labels > 0.5)) * batch.weight[:, None]
-        return (self._loss(logits.float(), batch.labels) * batch.weight).sum(), correct.sum(0)
+        return (self.loss(logits.float(), batch.labels) * batch.weight).sum(), correct.sum(0)
 
     def _free_memory(self, batches: list[Batch]) -> None:
         """Discard the failed attempt and halve the batches once more."""
@@ -114,19 +110,19 @@ class Stepper:
         if max(len(batch.weight) for batch in batches) == 1:
             longest = max(batch.input_ids.shape[1] for batch in batches)
             raise RunError(
-                f"out of memory: not even one window of {longest} tokens fits on {self._device}; "
+                f"out of memory: not even one window of {longest} tokens fits on {self.device}; "
                 "try a lower model.max_tokens, fit.gradient_checkpointing=true, or a smaller "
                 "model.encoder"
             )
         self.halvings += 1
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _update(self, model: nn.Module) -> None:
-        if self._clip_norm is not None or self._skips_nonfinite:
+        if self.clip_norm is not None or self.skips_nonfinite:
             self.scaler.unscale_(self.optimizer)
-            norm = clip_grad_norm_(model.parameters(), self._clip_norm or math.inf)
-        if self._skips_nonfinite and not self.scaler.is_enabled() and not norm.isfinite():
+            norm = clip_grad_norm_(model.parameters(), self.clip_norm or math.inf)
+        if self.skips_nonfinite and not self.scaler.is_enabled() and not norm.isfinite():
             # The ranks have exchanged their gradients, so all of them take this branch.
             self.skipped = True
         else:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, batches_by_length
 from mbti_ray.data.collate import Batch, collate
 from mbti_ray.data.windows import Windows
-from mbti_ray.engine.precision import Precision
+from mbti_ray.engine.precision import autocast
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.window_pooling import pool_rows
@@ -28,11 +28,12 @@ class Evaluator:
     """Runs a model in evaluation mode over windows, longest first.
 
     Attributes:
+        dtype: What autocast computes in; see `resolve_precision`.
         batch_tokens: Maximum of padded tokens in a forward pass.
     """
 
     model: MBTIModel
-    precision: Precision
+    dtype: torch.dtype | None
     device: torch.device
     batch_tokens: int
     pad_id: int
@@ -65,7 +66,7 @@ class Evaluator:
             windows.lengths, members, self.batch_tokens, min_efficient_tokens=efficient
         ):
             batch = collate(windows, indices, pad_id=self.pad_id).to(self.device)
-            with self.precision.autocast(self.device):
+            with autocast(self.device, self.dtype):
                 output = forward(batch)
             outputs[torch.from_numpy(position[indices]).to(self.device)] = output.float()
         return outputs

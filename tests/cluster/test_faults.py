@@ -1,6 +1,6 @@
-"""What may happen to a run, made to happen: asked to stop, a damaged checkpoint, no room, a loss.
+"""Faults of a run: a stop request, a damaged checkpoint, a full disk, a lost worker.
 
-Each goes on to the weights of the run to which nothing happened, or says in a line what to do.
+Each run recovers to the weights of an undisturbed run, or reports in one line what to do.
 """
 
 import json
@@ -34,7 +34,7 @@ SETTINGS = [f"fit.epochs={EPOCHS}", "fit.patience=null", "fit.batch_size=8", "sc
 
 @pytest.fixture(scope="module")
 def expected(quick: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of the run to which nothing happens."""
+    """The weights of an undisturbed run."""
     torch.set_num_threads(1)
     config = quick(*SETTINGS)
     data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
@@ -79,7 +79,7 @@ def test_sigterm_saves_and_stops_and_the_resumed_run_is_the_uninterrupted_one(
     assert_ended_as(folder, expected)
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_note(
     when: When,
     small_file: Path,
     tmp_path: Path,
@@ -122,7 +122,7 @@ def test_losing_one_of_two_elastic_workers_costs_the_steps_since_the_checkpoint(
     assert (folder / "bundle" / "bundle.json").exists()
 
 
-def test_a_full_disk_ends_the_run_with_what_to_do_and_the_resumed_run_is_whole(
+def test_a_full_disk_ends_the_run_with_what_to_do_and_the_resumed_run_is_complete(
     small_file: Path,
     disk: Callable[[int], Path],
     fill: Callable[[Path, int], None],
@@ -131,17 +131,17 @@ def test_a_full_disk_ends_the_run_with_what_to_do_and_the_resumed_run_is_whole(
     expected: dict[str, torch.Tensor],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    # There is room when it begins; then somebody else takes it, all but that of a few lines.
+    # There is space at the start; then something else fills the disk but for a few lines.
     small_disk = disk(30)
-    begun = small_disk / "full" / "config.yaml"
-    filling = when(begun.exists, lambda: fill(small_disk, 300))
+    config = small_disk / "full" / "config.yaml"
+    filling = when(config.exists, lambda: fill(small_disk, 300))
     assert train(arguments(small_file, small_disk, "full", "failure.max_failures=0")) == 2
     filling.join()
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert "could not be saved" in error
     assert "free some space" in error
     assert "--resume" in error
-    # With room made, here by moving to a larger disk, it goes on.
+    # With more space, here on a larger disk, it resumes.
     shutil.copytree(small_disk / "full", tmp_path / "full")
     assert train(["--resume", f"storage={tmp_path}", "name=full"]) == 0
     assert_ended_as(tmp_path / "full", expected)

@@ -60,7 +60,7 @@ def test_two_workers_train_one_run_to_a_bundle_that_serves(
     assert "optim.lr: 0.003 -> 1.0" in capfd.readouterr().err
 
 
-def test_a_run_whose_worker_is_killed_ends_as_the_uninterrupted_one(
+def test_a_run_whose_worker_is_killed_ends_like_the_uninterrupted_one(
     small_file: Path, tmp_path: Path, quick: Build, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import ray
@@ -98,7 +98,7 @@ def test_a_run_whose_worker_is_killed_ends_as_the_uninterrupted_one(
     assert [line["val"] for line in lines_of(folder)] == [line["val"] for line in alone.records]
 
 
-def test_the_figures_of_a_run_reach_ray_s_metrics(small_file: Path, tmp_path: Path) -> None:
+def test_the_metrics_of_a_run_reach_ray_s_exporter(small_file: Path, tmp_path: Path) -> None:
     import ray
 
     (node,) = [node for node in ray.nodes() if node["Alive"]]
@@ -138,7 +138,7 @@ def test_more_workers_than_cpus_are_refused_in_one_line_with_nothing_written(
     assert not (tmp_path / "many").exists()
 
 
-def test_a_run_that_diverges_is_not_tried_again_and_says_what_to_change(
+def test_a_run_that_diverges_is_not_retried_and_reports_what_to_change(
     small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     place = [f"storage={tmp_path}", f"data.source={small_file}", "name=wild"]

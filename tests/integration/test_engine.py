@@ -28,8 +28,8 @@ pytestmark = pytest.mark.integration
 Build = Callable[..., RunConfig]
 State = dict[str, torch.Tensor]
 
-# float32 sums in another order: 2e-5 was seen after two epochs of AdamW. The classic fault, a mean
-# of batch means where batches differ in size, was tried: off by 1.4e-2.
+# float32 sums in another order: 2e-5 was seen after two epochs of AdamW. The classic mistake, a
+# mean of batch means where batches differ in size, was tried: off by 1.4e-2.
 _ORDER_OF_SUMS = 2e-4
 
 
@@ -46,16 +46,16 @@ def timeless(lines: list[Any]) -> list[Any]:
     return [{k: v for k, v in line.items() if k not in ("seconds", "speed")} for line in lines]
 
 
-def test_a_tiny_encoder_learns_32_texts_by_heart(quick: Build, data: Dataset) -> None:
+def test_a_tiny_encoder_memorizes_32_texts(quick: Build, data: Dataset) -> None:
     few = data.splits["train"]
     small = Windows(
         few.table.slice(0, int(np.searchsorted(few.row_index, 32))), few.rows.slice(0, 32)
     )
     assert small.row_count == 32
-    memorised = Dataset({**data.splits, "train": small}, data.tokenizer, data.info, data.key)
+    memorized = Dataset({**data.splits, "train": small}, data.tokenizer, data.info, data.key)
     config = quick("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
     worker = Worker()
-    run(config, memorised, worker)
+    run(config, memorized, worker)
     assert worker.records[-1]["train"]["loss"] < 0.05
 
 
@@ -72,7 +72,7 @@ def test_two_workers_give_the_weights_and_scores_of_one(
     quick: Build, data: Dataset, cache: Path, tmp_path: Path
 ) -> None:
     config = quick("model.dropout=0")
-    # Rows that do not divide by two, so that a padded evaluation would count one twice.
+    # An odd number of rows: an evaluation with a padded sampler would count one twice.
     assert data.splits["test"].row_count % 2 == 1
     alone = run(config, data, Worker())
     arguments = (config.model_dump(mode="json"), str(cache / data.key), str(tmp_path))
@@ -99,7 +99,7 @@ def _run_rank(rank: int, tree: dict[str, Any], dataset: str, folder: str) -> Non
     torch.distributed.destroy_process_group()
 
 
-def test_a_run_continued_in_the_middle_of_an_epoch_is_the_uninterrupted_run_bit_for_bit(
+def test_a_run_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run_bit_for_bit(
     quick: Build, data: Dataset, tmp_path: Path
 ) -> None:
     config = quick("fit.checkpoint_steps=3", "fit.epochs=3")
@@ -110,7 +110,7 @@ def test_a_run_continued_in_the_middle_of_an_epoch_is_the_uninterrupted_run_bit_
     again = tmp_path / "again"
     (again / "checkpoints").mkdir(parents=True)
     cut.rename(again / "checkpoints" / cut.name)
-    # What a killed run had reported beyond its checkpoint is reported again, once.
+    # What a killed run reported after its checkpoint is reported again, once.
     (again / "metrics.jsonl").write_text('{"epoch": 2, "step": 16}\n{"epoch": 3, "st', "utf-8")
     continued = run(config, data, Worker(folder=again))
     assert gap(weights(uninterrupted), weights(continued)) == 0.0
@@ -119,7 +119,7 @@ def test_a_run_continued_in_the_middle_of_an_epoch_is_the_uninterrupted_run_bit_
     assert timeless(lines) == timeless(whole.records)[1:]
 
 
-def test_a_finished_run_continued_only_scores_again(
+def test_resuming_a_finished_run_only_scores_it_again(
     quick: Build, data: Dataset, tmp_path: Path
 ) -> None:
     first = run(quick(), data, Worker(folder=tmp_path))
@@ -163,10 +163,10 @@ def test_gradual_trains_the_heads_then_the_last_layer_then_everything(
     assert {"0.", "1.", "en", "he"} <= everything
 
 
-def test_a_run_stops_when_nothing_gets_better_for_as_long_as_patience_says(
+def test_early_stopping_waits_for_as_many_epochs_as_patience_allows(
     quick: Build, data: Dataset
 ) -> None:
-    # A rate at which no prediction can change.
+    # A learning rate at which no prediction can change.
     config = quick("optim.lr=1e-12", "fit.patience=2", "fit.epochs=9", "fit.monitor=acc_mean")
     outcome = run(config, data, Worker())
     assert outcome.progress.epoch == 3
@@ -180,7 +180,7 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
     outcome = run(config, data, worker)
     losses = [line["val"]["loss"] for line in worker.records]
     assert outcome.val["loss"] == min(losses)
-    assert min(losses) < losses[-1], "the run must have got worse for this to show anything"
+    assert min(losses) < losses[-1], "the run must have become worse for this to show anything"
     reader = Evaluator(
         outcome.model,
         resolve_precision("32", worker.device),
@@ -194,7 +194,7 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
     assert score_rows(logits, labels) == outcome.val
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_what_to_change(
+def test_a_loss_that_is_not_finite_stops_the_run_with_what_to_change(
     quick: Build, data: Dataset
 ) -> None:
     with pytest.raises(
@@ -204,7 +204,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_what_to_change(
         run(quick("optim.lr=1e30", "optim.warmup_steps=0"), data, Worker())
 
 
-def test_scores_stand_beside_the_majority_of_the_same_rows(quick: Build, data: Dataset) -> None:
+def test_scores_include_the_majority_baseline_of_the_same_rows(quick: Build, data: Dataset) -> None:
     outcome = run(quick("fit.epochs=1"), data, Worker())
     labels = data.splits["test"].labels
     for k, dimension in enumerate(DIMENSIONS):
@@ -213,7 +213,7 @@ def test_scores_stand_beside_the_majority_of_the_same_rows(quick: Build, data: D
     assert outcome.test["rows"] == len(labels)
 
 
-def test_the_tokenizer_of_the_tiny_encoder_is_the_same_at_every_run(
+def test_the_tokenizer_of_the_tiny_encoder_is_the_same_in_every_run(
     quick: Build, tmp_path: Path
 ) -> None:
     texts = [prepare_dataset(quick(), tmp_path / name) for name in ("one", "other")]
@@ -224,7 +224,7 @@ def test_the_tokenizer_of_the_tiny_encoder_is_the_same_at_every_run(
 @pytest.mark.parametrize(
     "option", ["fit.gradient_checkpointing=true", "optim.layer_decay=0.999999"]
 )
-def test_options_that_save_memory_or_change_rates_little_train_the_same(
+def test_options_that_save_memory_or_barely_change_learning_rates_train_the_same(
     quick: Build, data: Dataset, option: str
 ) -> None:
     plain = run(quick("model.dropout=0"), data, Worker())
@@ -232,7 +232,7 @@ def test_options_that_save_memory_or_change_rates_little_train_the_same(
     assert gap(weights(plain), weights(other)) < 1e-3
 
 
-def test_a_line_says_where_the_time_went(quick: Build, data: Dataset) -> None:
+def test_a_metrics_record_reports_where_the_time_went(quick: Build, data: Dataset) -> None:
     worker = Worker()
     run(quick(), data, worker)
     speed = worker.records[-1]["speed"]
@@ -244,18 +244,18 @@ def test_a_line_says_where_the_time_went(quick: Build, data: Dataset) -> None:
     assert sum(shares) <= 1
 
 
-class Asked(Worker):
-    """A worker that is asked for something at its first look."""
+class Interrupted(Worker):
+    """A worker that is interrupted once, at its first poll."""
 
-    def __init__(self, folder: Path, wish: Interruption) -> None:
+    def __init__(self, folder: Path, interruption: Interruption) -> None:
         super().__init__(folder=folder)
-        self.wishes: list[Interruption | None] = [wish]
+        self.interruptions: list[Interruption | None] = [interruption]
 
     def poll_interruption(self) -> Interruption | None:
-        return self.wishes.pop() if self.wishes else None
+        return self.interruptions.pop() if self.interruptions else None
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later_as_if_it_had_not(
+def test_a_run_asked_to_stop_saves_a_checkpoint_and_resumes_as_if_never_stopped(
     quick: Build, data: Dataset, tmp_path: Path
 ) -> None:
     config = quick("fit.batch_size=4", "fit.epochs=1")
@@ -263,10 +263,10 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later_as_if_it_had_not(
     with pytest.raises(
         RunError, match=r"stopped as requested after step 20 of \d+; its checkpoint"
     ):
-        run(config, data, Asked(tmp_path, Interruption.STOP))
+        run(config, data, Interrupted(tmp_path, Interruption.STOP))
     continued = run(config, data, Worker(folder=tmp_path))
     assert gap(weights(uninterrupted), weights(continued)) == 0.0
-    saved = run(config, data, Asked(tmp_path / "saved", Interruption.SAVE))
+    saved = run(config, data, Interrupted(tmp_path / "saved", Interruption.SAVE))
     assert gap(weights(uninterrupted), weights(saved)) == 0.0
     kept = [p.name for p in (tmp_path / "saved" / "checkpoints").iterdir()]
     assert "step-0000020" in kept

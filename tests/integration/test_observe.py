@@ -1,4 +1,4 @@
-"""What is seen of a run besides metrics.jsonl: TensorBoard, MLflow, a trace."""
+"""Experiment trackers: TensorBoard, MLflow, the profiler's trace."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ Build = Callable[..., RunConfig]
 
 @pytest.mark.skipif(find_spec("tensorboard") is None, reason="the extra tensorboard")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tensorboard_gets_every_figure_of_every_epoch(
+def test_tensorboard_gets_every_metric_of_every_epoch(
     quick: Build, data: Dataset, tmp_path: Path
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -38,7 +38,7 @@ def test_tensorboard_gets_every_figure_of_every_epoch(
 
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="the extra mlflow")
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_gets_settings_and_figures_and_a_resumed_run_goes_on_in_the_same_one(
+def test_mlflow_gets_settings_and_metrics_and_a_resumed_run_continues_in_the_same_one(
     quick: Build, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
@@ -65,7 +65,7 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_extra(
         run(quick("fit.tracker=mlflow"), data, Worker(folder=tmp_path))
 
 
-def test_a_trace_holds_the_steps_of_training(quick: Build, data: Dataset, tmp_path: Path) -> None:
+def test_a_trace_records_the_steps_of_training(quick: Build, data: Dataset, tmp_path: Path) -> None:
     config = quick("fit.profile=true", "fit.batch_size=8", "fit.epochs=1")
     run(config, data, Worker(folder=tmp_path))
     events = json.loads((tmp_path / "trace.json").read_text("utf-8"))["traceEvents"]

@@ -1,4 +1,4 @@
-"""Windows one behind the other are trained on as windows with rows of their own are."""
+"""Windows packed into one row are trained on exactly as padded ones are."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +87,7 @@ LENGTHS = {
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_packed_logits_and_gradients_are_those_of_padded_rows(
+def test_packed_logits_and_gradients_equal_those_of_padded_rows(
     quick: Build, shape: str, pooling: str, lengths: list[int]
 ) -> None:
     windows, members = windows_of(lengths), np.arange(len(lengths))
@@ -110,7 +110,7 @@ def test_packed_logits_and_gradients_are_those_of_padded_rows(
         torch.testing.assert_close(packed[name], padded[name], atol=1e-6, rtol=1e-4)
 
 
-def test_a_window_does_not_see_its_neighbours() -> None:
+def test_a_window_does_not_attend_to_its_neighbors() -> None:
     model = model_of("bert", "mean").eval()
     use_packed_attention(model)
     lengths = [12, 12, 8, 5]
@@ -134,7 +134,7 @@ def test_a_packed_model_reads_padded_rows_as_before() -> None:
         assert torch.equal(packed(batch.input_ids, batch.attention_mask), expected)
 
 
-def test_half_of_a_packed_batch_is_the_batch_of_half_the_windows() -> None:
+def test_half_of_a_packed_batch_equals_the_batch_of_half_the_windows() -> None:
     windows = windows_of([9, 7, 7, 3, 2])
     whole = collate_packed(windows, np.arange(5))
     first, second = whole.halves()
@@ -148,7 +148,7 @@ def test_half_of_a_packed_batch_is_the_batch_of_half_the_windows() -> None:
         assert torch.equal(half.packing.bounds, expected.packing.bounds)
 
 
-def test_positions_begin_anew_in_each_window() -> None:
+def test_positions_restart_in_each_window() -> None:
     packing = Packing.of((3, 2, 1))
     assert packing.positions.tolist() == [[0, 1, 2, 0, 1, 0]]
     assert packing.owner.tolist() == [0, 0, 0, 1, 1, 2]
@@ -156,7 +156,7 @@ def test_positions_begin_anew_in_each_window() -> None:
 
 
 class StoppingOnce(Worker):
-    """Asks to stop at its first look in the second epoch's middle."""
+    """Is asked to stop once, at its first poll."""
 
     stops = False
 
@@ -164,7 +164,7 @@ class StoppingOnce(Worker):
         return Interruption.STOP if self.stops else None
 
 
-def test_a_packed_run_pays_for_no_padding_and_ends_as_the_padded_one(
+def test_a_packed_run_computes_no_padding_and_ends_like_the_padded_one(
     quick: Build, data: Dataset
 ) -> None:
     padded, packed = Worker(), Worker()
@@ -177,7 +177,7 @@ def test_a_packed_run_pays_for_no_padding_and_ends_as_the_padded_one(
     )
 
 
-def test_a_packed_run_goes_on_bit_for_bit(quick: Build, data: Dataset, tmp_path: Path) -> None:
+def test_a_packed_run_resumes_bit_for_bit(quick: Build, data: Dataset, tmp_path: Path) -> None:
     config = quick("fit.attention=packed", "fit.checkpoint_steps=3", "fit.epochs=2")
     whole = run(config, data, Worker(), score_test=False).model.state_dict()
     stopping = StoppingOnce(folder=tmp_path)
@@ -190,7 +190,7 @@ def test_a_packed_run_goes_on_bit_for_bit(quick: Build, data: Dataset, tmp_path:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_variable_length_attention_agrees_with_rows_of_their_own() -> None:
+def test_variable_length_attention_agrees_with_padded_rows() -> None:
     windows, members = windows_of(LENGTHS["ragged"]), np.arange(8)
     device = torch.device("cuda")
     logits = []

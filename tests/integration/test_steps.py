@@ -1,4 +1,4 @@
-"""Single optimiser steps: loss scaling, memory that runs out, no-number losses, features."""
+"""Single optimizer steps: loss scaling, out of memory, losses that are not finite, features."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,7 +79,7 @@ def test_loss_scaling_skips_a_step_with_an_inf_and_recovers(quick: Build, data: 
 
 
 class SmallMemory(torch.nn.Module):
-    """A model on a device that holds no more than some windows."""
+    """A model on a device whose memory holds only so many windows."""
 
     def __init__(self, model: MBTIModel, windows: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def stepper_of(config: RunConfig, model: MBTIModel, **options: bool) -> Stepper:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-def test_out_of_memory_halves_the_batches_and_leaves_the_step_as_it_was(
+def test_out_of_memory_halves_the_batches_and_does_not_change_the_step(
     quick: Build, data: Dataset, packed: bool
 ) -> None:
     config = quick("model.dropout=0")
@@ -129,7 +129,7 @@ def test_out_of_memory_halves_the_batches_and_leaves_the_step_as_it_was(
         stepper.step(SmallMemory(model, 0), batches, 1, lambda: None)
 
 
-def test_a_step_whose_loss_is_no_number_is_left_out_where_that_is_allowed(
+def test_a_step_whose_loss_is_not_finite_is_skipped_where_that_is_allowed(
     quick: Build, data: Dataset
 ) -> None:
     config = quick()

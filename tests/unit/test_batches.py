@@ -111,7 +111,7 @@ def test_no_rank_computes_more_than_one_window_more_than_another(size, world_siz
 
 
 @given(size=st.integers(1, 200), world_size=st.integers(1, 16))
-def test_no_rank_reads_more_tokens_than_another_by_more_than_the_longest_window(size, world_size):
+def test_ranks_differ_by_at_most_the_tokens_of_the_longest_window(size, world_size):
     lengths = -np.sort(-lengths_of(size))
     shards = [shard(np.arange(size), rank=r, world_size=world_size) for r in range(world_size)]
     tokens = [int(lengths[members].sum()) if weight else 0 for members, weight in shards]
@@ -142,7 +142,7 @@ def test_collate_pads_to_the_longest_window_and_masks_the_padding(windows):
     assert batch.weight.tolist() == [1, 1, 1]
 
 
-def test_collate_gives_the_types_that_the_model_takes(windows):
+def test_collate_returns_the_dtypes_that_the_model_takes(windows):
     batch = collate(windows, np.array([3]), weight=0.0)
     assert batch.input_ids.dtype == torch.int64
     assert batch.attention_mask is None, "nothing is padded"
@@ -154,7 +154,7 @@ def test_collate_gives_the_types_that_the_model_takes(windows):
     assert batch.weight.tolist() == [0]
 
 
-def test_a_batch_moves_whole(windows):
+def test_moving_a_batch_moves_all_of_its_tensors(windows):
     batch = collate(windows, np.array([0, 1])).to(torch.device("meta"))
     tensors = [value for value in vars(batch).values() if value is not None]
     assert len(tensors) == 4
@@ -193,7 +193,7 @@ def test_batches_by_length_cover_all_members_within_the_token_budget(
         assert padded <= max_tokens or len(batch) == 1
 
 
-def test_a_batch_that_is_worth_its_pass_ends_where_windows_get_much_shorter():
+def test_an_efficient_batch_ends_where_windows_get_much_shorter():
     lengths = np.array([100, 95, 91, 80, 40, 38, 20, 20])
 
     def cut(worth):

@@ -1,4 +1,4 @@
-"""Checkpoints: whole, readable without pickle, and refused in one line when they are not."""
+"""Checkpoints: complete, readable without pickle, and refused in one line when damaged."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 
 def trained_model():
-    """A small model and its optimiser after a step, so that there are moments to save."""
+    """A small model and its optimizer after a step, so that there are moments to save."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 4))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
@@ -72,7 +72,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path, best):
     assert there.optimizer["scaler"] == checkpoint.optimizer["scaler"]
 
 
-def test_an_optimiser_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(saved):
+def test_an_optimizer_resumes_from_a_checkpoint_as_if_it_had_not_stopped(saved):
     there = load_checkpoint(saved)
     models = []
     for restored in (False, True):
@@ -181,7 +181,7 @@ def test_there_is_no_newest_checkpoint_where_there_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("torn", ["", "{", '{"epoch": 1}', "[]"])
-def test_a_checkpoint_whose_mark_is_torn_is_not_the_newest(tmp_path, torn):
+def test_a_checkpoint_whose_progress_file_is_torn_is_not_the_newest(tmp_path, torn):
     save_checkpoint(tmp_path / "step-0000005", some_checkpoint(step=5))
     save_checkpoint(tmp_path / "step-0000009", some_checkpoint(step=9))
     (tmp_path / "step-0000009" / "progress.json").write_text(torn, "utf-8")

@@ -27,7 +27,7 @@ def by_hand(logits, labels, *, gamma=0.0, pos_weight=(1.0, 1.0, 1.0, 1.0)):
     return ((1 - p_true) ** gamma * bce).mean(1)
 
 
-def test_the_worked_example_of_the_seed_comes_out():
+def test_the_worked_example_of_the_seed_is_reproduced():
     logits = torch.logit(torch.tensor([[0.8, 0.6, 0.4, 0.7]]))
     labels = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
     loss = build_loss(LossConfig(), None)(logits, labels)
@@ -58,14 +58,14 @@ def test_focal_loss_with_gamma_zero_is_cross_entropy(pos_weight):
     torch.testing.assert_close(focal, bce)
 
 
-def test_gamma_means_nothing_to_cross_entropy():
+def test_gamma_does_not_change_cross_entropy():
     logits, labels = some_batch()
     losses = [build_loss(LossConfig(gamma=g), None)(logits, labels) for g in (0.0, 5.0)]
     assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize(("kind", "gamma"), [("bce", 0.0), ("focal", 2.0)])
-def test_a_positive_weight_weighs_the_positive_pole_of_its_dimension_only(kind, gamma):
+def test_a_positive_weight_applies_to_the_positive_pole_of_its_dimension_only(kind, gamma):
     logits, labels = some_batch()
     weights = (1.0, 3.0, 0.5, 2.0)
     loss = build_loss(LossConfig(kind=kind, gamma=gamma), torch.tensor(weights))(logits, labels)
@@ -84,7 +84,7 @@ def test_certain_and_wrong_is_expensive_but_finite_and_has_a_gradient(kind):
     assert loss.item() == pytest.approx(50.0, rel=1e-4)
 
 
-def test_none_weighs_nothing():
+def test_none_gives_no_weights():
     assert positive_weights(LossConfig(pos_weight="none"), SHARES) is None
 
 
@@ -93,7 +93,7 @@ def test_balanced_is_negatives_to_positives():
     torch.testing.assert_close(weights, torch.tensor([4.0, 1 / 3, 1.0, 1.5]))
 
 
-def test_the_power_zero_weighs_nothing():
+def test_the_power_zero_gives_no_weights():
     assert positive_weights(LossConfig(pos_weight=0.0), SHARES) is None
 
 

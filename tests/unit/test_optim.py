@@ -1,4 +1,4 @@
-"""The optimiser's groups and the course of its rate."""
+"""The optimizer's parameter groups and the learning-rate schedule."""
 
 from itertools import pairwise
 
@@ -13,14 +13,14 @@ from mbti_ray.model.classifier import build_model
 pytestmark = pytest.mark.unit
 
 
-def course(*, warmup, total):
+def schedule(*, warmup, total):
     return [
         linear_warmup_decay(step, warmup_steps=warmup, total_steps=total) for step in range(total)
     ]
 
 
-def test_the_rate_rises_linearly_to_its_peak_and_falls_linearly_to_nothing():
-    rates = course(warmup=4, total=14)
+def test_the_learning_rate_rises_linearly_to_its_peak_and_falls_linearly_to_zero():
+    rates = schedule(warmup=4, total=14)
     rises = [b - a for a, b in pairwise(rates[:5])]
     falls = [a - b for a, b in pairwise(rates[4:])]
     assert rises == pytest.approx([0.2] * 4)
@@ -30,14 +30,14 @@ def test_the_rate_rises_linearly_to_its_peak_and_falls_linearly_to_nothing():
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 10), (3, 10), (9, 10), (500, 20)])
-def test_every_step_moves_and_none_goes_beyond_the_peak(warmup, total):
-    rates = course(warmup=warmup, total=total)
+def test_every_step_has_a_positive_rate_and_none_exceeds_the_peak(warmup, total):
+    rates = schedule(warmup=warmup, total=total)
     assert all(0 < rate <= 1 for rate in rates)
     assert rates[: warmup + 1] == sorted(rates[: warmup + 1])
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
 
 
-def test_without_warm_up_the_first_step_is_the_peak():
+def test_without_warmup_the_first_step_is_the_peak():
     assert linear_warmup_decay(0, warmup_steps=0, total_steps=10) == 1.0
 
 
