@@ -75,36 +75,6 @@ class Batch:
         """The same in page-locked memory, from which copies to a GPU do not block."""
         return self._map(Tensor.pin_memory)
 
-    def halves(self) -> "list[Batch]":
-        """Two batches of half the windows each, each padded only to its own longest window."""
-        cut = (len(self.weight) + 1) // 2
-        if self.packing is not None:
-            return [self._packed(0, cut), self._packed(cut, len(self.weight))]
-        pair = [self._map(lambda t: t[:cut]), self._map(lambda t: t[cut:])]
-        return [batch._trimmed() for batch in pair]
-
-    def _packed(self, first: int, end: int) -> "Batch":
-        """The windows `first` to `end` (exclusive) of a packed batch."""
-        assert self.packing is not None
-        lengths = self.packing.lengths
-        start, stop = sum(lengths[:first]), sum(lengths[:end])
-        return Batch(
-            self.input_ids[:, start:stop],
-            None,
-            self.labels[first:end],
-            self.weight[first:end],
-            Packing.of(lengths[first:end]).map(lambda t: t.to(self.input_ids.device)),
-        )
-
-    def _trimmed(self) -> "Batch":
-        if self.attention_mask is None:
-            return self
-        longest = int(self.attention_mask.sum(1).max())
-        mask = self.attention_mask[:, :longest]
-        return Batch(
-            self.input_ids[:, :longest], None if mask.all() else mask, self.labels, self.weight
-        )
-
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         mask = self.attention_mask
         return Batch(

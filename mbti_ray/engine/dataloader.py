@@ -4,10 +4,11 @@ The batches of a step are a function of the sampler's plan, so working ahead doe
 is trained on. Knows windows and ranks; must not know the model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, batches_by_length, shard
@@ -24,15 +25,26 @@ class StepBatches:
 
     Attributes:
         batches: One for each forward pass, longest windows first; pinned where the device is a GPU.
+        members: The window indices of each batch.
+        collate: Makes a batch of window indices.
         step_windows: Windows in the whole step, over all ranks.
         tokens: Tokens of the batches without padding.
         padded: Tokens of the batches with padding.
     """
 
     batches: list[Batch]
+    members: list[Indices]
+    collate: Callable[[Indices], Batch]
     step_windows: int
     tokens: int
     padded: int
+
+    def divided(self, parts: int) -> list[Batch]:
+        """The batches, each divided into so many smaller ones, but not below one window."""
+        if parts == 1:
+            return self.batches
+        smaller = [np.array_split(m, min(parts, len(m))) for m in self.members]
+        return [self.collate(indices) for pieces in smaller for indices in pieces]
 
 
 @dataclass(frozen=True)
@@ -69,19 +81,23 @@ class TokenDataLoader:
 
     def load(self, step: Indices) -> StepBatches:
         """This rank's batches of one step."""
-        lengths = self.windows.lengths
-        members, weight = shard(step, rank=self.rank, world_size=self.world_size)
+        windows, lengths = self.windows, self.windows.lengths
+        mine, weight = shard(step, rank=self.rank, world_size=self.world_size)
+
+        def collate_members(indices: Indices) -> Batch:
+            if self.packed:
+                batch = collate_packed(windows, indices, weight=weight)
+            else:
+                batch = collate(windows, indices, weight=weight, pad_id=self.pad_id)
+            return batch.pinned() if self.device.type == "cuda" else batch
+
         efficient = MIN_EFFICIENT_TOKENS[self.device.type]
-        batches = [
-            collate_packed(self.windows, indices, weight=weight)
-            if self.packed
-            else collate(self.windows, indices, weight=weight, pad_id=self.pad_id)
-            for indices in batches_by_length(
-                lengths, members, self.batch_tokens, min_efficient_tokens=efficient
-            )
-        ]
-        if self.device.type == "cuda":
-            batches = [batch.pinned() for batch in batches]
-        tokens = int(lengths[members].sum())
+        members = list(
+            batches_by_length(lengths, mine, self.batch_tokens, min_efficient_tokens=efficient)
+        )
+        batches = [collate_members(indices) for indices in members]
+        tokens = int(lengths[mine].sum())
         padded = sum(batch.input_ids.numel() for batch in batches)
-        return StepBatches(batches, len(step), tokens=tokens, padded=padded)
+        return StepBatches(
+            batches, members, collate_members, len(step), tokens=tokens, padded=padded
+        )

@@ -6,6 +6,7 @@ learn of each other. Knows progress and the worker; must not know the model.
 
 import math
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,24 +25,22 @@ from mbti_ray.typology import DIMENSIONS
 _LISTED_ROWS = 10
 
 
+@dataclass
 class EpochStats:
     """Accumulates the statistics of one epoch into `progress`; built for each epoch."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        data: Dataset,
-        worker: Worker,
-        progress: Progress,
-        timer: ThroughputTimer,
-    ) -> None:
-        self._config, self._data, self._worker = config, data, worker
-        self._progress, self._timer = progress, timer
+    config: RunConfig
+    data: Dataset
+    worker: Worker
+    progress: Progress
+    timer: ThroughputTimer
+
+    def __post_init__(self) -> None:
         self._steps: list[Indices] = []
         self._sums: list[Tensor] = []
-        self._seconds_before = progress.seconds
+        self._seconds_before = self.progress.seconds
         self._started = time.monotonic()
-        timer.reset()
+        self.timer.reset()
 
     def add(self, step: Indices, sums: Tensor) -> None:
         """Add a finished step; its sums [5] of this rank may still be on the device."""
@@ -57,16 +56,16 @@ class EpochStats:
         Raises:
             RunError: The loss of more steps than `fit.skip_nonfinite` allows is not finite.
         """
-        asked = self._worker.poll_interruption()
+        asked = self.worker.poll_interruption()
         flags = torch.tensor([float(asked == kind) for kind in Interruption]).double()
         table = torch.stack(self._sums).double().cpu()
-        summed = self._worker.all_reduce(torch.cat([table.flatten(), flags]))
+        summed = self.worker.all_reduce(torch.cat([table.flatten(), flags]))
         sums, flags = summed[: -len(flags)].view_as(table), summed[-len(flags) :]
-        first = self._progress.step - len(self._steps) + 1
+        first = self.progress.step - len(self._steps) + 1
         for number, (step, row) in enumerate(zip(self._steps, sums.tolist(), strict=True), first):
             self._count(number, step, row)
         self._steps, self._sums = [], []
-        self._progress.seconds += time.monotonic() - self._started
+        self.progress.seconds += time.monotonic() - self._started
         self.restart_clock()
         self._show_progress(total_steps)
         kinds = [kind for kind, flag in zip(Interruption, flags.tolist(), strict=True) if flag]
@@ -81,8 +80,8 @@ class EpochStats:
 
         loss; acc_x, and majority_x, the accuracy of the majority class on the same windows.
         """
-        windows = self._data.splits["train"]
-        loss, *correct = (v / max(self._progress.windows, 1) for v in self._progress.sums)
+        windows = self.data.splits["train"]
+        loss, *correct = (v / max(self.progress.windows, 1) for v in self.progress.sums)
         positive = windows.labels[windows.row_index].mean(0).tolist()
         means = {"acc": correct, "majority": [max(p, 1 - p) for p in positive]}
         scores: Scores = {"loss": loss}
@@ -93,32 +92,32 @@ class EpochStats:
 
     def speed(self) -> dict[str, float]:
         """The throughput of the epoch so far; see `ThroughputTimer.read`."""
-        return self._timer.read(self._progress.seconds - self._seconds_before)
+        return self.timer.read(self.progress.seconds - self._seconds_before)
 
     def _count(self, number: int, step: Indices, sums: list[float]) -> None:
-        progress = self._progress
+        progress = self.progress
         if math.isfinite(sums[0]):
             progress.sums = [a + b for a, b in zip(progress.sums, sums, strict=True)]
             progress.windows += len(step)
             return
         progress.nonfinite += 1
-        if progress.nonfinite > self._config.fit.skip_nonfinite:
+        if progress.nonfinite > self.config.fit.skip_nonfinite:
             raise RunError(self._diverged(number, step, sums[0]))
 
     def _diverged(self, number: int, step: Indices, loss: float) -> str:
-        windows = self._data.splits["train"]
+        windows = self.data.splits["train"]
         numbers = windows.rows.column("number").to_numpy()[windows.row_index[step]]
         rows = ", ".join(str(n) for n in sorted({*numbers.tolist()})[:_LISTED_ROWS])
         return (
             f"training diverged: the loss is {loss} in step {number} (epoch "
-            f"{self._progress.epoch + 1}), on rows {rows} of {self._data.info.source}; try a "
-            f"lower optim.lr (now {self._config.optim.lr}), more optim.warmup_steps, "
+            f"{self.progress.epoch + 1}), on rows {rows} of {self.data.info.source}; try a "
+            f"lower optim.lr (now {self.config.optim.lr}), more optim.warmup_steps, "
             "fit.precision=32, or fit.skip_nonfinite=1 to skip such steps"
         )
 
     def _show_progress(self, total_steps: int) -> None:
-        progress = self._progress
-        if self._worker.rank == 0 and progress.windows:
+        progress = self.progress
+        if self.worker.rank == 0 and progress.windows:
             loss = progress.sums[0] / progress.windows
             note = f"epoch {progress.epoch + 1} loss {loss:.4f} {format_speed(self.speed())}"
-            self._worker.show_progress(progress.step, total_steps, note)
+            self.worker.show_progress(progress.step, total_steps, note)

@@ -47,12 +47,18 @@ class FeatureDataLoader:
     def load(self, step: Indices) -> StepBatches:
         """This rank's part of one step, in one batch."""
         windows = self.windows
-        indices, weight = shard(step, rank=self.rank, world_size=self.world_size)
-        batch = Batch(
-            self.features[torch.from_numpy(indices).to(self.features.device)],
-            None,
-            torch.from_numpy(windows.labels[windows.row_index[indices]]).float(),
-            torch.full((len(indices),), weight),
+        mine, weight = shard(step, rank=self.rank, world_size=self.world_size)
+
+        def collate_members(indices: Indices) -> Batch:
+            return Batch(
+                self.features[torch.from_numpy(indices).to(self.features.device)],
+                None,
+                torch.from_numpy(windows.labels[windows.row_index[indices]]).float(),
+                torch.full((len(indices),), weight),
+            )
+
+        tokens = int(windows.lengths[mine].sum())
+        batches = [collate_members(mine)]
+        return StepBatches(
+            batches, [mine], collate_members, len(step), tokens=tokens, padded=tokens
         )
-        tokens = int(windows.lengths[indices].sum())
-        return StepBatches([batch], len(step), tokens=tokens, padded=tokens)

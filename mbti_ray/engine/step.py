@@ -73,7 +73,7 @@ class Stepper:
             RunError: Not even one window fits.
         """
         while True:
-            batches = _halved(step.batches, self.halvings)
+            batches = step.divided(2**self.halvings)
             seed_step()
             try:
                 sums = self._backward(model, batches, world_size / step.step_windows)
@@ -132,16 +132,6 @@ class Stepper:
             # The scale shrinks exactly when a gradient overflowed and the update was skipped.
             self.skipped = self.scaler.get_scale() < scale
         self.optimizer.zero_grad(set_to_none=True)
-
-
-def _halved(batches: list[Batch], times: int) -> list[Batch]:
-    for _ in range(times):
-        batches = [
-            half
-            for batch in batches
-            for half in (batch.halves() if len(batch.weight) > 1 else [batch])
-        ]
-    return batches
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

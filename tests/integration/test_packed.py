@@ -134,20 +134,6 @@ def test_a_packed_model_reads_padded_rows_as_before() -> None:
         assert torch.equal(packed(batch.input_ids, batch.attention_mask), expected)
 
 
-def test_half_of_a_packed_batch_equals_the_batch_of_half_the_windows() -> None:
-    windows = windows_of([9, 7, 7, 3, 2])
-    whole = collate_packed(windows, np.arange(5))
-    first, second = whole.halves()
-    for half, members in ((first, np.arange(3)), (second, np.arange(3, 5))):
-        expected = collate_packed(windows, members)
-        assert torch.equal(half.input_ids, expected.input_ids)
-        assert torch.equal(half.labels, expected.labels)
-        assert half.packing is not None
-        assert expected.packing is not None
-        assert half.packing.lengths == expected.packing.lengths
-        assert torch.equal(half.packing.bounds, expected.packing.bounds)
-
-
 def test_positions_restart_in_each_window() -> None:
     packing = Packing.of((3, 2, 1))
     assert packing.positions.tolist() == [[0, 1, 2, 0, 1, 0]]

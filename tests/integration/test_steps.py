@@ -109,6 +109,25 @@ def stepper_of(config: RunConfig, model: MBTIModel, **options: bool) -> Stepper:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_divided_batches_hold_the_windows_of_the_step_without_more_padding_than_they_need(
+    quick: Build, data: Dataset, packed: bool
+) -> None:
+    windows = data.splits["train"]
+    step = length_grouped_steps(windows.lengths, 32, seed=0, epoch=0)[0]
+    batches = replace(loader_of(quick(), data), packed=packed).load(step)
+    assert batches.divided(1) is batches.batches
+    parts = batches.divided(4)
+    assert [len(part.weight) for part in parts] == [8] * 4
+    for part, members in zip(parts, np.array_split(step, 4), strict=True):
+        rows = windows.row_index[members]
+        assert torch.equal(part.labels, torch.from_numpy(windows.labels[rows]).float())
+        lengths = windows.lengths[members]
+        expected = (1, lengths.sum()) if packed else (8, lengths.max())
+        assert tuple(part.input_ids.shape) == expected
+    assert [len(part.weight) for part in batches.divided(64)] == [1] * 32
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_out_of_memory_halves_the_batches_and_does_not_change_the_step(
     quick: Build, data: Dataset, packed: bool
 ) -> None:

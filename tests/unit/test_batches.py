@@ -165,16 +165,6 @@ def test_moving_a_batch_moves_all_of_its_tensors(windows):
     assert {tensor.device.type for tensor in places} == {"meta"}
 
 
-def test_the_halves_of_a_batch_hold_its_windows_and_no_more_padding_than_they_need(windows):
-    batch = collate(windows, np.array([1, 0, 2]), weight=0.5, pad_id=9)
-    first, second = batch.halves()
-    assert first.input_ids.tolist() == [[1, 20, 21, 22, 2], [1, 10, 2, 9, 9]]
-    assert second.input_ids.tolist() == [[1, 2]]
-    assert second.attention_mask is None
-    assert second.labels.tolist() == batch.labels[2:].tolist()
-    assert second.weight.tolist() == [0.5]
-
-
 @given(
     lengths=st.lists(st.integers(1, 200), min_size=1, max_size=80),
     max_tokens=st.integers(1, 600),

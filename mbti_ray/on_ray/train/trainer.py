@@ -41,15 +41,12 @@ def train(
 ) -> None:
     """Train one run to its end; scores.json and bundle/ are in its folder afterwards.
 
-    Resumes from the folder's last checkpoint where there is one, and restarts up to
-    `failure.max_failures` times when a worker is lost. SIGTERM makes it save a checkpoint and
-    stop, and so does a file called stop in its folder.
+    Resumes from the folder's last checkpoint, and restarts up to `failure.max_failures` times when
+    a worker is lost. SIGTERM, or a file called stop in its folder, makes it save and stop.
 
     Args:
-        name: The name in Ray's dashboard and metrics: the end of the folder's path, by default its
-            last part.
-        on_progress: Called about twice a second.
-        callbacks: Ray Train callbacks, such as the one that reports to a surrounding trial.
+        name: For Ray's dashboard and metrics: the end of the folder's path, by default one part.
+        callbacks: Of Ray Train, such as the one that reports to a surrounding trial.
 
     Raises:
         RunError: The run failed for a reason that the user can fix.
@@ -66,19 +63,11 @@ def train(
         except ray.train.TrainingFailedError as error:
             failure = error
         folder.pull()
-        reason = _recorded_failure(folder) or (failure and _explain(failure, folder))
-        if reason:
-            raise reason from None
+        if folder.failure.exists():
+            kind = StoppedError if folder.stop.exists() else RunError
+            raise kind(folder.failure.read_text("utf-8").strip())
         if failure:
-            raise failure
-
-
-def _recorded_failure(folder: RunFolder) -> MbtiRayError | None:
-    """The failure that a worker recorded in the run folder."""
-    if not folder.failure.exists():
-        return None
-    kind = StoppedError if folder.stop.exists() else RunError
-    return kind(folder.failure.read_text("utf-8").strip())
+            raise _explain(failure, folder) or failure
 
 
 def _explain(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiRayError | None:
