@@ -64,7 +64,9 @@ def _evaluate(options: argparse.Namespace) -> Result:
         console.print(f"rows: {options.output}")
     if options.report is not None:
         title = f"{home} on {data.description}"
-        write_page(options.report, scorecard_page(title, evaluation.scorecards, facts=data.facts))
+        write_page(
+            options.report, scorecard_page(title, evaluation.scorecards, data_info=data.facts)
+        )
         console.print(f"report: {options.report}")
     return {
         "bundle": str(home),

@@ -84,7 +84,7 @@ def write_bundle(
             card = model_card(
                 bundle_id=manifest.id,
                 config=config,
-                facts=facts,
+                data_info=facts,
                 scores=scores,
                 versions=manifest.versions,
             )

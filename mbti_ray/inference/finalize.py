@@ -56,7 +56,7 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         calibration=scores["calibration"],
         findings=scores["diagnosis"],
         history=history,
-        facts=facts,
+        data_info=facts,
     )
     write_page(folder.report, page)
     folder.write_scores(scores)

@@ -1,6 +1,6 @@
-"""The page of one or more scorecards: scores with intervals, baselines, pictures, diagnosis.
+"""The page of one or more scorecards: scores with intervals, baselines, charts, diagnosis.
 
-Takes plain figures as `scores.json` holds them; must not know where they come from.
+Takes plain records as scores.json holds them; must not know where they come from.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,78 +9,80 @@ from typing import Any
 from mbti_ray.reports import wording
 from mbti_ray.reports.charts import confusions, learning_curves, reliability
 from mbti_ray.reports.html import Html, bullets, escape, page, paragraph, section, table, warning
+from mbti_ray.scores.findings import FindingRecord
+from mbti_ray.scores.names import DIMENSION_NAMES, METRIC_NAMES, RATE_NAMES
+from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.typology import DIMENSIONS, Dimension
 
-Figures = Mapping[str, Any]
-
-_NAMES = {d.key: d.name for d in DIMENSIONS}
-_RATES = _NAMES | {"accuracy": "mean", "all_four": "all four", "at_least_three": "at least three"}
+# A JSON object of scores.json or of the description of the data.
+Record = Mapping[str, Any]
 
 
 def scorecard_page(
     title: str,
-    scorecards: Mapping[str, Figures],
+    scorecards: Mapping[str, Scorecard],
     *,
-    calibration: Figures | None = None,
-    findings: Sequence[Figures] = (),
-    history: Sequence[Figures] = (),
-    facts: Figures | None = None,
+    calibration: Record | None = None,
+    findings: Sequence[FindingRecord] = (),
+    history: Sequence[Record] = (),
+    data_info: Record | None = None,
 ) -> str:
-    """The page; the first scorecard is the main one, whose pictures are shown."""
+    """The page; charts are those of the first scorecard."""
     main = next(iter(scorecards.values()))
     return page(
         title,
         [
-            *map(warning, wording.cautions(main, facts)),
+            *map(warning, wording.caveats(main, data_info)),
             *(_scores(name, card) for name, card in scorecards.items()),
-            *_compared(scorecards),
+            *_side_by_side(scorecards),
             *(_baselines(name, card, len(scorecards) > 1) for name, card in scorecards.items()),
-            *_pictures(main),
+            *_charts(main),
             *_calibration(calibration),
             *_curves(history),
             *_findings(findings),
-            *_facts(facts),
+            *_data(data_info),
         ],
     )
 
 
-def _scores(name: str, card: Figures) -> Html:
+def _scores(name: str, card: Scorecard) -> Html:
     dimensions, overall = card["dimensions"], card["overall"]
     rows: list[list[str]] = [
-        [_named(d, dimensions[d.key]), *_metric_cells(dimensions[d.key])] for d in DIMENSIONS
+        [_dimension_cell(d, dimensions[d.key]), *_metric_cells(dimensions[d.key])]
+        for d in DIMENSIONS
     ]
     rows.append(["mean", *_metric_cells(overall)])
-    whole = [[_RATES[key], _cell(overall[key])] for key in ("all_four", "at_least_three")]
+    whole = [[RATE_NAMES[key], _cell(overall[key])] for key in ("all_four", "at_least_three")]
     return section(
         f"Scores: {name}",
-        paragraph(wording.about_intervals(card)),
-        table([*wording.METRICS.values()], rows),
+        paragraph(wording.describe_intervals(card)),
+        table([*METRIC_NAMES.values()], rows),
         paragraph(wording.HOW_TO_READ),
         table(["share of rows"], whole),
         *_abstention(card),
     )
 
 
-def _named(dimension: Dimension, figures: Figures) -> Html:
+def _dimension_cell(dimension: Dimension, record: Record) -> Html:
     return _described(
-        dimension.name, f"{wording.percent(figures['positive'])} are {dimension.positive}"
+        dimension.name, f"{wording.percent(record['positive'])} are {dimension.positive}"
     )
 
 
-def _metric_cells(figures: Figures) -> list[Html]:
-    return [_cell(figures.get(metric)) for metric in wording.METRICS]
+def _metric_cells(record: Record) -> list[Html]:
+    return [_cell(record.get(metric)) for metric in METRIC_NAMES]
 
 
-def _cell(estimate: Figures | None) -> Html:
+def _cell(interval: Record | None) -> Html:
     """The value, and its interval in small print below."""
-    interval = wording.interval_of(estimate)
-    if "-" not in interval:
-        interval = interval.replace(" to ", "–")
-    below = f"<small>{interval}</small>" if interval else ""
-    return Html(wording.value_of(estimate) + below)
+    bounds = wording.format_bounds(interval)
+    if "-" not in bounds:
+        bounds = bounds.replace(" to ", "–")
+    below = f"<small>{bounds}</small>" if bounds else ""
+    return Html(wording.format_value_of(interval) + below)
 
 
-def _abstention(card: Figures) -> Iterator[Html]:
+def _abstention(card: Scorecard) -> Iterator[Html]:
     if not card["overall"].get("abstained"):
         return
     rows = [
@@ -91,47 +93,50 @@ def _abstention(card: Figures) -> Iterator[Html]:
         ]
         for d in DIMENSIONS
     ]
-    yield paragraph("Too near to the threshold to be answered, and the accuracy of the others:")
-    yield table(["answered X", "accuracy of the answered"], rows)
+    yield paragraph("Too close to the threshold for a prediction, and the accuracy of the others:")
+    yield table(["predicted X", "accuracy of the others"], rows)
 
 
-def _compared(scorecards: Mapping[str, Figures]) -> Iterator[Html]:
+def _side_by_side(scorecards: Mapping[str, Scorecard]) -> Iterator[Html]:
     """Accuracies of all scorecards side by side, where there is more than one."""
     if len(scorecards) < 2:
         return
-    cells = [_rates_of(card) for card in scorecards.values()]
-    rows = [[name, *row] for name, *row in zip(_RATES.values(), *cells, strict=True)]
+    cells = [_rate_cells(card) for card in scorecards.values()]
+    rows = [[name, *row] for name, *row in zip(RATE_NAMES.values(), *cells, strict=True)]
     yield section("Accuracy side by side", table([*scorecards], rows))
 
 
-def _rates_of(card: Figures) -> list[Html]:
-    dimensions = [_cell(card["dimensions"][key]["accuracy"]) for key in _NAMES]
-    return [*dimensions, *(_cell(card["overall"][key]) for key in _RATES if key not in _NAMES)]
+def _rate_cells(card: Scorecard) -> list[Html]:
+    dimensions = [_cell(card["dimensions"][key]["accuracy"]) for key in DIMENSION_NAMES]
+    return [
+        *dimensions,
+        *(_cell(card["overall"][key]) for key in RATE_NAMES if key not in DIMENSION_NAMES),
+    ]
 
 
-def _baselines(name: str, card: Figures, is_named: bool) -> Html:
+def _baselines(name: str, card: Scorecard, is_named: bool) -> Html:
     baselines, missing = card.get("baselines") or {}, card.get("missing") or {}
     rows = [
-        [_described(base, figures["description"]), *(_cell(figures[key]) for key in _RATES)]
-        for base, figures in baselines.items()
+        [_described(base, rates["description"]), *(_cell(rates[key]) for key in RATE_NAMES)]
+        for base, rates in baselines.items()
     ]
     paired = card.get("paired")
     if paired:
-        differences = [_cell(paired.get(key)) for key in _RATES]
+        differences = [_cell(paired.get(key)) for key in RATE_NAMES]
         rows.append(
             [_described("difference", f"this model minus {paired['against']}"), *differences]
         )
-    model: list[str] = [Html("<strong>this model</strong>"), *_rates_of(card)]
+    model: list[str] = [Html("<strong>this model</strong>"), *_rate_cells(card)]
     left_out = [f"{base} is missing: {reason}" for base, reason in missing.items()]
     return section(
-        f"Beside baselines: {name}" if is_named else "Beside baselines",
+        f"Compared with baselines: {name}" if is_named else "Compared with baselines",
         paragraph(
-            "Accuracy on the same rows. A model is worth what it has over the best baseline that "
-            "reads the same texts."
+            "Accuracy on the same rows. What a model is worth is its margin over the best baseline "
+            "that reads the same texts."
         ),
-        table([*_RATES.values()], [model, *rows]),
+        table([*RATE_NAMES.values()], [model, *rows]),
         bullets(left_out) if left_out else Html(""),
-        paragraph(wording.paired_sentence(card)),
+        paragraph(wording.compare_with_baseline(card)),
     )
 
 
@@ -139,25 +144,23 @@ def _described(name: str, description: str) -> Html:
     return Html(f"{escape(name)}<small>{escape(description)}</small>")
 
 
-def _pictures(card: Figures) -> Iterator[Html]:
+def _charts(card: Scorecard) -> Iterator[Html]:
     yield section(
         "Reliability",
         paragraph(
-            "How often the positive pole was true where the model gave it that probability. On "
-            "the dashed line probabilities mean what they say; a larger dot is more rows."
+            "How often the label is the positive pole, by the probability that the model gave it. "
+            "On the dashed line the model is calibrated; a larger dot means more rows."
         ),
         reliability(card["dimensions"]),
     )
     yield section(
-        "Answers",
-        paragraph(
-            "Each row of a square is a label, each column an answer; percentages are of the row."
-        ),
+        "Confusion matrices",
+        paragraph("Rows are labels, columns are predictions; percentages are of the row."),
         confusions(card["dimensions"]),
     )
 
 
-def _calibration(calibration: Figures | None) -> Iterator[Html]:
+def _calibration(calibration: Record | None) -> Iterator[Html]:
     if calibration is None:
         return
     rows = [
@@ -180,32 +183,31 @@ def _calibration(calibration: Figures | None) -> Iterator[Html]:
             [stage, *(wording.number(f.get(k)) for k in ("brier", "ece"))]
             for stage, f in (("before", before), ("after", after))
         ]
-        parts.append(paragraph("Errors of the probabilities, on the rows that are scored here:"))
+        parts.append(paragraph("Errors of the probabilities, on the rows scored here:"))
         parts.append(table(["Brier", "ECE"], errors))
     yield section("Calibration", *parts)
 
 
-def _curves(history: Sequence[Figures]) -> Iterator[Html]:
+def _curves(history: Sequence[Record]) -> Iterator[Html]:
     if history:
         yield section("Learning curves", learning_curves(history))
 
 
-def _findings(findings: Sequence[Figures]) -> Iterator[Html]:
+def _findings(findings: Sequence[FindingRecord]) -> Iterator[Html]:
     if findings:
         yield section("Diagnosis", bullets(map(_finding, findings)))
 
 
-def _finding(finding: Figures) -> Html:
+def _finding(finding: FindingRecord) -> Html:
     tries = ", ".join(
         f"<code>{escape(wording.setting(address, value))}</code>"
         for address, value in finding["tries"].items()
     )
-    said = (
-        f"<strong>{escape(wording.finding_name(finding))}</strong>: {escape(finding['evidence'])}"
-    )
-    return Html(f"{said}; try {tries}" if tries else said)
+    name = escape(wording.finding_name(finding))
+    sentence = f"<strong>{name}</strong>: {escape(finding['evidence'])}"
+    return Html(f"{sentence}; try {tries}" if tries else sentence)
 
 
-def _facts(facts: Figures | None) -> Iterator[Html]:
-    if facts is not None:
-        yield section("Data", table([], wording.data_rows(facts)))
+def _data(data_info: Record | None) -> Iterator[Html]:
+    if data_info is not None:
+        yield section("Data", table([], wording.data_table(data_info)))

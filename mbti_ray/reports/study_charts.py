@@ -1,6 +1,6 @@
-"""Pictures of a study: history, curves, parallel coordinates, timeline, Pareto front.
+"""Charts of a study: history, curves, parallel coordinates, timeline, Pareto front.
 
-Knows figures as `study.figures` makes them; how they become SVG is up to `drawing`.
+Knows `StudySummary`; `svg` knows how a chart becomes SVG.
 """
 
 import math
@@ -15,42 +15,50 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from mbti_ray.reports.html import Html, figure
-from mbti_ray.reports.svg import FILL, INK, LEGEND, LINE, SOFT, picture
+from mbti_ray.reports.svg import FILL, INK, LEGEND, LINE, SOFT, draw_svg
+from mbti_ray.scores.study_summary import StudySummary
 
-Figures = Mapping[str, Any]
 Trial = Mapping[str, Any]
+# A searched range in plain form.
+Searched = Mapping[str, Any]
 
 _WIDE = (680, 260)
 _PLOT = (0.1, 0.17, 0.88, 0.7)
-# How a state looks: told apart by shape as well as by colour.
+# How a state is drawn: distinguished by shape as well as by color.
 _MARKS: dict[str, dict[str, Any]] = {
     "COMPLETE": {"marker": "o", "color": FILL},
     "PRUNED": {"marker": "v", "facecolors": "none", "edgecolors": SOFT},
     "FAIL": {"marker": "x", "color": INK},
 }
-_NAMES = {"COMPLETE": "ran to its end", "PRUNED": "stopped", "FAIL": "failed"}
-# Lines of parallel coordinates and of curves: beyond these many, more would be a blot.
-_MOST_LINES = 200
+STATE_NAMES = {
+    "COMPLETE": "completed",
+    "PRUNED": "stopped early",
+    "FAIL": "failed",
+    "RUNNING": "was running",
+}
+# More lines than this would be unreadable.
+_MAX_LINES = 200
+# The height at which a trial without a value for an address is drawn.
 _MISSING = -0.12
 
 
-def ran_here(study: Figures) -> list[Trial]:
-    """The trials of this study that are over; not those it took over from another."""
+def ran_here(study: StudySummary) -> list[Trial]:
+    """The trials of this study that have ended, without imported ones."""
     return [t for t in study["trials"] if not t["imported"] and t["state"] in _MARKS]
 
 
 def first_value(trial: Trial) -> float | None:
-    """A trial's score in the first objective; None of one that failed or was never evaluated."""
+    """A trial's value of the first objective; None if it failed or was never evaluated."""
     values = trial["values"] if trial["state"] != "FAIL" else None
     return float(values[0]) if values else None
 
 
-def is_minimized(study: Figures) -> bool:
+def is_minimized(study: StudySummary) -> bool:
     return bool(study["objectives"][0]["direction"] == "minimize")
 
 
-def history(study: Figures) -> Html:
-    """The first objective by trial, and the best so far."""
+def history(study: StudySummary) -> Html:
+    """The first objective by trial, and the best value so far."""
     name = study["objectives"][0]["name"]
     trials = ran_here(study)
     valued = [(t["number"], v) for t in trials if (v := first_value(t)) is not None]
@@ -69,7 +77,7 @@ def history(study: Figures) -> Html:
             ]
             if points:
                 x, y = zip(*points, strict=True)
-                axes.scatter(x, y, s=34, label=_NAMES[state], **look)
+                axes.scatter(x, y, s=34, label=STATE_NAMES[state], **look)
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.margins(y=0.12)
@@ -78,16 +86,16 @@ def history(study: Figures) -> Html:
         axes.set_ylabel(name)
         axes.legend(**{**LEGEND, "ncols": 4})
 
-    told = "; ".join(f"trial {n} {v:.4g}" for n, v in valued)
-    return figure(f"{name} by trial", picture(f"{name}: {told or 'none'}", _WIDE, draw))
+    description = "; ".join(f"trial {n} {v:.4g}" for n, v in valued)
+    return figure(f"{name} by trial", draw_svg(f"{name}: {description or 'none'}", _WIDE, draw))
 
 
-def curves(study: Figures) -> Html:
-    """The first objective by epoch, a line a trial; stopped ones dashed, the best one thick."""
+def curves(study: StudySummary) -> Html:
+    """The first objective by epoch, one line per trial; stopped ones dashed, the best one thick."""
     name, best = study["objectives"][0]["name"], study["best"]
     trials = [t for t in ran_here(study) if t["evaluations"]]
-    # The best drawn last, so that it lies on top.
-    drawn = sorted(trials[-_MOST_LINES:], key=lambda t: t["number"] == best)
+    # The best is drawn last, on top.
+    drawn = sorted(trials[-_MAX_LINES:], key=lambda t: t["number"] == best)
 
     def draw(canvas: Figure) -> None:
         axes = canvas.add_axes(_PLOT)
@@ -111,29 +119,29 @@ def curves(study: Figures) -> Html:
         axes.set_xlabel("epoch")
         axes.set_ylabel(name)
 
-    told = "; ".join(
+    description = "; ".join(
         f"trial {t['number']} from {t['evaluations'][0][1]:.4g} to {t['evaluations'][-1][1]:.4g}"
         for t in drawn
     )
     caption = f"{name} by epoch; stopped trials dashed, the best one thick"
-    return figure(caption, picture(f"{caption}: {told or 'none'}", _WIDE, draw))
+    return figure(caption, draw_svg(f"{caption}: {description or 'none'}", _WIDE, draw))
 
 
-def parallel(study: Figures) -> Html:
-    """A line a trial through its values, each address on its own scale; the best one thick."""
+def parallel(study: StudySummary) -> Html:
+    """One line per trial through its params, each on its own scale; the best one thick."""
     addresses = list(study["search"])
     valued = [t for t in ran_here(study) if first_value(t) is not None]
     sign = -1 if is_minimized(study) else 1
-    # Good ones last, so that they lie on top.
-    drawn = sorted(valued, key=lambda t: sign * (first_value(t) or 0.0))[-_MOST_LINES:]
+    # Good trials are drawn last, on top.
+    drawn = sorted(valued, key=lambda t: sign * (first_value(t) or 0.0))[-_MAX_LINES:]
     name = study["objectives"][0]["name"]
     height = 300
 
     def draw(canvas: Figure) -> None:
         axes = canvas.add_axes((0.07, 0.16, 0.86, 0.72), ylim=(-0.2, 1.08))
         axes.set_axis_off()
-        for place, address in enumerate(addresses):
-            _scale(axes, place, address, study["search"][address], drawn)
+        for index, address in enumerate(addresses):
+            _scale(axes, index, address, study["search"][address], drawn)
         last = len(addresses)
         values = [first_value(t) or 0.0 for t in drawn]
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
@@ -157,17 +165,19 @@ def parallel(study: Figures) -> Html:
                 solid_joinstyle="round",
             )
 
-    told = "; ".join(
+    description = "; ".join(
         f"trial {t['number']} ({first_value(t):.4g}): "
         + ", ".join(f"{a} {_short(v)}" for a, v in t["params"].items())
         for t in drawn
     )
     caption = "Values by trial; the best one thick"
     width = max(_WIDE[0], 130 * (len(addresses) + 1))
-    return figure(caption, picture(f"{caption}: {told or 'none'}", (width, height), draw))
+    return figure(caption, draw_svg(f"{caption}: {description or 'none'}", (width, height), draw))
 
 
-def _scale(axes: Axes, place: int, address: str, searched: Figures, drawn: Sequence[Trial]) -> None:
+def _scale(
+    axes: Axes, index: int, address: str, searched: Searched, drawn: Sequence[Trial]
+) -> None:
     if "choices" in searched:
         choices = searched["choices"]
         shown = choices if len(choices) <= 8 else (choices[0], choices[-1])
@@ -176,35 +186,35 @@ def _scale(axes: Axes, place: int, address: str, searched: Figures, drawn: Seque
         ticks = [(0.0, _short(_low(searched))), (1.0, _short(_high(searched)))]
     if any(address not in trial["params"] for trial in drawn):
         ticks.append((_MISSING, "-"))
-    _axis(axes, place, address, ticks)
+    _axis(axes, index, address, ticks)
 
 
-def _axis(axes: Axes, place: int, name: str, ticks: Sequence[tuple[float, str]]) -> None:
-    axes.plot([place, place], [0, 1], color=LINE, linewidth=1.25)
+def _axis(axes: Axes, index: int, name: str, ticks: Sequence[tuple[float, str]]) -> None:
+    axes.plot([index, index], [0, 1], color=LINE, linewidth=1.25)
     section, dot, leaf = name.rpartition(".")
-    axes.text(place, -0.31, f"{section}{dot}\n{leaf}", ha="center", va="bottom", fontsize=9.5)
+    axes.text(index, -0.31, f"{section}{dot}\n{leaf}", ha="center", va="bottom", fontsize=9.5)
     for height, label in ticks:
-        axes.text(place - 0.03, height, label, ha="right", va="center", fontsize=8.5, color=SOFT)
+        axes.text(index - 0.03, height, label, ha="right", va="center", fontsize=8.5, color=SOFT)
 
 
-def _height(searched: Figures, value: Any) -> float:
-    """Where a value stands on its axis, from 0 to 1; below it where a trial has none."""
+def _height(searched: Searched, value: Any) -> float:
+    """The height of a value on its axis, from 0 to 1; below 0 where a trial has none."""
     if "choices" in searched:
-        places = [repr(choice) for choice in searched["choices"]]
-        if repr(value) not in places:
+        choices = [repr(choice) for choice in searched["choices"]]
+        if repr(value) not in choices:
             return _MISSING
-        return places.index(repr(value)) / (len(places) - 1)
+        return choices.index(repr(value)) / (len(choices) - 1)
     low, high = _low(searched), _high(searched)
     if searched.get("log"):
         low, high, value = math.log(low), math.log(high), math.log(value)
     return float((value - low) / (high - low))
 
 
-def _low(searched: Figures) -> float:
+def _low(searched: Searched) -> float:
     return float(searched["low"] if "low" in searched else searched["int_low"])
 
 
-def _high(searched: Figures) -> float:
+def _high(searched: Searched) -> float:
     return float(searched["high"] if "high" in searched else searched["int_high"])
 
 
@@ -212,8 +222,8 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)[:16]
 
 
-def timeline(study: Figures) -> Html:
-    """When each worker trained which trial; failed ones hollow."""
+def timeline(study: StudySummary) -> Html:
+    """Which trial each worker trained when; failed ones hollow."""
     timed = [t for t in ran_here(study) if t["started"] and t["ended"]]
     lanes = list(dict.fromkeys(t["worker"] or "no worker" for t in timed))
     starts = [datetime.fromisoformat(t["started"]).timestamp() for t in timed]
@@ -247,22 +257,24 @@ def timeline(study: Figures) -> Html:
                 linewidth=1,
             )
             axes.add_patch(box)
-            # A number that does not fit into its box would lie over the next one's.
+            # A number that does not fit into its box would overlap the next one.
             if wide * unit > span / 45:
                 axes.text(
                     left + wide / 2, lane + 0.5, str(trial["number"]), ha="center", va="center"
                 )
 
-    told = "; ".join(
+    description = "; ".join(
         f"trial {t['number']} on {t['worker']} for {end - start:.1f} s"
         for t, start, end in zip(timed, starts, ends, strict=True)
     )
-    caption = "Which worker trained what, and when; stopped ones pale, failed ones hollow"
-    return figure(caption, picture(f"{caption}: {told or 'none'}", (_WIDE[0], height), draw))
+    caption = "Trials by worker and time; stopped ones pale, failed ones hollow"
+    return figure(
+        caption, draw_svg(f"{caption}: {description or 'none'}", (_WIDE[0], height), draw)
+    )
 
 
-def front(study: Figures, x: int, y: int) -> Html:
-    """Two objectives against each other; the trials that nothing beats are joined."""
+def front(study: StudySummary, x: int, y: int) -> Html:
+    """Two objectives against each other; the trials of the Pareto front are connected."""
     names = [study["objectives"][k]["name"] for k in (x, y)]
     trials = [t for t in ran_here(study) if t["values"] and t["state"] != "FAIL"]
     best = sorted((t["values"][x], t["values"][y]) for t in trials if t["number"] in study["front"])
@@ -289,6 +301,8 @@ def front(study: Figures, x: int, y: int) -> Html:
         axes.set_xlabel(names[0])
         axes.set_ylabel(names[1])
 
-    told = "; ".join(f"{a:.4g} and {b:.4g}" for a, b in best)
+    description = "; ".join(f"{a:.4g} and {b:.4g}" for a, b in best)
     caption = f"{names[0]} against {names[1]}"
-    return figure(caption, picture(f"{caption}, not beaten: {told or 'none'}", (420, 320), draw))
+    return figure(
+        caption, draw_svg(f"{caption}, Pareto front: {description or 'none'}", (420, 320), draw)
+    )

@@ -1,10 +1,9 @@
-"""The page of a study: what was searched, what came of each trial, which one is best and why.
+"""The page of a study: what was searched, the result of each trial, which one is best and why.
 
-Takes plain figures as `study.figures` makes them, with `at_once`, `stopped_early`, `bundle` and
-`command` beside them; must not know Optuna, Ray, or where things run.
+Takes a plain `StudySummary`; must not know Optuna, Ray, or where trials run.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 from urllib.parse import quote
@@ -13,24 +12,16 @@ from mbti_ray.reports import study_charts as charts
 from mbti_ray.reports import wording
 from mbti_ray.reports.charts import bars
 from mbti_ray.reports.html import Html, bullets, escape, page, paragraph, section, table, warning
-from mbti_ray.reports.study_charts import first_value
-
-Figures = Mapping[str, Any]
-
-_STATES = {
-    "COMPLETE": "ran to its end",
-    "PRUNED": "stopped",
-    "FAIL": "failed",
-    "RUNNING": "was running",
-}
+from mbti_ray.reports.study_charts import STATE_NAMES, Trial, first_value
+from mbti_ray.scores.study_summary import StudySummary
 
 
-def study_page(study: Figures) -> str:
-    """The page, as one file without script or network; links go to the trials' folders."""
+def study_page(study: StudySummary) -> str:
+    """The page, as one file without script or network; links lead to the trials' folders."""
     return page(
         f"Study {study['name']}",
         [
-            *map(warning, _cautions(study)),
+            *map(warning, _caveats(study)),
             _summary(study),
             _against_default(study),
             *_front(study),
@@ -46,20 +37,20 @@ def study_page(study: Figures) -> str:
     )
 
 
-def _cautions(study: Figures) -> Iterator[str]:
+def _caveats(study: StudySummary) -> Iterator[str]:
     if study["stopped_early"]:
         yield f"The study ended before its trials were done: {study['stopped_early']}."
-    failed, over = study["counts"].get("FAIL", 0), sum(study["counts"].values())
-    if 2 * failed > over:
-        yield f"{failed} of {over} trials failed; their reasons are in the table of trials."
+    failed, total = study["counts"].get("FAIL", 0), sum(study["counts"].values())
+    if 2 * failed > total:
+        yield f"{failed} of {total} trials failed; the reasons are below the table of trials."
 
 
-def _summary(study: Figures) -> Html:
-    counts = [f"{n} {_STATES.get(s, s.lower())}" for s, n in study["counts"].items()]
+def _summary(study: StudySummary) -> Html:
+    counts = [f"{n} {STATE_NAMES.get(s, s.lower())}" for s, n in study["counts"].items()]
     imported = sum(bool(t["imported"]) for t in study["trials"])
     if imported:
-        counts.append(f"{imported} taken over from an earlier study")
-    rows = [["sought", "; ".join(f"{o['direction']} {o['name']}" for o in study["objectives"])]]
+        counts.append(f"{imported} imported from an earlier study")
+    rows = [["objective", "; ".join(f"{o['direction']} {o['name']}" for o in study["objectives"])]]
     best = _trial(study, study["best"])
     if best is not None:
         rows.append(["best", f"trial {best['number']}: {_values(study, best)}"])
@@ -69,10 +60,10 @@ def _summary(study: Figures) -> Html:
         ["scheduler", study["scheduler"]],
         ["time", f"{study['elapsed_s']:,.0f} s"],
     ]
-    return section("What was found", table([], rows))
+    return section("Result", table([], rows))
 
 
-def _against_default(study: Figures) -> Html:
+def _against_default(study: StudySummary) -> Html:
     default, best = study["default"]["values"], study["best_values"]
     rows = [
         [address, _short(default.get(address)), _short(best[address]) if address in best else "-"]
@@ -80,30 +71,30 @@ def _against_default(study: Figures) -> Html:
     ]
     tried = _trial(study, study["default"]["trial"])
     chosen = _trial(study, study["best"])
-    for place, objective in enumerate(study["objectives"]):
+    for index, objective in enumerate(study["objectives"]):
         cells = [
-            _short(t["values"][place]) if t is not None and t["values"] else "not tried"
+            _short(t["values"][index]) if t is not None and t["values"] else "not tried"
             for t in (tried, chosen)
         ]
         rows.append([f"{objective['name']} (validation)", *cells])
     return section(
-        "The best config against the default",
+        "The best config compared with the default",
         paragraph(
-            "Validation scores choose the best of many, so they flatter it; its test scores are "
-            "on the page best/report.html."
+            "The best of many is chosen by its validation score, which is therefore optimistic; "
+            "its test scores are on the page best/report.html."
         ),
         table(["default", "best"], rows),
     )
 
 
-def _front(study: Figures) -> Iterator[Html]:
+def _front(study: StudySummary) -> Iterator[Html]:
     if len(study["objectives"]) < 2:
         return
     pairs = combinations(range(len(study["objectives"])), 2)
     yield section(
         "Pareto front",
         paragraph(
-            "Trials that no other beats in one objective and equals in the rest: "
+            "Trials that are not dominated by another in all objectives: "
             f"{', '.join(map(str, study['front'])) or 'none'}. The bundle is that of the best in "
             f"{study['objectives'][0]['name']}."
         ),
@@ -111,22 +102,22 @@ def _front(study: Figures) -> Iterator[Html]:
     )
 
 
-def _importances(study: Figures) -> Html:
+def _importances(study: StudySummary) -> Html:
     shares = study["importances"]
     if not shares:
-        return section("Importance", paragraph(f"Not known: {study['importances_missing']}."))
+        return section("Importance", paragraph(f"Not available: {study['importances_missing']}."))
     lengths = [(name, share, wording.percent(share)) for name, share in shares.items()]
     return section(
         "Importance",
         paragraph(
-            "How much of what sets the better trials apart each address explains (PED-ANOVA), over "
-            "the trials that ran to their end."
+            "How much of the difference between better and worse trials each address explains "
+            "(PED-ANOVA), over complete trials."
         ),
         bars("Share", lengths),
     )
 
 
-def _rungs(study: Figures) -> Iterator[Html]:
+def _rungs(study: StudySummary) -> Iterator[Html]:
     if not study["rungs"]:
         return
     rows = [
@@ -139,7 +130,7 @@ def _rungs(study: Figures) -> Iterator[Html]:
         ]
         for r in study["rungs"]
     ]
-    went = [
+    promoted = [
         (
             f"epoch {r['epoch']}",
             float(r["reached"] - r["stopped"]),
@@ -149,13 +140,13 @@ def _rungs(study: Figures) -> Iterator[Html]:
     ]
     yield section(
         "Rungs",
-        paragraph("After these epochs the scheduler stops the trials that are behind."),
-        bars("Trials that went on", went),
-        table(["reached", "went on", "best there", "worst that went on"], rows),
+        paragraph("After these epochs the scheduler stops the worst trials."),
+        bars("Trials that continued", promoted),
+        table(["reached", "continued", "best", "worst that continued"], rows),
     )
 
 
-def _trials(study: Figures) -> Html:
+def _trials(study: StudySummary) -> Html:
     addresses = list(study["search"])
     rows = [
         [
@@ -179,33 +170,33 @@ def _trials(study: Figures) -> Html:
     )
 
 
-def _linked(trial: Figures) -> Html:
+def _linked(trial: Trial) -> Html:
     if not trial["folder"] or trial["imported"]:
         return escape(str(trial["number"]))
     return Html(f'<a href="{escape(quote(trial["folder"]))}/">{trial["number"]}</a>')
 
 
-def _state(trial: Figures) -> str:
+def _state(trial: Trial) -> str:
     if trial["imported"]:
         return f"from {trial['imported']}"
-    state = str(_STATES.get(trial["state"], trial["state"]))
-    return f"{state}, again" if trial.get("retry_of") is not None else state
+    state = str(STATE_NAMES.get(trial["state"], trial["state"]))
+    return f"{state} (retry)" if trial.get("retry_of") is not None else state
 
 
-def _values(study: Figures, trial: Figures) -> str:
+def _values(study: StudySummary, trial: Trial) -> str:
     if first_value(trial) is None:
         return "-"
-    said = ", ".join(_short(v) for v in trial["values"])
+    values = ", ".join(_short(v) for v in trial["values"])
     seeds = trial["seeds"]
-    return f"{said} (seeds {min(seeds):.4g} to {max(seeds):.4g})" if seeds else said
+    return f"{values} (seeds {min(seeds):.4g} to {max(seeds):.4g})" if seeds else values
 
 
-def _findings(study: Figures) -> Iterator[Html]:
+def _findings(study: StudySummary) -> Iterator[Html]:
     if study["findings"]:
         yield section("Diagnosis of the search", bullets(f["line"] for f in study["findings"]))
 
 
-def _repeat(study: Figures) -> Html:
+def _repeat(study: StudySummary) -> Html:
     return section(
         "The bundle, and how to repeat it",
         paragraph(study["bundle"]),
@@ -213,8 +204,8 @@ def _repeat(study: Figures) -> Html:
     )
 
 
-def _trial(study: Figures, number: int | None) -> Figures | None:
-    found: Sequence[Figures] = [t for t in study["trials"] if t["number"] == number]
+def _trial(study: StudySummary, number: int | None) -> Trial | None:
+    found: Sequence[Trial] = [t for t in study["trials"] if t["number"] == number]
     return found[0] if found else None
 
 

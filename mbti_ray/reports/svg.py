@@ -1,8 +1,8 @@
-"""Drawing with matplotlib into inline SVG that takes its colours from the page.
+"""Drawing with matplotlib into inline SVG that takes its colors from the page.
 
-Never through pyplot. What comes out holds no script, no address, no id and no colour of its own
-(the page's style sheet has them), and is the same for the same figures. The settings of matplotlib
-are changed while a picture is drawn: no two threads may draw at once. Must not know what is drawn.
+Never through pyplot. The output has no script, address, id or color of its own (colors are in the
+page's style sheet), and is the same for the same data. matplotlib's settings are changed while a
+chart is drawn, so no two threads may draw at once. Must not know what is drawn.
 """
 
 import io
@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 
 from mbti_ray.reports.html import Html
 
-# Stand-ins by which the colours of the page are found again in what matplotlib writes.
+# Placeholders that are replaced by the page's colors in what matplotlib writes.
 INK, SOFT, LINE, FILL = "#010101", "#020202", "#030303", "#040404"
 _NAMES = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", FILL: "var(--fill)"}
-_LOOK = {
-    # Text stays text, in the font of the page; names are not formulas.
+_SETTINGS = {
+    # Text stays text, in the page's font; names are not formulas.
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 11,
@@ -49,21 +49,21 @@ LEGEND: dict[str, Any] = {
 }
 
 
-def picture(label: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> Html:
-    """What `draw` draws on an empty canvas of so many CSS pixels; `label` is read to the blind."""
+def draw_svg(label: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> Html:
+    """What `draw` draws on a canvas of a size in CSS pixels; `label` is for screen readers."""
     file = io.StringIO()
-    # After a reset: somebody's matplotlibrc must not change the picture.
-    with style.context([_LOOK], after_reset=True):
+    # After a reset, so that a user's matplotlibrc does not change the chart.
+    with style.context([_SETTINGS], after_reset=True):
         canvas = Figure(figsize=(size[0] / 72, size[1] / 72), frameon=False)
         draw(canvas)
         canvas.savefig(file, format="svg")
-    # Without the document type, which only a file of its own needs.
-    written = file.getvalue()
-    return _inlined(ET.fromstring(written[written.index("<svg") :]), label)
+    # Without the document type, which only a standalone file needs.
+    svg = file.getvalue()
+    return _inline(ET.fromstring(svg[svg.index("<svg") :]), label)
 
 
-def _inlined(svg: ET.Element, label: str) -> Html:
-    """The drawing alone: no metadata, style sheets, clips or ids, and every `use` written out."""
+def _inline(svg: ET.Element, label: str) -> Html:
+    """The drawing alone: no metadata, style sheets, clips or ids, and every `use` expanded."""
     shapes = {e.get("id"): e for e in svg.iter() if e.get("id")}
     root = ET.Element("svg", {"viewBox": svg.get("viewBox", "")}, role="img")
     root.set("width", svg.get("viewBox", "").split()[2])
@@ -74,7 +74,7 @@ def _inlined(svg: ET.Element, label: str) -> Html:
 
 
 def _copy(element: ET.Element, parent: ET.Element, shapes: Mapping[str | None, ET.Element]) -> None:
-    # Tags come as "{namespace}tag"; inside HTML the namespace is implied.
+    # Tags are "{namespace}tag"; inside HTML the namespace is implied.
     tag = element.tag.rpartition("}")[2]
     if tag in ("metadata", "defs"):
         return
@@ -100,7 +100,7 @@ def _copy(element: ET.Element, parent: ET.Element, shapes: Mapping[str | None, E
 
 
 def _themed(declarations: str) -> str:
-    """With the page's colours for the stand-ins, and the page's font."""
+    """With the page's colors in place of the placeholders, and the page's font."""
     for color, name in _NAMES.items():
         declarations = declarations.replace(color, name)
     return _FONT.sub("", declarations)

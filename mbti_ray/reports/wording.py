@@ -1,41 +1,30 @@
-"""How figures are said in words, the same on a page and in a card: plain text, not escaped.
+"""Metrics and caveats in words, the same on a page and in a model card: plain text, not escaped.
 
-Owns what a careful reader must be told beside a score. Must not know how it is laid out.
+Owns what a careful reader must know about a score. Must not know how it is laid out.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from mbti_ray.scores.findings import FindingRecord, format_value
+from mbti_ray.scores.names import FEW_PERSONS
+from mbti_ray.scores.scorecard import ResamplingInfo, Scorecard
 from mbti_ray.typology import DIMENSIONS
 
-Figures = Mapping[str, Any]
+_SIGNIFICANT_P = 0.05
 
-# A percentile bootstrap of fewer groups is too narrow to be taken at its word.
-FEW_GROUPS = 20
-_CHANCE = 0.05
-
-METRICS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro-F1",
-    "mcc": "MCC",
-    "auroc": "AUROC",
-    "brier": "Brier",
-    "ece": "ECE",
-}
 HOW_TO_READ = (
-    "MCC is 0 and AUROC is 0.5 for guessing; Brier and ECE are errors of the probabilities, lower "
-    "is better; AUROC is missing where the rows have one pole only."
+    "MCC is 0 and AUROC is 0.5 for random guessing; Brier and ECE are errors of the probabilities, "
+    "lower is better; AUROC is missing where the rows have one pole only."
 )
-STRANGERS = (
-    "The data were split by post: the same people stand on both sides of the split, so these "
-    "scores do not tell how the model does on strangers."
+SPLIT_BY_POST = (
+    "The data were split by post: the same people are on both sides of the split, so these scores "
+    "do not show how the model does on new people."
 )
 UNMASKED = (
-    "The texts were not masked: people name their own type, and the model may have learned to "
-    "read it off."
+    "The texts were not masked: people mention their own type, and the model may have learned to "
+    "copy it."
 )
 
 
@@ -47,86 +36,86 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def value_of(estimate: Figures | None) -> str:
-    return number(estimate["value"] if estimate else None)
+def format_value_of(interval: Mapping[str, Any] | None) -> str:
+    return number(interval["value"] if interval else None)
 
 
-def interval_of(estimate: Figures | None) -> str:
+def format_bounds(interval: Mapping[str, Any] | None) -> str:
     """`0.861 to 0.910`, or nothing where there is no interval."""
-    if estimate is None or estimate.get("low") is None or estimate.get("high") is None:
+    if interval is None or interval.get("low") is None or interval.get("high") is None:
         return ""
-    return f"{number(estimate['low'])} to {number(estimate['high'])}"
+    return f"{number(interval['low'])} to {number(interval['high'])}"
 
 
-def with_interval(estimate: Figures | None) -> str:
+def format_interval(interval: Mapping[str, Any] | None) -> str:
     """`0.887 (0.861 to 0.910)`."""
-    interval = interval_of(estimate)
-    return f"{value_of(estimate)} ({interval})" if interval else value_of(estimate)
+    bounds = format_bounds(interval)
+    return f"{format_value_of(interval)} ({bounds})" if bounds else format_value_of(interval)
 
 
-def cautions(card: Figures, facts: Figures | None) -> list[str]:
-    """What must be known before any score of this card is believed."""
-    said = []
+def caveats(card: Scorecard, data_info: Mapping[str, Any] | None) -> list[str]:
+    """What limits how far the scores of this card can be trusted."""
+    sentences = []
     intervals = card["intervals"]
-    if intervals["groups"] < FEW_GROUPS:
-        people = _people(intervals)
+    if intervals["groups"] < FEW_PERSONS:
+        persons = _count_persons(intervals)
         was = "was" if intervals["groups"] == 1 else "were"
-        said.append(
-            f"only {people} {was} resampled: take the intervals as a rough guide."
+        sentences.append(
+            f"only {persons} {was} resampled: take the intervals as a rough guide."
             if intervals["resamples"]
-            else f"the scores rest on only {people}."
+            else f"the scores are of only {persons}."
         )
-    if facts is not None and facts.get("split_by") == "post":
-        said.append(STRANGERS)
-    if facts is not None and facts.get("mask_version") == 0:
-        said.append(UNMASKED)
-    return said
+    if data_info is not None and data_info.get("split_by") == "post":
+        sentences.append(SPLIT_BY_POST)
+    if data_info is not None and data_info.get("mask_version") == 0:
+        sentences.append(UNMASKED)
+    return sentences
 
 
-def about_intervals(card: Figures) -> str:
-    """How many rows, and what the intervals are."""
+def describe_intervals(card: Scorecard) -> str:
+    """How many rows were scored, and what the intervals are."""
     intervals = card["intervals"]
-    rows = f"{card['rows']:,} rows of {_people(intervals)}"
+    rows = f"{card['rows']:,} rows of {_count_persons(intervals)}"
     if intervals["groups"] == 1:
         return f"{rows}; with one person nothing can be resampled, so there are no intervals."
     if not intervals["resamples"]:
         return f"{rows}; no intervals were computed (scoring.resamples=0)."
     return (
-        f"{rows}. Beside each score its {100 * intervals['level']:g} % interval "
+        f"{rows}. Each score has its {100 * intervals['level']:g} % interval "
         f"({intervals['method']}; {intervals['resamples']:,} resamples). The ECE of few people is "
         "larger by chance, so its interval may lie above its value."
     )
 
 
-def _people(intervals: Figures) -> str:
+def _count_persons(intervals: ResamplingInfo) -> str:
     groups = intervals["groups"]
     return f"{groups:,} {intervals['resampled']}{'s' * (groups != 1)}"
 
 
-def paired_sentence(card: Figures) -> str:
-    """The model against a baseline on the same rows, claiming no more than the figures show."""
+def compare_with_baseline(card: Scorecard) -> str:
+    """The model against a baseline on the same rows, claiming no more than the evidence shows."""
     paired = card.get("paired")
     if not paired:
-        return "No paired test was made, so no difference to a baseline is claimed."
+        return "No paired test was made, so no difference from a baseline is claimed."
     level = f"{100 * card['intervals']['level']:g} % interval"
     differences = [
         _difference(name, paired[key], level)
         for key, name in (
             ("accuracy", "mean accuracy"),
-            ("all_four", "the share with all four right"),
+            ("all_four", "the share with all four correct"),
         )
         if paired.get(key)
     ]
-    said = f"Against {paired['against']} on the same rows, {'; '.join(differences)}."
-    if card["intervals"]["groups"] < FEW_GROUPS:
-        said += f" With so few {card['intervals']['resampled']}s this is a rough guide."
-    return f"{said} Test: {paired['test']}."
+    sentence = f"Against {paired['against']} on the same rows, {'; '.join(differences)}."
+    if card["intervals"]["groups"] < FEW_PERSONS:
+        sentence += f" With so few {card['intervals']['resampled']}s this is a rough guide."
+    return f"{sentence} Test: {paired['test']}."
 
 
-def _difference(name: str, difference: Figures, level: str) -> str:
+def _difference(name: str, difference: Mapping[str, Any], level: str) -> str:
     value, p = difference["value"], difference.get("p")
-    interval = interval_of(difference)
-    evidence = [f"{level} {interval}"] if interval else []
+    bounds = format_bounds(difference)
+    evidence = [f"{level} {bounds}"] if bounds else []
     if p is not None:
         evidence.append("p < 0.001" if p < 0.001 else f"p = {p:.3f}")
     direction = "higher" if value > 0 else "lower"
@@ -135,50 +124,50 @@ def _difference(name: str, difference: Figures, level: str) -> str:
     return f"{name} is {size}{shown}, {_verdict(difference)}"
 
 
-def _verdict(difference: Figures) -> str:
+def _verdict(difference: Mapping[str, Any]) -> str:
     low, high, p = (difference.get(key) for key in ("low", "high", "p"))
     if p is None and low is None:
-        return "which nothing shows to be more than chance"
-    # Where the two disagree the difference is not called clear.
-    excludes_none = low is None or high is None or low > 0 or high < 0
-    is_clear = excludes_none and (p is None or p < _CHANCE)
-    return "more than chance explains" if is_clear else "which may be chance"
+        return "with no test of whether that is chance"
+    # Where interval and test disagree, the difference is not called significant.
+    excludes_zero = low is None or high is None or low > 0 or high < 0
+    is_significant = excludes_zero and (p is None or p < _SIGNIFICANT_P)
+    return "more than chance explains" if is_significant else "which may be chance"
 
 
-def masking(facts: Figures) -> str:
-    version = facts.get("mask_version")
+def _masking(data_info: Mapping[str, Any]) -> str:
+    version = data_info.get("mask_version")
     if not version:
         return "not masked"
-    also = facts.get("mask_also") or ()
+    also = data_info.get("mask_also") or ()
     hidden = ", ".join(["type words", "URLs", *also])
     return f"{hidden} masked (version {version})"
 
 
 def source_name(source: str) -> str:
-    """The source without the folders that lead to it; a hub name keeps its owner."""
+    """The source without its parent folders; a hub name keeps its owner."""
     path = PurePath(source)
     return path.name if path.is_absolute() or path.suffix else source
 
 
-def data_rows(facts: Figures) -> list[tuple[str, str]]:
-    """What is known of the data, a name and a value each; no row is quoted."""
-    bad = facts.get("bad", 0)
+def data_table(data_info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known about the data, as names and values; no row is quoted."""
+    bad = data_info.get("bad", 0)
     counts = {
         "bad rows left out": bad if isinstance(bad, int) else len(bad),
-        "rows with repaired encoding": facts.get("repaired", 0),
-        "rows cut at the limit of windows": facts.get("truncated", 0),
+        "rows with repaired encoding": data_info.get("repaired", 0),
+        "rows cut at the limit of windows": data_info.get("truncated", 0),
     }
     return [
-        ("source", source_name(str(facts.get("source", "unknown")))),
-        ("fingerprint", str(facts.get("fingerprint", "unknown"))),
-        ("split by", str(facts.get("split_by", "unknown"))),
-        ("masking", masking(facts)),
-        *((f"{split} rows", f"{n:,}") for split, n in (facts.get("rows") or {}).items()),
+        ("source", source_name(str(data_info.get("source", "unknown")))),
+        ("fingerprint", str(data_info.get("fingerprint", "unknown"))),
+        ("split by", str(data_info.get("split_by", "unknown"))),
+        ("masking", _masking(data_info)),
+        *((f"{split} rows", f"{n:,}") for split, n in (data_info.get("rows") or {}).items()),
         *((name, f"{count:,}") for name, count in counts.items() if count),
     ]
 
 
-def finding_name(finding: Figures) -> str:
+def finding_name(finding: FindingRecord) -> str:
     """`overfitting`, or `weak (J/P)` for a finding about one dimension."""
     about = [d.name for d in DIMENSIONS if d.key == finding["dimension"]]
     return " ".join([finding["name"], *(f"({name})" for name in about)])
@@ -186,5 +175,4 @@ def finding_name(finding: Figures) -> str:
 
 def setting(address: str, value: object) -> str:
     """`optim.lr=3e-05`, as it is given on the command line."""
-    said = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return f"{address}={said}"
+    return f"{address}={format_value(value)}"

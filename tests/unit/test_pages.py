@@ -82,7 +82,7 @@ def scorecard(groups=964):
         "overall": overall
         | {"all_four": about(0.52), "at_least_three": about(0.81), "abstained": 0.0},
         "baselines": {
-            "majority": {"description": "the commonest pole of these very rows"} | rates(0.7),
+            "majority": {"description": "the majority class of these very rows"} | rates(0.7),
             "most_mentioned": {"description": "the type mentioned most"} | rates(0.75),
             "most_mentioned_masked": {"description": "the same after masking"} | rates(0.7),
         },
@@ -100,11 +100,11 @@ def bare(card):
     """The same card without what may be missing."""
     card = deepcopy(card)
     card["intervals"] |= {"resamples": 0}
-    for figures in (*card["dimensions"].values(), card["overall"]):
-        for estimate in figures.values():
+    for record in (*card["dimensions"].values(), card["overall"]):
+        for estimate in record.values():
             if isinstance(estimate, dict) and "low" in estimate:
                 estimate |= {"low": None, "high": None}
-        figures["auroc"] = None
+        record["auroc"] = None
     return card | {"baselines": {}, "missing": {}, "paired": None}
 
 
@@ -142,7 +142,7 @@ FINDINGS = [
         Finding("weak", "jp", "MCC 0.02", {}),
     )
 ]
-FACTS = {
+DATA_INFO = {
     "source": "posts.csv",
     "fingerprint": "0123456789abcdef",
     "split_by": "author",
@@ -165,16 +165,16 @@ def full_page(**changes):
         "calibration": CALIBRATION,
         "findings": FINDINGS,
         "history": HISTORY,
-        "facts": FACTS,
+        "data_info": DATA_INFO,
     }
     return scorecard_page("scores of mine", changes.pop("cards", cards), **(given | changes))
 
 
-def card_of(*overrides, scores=SCORES, facts=FACTS):
+def card_of(*overrides, scores=SCORES, data_info=DATA_INFO):
     return model_card(
         bundle_id="abc123",
         config=load_run("quick", overrides),
-        facts=facts,
+        data_info=data_info,
         scores=scores,
         versions={"mbti_ray": "0.1.0", "torch": "2.11"},
     )
@@ -235,32 +235,32 @@ def test_a_page_that_is_not_nested_is_noticed():
     assert not Elements("<p><b>x</b><br></p>").problems
 
 
-def test_the_page_is_well_formed_asks_for_nothing_and_has_every_picture():
+def test_the_page_is_well_formed_asks_for_nothing_and_has_every_chart():
     elements = assert_asks_for_nothing(full_page())
     assert len(elements.named("svg")) == 4 + 4 + 2
-    for picture in elements.named("svg"):
-        assert picture["role"] == "img"
-        assert re.search(r"\d", picture["aria-label"])
+    for chart in elements.named("svg"):
+        assert chart["role"] == "img"
+        assert re.search(r"\d", chart["aria-label"])
     headings = ("Scores: as served (masked)", "Scores: type words left in", "side by side",
-                "Beside baselines", "Reliability", "Answers", "Calibration", "Learning curves",
-                "Diagnosis", "Data")  # fmt: skip
+                "Compared with baselines", "Reliability", "Confusion matrices", "Calibration",
+                "Learning curves", "Diagnosis", "Data")  # fmt: skip
     assert all(heading in elements.words for heading in headings)
 
 
-def test_the_page_has_every_figure():
-    said = Elements(full_page()).words
+def test_the_page_has_every_metric():
+    shown = Elements(full_page()).words
     card = scorecard()
-    for figures in (*card["dimensions"].values(), *card["baselines"].values()):
-        for estimate in figures.values():
+    for record in (*card["dimensions"].values(), *card["baselines"].values()):
+        for estimate in record.values():
             if isinstance(estimate, dict) and "low" in estimate:
-                assert f"{estimate['value']:.3f} {estimate['low']:.3f}–" in said
+                assert f"{estimate['value']:.3f} {estimate['low']:.3f}–" in shown
     for text in ("tfidf is missing: scikit-learn is not installed", "0123456789abcdef", "7,711",
                  "split by author", "1.310", "0.061", "model.dropout=0.3", "fit.patience=null",
                  "weak (J/P) : MCC 0.02", "percentile bootstrap of authors"):  # fmt: skip
-        assert text in said
+        assert text in shown
 
 
-def test_the_page_is_the_same_for_the_same_figures_at_any_time():
+def test_the_page_is_the_same_for_the_same_metrics_at_any_time():
     first = full_page()
     time.sleep(1.1)
     assert full_page() == first
@@ -270,7 +270,7 @@ def test_names_are_escaped():
     card = scorecard()
     card["missing"] = {NASTY: NASTY}
     text = scorecard_page(
-        NASTY, {NASTY: card, "b": card}, findings=FINDINGS, facts={"source": NASTY}
+        NASTY, {NASTY: card, "b": card}, findings=FINDINGS, data_info={"source": NASTY}
     )
     elements = assert_asks_for_nothing(text)
     assert "<b>" not in text
@@ -310,39 +310,39 @@ def test_a_scorecard_as_it_is_built_can_be_shown_everywhere(persons, capsys):
     assert "Against majority on the same rows" in card_of(scores=SCORES | {"scorecard": card})
     tables.print_scorecard({"test": card})
     tables.print_scorecard({"masked": card, "unmasked": card})
-    for said in (text, card_of(scores=SCORES | {"scorecard": card}), capsys.readouterr().out):
-        assert not re.search(r"\bNone\b|\bnan\b", said)
+    for shown in (text, card_of(scores=SCORES | {"scorecard": card}), capsys.readouterr().out):
+        assert not re.search(r"\bNone\b|\bnan\b", shown)
 
 
 @pytest.mark.parametrize("groups", [3, 19])
-def test_few_resampled_people_are_warned_of(groups):
-    said = Elements(full_page(cards={"one": scorecard(groups)})).words
-    assert f"only {groups} author" in said
-    assert "take the intervals as a rough guide" in said
+def test_few_resampled_people_give_a_warning(groups):
+    shown = Elements(full_page(cards={"one": scorecard(groups)})).words
+    assert f"only {groups} author" in shown
+    assert "take the intervals as a rough guide" in shown
 
 
-def test_one_person_is_warned_of_without_speaking_of_intervals():
+def test_one_person_gives_a_warning_that_does_not_mention_intervals():
     card = scorecard(1)
     card["intervals"]["resamples"] = 0
-    said = Elements(full_page(cards={"one": card})).words
-    assert "the scores rest on only 1 author." in said
-    assert "964 rows of 1 author; with one person" in said
+    shown = Elements(full_page(cards={"one": card})).words
+    assert "the scores are of only 1 author." in shown
+    assert "964 rows of 1 author; with one person" in shown
 
 
-def test_many_resampled_people_are_not_warned_of():
+def test_many_resampled_people_give_no_warning():
     assert 'class="warning"' not in full_page(cards={"one": scorecard(20)})
 
 
 @pytest.mark.parametrize(("split_by", "is_warned"), [("post", True), ("user", False)])
-def test_only_a_split_by_post_is_warned_of(split_by, is_warned):
-    facts = FACTS | {"split_by": split_by}
-    for text in (full_page(facts=facts), card_of(facts=facts)):
-        assert (wording.STRANGERS in text) == is_warned
-        assert ("the same people stand on both sides" in text) == is_warned
+def test_only_a_split_by_post_gives_a_warning(split_by, is_warned):
+    data_info = DATA_INFO | {"split_by": split_by}
+    for text in (full_page(data_info=data_info), card_of(data_info=data_info)):
+        assert (wording.SPLIT_BY_POST in text) == is_warned
+        assert ("the same people are on both sides" in text) == is_warned
 
 
 @pytest.mark.parametrize(
-    ("difference", "said"),
+    ("difference", "shown"),
     [
         ({"value": 0.05, "low": 0.02, "high": 0.08, "p": 0.0001},
          "mean accuracy is higher by 0.050 (95 % interval 0.020 to 0.080, p < 0.001), more than"),
@@ -352,27 +352,27 @@ def test_only_a_split_by_post_is_warned_of(split_by, is_warned):
         ({"value": 0.01, "low": 0.005, "high": 0.02, "p": 0.25}, "which may be chance"),
         ({"value": 0.01, "low": -0.005, "high": 0.02, "p": 0.01}, "which may be chance"),
         ({"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}, "is the same (95 %"),
-        ({"value": 0.01, "low": None, "high": None, "p": None}, "which nothing shows to be more"),
+        ({"value": 0.01, "low": None, "high": None, "p": None}, "with no test of whether"),
     ],
 )  # fmt: skip
-def test_the_paired_sentence_claims_no_more_than_interval_and_test_show(difference, said):
+def test_the_compare_with_baseline_claims_no_more_than_interval_and_test_show(difference, shown):
     card = scorecard() | {"paired": {"against": "tfidf", "accuracy": difference, "test": "flips"}}
-    sentence = wording.paired_sentence(card)
-    assert said in sentence
+    sentence = wording.compare_with_baseline(card)
+    assert shown in sentence
     assert sentence.startswith("Against tfidf on the same rows")
     assert sentence.endswith("Test: flips.")
 
 
-def test_an_abstaining_model_shows_what_it_left_and_how_well_it_answered():
+def test_an_abstaining_model_shows_its_share_of_x_and_the_accuracy_of_the_rest():
     card = scorecard()
     card["overall"]["abstained"] = 0.1
     card["dimensions"]["ei"] |= {"abstained": 0.123, "accuracy_answered": 0.911}
-    said = Elements(scorecard_page("x", {"one": card})).words
-    assert "E/I 12.3 % 0.911" in said
-    assert "answered X" not in Elements(full_page()).words
+    shown = Elements(scorecard_page("x", {"one": card})).words
+    assert "E/I 12.3 % 0.911" in shown
+    assert "predicted X" not in Elements(full_page()).words
 
 
-def test_pictures_take_their_colours_and_font_from_the_page():
+def test_charts_take_their_colors_and_font_from_the_page():
     card = scorecard()["dimensions"]
     drawn = bars("b", [("INTJ", 0.5, "50 %")]) + reliability(card) + confusions(card)
     drawn += learning_curves(HISTORY)
@@ -383,7 +383,7 @@ def test_pictures_take_their_colours_and_font_from_the_page():
     assert all("fill: var(--" in text for text in texts)
 
 
-def test_text_of_a_picture_is_drawn_as_it_is_written():
+def test_text_of_a_chart_is_drawn_as_it_is_written():
     assert ">$x$ a_b<" in bars("b", [("$x$ a_b", 1, "1")])
 
 
@@ -423,7 +423,7 @@ def test_only_what_is_html_is_put_in_unescaped():
     assert "&lt;i&gt;" in page("<i>", [])
 
 
-def test_a_page_is_written_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_a_page_is_written_whole_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "page.html"
     write_page(path, "old")
     write_page(path, "lone \ud800 surrogate")
@@ -443,12 +443,12 @@ def test_a_page_that_cannot_be_written_is_refused(tmp_path, name, says):
 
 def test_the_card_says_what_a_reader_must_know():
     text = card_of()
-    for said in ("abc123", "0123456789abcdef", "| split by | author |", "functions masked",
+    for shown in ("abc123", "0123456789abcdef", "| split by | author |", "functions masked",
                  "majority", "most_mentioned_masked", "tfidf: missing: scikit-learn",
                  "0.845 (0.825 to 0.865)", "Against majority on the same rows", "self-reported",
                  "Pittenger 2005", "0.126 after", "best epoch | 4", NOT_FOR_DECISIONS):  # fmt: skip
-        assert said in text
-    assert all(use in NOT_FOR_DECISIONS for use in ("hiring", "grading", "treating"))
+        assert shown in text
+    assert all(use in NOT_FOR_DECISIONS for use in ("hiring", "grading", "treatment"))
     assert "None" not in text.replace("none", "")
 
 
@@ -464,8 +464,8 @@ def test_the_front_matter_of_the_card_is_what_a_hub_reads():
 
 def test_the_card_quotes_no_row_and_no_folder():
     bad = [{"number": 3, "reason": "secret words of a user"}]
-    facts = FACTS | {"source": "/home/me.secret/posts.csv", "bad": bad}
-    text = card_of("data.source=/home/me.secret/posts.csv", facts=facts)
+    data_info = DATA_INFO | {"source": "/home/me.secret/posts.csv", "bad": bad}
+    text = card_of("data.source=/home/me.secret/posts.csv", data_info=data_info)
     assert "secret" not in text
     assert "me.secret" not in text
     assert "| source | posts.csv |" in text
@@ -473,7 +473,7 @@ def test_the_card_quotes_no_row_and_no_folder():
 
 
 def test_marks_of_markdown_in_names_stay_marks():
-    text = card_of(facts=FACTS | {"source": "a|b<i>_c_`.csv"})
+    text = card_of(data_info=DATA_INFO | {"source": "a|b<i>_c_`.csv"})
     assert r"| source | a\|b\<i\>\_c\_\`.csv |" in text
 
 
@@ -486,7 +486,7 @@ def test_every_table_of_the_card_has_equal_rows():
 
 def test_the_card_of_bare_scores_and_of_the_builtin_corpus_can_be_written():
     scores = {"scorecard": bare(scorecard()), "calibration": None, "diagnosis": []}
-    text = card_of(scores=scores, facts={"source": "builtin", "mask_version": 0})
+    text = card_of(scores=scores, data_info={"source": "builtin", "mask_version": 0})
     assert "There are no people in these data" in text
     assert wording.UNMASKED in text
     assert "## Calibration" not in text
@@ -497,28 +497,30 @@ def test_the_screen_shows_one_scorecard_within_100_columns(capsys):
     tables.print_scorecard({"test": scorecard(3)})
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    said = "\n".join(lines)
-    assert re.search(r"E/I +0\.800 \(0\.780-0\.820\) +0\.750 +0\.760 +0\.500 +0\.900 +0\.120", said)
-    assert re.search(r"all four +0\.520 \(0\.500-0\.540\)", said)
-    assert re.search(r"most_mentioned_masked +0\.700", said)
-    assert "tfidf is missing: scikit-learn is not installed" in said
-    assert "only 3 author(s)" in said
-    assert "mean +0.100 (+0.070 to +0.130, p 0.0004)" in " ".join(said.split())
+    shown = "\n".join(lines)
+    assert re.search(
+        r"E/I +0\.800 \(0\.780-0\.820\) +0\.750 +0\.760 +0\.500 +0\.900 +0\.120", shown
+    )
+    assert re.search(r"all four +0\.520 \(0\.500-0\.540\)", shown)
+    assert re.search(r"most_mentioned_masked +0\.700", shown)
+    assert "tfidf is missing: scikit-learn is not installed" in shown
+    assert "only 3 author(s)" in shown
+    assert "mean +0.100 (+0.070 to +0.130, p 0.0004)" in " ".join(shown.split())
 
 
 def test_the_screen_shows_two_scorecards_side_by_side(capsys):
     tables.print_scorecard({"masked [x]": scorecard(), "type words left in": bare(scorecard())})
-    said = capsys.readouterr().out
-    assert re.search(r"masked \[x\] +type words left in", said)
-    assert re.search(r"J/P +0\.890 \(0\.870-0\.910\) +0\.890\n", said)
-    assert "Brier" not in said
+    shown = capsys.readouterr().out
+    assert re.search(r"masked \[x\] +type words left in", shown)
+    assert re.search(r"J/P +0\.890 \(0\.870-0\.910\) +0\.890\n", shown)
+    assert "Brier" not in shown
 
 
 def test_the_screen_shows_a_bare_scorecard(capsys):
     tables.print_scorecard({"test": bare(scorecard())})
-    said = capsys.readouterr().out
-    assert re.search(r"mean +0\.845 +0\.795 +0\.805 +0\.530 +- +0\.120", said)
-    assert "None" not in said
+    shown = capsys.readouterr().out
+    assert re.search(r"mean +0\.845 +0\.795 +0\.805 +0\.530 +- +0\.120", shown)
+    assert "None" not in shown
 
 
 def test_findings_are_one_line_each_with_what_to_try(capsys):

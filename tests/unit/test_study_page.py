@@ -18,7 +18,7 @@ START = datetime(2026, 11, 24, 12, 0, 0)
 
 def trial(number: int, state: str = "COMPLETE", **changes: Any) -> dict[str, Any]:
     score = 0.5 + number / 100
-    begun = START + timedelta(seconds=10 * number)
+    started = START + timedelta(seconds=10 * number)
     return {
         "number": number,
         "state": state,
@@ -27,8 +27,8 @@ def trial(number: int, state: str = "COMPLETE", **changes: Any) -> dict[str, Any
         "evaluations": [] if state == "FAIL" else [[1, score - 0.1], [2, score]],
         "epochs": 2,
         "seconds": 9.5,
-        "started": begun.isoformat(),
-        "ended": (begun + timedelta(seconds=9)).isoformat(),
+        "started": started.isoformat(),
+        "ended": (started + timedelta(seconds=9)).isoformat(),
         "worker": f"host:{number % 2}",
         "folder": f"trials/trial-{number:04d}",
         "reason": "diverged" if state == "FAIL" else None,
@@ -74,10 +74,10 @@ def rows_of(html: str, heading: str) -> list[str]:
     return re.findall(r'<tr><th scope="row">(.*?)</th>', part)
 
 
-def test_the_page_shows_the_best_beside_the_default_and_how_to_repeat_it() -> None:
+def test_the_page_compares_the_best_with_the_default_and_how_to_repeat_it() -> None:
     html = study_page(study([trial(n) for n in range(4)]))
     assert "trial 3: 0.53" in html
-    against = html.split("against the default</h2>")[1].split("</section>")[0]
+    against = html.split("compared with the default</h2>")[1].split("</section>")[0]
     assert "<td>2e-05</td><td>0.001</td>" in against
     assert "<td>0.5</td><td>0.53</td>" in against
     assert "<code>python -m mbti_ray.train best/config.yaml name=again</code>" in html
@@ -85,7 +85,7 @@ def test_the_page_shows_the_best_beside_the_default_and_how_to_repeat_it() -> No
     assert 'href="trials/trial-0002/"' in html
 
 
-def test_failures_have_their_reason_and_what_was_taken_over_says_so() -> None:
+def test_failures_have_their_reason_and_imported_trials_are_marked() -> None:
     trials = [
         trial(0),
         trial(1, "FAIL"),
@@ -96,10 +96,10 @@ def test_failures_have_their_reason_and_what_was_taken_over_says_so() -> None:
     assert "trial 2: no memory" in html
     assert "2 of 3 trials failed" in html
     assert "from old, trial 7" in html
-    assert "1 taken over from an earlier study" in html
+    assert "1 imported from an earlier study" in html
 
 
-def test_several_objectives_have_a_front_and_the_end_says_why_it_was_early() -> None:
+def test_several_objectives_have_a_front_and_an_early_end_has_its_reason() -> None:
     objectives = [
         {"name": "acc_mean", "direction": "maximize"},
         {"name": "brier", "direction": "minimize"},
@@ -109,11 +109,11 @@ def test_several_objectives_have_a_front_and_the_end_says_why_it_was_early() -> 
         study(trials, objectives=objectives, front=[0, 2], stopped_early="stopped by SIGINT")
     )
     assert "acc_mean against brier" in html
-    assert "the rest: 0, 2." in html
+    assert "in all objectives: 0, 2." in html
     assert "ended before its trials were done: stopped by SIGINT." in html
 
 
-def test_whatever_stands_in_a_study_is_text() -> None:
+def test_everything_in_a_study_is_escaped() -> None:
     evil = '<script>alert("x")</script>'
     odd = trial(
         0, "FAIL", reason=evil, worker=evil, params={"optim.lr": 1e-3, "model.pooling": evil}
