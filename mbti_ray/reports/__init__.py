@@ -1,1 +1,1 @@
-"""Pages that load nothing from elsewhere, and the model card: plain figures in, text out."""
+"""HTML pages that load nothing, and the model card: plain records in, text out."""

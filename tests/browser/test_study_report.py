@@ -53,7 +53,7 @@ def _end(trial: optuna.Trial | None, number: int, folder: Path) -> None:
     rate = trial.params["optim.lr"]
     score, brier = 0.9 - abs(rate - 3e-3) * 40, 0.1 + rate * 10
     epochs = 9 if number % 3 == 0 else 1
-    figures: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "values": [score, brier],
         "evaluations": [[e, score - 0.3 / e, brier + 0.1 / e] for e in range(1, epochs + 1)],
         "epochs": epochs,
@@ -61,8 +61,8 @@ def _end(trial: optuna.Trial | None, number: int, folder: Path) -> None:
         "worker": f"host:{100 + number % 2}",
         "folder": f"trials/trial-{number:04d}",
     }
-    (folder / figures["folder"]).mkdir(parents=True)
-    for name, value in figures.items():
+    (folder / attributes["folder"]).mkdir(parents=True)
+    for name, value in attributes.items():
         trial.set_user_attr(name, value)
     if number == 5:
         trial.study.tell(trial, state=optuna.trial.TrialState.FAIL)

@@ -74,7 +74,7 @@ def trial_processes() -> list[int]:
 
 
 def assert_nothing_repeated(found: list[TrialRecord]) -> None:
-    """No point was tried twice, but for those that were cut off."""
+    """No point was tried twice, but for those that were interrupted."""
     retried = {r.retry_of for r in found if r.retry_of is not None}
     rates = [r.params["optim.lr"] for r in found if r.number not in retried]
     assert len(rates) == len(set(rates))
@@ -136,7 +136,7 @@ def test_trials_that_raise_are_failed_trials_and_are_not_tried_again(
     from mbti_ray.on_ray.cluster.resources import trial_resources
     from mbti_ray.on_ray.tune.tuner import finish_study, run_study
 
-    # A real encoder in a folder, which is taken away before the first trial begins.
+    # A real encoder in a folder, which is deleted before the first trial starts.
     encoder = tmp_path / "encoder"
     source = load_study(None)
     tokenizer = prepare_dataset(source, tmp_path / "cache").tokenizer
@@ -185,23 +185,23 @@ def test_a_full_disk_is_said_in_a_line_and_the_study_goes_on_where_there_is_room
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    # There is room when it begins; then somebody else takes all but that of a few checkpoints.
+    # There is space when it starts; then another process takes all but that of a few checkpoints.
     small_disk = disk(60)
     filling = when((small_disk / "full" / "config.yaml").exists, lambda: fill(small_disk, 4500))
     assert tune([str(study_file), f"storage={small_disk}", "name=full"]) == 2
     filling.join()
-    said = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "full" in said or "No space" in said
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "full" in message or "No space" in message
     before = records(small_disk / "full")
     shutil.copytree(small_disk / "full", tmp_path / "full")
     place = [str(study_file), f"storage={tmp_path}", "name=full"]
     assert tune([*place, "--resume", "--json"]) == 0
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
     found = records(tmp_path / "full")
     assert states(tmp_path / "full")["COMPLETE"] == 6
-    assert answer["trials"] == dict(states(tmp_path / "full"))
-    kept = [r for r in before if r.state == "COMPLETE"]
-    assert [r for r in found if r.number in {k.number for k in kept}] == kept
+    assert result["trials"] == dict(states(tmp_path / "full"))
+    completed = [r for r in before if r.state == "COMPLETE"]
+    assert [r for r in found if r.number in {k.number for k in completed}] == completed
     assert_nothing_repeated(found)
 
 
@@ -213,12 +213,12 @@ def test_ctrl_c_once_lets_the_running_trials_end_and_resume_does_the_rest(
     place = [str(study_file), f"storage={tmp_path}", "name=asked", "--json"]
     assert tune(place) == 0
     asking.join()
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert answer["ended_early"] == "stopped by SIGINT"
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert result["ended_early"] == "stopped by SIGINT"
     done = states(folder)
     assert set(done) == {"COMPLETE"}
     assert done["COMPLETE"] < 6
-    assert Path(answer["bundle"], "bundle.json").is_file()
+    assert Path(result["bundle"], "bundle.json").is_file()
     assert tune([*place, "--resume"]) == 0
     assert states(folder) == {"COMPLETE": 6}
     assert_nothing_repeated(records(folder))

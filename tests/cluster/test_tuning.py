@@ -45,7 +45,7 @@ def test_a_study_ends_with_the_best_bundle_and_a_database_that_says_what_happene
     file = write_study(tmp_path / "small.yaml", small_file)
     place = [str(file), f"storage={tmp_path}", "name=study", "--json"]
     assert tune(place) == 0
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
     folder = tmp_path / "study"
     trials = open_database(folder).get_trials()
     assert len(trials) == 5
@@ -56,17 +56,17 @@ def test_a_study_ends_with_the_best_bundle_and_a_database_that_says_what_happene
         assert (trial.state.name == "COMPLETE") == (epochs == 3)
         assert epochs == trial.user_attrs["epochs"]
     best = max(trials, key=lambda t: max(t.intermediate_values.values()))
-    assert answer["best"] == pytest.approx(best.params)
-    assert answer["scores"]["val"]["acc_mean"] == max(best.intermediate_values.values())
+    assert result["best"] == pytest.approx(best.params)
+    assert result["scores"]["val"]["acc_mean"] == max(best.intermediate_values.values())
     assert pq.read_table(folder / "trials.parquet").num_rows == 5
     # best/ repeats itself: what was scored is what the bundle computes.
     assert yaml.safe_load((folder / "best" / "config.yaml").read_text())["optim"][
         "lr"
     ] == pytest.approx(best.params["optim.lr"])
-    assert evaluate([answer["bundle"], "--json"]) == 0
+    assert evaluate([result["bundle"], "--json"]) == 0
     scores = json.loads(capfd.readouterr().out.splitlines()[-1])["scores"]
-    assert scores == pytest.approx(answer["scores"]["test"], abs=1e-5)
-    # Resumed with a larger budget it goes on; it does not begin again.
+    assert scores == pytest.approx(result["scores"]["test"], abs=1e-5)
+    # Resumed with a larger budget it continues; it does not start again.
     assert tune([*place, "--resume", "study.trials=7"]) == 0
     after = open_database(folder).get_trials()
     assert [t.params for t in after[:5]] == [t.params for t in trials]
@@ -110,9 +110,9 @@ def test_a_trial_of_two_workers_trains_through_torchtrainer(
         study={"trials": 1},
     )
     assert tune([str(file), f"storage={tmp_path}", "name=wide", "--json"]) == 0
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert answer["trials"] == {"COMPLETE": 1}
-    assert Path(answer["bundle"], "bundle.json").is_file()
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert result["trials"] == {"COMPLETE": 1}
+    assert Path(result["bundle"], "bundle.json").is_file()
     # Each is a run of its own; a person finds it by its study.
     runs = ray.get(get_state_actor().get_train_runs.remote()).values()
     assert "wide/trials/trial-0000/checkpoints" in {run.name for run in runs}
@@ -125,13 +125,13 @@ def test_the_command_that_a_study_ends_with_repeats_its_best_run(
         tmp_path / "again.yaml", small_file, study={"trials": 2, "scheduler": "none"}
     )
     assert tune([str(file), f"storage={tmp_path}", "name=first", "--json"]) == 0
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
-    python, option, module, *arguments = shlex.split(answer["command"])
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    python, option, module, *arguments = shlex.split(result["command"])
     assert (python, option, module) == ("python", "-m", "mbti_ray.train")
     assert train([*arguments, "--json"]) == 0
     again = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert again["scores"] == answer["scores"]
-    weights = [Path(a["bundle"], "model.safetensors").read_bytes() for a in (answer, again)]
+    assert again["scores"] == result["scores"]
+    weights = [Path(a["bundle"], "model.safetensors").read_bytes() for a in (result, again)]
     assert weights[0] == weights[1]
 
 
@@ -145,7 +145,7 @@ def test_several_objectives_end_with_a_front_and_several_seeds_with_their_mean(
         study={"trials": 4, "objective": ["acc_mean", "brier"], "seeds": 2, "reduction": 2},
     )
     assert tune([str(file), f"storage={tmp_path}", "name=pareto", "--json"]) == 0
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
     study = open_database(tmp_path / "pareto")
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     records = records_of(study)
@@ -158,12 +158,12 @@ def test_several_objectives_end_with_a_front_and_several_seeds_with_their_mean(
         assert record.values[0] == pytest.approx(sum(record.seeds) / 2)
         # Two epochs of the first seed were seen by the scheduler.
         assert [e[0] for e in record.evaluations] == [1, 2]
-    assert answer["front"] == [r.number for r in front_of(records, ("acc_mean", "brier"))]
+    assert result["front"] == [r.number for r in front_of(records, ("acc_mean", "brier"))]
     assert records[0].is_default
-    first = next(r for r in records if r.params == answer["best"])
+    first = next(r for r in records if r.params == result["best"])
     # The bundle is that of the first seed, whose own score is among those of the trial.
     best = max(value for _, value, _ in first.evaluations)
-    assert answer["scores"]["val"]["acc_mean"] == pytest.approx(best)
+    assert result["scores"]["val"]["acc_mean"] == pytest.approx(best)
 
 
 @pytest.mark.long
@@ -178,7 +178,7 @@ def test_a_population_copies_its_best_and_says_what_each_trained_with(
         search={"optim.lr": {"low": 1e-6, "high": 1e-2, "log": True}},
     )
     assert tune([str(file), f"storage={tmp_path}", "name=population", "--json"]) == 0
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
     records = records_of(open_database(tmp_path / "population"))
     assert {r.state for r in records} == {"COMPLETE"}
     copies = [r for r in records if r.schedule]
@@ -188,8 +188,8 @@ def test_a_population_copies_its_best_and_says_what_each_trained_with(
         assert 1e-6 <= record.last_params["optim.lr"] <= 1e-2
     best = best_of(records, ("acc_mean",))
     assert best is not None
-    # Whatever was copied over, the bundle scores what the study says of its trial.
-    assert best.values == [pytest.approx(answer["scores"]["val"]["acc_mean"])]
+    # Whatever was copied, the bundle has the scores that the study records for its trial.
+    assert best.values == [pytest.approx(result["scores"]["val"]["acc_mean"])]
 
 
 @pytest.mark.long
@@ -204,8 +204,8 @@ def test_hours_that_are_over_and_points_that_are_used_up_end_a_study_early(
         study={"trials": None, "hours": 0.0005, "scheduler": "none"},
     )
     assert tune([str(short), *place, "name=short"]) == 0
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert answer["ended_early"] == "study.hours=0.0005 are over"
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert result["ended_early"] == "study.hours=0.0005 have passed"
     few = write_study(
         tmp_path / "few.yaml",
         small_file,
@@ -214,9 +214,9 @@ def test_hours_that_are_over_and_points_that_are_used_up_end_a_study_early(
         search={"model.pooling": {"choices": ["cls", "mean"]}},
     )
     assert tune([str(few), *place, "name=few"]) == 0
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert answer["ended_early"] == "every point of the search has been tried"
-    assert answer["trials"] == {"COMPLETE": 2}
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert result["ended_early"] == "every point of the search has been tried"
+    assert result["trials"] == {"COMPLETE": 2}
 
 
 def test_two_workers_do_not_share_a_gpu(small_file: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command of a study is killed or cut off: what it learned is kept, what ran runs again."""
+"""A study command is killed or interrupted: complete trials stay, running ones run again."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def wait_for_ended(driver: "subprocess.Popen[str]", folder: Path, count: int) ->
     raise AssertionError("the study did not get that far")
 
 
-@pytest.mark.parametrize("how", ["killed", "cut off"])
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_a_study_goes_on_after_its_command_was(how: str, tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(TREE), "utf-8")
@@ -71,10 +71,10 @@ def test_a_study_goes_on_after_its_command_was(how: str, tmp_path: Path) -> None
         os.kill(driver.pid, signal.SIGINT)
         time.sleep(0.5)
         os.kill(driver.pid, signal.SIGINT)
-        _, said = driver.communicate(timeout=120)
+        _, output = driver.communicate(timeout=120)
         assert driver.returncode == 143
-        assert "cut off; the trials that ran are tried again, --resume goes on" in said
-    # Ray ends the workers of a driver that is gone; two Rays at once would confuse each other.
+        assert "interrupted; --resume continues and runs the open trials again" in output
+    # Ray ends the workers of a driver that has died; two Rays at once would confuse each other.
     time.sleep(15)
     before = records(folder)
     subprocess.run([*command, "--resume"], check=True, timeout=300)

@@ -84,8 +84,8 @@ def brute_threshold(p, y, metric):
     tried = sorted({0.5, *((a + b) / 2 for a, b in pairwise(values))})
     scored = []
     for t in tried:
-        answer, label = p > t, y == 1
-        pairs = ((answer, label), (~answer, label), (answer, ~label), (~answer, ~label))
+        predicted, label = p > t, y == 1
+        pairs = ((predicted, label), (~predicted, label), (predicted, ~label), (~predicted, ~label))
         cells = np.array([float((a & b).sum()) for a, b in pairs])
         score = float(metrics_of_confusion(cells)[metric])
         scored.append((-round(score, 9), abs(t - 0.5), t))

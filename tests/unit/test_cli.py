@@ -16,7 +16,7 @@ UNKNOWN_TYPES = "type,posts\n" + "XXXX,some words\n" * 8 + "INTJ,other words\n" 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty folder to work in, with a few files of bad input beside it."""
+    """An empty folder to work in, with a few files of bad input next to it."""
     inputs = tmp_path / "inputs"
     here = tmp_path / "here"
     here.mkdir()
@@ -48,15 +48,15 @@ def refusal(argv, place, capsys):
     before = files_in(place.parent)
     environment, ran = ray_variables(), ray_runs()
     assert main([argument.format(d=place, study=STUDY) for argument in argv]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.endswith("\n")
-    assert said.err.count("\n") == 1, said.err
-    assert "Traceback" not in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.endswith("\n")
+    assert output.err.count("\n") == 1, output.err
+    assert "Traceback" not in output.err
     assert files_in(place.parent) == before
     assert ray_variables() == environment
     assert ray_runs() == ran
-    return said.err.strip()
+    return output.err.strip()
 
 
 def ray_variables():
@@ -68,7 +68,7 @@ def files_in(folder):
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (["train", "optim.lrr=1"], 'command line: unknown key "optim.lrr"; allowed here: lr, '),
         (["train", "optim.lr=-1"], "command line: optim.lr='-1' is not allowed; allowed: "),
@@ -157,9 +157,9 @@ def files_in(folder):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_line_and_does_nothing(argv, says, place, capsys):
+def test_bad_input_is_one_line_and_does_nothing(argv, message, place, capsys):
     line = refusal(argv, place, capsys)
-    assert says in line
+    assert message in line
 
 
 def test_a_run_that_exists_is_left_as_it_is(place, capsys):
@@ -206,10 +206,10 @@ def test_help_of_every_verb_is_there(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])
     assert caught.value.code == 0
-    said = capsys.readouterr()
-    assert said.out.startswith(f"usage: python -m mbti_ray.{verb} ")
-    assert "--json" in said.out
-    assert said.err == ""
+    output = capsys.readouterr()
+    assert output.out.startswith(f"usage: python -m mbti_ray.{verb} ")
+    assert "--json" in output.out
+    assert output.err == ""
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"]])

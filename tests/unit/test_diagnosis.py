@@ -1,4 +1,4 @@
-"""Every rule of the diagnosis on made curves: where it fires, where it just does not."""
+"""Every rule of the diagnosis on synthetic curves: where it fires, and where it just does not."""
 
 import json
 import shlex
@@ -21,8 +21,8 @@ def run_config(*overrides):
     return load_run("default", ["optim.warmup_steps=10", *overrides])
 
 
-def answers(*, positive=0.5, of_positive, of_negative):
-    """Figures of one dimension from the recall of its two poles."""
+def recalls(*, positive=0.5, of_positive, of_negative):
+    """The scores of one dimension from the recall of its two poles."""
     right = positive * of_positive + (1 - positive) * of_negative
     return {
         "acc": right,
@@ -34,20 +34,20 @@ def answers(*, positive=0.5, of_positive, of_negative):
 
 
 def even(accuracy):
-    return answers(of_positive=accuracy, of_negative=accuracy)
+    return recalls(of_positive=accuracy, of_negative=accuracy)
 
 
 def epoch(number, *, train, val, train_loss=0.5, loss=0.5, rows=1000, skipped=0):
-    """One line; `train` (accuracies) and `val` (answers) are for all dimensions or for each."""
+    """A metrics record; `train` (accuracies), `val` (scores): for all dimensions or for each."""
     trained = train if isinstance(train, dict) else dict.fromkeys(KEYS, train)
-    figures = val if set(val) == set(KEYS) else dict.fromkeys(KEYS, val)
+    by_dimension = val if set(val) == set(KEYS) else dict.fromkeys(KEYS, val)
     scores = {"rows": float(rows), "loss": loss, "acc_total": 0.3}
     for kind in ("acc", "majority", "bal", "positive", "given"):
-        scores |= {f"{kind}_{key}": figures[key][kind] for key in KEYS}
+        scores |= {f"{kind}_{key}": by_dimension[key][kind] for key in KEYS}
     for kind in ("acc", "majority", "bal"):
-        scores[f"{kind}_mean"] = sum(figures[key][kind] for key in KEYS) / 4
+        scores[f"{kind}_mean"] = sum(by_dimension[key][kind] for key in KEYS) / 4
     accuracies = {f"acc_{key}": trained[key] for key in KEYS}
-    accuracies |= {f"majority_{key}": figures[key]["majority"] for key in KEYS}
+    accuracies |= {f"majority_{key}": by_dimension[key]["majority"] for key in KEYS}
     mean = sum(trained.values()) / 4
     return {
         "epoch": number,
@@ -89,10 +89,10 @@ OVERFITTED = curve((0.60, 0.62, 0.64), (0.75, 0.66, 0.61), (0.88, 0.66, 0.75), (
 UNDERFITTED = curve((0.52, 0.51, 0.69), (0.58, 0.57, 0.68), (0.60, 0.58, 0.68))
 COLLAPSED = curve((0.70, 0.72, 0.55), (0.80, 0.79, 0.45), (0.52, 0.50, 0.70), (0.5, 0.5, 0.70))
 RISING = curve((0.60, 0.65, 0.60), (0.70, 0.72, 0.52), (0.78, 0.78, 0.45))
-STUCK = one_apart("sn", train=0.60, val=answers(positive=0.6, of_positive=0.9, of_negative=0.1))
-ONE_POLE = one_apart("sn", train=0.9, val=answers(positive=0.9, of_positive=1.0, of_negative=0.01))
-BY_HEART = one_apart("jp", train=0.80, val=even(0.51))
-SKIPPING = [{**line, "skipped_steps": 60 * line["epoch"]} for line in HEALTHY]
+STUCK = one_apart("sn", train=0.60, val=recalls(positive=0.6, of_positive=0.9, of_negative=0.1))
+ONE_POLE = one_apart("sn", train=0.9, val=recalls(positive=0.9, of_positive=1.0, of_negative=0.01))
+MEMORIZED = one_apart("jp", train=0.80, val=even(0.51))
+SKIPPING = [{**record, "skipped_steps": 60 * record["epoch"]} for record in HEALTHY]
 
 
 def test_a_healthy_run_has_no_finding():
@@ -171,13 +171,13 @@ def test_one_dimension_that_is_learned_is_enough_against_underfitting(accuracy):
 
 
 def test_high_accuracy_that_the_majority_alone_gives_is_underfitting():
-    val = answers(positive=0.86, of_positive=1.0, of_negative=0.02)
+    val = recalls(positive=0.86, of_positive=1.0, of_negative=0.02)
     history = [epoch(number, train=0.87, val=val) for number in (1, 2, 3)]
     assert named(diagnose(run_config(), history)) == [("underfitting", None)]
 
 
 def test_accuracy_that_weights_hold_below_the_majority_is_no_underfitting():
-    val = answers(positive=0.86, of_positive=0.78, of_negative=0.80)
+    val = recalls(positive=0.86, of_positive=0.78, of_negative=0.80)
     history = [epoch(number, train=0.79, val=val) for number in (1, 2, 3)]
     assert diagnose(run_config("loss.pos_weight=balanced"), history) == []
 
@@ -229,7 +229,7 @@ def test_a_run_that_ends_while_it_rises_is_still_improving(monitor):
         curve((0.60, 0.65, 0.60), (0.70, 0.72, 0.52), (0.78, 0.78, 0.51)),
         curve((0.60, 0.65, 0.60), (0.70, 0.79, 0.52), (0.78, 0.78, 0.45)),
     ],
-    ids=["two epochs", "the score stands", "the loss stands", "the best is another"],
+    ids=["two epochs", "the score is constant", "the loss is constant", "the best is another"],
 )
 def test_a_run_near_its_best_is_not_still_improving(points):
     assert diagnose(run_config("fit.epochs=3"), points) == []
@@ -282,7 +282,7 @@ def test_a_dimension_that_few_rows_cannot_tell_from_a_coin_is_stuck():
 
 
 def test_one_dimension_learned_by_heart_is_overfitting_in_it():
-    (finding,) = diagnose(run_config(), BY_HEART)
+    (finding,) = diagnose(run_config(), MEMORIZED)
     assert (finding.name, finding.dimension) == ("overfitting", "jp")
     assert finding.text().startswith("overfitting (J/P): training accuracy 0.80, validation 0.51")
     assert finding.tries["model.dropout"] == 0.3
@@ -303,7 +303,7 @@ def test_one_pole_given_to_nearly_all_is_imbalance_and_nothing_else():
 
 
 def test_imbalance_is_seen_from_either_pole():
-    val = answers(positive=0.2, of_positive=0.01, of_negative=1.0)
+    val = recalls(positive=0.2, of_positive=0.01, of_negative=1.0)
     (finding,) = diagnose(run_config(), one_apart("ei", train=0.8, val=val))
     assert finding.dimension == "ei"
     assert finding.evidence.startswith("80% of the validation rows are I and 100% are predicted I")
@@ -312,9 +312,9 @@ def test_imbalance_is_seen_from_either_pole():
 @pytest.mark.parametrize(
     "val",
     [
-        answers(positive=0.9, of_positive=0.99, of_negative=0.30),
-        answers(positive=0.69, of_positive=1.0, of_negative=0.02),
-        answers(positive=0.9, of_positive=0.0, of_negative=1.0),
+        recalls(positive=0.9, of_positive=0.99, of_negative=0.30),
+        recalls(positive=0.69, of_positive=1.0, of_negative=0.02),
+        recalls(positive=0.9, of_positive=0.0, of_negative=1.0),
     ],
     ids=["the rarer pole is given", "the poles are not so uneven", "the other pole is given"],
 )
@@ -334,7 +334,7 @@ def test_settings_that_balance_already_are_not_tried_again():
 
 
 def test_a_dimension_with_one_pole_only_is_not_judged():
-    val = answers(positive=1.0, of_positive=1.0, of_negative=0.0) | {"bal": 1.0}
+    val = recalls(positive=1.0, of_positive=1.0, of_negative=0.0) | {"bal": 1.0}
     assert diagnose(run_config(), one_apart("sn", train=1.0, val=val)) == []
     history = [epoch(number, train=1.0, val=val) for number in (1, 2, 3)]
     assert diagnose(run_config(), history) == []
@@ -375,7 +375,7 @@ def test_a_precision_with_more_range_is_tried_against_skipped_steps(present, tri
 
 @pytest.mark.parametrize(
     "history",
-    [OVERFITTED, UNDERFITTED, COLLAPSED, RISING, STUCK, ONE_POLE, BY_HEART, SKIPPING],
+    [OVERFITTED, UNDERFITTED, COLLAPSED, RISING, STUCK, ONE_POLE, MEMORIZED, SKIPPING],
 )
 @pytest.mark.parametrize(
     "overrides",
@@ -401,7 +401,7 @@ def test_every_value_to_try_is_allowed_new_and_can_be_given_on_the_command_line(
         assert json.loads(json.dumps(finding.as_dict())) == finding.as_dict()
 
 
-@pytest.mark.parametrize("history", [OVERFITTED, UNDERFITTED, RISING, STUCK, ONE_POLE, BY_HEART])
+@pytest.mark.parametrize("history", [OVERFITTED, UNDERFITTED, RISING, STUCK, ONE_POLE, MEMORIZED])
 def test_following_the_advice_over_and_over_comes_to_an_end_or_stays_allowed(history):
     config = run_config()
     for _ in range(12):
@@ -577,6 +577,6 @@ def test_what_a_study_is_to_try_can_be_given_to_a_study(trials):
 
 def test_what_training_removed_is_measured_from_the_shares_of_the_training_rows():
     # Held-out people are nine in ten of one pole; the training rows are even, and were learned.
-    line = epoch(4, train=0.85, val=answers(positive=0.9, of_positive=0.6, of_negative=0.5))
+    line = epoch(4, train=0.85, val=recalls(positive=0.9, of_positive=0.6, of_negative=0.5))
     line["train"] |= {f"majority_{key}": 0.5 for key in KEYS}
     assert "underfitting" not in {f.name for f in diagnose(run_config(), [line])}

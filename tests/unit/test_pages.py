@@ -432,12 +432,12 @@ def test_a_page_is_written_whole_and_leaves_no_other_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [("x.htm", "did you mean"), ("none/x.html", "does not exist"), ("d.html", "is a folder")],
 )
-def test_a_page_that_cannot_be_written_is_refused(tmp_path, name, says):
+def test_a_page_that_cannot_be_written_is_refused(tmp_path, name, message):
     (tmp_path / "d.html").mkdir()
-    with pytest.raises(ConfigError, match=f"^--report .*{says}"):
+    with pytest.raises(ConfigError, match=f"^--report .*{message}"):
         check_page_path(tmp_path / name, option="--report")
 
 

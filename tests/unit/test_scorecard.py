@@ -1,4 +1,4 @@
-"""The scorecard: its shape, its figures against counting, and whom the model is paired with."""
+"""The scorecard: its shape, its metrics against counting, and the paired baseline."""
 
 import json
 
@@ -26,7 +26,7 @@ def some_scored(count=200, *, seed=0, people=40, abstain=0.0, thresholds=(0.5, 0
 
 
 def answering(scored, *, name, mistakes, comparable=True, seed=0):
-    """A baseline that is wrong in this share of the answers."""
+    """A baseline that is wrong in this share of the predictions."""
     wrong = np.random.default_rng(seed).random(scored.labels.shape) < mistakes
     return Baseline(name, f"{name} described", scored.labels.astype(bool) ^ wrong, comparable)
 
@@ -44,9 +44,9 @@ def test_the_scorecard_has_its_documented_shape_and_is_json():
     ]
     assert list(card["dimensions"]) == KEYS
     counted = ["confusion", "positive", "reliability", "abstained", "accuracy_answered"]
-    for figures in card["dimensions"].values():
-        assert list(figures) == [*METRICS, *counted]
-        assert list(figures["confusion"]) == ["tp", "fn", "fp", "tn"]
+    for record in card["dimensions"].values():
+        assert list(record) == [*METRICS, *counted]
+        assert list(record["confusion"]) == ["tp", "fn", "fp", "tn"]
     assert list(card["overall"]) == [*METRICS, "all_four", "at_least_three", "abstained"]
     assert list(card["baselines"]["majority"]) == ["description", *RATES]
     assert list(card["paired"]) == ["against", "accuracy", "all_four", *KEYS, "test"]
@@ -61,17 +61,17 @@ def test_the_scorecard_has_its_documented_shape_and_is_json():
     }
 
 
-def test_figures_are_those_of_counting_by_hand():
+def test_metrics_are_those_of_counting_by_hand():
     scored = some_scored()
     card = card_of(scored)
     correct = scored.correct
     assert card["rows"] == 200
     for k, key in enumerate(KEYS):
-        figures = card["dimensions"][key]
+        record = card["dimensions"][key]
         predicted, label = scored.predicted[:, k], scored.labels[:, k].astype(bool)
-        assert figures["accuracy"]["value"] == pytest.approx(correct[:, k].mean())
-        assert figures["positive"] == pytest.approx(label.mean())
-        assert figures["confusion"] == {
+        assert record["accuracy"]["value"] == pytest.approx(correct[:, k].mean())
+        assert record["positive"] == pytest.approx(label.mean())
+        assert record["confusion"] == {
             "tp": (predicted & label).sum(),
             "fn": (~predicted & label).sum(),
             "fp": (predicted & ~label).sum(),
@@ -87,22 +87,22 @@ def test_figures_are_those_of_counting_by_hand():
 
 def test_every_interval_holds_its_value_and_has_a_width():
     card = card_of(some_scored(), resamples=300)
-    for figures in [*card["dimensions"].values(), card["overall"]]:
+    for record in [*card["dimensions"].values(), card["overall"]]:
         for name in METRICS:
             # The error of calibration is a sum of absolute values: resampling raises it.
             if name != "ece":
-                interval = figures[name]
+                interval = record[name]
                 assert interval["low"] < interval["value"] < interval["high"]
 
 
 def test_the_bins_of_reliability_hold_all_rows_and_give_the_calibration_error():
     scored = some_scored()
-    for figures in card_of(scored)["dimensions"].values():
-        bins = figures["reliability"]
+    for record in card_of(scored)["dimensions"].values():
+        bins = record["reliability"]
         assert sum(b["count"] for b in bins) == 200
         assert all(b["low"] <= b["probability"] <= b["high"] for b in bins)
         gaps = sum(b["count"] * abs(b["probability"] - b["positive"]) for b in bins)
-        assert figures["ece"]["value"] == pytest.approx(gaps / 200)
+        assert record["ece"]["value"] == pytest.approx(gaps / 200)
 
 
 def test_abstaining_changes_what_is_said_of_it_and_nothing_else():
@@ -123,8 +123,8 @@ def test_abstaining_changes_what_is_said_of_it_and_nothing_else():
 
 
 def test_a_dimension_that_is_never_answered_has_no_accuracy_of_answers():
-    figures = card_of(some_scored(abstain=1.0))["dimensions"]["ei"]
-    assert (figures["abstained"], figures["accuracy_answered"]) == (1, None)
+    record = card_of(some_scored(abstain=1.0))["dimensions"]["ei"]
+    assert (record["abstained"], record["accuracy_answered"]) == (1, None)
 
 
 def test_one_class_only_leaves_no_auroc():
@@ -143,8 +143,8 @@ def test_nothing_to_resample_leaves_values_without_intervals(resamples, people):
     card = card_of(scored, [majority_class(scored.labels)], resamples=resamples)
     assert card["intervals"]["resamples"] == 0
     several = [*card["dimensions"].values(), card["baselines"]["majority"], card["paired"]]
-    for figures in several:
-        assert figures.get("accuracy")["low"] is None
+    for record in several:
+        assert record.get("accuracy")["low"] is None
     assert 0 < card["overall"]["accuracy"]["value"] < 1
 
 

@@ -1,4 +1,4 @@
-"""Studies without Ray: points are not repeated, and the database says what happened."""
+"""Studies without Ray: no point is repeated, and the database records what happened."""
 
 import sqlite3
 import threading
@@ -40,9 +40,9 @@ def study_of(folder: Path, *changes: str, name: str = "study", **search: object)
 
 def end(trial: optuna.Trial, value: float, state: TrialState = TrialState.COMPLETE) -> None:
     """Let a trial end as the searcher does."""
-    figures = {"values": [value], "evaluations": [[1, value]], "epochs": 1, "seconds": 0.5}
-    for name, figure in figures.items():
-        trial.set_user_attr(name, figure)
+    attributes = {"values": [value], "evaluations": [[1, value]], "epochs": 1, "seconds": 0.5}
+    for name, attribute in attributes.items():
+        trial.set_user_attr(name, attribute)
     trial.report(value, 1)
     trial.study.tell(trial, value if state is TrialState.COMPLETE else None, state=state)
 
@@ -121,16 +121,16 @@ def test_a_default_that_the_search_does_not_hold_is_refused_with_both(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("address", "values", "said"),
+    ("address", "values", "message"),
     [
         ("loss.gamma", {"low": 1, "high": 2, "when": {"loss.kin": "focal"}}, "is not searched"),
         ("loss.gamma", {"low": 1, "high": 2, "when": {"loss.kind": "focsl"}}, "is never sampled"),
     ],
 )
 def test_a_condition_that_cannot_hold_is_refused(
-    tmp_path: Path, address: str, values: object, said: str
+    tmp_path: Path, address: str, values: object, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         study_of(tmp_path, **{"loss.kind": {"choices": ["bce", "focal"]}, address: values})
 
 
@@ -223,18 +223,18 @@ def test_a_warm_start_takes_trials_over_that_are_not_counted_and_tries_their_bes
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (["study.objective=loss"], "optimized acc_mean, and this study optimizes loss"),
         (["search.optim.lr={low: 0.002, high: 0.0029}", "study.try_default=false"], "none of its"),
     ],
 )
 def test_a_warm_start_that_cannot_help_is_refused(
-    tmp_path: Path, changes: list[str], said: str
+    tmp_path: Path, changes: list[str], message: str
 ) -> None:
     place = earlier_study(tmp_path, {3e-4: 0.6})
     config = study_of(tmp_path, f"study.warm_start=[{place}]", *changes)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         open_study(tmp_path, config, name="study")
     missing = study_of(tmp_path, f"study.warm_start=[{tmp_path / 'nowhere'}]")
     with pytest.raises(ConfigError, match="is not the folder of a study"):
@@ -289,7 +289,7 @@ def test_a_database_that_stays_held_is_said_in_one_line(
         guarded(lambda: ask_trial(study, config.search), where="study")
     assert sampler.releasing is not None
     sampler.releasing.join()
-    # A resumed study tries what was cut off again.
+    # A resumed study tries what was interrupted again.
     resumed = open_study(tmp_path, config, name="study")
     assert counts_of(records_of(resumed)) == {"FAIL": 1}
 
@@ -342,13 +342,13 @@ def test_the_figures_of_a_study_count_what_happened(tmp_path: Path) -> None:
     assert failed is not None
     failed.set_user_attr("reason", "diverged")
     study.tell(failed, state=TrialState.FAIL)
-    figures = summarize_study(study, config)
-    assert figures["counts"] == {"COMPLETE": 5, "FAIL": 1, "PRUNED": 1}
-    assert figures["best"] == 5
-    assert figures["default"] == {"values": {"optim.lr": config.optim.lr}, "trial": 0}
-    assert set(figures["importances"]) == {"optim.lr"}
-    assert figures["rungs"][0] == {"epoch": 1, "reached": 6, "stopped": 1, "best": 0.5, "cut": 0.0}
-    assert figures["trials"][6]["reason"] == "diverged"
+    summary = summarize_study(study, config)
+    assert summary["counts"] == {"COMPLETE": 5, "FAIL": 1, "PRUNED": 1}
+    assert summary["best"] == 5
+    assert summary["default"] == {"values": {"optim.lr": config.optim.lr}, "trial": 0}
+    assert set(summary["importances"]) == {"optim.lr"}
+    assert summary["rungs"][0] == {"epoch": 1, "reached": 6, "stopped": 1, "best": 0.5, "cut": 0.0}
+    assert summary["trials"][6]["reason"] == "diverged"
 
 
 def test_an_address_is_active_by_the_values_of_the_others() -> None:
