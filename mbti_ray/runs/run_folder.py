@@ -31,6 +31,16 @@ _UPLOADED_LAST = ("bundle.json", "scores.json")
 
 
 @dataclass(frozen=True)
+class _FileName:
+    """A file or folder of a run; as an attribute of `RunFolder` it is a path."""
+
+    name: str
+
+    def __get__(self, folder: "RunFolder", owner: type) -> Path:
+        return folder.path / self.name
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """The folder of one run or study.
 
@@ -56,55 +66,25 @@ class RunFolder:
         """Where it is stored, which is what messages show."""
         return self.remote or self.path
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def scores(self) -> Path:
-        return self.path / "scores.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def bundle(self) -> Path:
-        return self.path / "bundle"
-
-    @property
-    def report(self) -> Path:
-        """The page with the scorecard."""
-        return self.path / "report.html"
+    config = _FileName("config.yaml")
+    metrics = _FileName("metrics.jsonl")
+    scores = _FileName("scores.json")
+    bad_rows = _FileName("bad_rows.jsonl")
+    report = _FileName("report.html")
+    checkpoints = _FileName("checkpoints")
+    bundle = _FileName("bundle")
+    # Why the run failed, in one sentence; restarted workers that find it do not try again.
+    failure = _FileName("failure.txt")
+    # A request to save a checkpoint and stop; anybody may create it.
+    stop = _FileName("stop")
+    # What happened during the run that the user should know, one line each.
+    notes = _FileName("notes.txt")
 
     @property
     def best(self) -> "RunFolder":
         """The folder of the best run of a study, with the same files."""
         remote = self.remote / "best" if self.remote else None
         return RunFolder(self.path / "best", remote, self._pushed)
-
-    @property
-    def failure(self) -> Path:
-        """Why a run failed, in one sentence; restarted workers that find it do not try again."""
-        return self.path / "failure.txt"
-
-    @property
-    def stop(self) -> Path:
-        """A file that requests the run to save a checkpoint and stop; anybody may create it."""
-        return self.path / "stop"
-
-    @property
-    def notes(self) -> Path:
-        """What happened during the run that the user should know, one line each."""
-        return self.path / "notes.txt"
-
-    @property
-    def bad_rows(self) -> Path:
-        return self.path / "bad_rows.jsonl"
 
     def read_notes(self) -> list[str]:
         return self.notes.read_text("utf-8").splitlines() if self.notes.exists() else []

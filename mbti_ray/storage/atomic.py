@@ -1,8 +1,8 @@
 """Files and folders that appear whole: the one way in which this package writes to a final path.
 
 Contents go to a temporary sibling, are flushed to the disk, and get their name by a rename. A kill
-at any moment leaves the old contents or the new ones under that name, never a part. Modes are
-those that the umask gives. Must not know what is written.
+at any moment leaves the old contents or the new ones under that name. Modes follow the umask. Must
+not know what is written.
 """
 
 import ctypes
@@ -10,11 +10,9 @@ import errno
 import fcntl
 import glob
 import os
-import re
 import shutil
-import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -22,8 +20,7 @@ from uuid import uuid4
 
 from mbti_ray.errors import MbtiRayError, StorageError, one_line
 
-# `.NAME.0123abcd.tmp` is being written, `.NAME.0123abcd.old` is being replaced.
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)")
+_TEMPORARY = ".*.????????.tmp"
 _LEFTOVER_S = 60
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -38,67 +35,59 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A path to write to; at the end of the block the file gets its name.
 
-    After an exception, or where the block deletes the temporary file, nothing has changed.
+    After an exception, or if the block deletes the temporary file, nothing has changed.
 
     Raises:
-        StorageError: The disk does not take it.
+        StorageError: The disk is full, read-only, or refuses for another reason.
     """
-    with _writing(path) as temporary:
-        temporary.touch()
-        with _locked(temporary):
-            mode = stat.S_IMODE(temporary.stat().st_mode)
-            yield temporary
-            if temporary.exists():
-                temporary.chmod(mode)
-                _flush(temporary)
-                temporary.replace(path)
-                _flush(path.parent)
+    with _temporary(path, Path.touch) as temporary:
+        yield temporary
+        if temporary.exists():
+            _flush(temporary)
+            temporary.replace(path)
+            _flush(path.parent)
 
 
 @contextmanager
 def atomic_folder(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
     """An empty folder to fill; at the end of the block it gets its name.
 
-    After an exception nothing has changed.
-
     Args:
-        keep_existing: If the folder is there by then, because another process was first, keep that
-            one. Otherwise replace it.
+        keep_existing: Keep the folder of another process that was first, instead of replacing it.
 
     Raises:
-        StorageError: The disk does not take it.
+        StorageError: See `atomic_file`.
     """
-    with _writing(path) as temporary:
-        temporary.mkdir()
-        with _locked(temporary):
-            yield temporary
-            mode = stat.S_IMODE(temporary.stat().st_mode)
-            for inner in [*temporary.rglob("*"), temporary]:
-                inner.chmod(mode if inner.is_dir() else mode & 0o666)
-                _flush(inner)
-            _rename_folder(temporary, path, keep_existing=keep_existing)
-            _flush(path.parent)
+    with _temporary(path, Path.mkdir) as temporary:
+        yield temporary
+        mode = temporary.stat().st_mode & 0o777
+        for inner in [*temporary.rglob("*"), temporary]:
+            # Some libraries create files that only their user may read.
+            inner.chmod(mode if inner.is_dir() else mode & 0o666)
+            _flush(inner)
+        _rename_folder(temporary, path, keep_existing=keep_existing)
+        _flush(path.parent)
 
 
 def recover_folder(path: Path) -> None:
-    """Give a folder its name back, if a kill came while it was replaced.
-
-    Only file systems that cannot exchange two names need it.
-    """
+    """Finish a replacement that a kill interrupted; only needed if names cannot be exchanged."""
+    olds = list(path.parent.glob(f".{glob.escape(path.name)}.????????.old"))
     with suppress(OSError):
-        if not path.exists():
-            olds = path.parent.glob(f".{glob.escape(path.name)}.*.old")
-            max(olds, key=lambda old: old.stat().st_mtime).rename(path)
+        if olds and not path.exists():
+            olds.pop().rename(path)
+    for old in olds:
+        _delete(old)
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """The name of a temporary sibling; what is left of it at the end is deleted."""
+def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _delete_leftovers(path.parent)
-        yield temporary
+        create(temporary)
+        with _lock(temporary):
+            yield temporary
     except OSError as error:
         if isinstance(error, MbtiRayError):
             raise
@@ -111,36 +100,31 @@ def _writing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(temporary: Path) -> Iterator[None]:
-    """Shows other processes that the temporary is in use, as long as this process lives."""
-    handle = os.open(temporary, os.O_RDONLY)
+def _lock(path: Path) -> Iterator[bool]:
+    """Whether this process has the lock; the kernel releases it when the process ends."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        # Some network file systems cannot; there, leftovers stay.
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        has_lock = True
+    except OSError:
+        # In use, or a network file system without locks, where leftovers stay.
+        has_lock = False
+    try:
+        yield has_lock
     finally:
         os.close(handle)
 
 
 @cache
 def _delete_leftovers(folder: Path) -> None:
-    """Delete what killed processes have left in a folder; once in a process."""
-    for path in folder.iterdir():
-        found = _TEMPORARY.fullmatch(path.name)
-        if found is None or (found["kind"] == "old" and not (folder / found["name"]).exists()):
-            continue
+    """Delete the temporaries of killed processes; once per folder in a process."""
+    for path in folder.glob(_TEMPORARY):
         with suppress(OSError):
-            facts = path.lstat()
-            # A young one may be about to be locked.
-            if stat.S_ISLNK(facts.st_mode) or time.time() - facts.st_mtime < _LEFTOVER_S:
-                continue
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _delete(path)
-            finally:
-                os.close(handle)
+            # A new one may not be locked yet.
+            if time.time() - path.lstat().st_mtime > _LEFTOVER_S:
+                with _lock(path) as is_leftover:
+                    if is_leftover:
+                        _delete(path)
 
 
 def _delete(path: Path) -> None:
@@ -154,7 +138,7 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     except OSError as error:
         # Some file systems cannot flush a folder.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        if error.errno != errno.EINVAL:
             raise
     finally:
         os.close(handle)
@@ -171,16 +155,16 @@ def _rename_folder(new: Path, path: Path, *, keep_existing: bool) -> None:
                 raise
         if keep_existing or _exchange(new, path):
             break
-        # Two steps where the file system cannot exchange; see `recover_folder`.
+        # Two steps if the file system cannot exchange names; see `recover_folder`.
         _delete(old)
         path.rename(old)
     _delete(old)
 
 
 def _exchange(new: Path, path: Path) -> bool:
-    """Exchange the names of two folders in one step; False where that cannot be done."""
+    """Exchange the names of two folders in one step; False if that is not possible."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    if renameat2 is None:
-        return False
     names = os.fsencode(new), os.fsencode(path)
-    return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+    return bool(
+        renameat2 and renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
+    )

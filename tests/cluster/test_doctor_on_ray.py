@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,7 @@ def test_more_workers_than_there_is_room_for_are_wrong(tmp_path):
 
 
 def test_what_the_autoscaler_may_add_makes_room_and_is_waited_for(tmp_path):
-    from mbti_ray.on_ray.cluster.preflight import judge_resources
-    from mbti_ray.on_ray.cluster.resources import Resources, run_resources
+    from mbti_ray.on_ray.cluster.resources import Resources, judge_resources, run_resources
 
     there, addable = [{"CPU": 2.0}], [{"CPU": 8.0, "GPU": 1.0}] * 2
     config = load_run("quick", ["scaling.workers=2", "scaling.use_gpu=true"])
@@ -134,7 +134,7 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
     with StorageMarkers(tmp_path) as markers:
         ((name, node),) = _live_nodes().items()
         query = MachineQuery("tiny", Path("/tmp/ray"))
-        machine = ray.get(_task_on(node).remote(query, markers, name), timeout=60)
+        machine = ray.get(_task_on(node).remote(query, partial(markers.exchange, name)), timeout=60)
         assert machine.storage is not None
         assert machine.storage.is_shared
         assert markers.find_missing([name]) == set()
@@ -143,7 +143,7 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
 
 def test_a_node_that_is_gone_is_said_not_to_answer(tmp_path):
     from mbti_ray.checks.storage import StorageMarkers
-    from mbti_ray.on_ray.cluster.preflight import _live_nodes, _unanswered, query_nodes
+    from mbti_ray.on_ray.cluster.preflight import _judge_unanswered, _live_nodes, query_nodes
 
     nodes = _live_nodes()
     gone = {"Resources": {"CPU": 1.0}, "NodeManagerAddress": "10.0.0.9", "NodeID": "0" * 56}
@@ -152,7 +152,7 @@ def test_a_node_that_is_gone_is_said_not_to_answer(tmp_path):
             load_run("quick"), nodes | {"10.0.0.9": gone}, markers, gpu_within_s=0.0
         )
     assert list(answers.machines) == list(nodes)
-    (verdict,) = _unanswered(answers)
+    (verdict,) = _judge_unanswered(answers)
     assert verdict.state == "wrong"
     assert verdict.message.startswith("10.0.0.9: ")
     assert verdict.remedy

@@ -30,18 +30,16 @@ from mbti_ray.checks.network import judge_gloo
 from mbti_ray.checks.ports import judge_ports
 from mbti_ray.checks.storage import StorageMarkers, judge_own_storage, judge_storage
 from mbti_ray.checks.token import find_token, judge_token, judge_tokens
-from mbti_ray.checks.verdict import Verdict, first_wrong, join_names, merge_verdicts
+from mbti_ray.checks.verdict import Verdict, first_wrong, group_by_value, join_names, merge_verdicts
 from mbti_ray.checks.versions import installed_versions, judge_versions
-from mbti_ray.config import RunConfig, StudyConfig
+from mbti_ray.config import RunConfig
 from mbti_ray.errors import ClusterError, one_line
 from mbti_ray.on_ray.cluster import connectivity
 from mbti_ray.on_ray.cluster.resources import (
     Nodes,
     Resources,
+    judge_resources,
     ray_connection,
-    run_resources,
-    trial_resources,
-    trials_at_once,
     worker_capacity,
 )
 from mbti_ray.runs.lookup import storage_folder
@@ -62,19 +60,41 @@ _LOOK = (
 
 @dataclass
 class NodeReports:
-    """What the nodes reported, by their names."""
+    """What the nodes of a cluster reported, by their names.
 
+    Attributes:
+        nodes: As listed by Ray.
+        unanswered: Why a node did not report.
+    """
+
+    nodes: Mapping[str, Any]
     machines: dict[str, MachineReport] = field(default_factory=dict)
     skews: dict[str, float] = field(default_factory=dict)
     unanswered: dict[str, str] = field(default_factory=dict)
 
-    def take(self, name: str, machine: MachineReport, asked: float, answered: float) -> None:
+    def add(self, name: str, machine: MachineReport, asked: float, answered: float) -> None:
         self.machines[name] = machine
         self.skews[name] = least_skew_s(machine.clock_s, asked + machine.duration_s, answered)
 
     @property
-    def autoscaler(self) -> Autoscaler | None:
-        return next((m.autoscaler for m in self.machines.values() if m.autoscaler), None)
+    def resources(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self.nodes.values()]
+
+    @property
+    def addable(self) -> list[dict[str, float]]:
+        """The resources of the machines that the autoscaler may add."""
+        scaler = self._autoscaler
+        return scaler.addable_nodes(scaler.count_running(list(self.nodes.values())))
+
+    def judge_missing(self) -> list[Verdict]:
+        alive = [node["NodeManagerAddress"] for node in self.nodes.values()]
+        scaler = self._autoscaler
+        return judge_nodes(scaler, alive, scaler.count_running(list(self.nodes.values())))
+
+    @property
+    def _autoscaler(self) -> Autoscaler:
+        found = (m.autoscaler for m in self.machines.values() if m.autoscaler)
+        return next(found, Autoscaler((), 0))
 
 
 def check_this_machine(config: RunConfig) -> list[Verdict]:
@@ -112,8 +132,8 @@ def check_cluster(config: RunConfig) -> list[Verdict]:
             reports = query_nodes(config, nodes, markers, gpu_within_s=_GPU_WITHIN_S)
             return [
                 Verdict("cluster", "ok", f"{len(nodes)} node(s): {join_names(nodes)}"),
-                *_missing(nodes, reports),
-                *_essential(config, nodes, reports, markers),
+                *reports.judge_missing(),
+                *_judge_essentials(config, reports, markers),
                 *judge_tokens(
                     {name: m.token for name, m in reports.machines.items()},
                     is_required=connectivity.requires_token(),
@@ -143,22 +163,22 @@ def check_before_run(
     nodes = _live_nodes()
     with StorageMarkers(storage) as markers:
         reports = query_nodes(config, nodes, markers, gpu_within_s=0.0)
-        verdicts = _essential(config, nodes, reports, markers)
-        verdicts += [v for v in _missing(nodes, reports) if v.state == "warning"]
+        verdicts = _judge_essentials(config, reports, markers)
+        verdicts += [v for v in reports.judge_missing() if v.state == "warning"]
     wrong = first_wrong(verdicts)
     if wrong is not None:
         raise ClusterError(wrong.line())
     for verdict in verdicts:
         if verdict.state == "warning":
             warn(verdict.line())
-    return [*_sizes(nodes), *_addable(nodes, reports)]
+    return [*reports.resources, *reports.addable]
 
 
 def query_nodes(
     config: RunConfig, nodes: Mapping[str, Any], markers: StorageMarkers, *, gpu_within_s: float
 ) -> NodeReports:
     """Inspect every node: a single local node in this process, otherwise by tasks."""
-    reports = NodeReports()
+    reports = NodeReports(nodes)
     query = MachineQuery(
         config.model.encoder,
         connectivity.ray_temp_folder(),
@@ -168,9 +188,8 @@ def query_nodes(
     if len(nodes) == 1 and connectivity.is_node_here(next(iter(nodes.values()))["NodeID"]):
         (name,) = nodes
         asked = time.time()
-        reports.take(
-            name, inspect_machine(query, partial(markers.exchange, name)), asked, time.time()
-        )
+        machine = inspect_machine(query, partial(markers.exchange, name))
+        reports.add(name, machine, asked, time.time())
         return reports
     asked = time.time()
     waiting = {
@@ -184,37 +203,13 @@ def query_nodes(
             break
         answered, name = time.time(), waiting.pop(ready[0])
         try:
-            reports.take(name, ray.get(ready[0]), asked, answered)
+            reports.add(name, ray.get(ready[0]), asked, answered)
         except (RayError, ImportError, AttributeError) as error:
             reports.unanswered[name] = _reason(error)
     for ref, name in waiting.items():
         ray.cancel(ref, force=True)
         reports.unanswered[name] = f"no answer within {_ANSWER_WITHIN_S:g} s"
     return reports
-
-
-def judge_resources(
-    config: RunConfig, there: Nodes, addable: Nodes
-) -> tuple[Verdict, Resources | None]:
-    """Whether the cluster has capacity for it; and the resources of each worker, if so.
-
-    Machines that the autoscaler may add count, as they do in the run or study itself.
-    """
-    nodes = [*there, *addable]
-    is_study = isinstance(config, StudyConfig)
-    try:
-        each = (trial_resources if is_study else run_resources)(config, nodes)
-    except ClusterError as error:
-        message, _, remedy = str(error).partition("; lower ")
-        return Verdict("resources", "wrong", message, f"lower {remedy}" if remedy else ""), None
-    total = _share(config, each, nodes)
-    if worker_capacity(each, there) < config.scaling.least:
-        message = f"only with machines that the autoscaler has yet to add: {total}"
-        return Verdict("resources", "warning", message, "nothing; it starts minutes later"), each
-    message = _share(config, each, there)
-    if addable and is_study:
-        message += f"; {total} once all machines have joined"
-    return Verdict("resources", "ok", message), each
 
 
 def judge_network(
@@ -228,41 +223,25 @@ def judge_network(
     Args:
         each: The resources of a worker; None if no worker fits.
     """
-    sizes = (
-        {name: worker_capacity(each, [nodes[name]["Resources"]]) for name in machines}
-        if each
-        else {}
-    )
+    if each is None or each.gpus:
+        return []
+    sizes = {name: worker_capacity(each, [nodes[name]["Resources"]]) for name in machines}
     hosts = {nodes[name]["NodeManagerAddress"] for name, size in sizes.items() if size}
-    holds_all = max(sizes.values(), default=0) >= config.scaling.most
-    if each is None or each.gpus or holds_all or len(hosts) < 2:
+    fits_on_one = max(sizes.values(), default=0) >= config.scaling.most
+    if fits_on_one or len(hosts) < 2:
         return []
     return [judge_gloo({name: machines[name].gloo_address for name, size in sizes.items() if size})]
 
 
-def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
-    """What runs in parallel on these nodes."""
-    scaling = config.scaling
-    if isinstance(config, StudyConfig):
-        count = trials_at_once(config, each, config.study.max_concurrent, nodes)
-        what = f"{count} trial(s) at once, {scaling.most} worker(s) each"
-    elif scaling.least == scaling.most:
-        what = f"{scaling.most} worker(s)"
-    else:
-        what = f"{scaling.least} to {scaling.most} workers"
-    gpus = f" and {each.gpus:g} GPU" if each.gpus else ""
-    return f"{what} of {each.cpus} CPU{gpus}"
-
-
-def _essential(
-    config: RunConfig, nodes: Mapping[str, Any], reports: NodeReports, markers: StorageMarkers
+def _judge_essentials(
+    config: RunConfig, reports: NodeReports, markers: StorageMarkers
 ) -> list[Verdict]:
     """The checks without which a run or study would fail, in the order in which it would."""
-    machines = reports.machines
-    capacity, each = judge_resources(config, _sizes(nodes), _addable(nodes, reports))
+    nodes, machines = reports.nodes, reports.machines
+    capacity, each = judge_resources(config, reports.resources, reports.addable)
     seen = {name: m.storage for name, m in machines.items() if m.storage is not None}
     return [
-        *_unanswered(reports),
+        *_judge_unanswered(reports),
         *judge_versions(
             {_DRIVER: installed_versions()} | {n: m.versions for n, m in machines.items()}
         ),
@@ -278,13 +257,12 @@ def _essential(
 def _disks(
     config: RunConfig, storage: Location, machines: Mapping[str, MachineReport]
 ) -> list[Verdict]:
-    message = judge_ray_disk({name: m.disk for name, m in machines.items()})
+    verdicts = judge_ray_disk({name: m.disk for name, m in machines.items()})
     weights = max((m.encoder.weights_bytes for m in machines.values()), default=0)
     if isinstance(storage, Path):
-        message.append(
-            judge_storage_disk(measure_disk(storage), estimate_disk_need(config, weights))
-        )
-    return message
+        need = estimate_disk_need(config, weights)
+        verdicts.append(judge_storage_disk(measure_disk(storage), need))
+    return verdicts
 
 
 def _gpus(
@@ -302,37 +280,11 @@ def _gpus(
     return merge_verdicts(with_gpu) if with_gpu else [Verdict("gpu", "ok", "none in this cluster")]
 
 
-def _unanswered(reports: NodeReports) -> list[Verdict]:
-    groups: dict[str, list[str]] = {}
-    for name, reason in reports.unanswered.items():
-        groups.setdefault(reason, []).append(name)
+def _judge_unanswered(reports: NodeReports) -> list[Verdict]:
     return [
-        Verdict(
-            "nodes",
-            "wrong",
-            f"{join_names(names)}: {reason}",
-            _SEND if _LACKING in reason else _LOOK,
-        )
-        for reason, names in groups.items()
+        Verdict("nodes", "wrong", f"{join_names(n)}: {why}", _SEND if _LACKING in why else _LOOK)
+        for why, n in group_by_value(reports.unanswered).items()
     ]
-
-
-def _missing(nodes: Mapping[str, Any], reports: NodeReports) -> list[Verdict]:
-    if reports.autoscaler is None:
-        return []
-    alive = [node["NodeManagerAddress"] for node in nodes.values()]
-    running = reports.autoscaler.count_running(list(nodes.values()))
-    return judge_nodes(reports.autoscaler, alive, running)
-
-
-def _addable(nodes: Mapping[str, Any], reports: NodeReports) -> list[dict[str, float]]:
-    if reports.autoscaler is None:
-        return []
-    return reports.autoscaler.addable_nodes(reports.autoscaler.count_running(list(nodes.values())))
-
-
-def _sizes(nodes: Mapping[str, Any]) -> list[dict[str, float]]:
-    return [node["Resources"] for node in nodes.values()]
 
 
 def _live_nodes() -> dict[str, Any]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import ray
 from ray.job_config import JobConfig
 
-from mbti_ray.config import RunConfig
+from mbti_ray.checks.verdict import Verdict
+from mbti_ray.config import RunConfig, StudyConfig
 from mbti_ray.errors import ClusterError
 
 # The resources of each machine, by Ray's names.
@@ -130,6 +131,30 @@ def trials_at_once(
     return limit
 
 
+def judge_resources(
+    config: RunConfig, there: Nodes, addable: Nodes
+) -> tuple[Verdict, Resources | None]:
+    """Whether the cluster has capacity for it; and the resources of each worker, if so.
+
+    Machines that the autoscaler may add count, as they do in the run or study itself.
+    """
+    nodes = [*there, *addable]
+    is_study = isinstance(config, StudyConfig)
+    try:
+        each = (trial_resources if is_study else run_resources)(config, nodes)
+    except ClusterError as error:
+        message, _, remedy = str(error).partition("; lower ")
+        return Verdict("resources", "wrong", message, f"lower {remedy}" if remedy else ""), None
+    total = _share(config, each, nodes)
+    if worker_capacity(each, there) < config.scaling.least:
+        message = f"only with machines that the autoscaler has yet to add: {total}"
+        return Verdict("resources", "warning", message, "nothing; it starts minutes later"), each
+    message = _share(config, each, there)
+    if addable and is_study:
+        message += f"; {total} once all machines have joined"
+    return Verdict("resources", "ok", message), each
+
+
 def workers_at_once(resources: Resources, limit: int | None) -> int:
     """How many such workers the cluster has capacity for, up to the limit; at least one."""
     capacity = worker_capacity(resources, cluster_nodes())
@@ -148,6 +173,20 @@ def worker_capacity(each: Resources, nodes: Nodes) -> int:
         min(int(node.get(name, 0) / need + 1e-9) for name, need in each.as_dict().items())
         for node in nodes
     )
+
+
+def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
+    """What runs in parallel on these nodes."""
+    scaling = config.scaling
+    if isinstance(config, StudyConfig):
+        count = trials_at_once(config, each, config.study.max_concurrent, nodes)
+        what = f"{count} trial(s) at once, {scaling.most} worker(s) each"
+    elif scaling.least == scaling.most:
+        what = f"{scaling.most} worker(s)"
+    else:
+        what = f"{scaling.least} to {scaling.most} workers"
+    gpus = f" and {each.gpus:g} GPU" if each.gpus else ""
+    return f"{what} of {each.cpus} CPU{gpus}"
 
 
 def _gpus_per_worker(config: RunConfig, nodes: Nodes) -> int:
