@@ -1,11 +1,11 @@
 #!/bin/bash
-# Tells Ray that this machine is about to be taken away, as soon as its cloud says so. Ray then
-# gives it no more work, and a run saves a checkpoint while it still can. Ends at once on a machine
-# that is not let on those terms. Works on AWS (spot) and Google Cloud (spot, preemptible).
+# Drains this node in Ray as soon as its cloud announces that the machine will be reclaimed. Ray then
+# schedules nothing on it, and a run saves a checkpoint in time. Ends at once on machines that cannot
+# be reclaimed. Works on AWS (spot) and Google Cloud (spot, preemptible).
 set -u
-# Where a cloud's machines ask about themselves. This one, and the times, are others in tests.
+# The metadata service of the cloud. Tests set another address and other times.
 metadata=${METADATA_URL:-http://169.254.169.254}
-# The clouds advise to look at least so often.
+# The interval that the clouds recommend.
 poll_s=${POLL_S:-5}
 
 get() { curl --silent --fail --max-time 2 "$@"; }
@@ -32,7 +32,7 @@ fi
 echo "waiting for notice"
 until is_leaving; do sleep "$poll_s"; done
 echo "noticed; $left_s s are left"
-# Without --node-id it is the node that this runs on.
+# Without --node-id it drains its own node.
 export RAY_ADDRESS="$RAY_HEAD_IP:6379"
 ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --deadline-remaining-seconds "$left_s" \
     --reason-message "the cloud takes this machine away" && echo "Ray knows"
