@@ -1,0 +1,180 @@
+"""Make the pictures of README: a recording of the demo, and the page with an answer.
+
+    python docs/make_pictures.py [demo] [page]
+
+The recording is the demo itself in a terminal of 100 x 24, replayed as an animated SVG in a light
+and a dark version; waiting is shortened. The page is the service of the demo's best model in the
+system's Chromium. Needs the extra `test` (playwright, pyte), and no other Ray on this machine.
+"""
+
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+import httpx
+import pyte
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+IMAGES = Path(__file__).parent / "images"
+SERVICE = "http://127.0.0.1:8000"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+POSTS = (
+    "Nothing beats silence and books.",
+    "I think about theories and patterns, trust logic and evidence.",
+    "I keep lists of my plans and deadlines.",
+)
+
+COLUMNS, LINES = 100, 24
+# Still moments are shown for at most this long; the last picture stays longer.
+_LONGEST_S, _LAST_S, _SPEED = 0.8, 4.0, 3.0
+_CELL_W, _CELL_H = 8.4, 18
+_THEMES = {
+    "light": {"paper": "#ffffff", "ink": "#1f2328", "frame": "#d0d7de"},
+    "dark": {"paper": "#0d1117", "ink": "#e6edf3", "frame": "#30363d"},
+}
+_COLORS = {"red": "#cf222e", "green": "#1a7f37", "brown": "#9a6700", "blue": "#0969da",
+           "magenta": "#8250df", "cyan": "#1b7c83"}  # fmt: skip
+
+Frame = tuple[float, list[str]]
+
+
+def main() -> None:
+    wanted = set(sys.argv[1:]) or {"demo", "page"}
+    IMAGES.mkdir(exist_ok=True)
+    if "demo" in wanted:
+        frames = list(record([sys.executable, "examples/demo.py"], "make demo"))
+        for theme, colors in _THEMES.items():
+            (IMAGES / f"demo-{theme}.svg").write_text(animation(frames, colors), "utf-8")
+    if "page" in wanted:
+        take_page()
+
+
+def record(command: list[str], typed: str) -> Iterator[Frame]:
+    """What the terminal shows while a command runs: seconds to show it, and its lines as SVG."""
+    screen = pyte.Screen(COLUMNS, LINES)
+    stream = pyte.ByteStream(screen)
+    stream.feed(f"$ {typed}\r\n".encode())
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.environ |= {"COLUMNS": str(COLUMNS), "LINES": str(LINES), "TERM": "xterm-256color"}
+        os.execv(command[0], command)
+    shown, since = lines_of(screen), time.monotonic()
+    while True:
+        ready, _, _ = select.select([terminal], [], [], 0.25)
+        try:
+            data = os.read(terminal, 65536) if ready else b""
+        except OSError:
+            break
+        if ready and not data:
+            break
+        stream.feed(data)
+        now = lines_of(screen)
+        if now != shown:
+            yield min((time.monotonic() - since) / _SPEED, _LONGEST_S), shown
+            shown, since = now, time.monotonic()
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
+        raise SystemExit(f"{' '.join(command)} failed")
+    yield _LAST_S, shown
+
+
+def lines_of(screen: pyte.Screen) -> list[str]:
+    """Each line of the terminal as tspans of one style."""
+    lines = []
+    for row in range(LINES):
+        spans: list[tuple[tuple[str, bool], str]] = []
+        for column in range(COLUMNS):
+            cell = screen.buffer[row][column]
+            style = (cell.fg, cell.bold)
+            if spans and spans[-1][0] == style:
+                spans[-1] = (style, spans[-1][1] + cell.data)
+            else:
+                spans.append((style, cell.data))
+        lines.append("".join(tspan(style, text) for style, text in spans).rstrip())
+    return lines
+
+
+def tspan(style: tuple[str, bool], text: str) -> str:
+    color, bold = style
+    fill = _COLORS.get(color) or (f"#{color}" if len(color) == 6 and color.isalnum() else None)
+    attributes = (f' fill="{fill}"' if fill else "") + (' font-weight="bold"' if bold else "")
+    return f"<tspan{attributes}>{escape(text)}</tspan>" if attributes else escape(text)
+
+
+def animation(frames: list[Frame], colors: dict[str, str]) -> str:
+    """The frames as one SVG that plays for ever, without script."""
+    total = sum(seconds for seconds, _ in frames)
+    width, height = COLUMNS * _CELL_W + 24, LINES * _CELL_H + 24
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        f'font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14" '
+        f'fill="{colors["ink"]}" role="img" aria-label="make demo in a terminal">',
+        f'<rect width="100%" height="100%" rx="8" fill="{colors["paper"]}" '
+        f'stroke="{colors["frame"]}"/>',
+    ]
+    start = 0.0
+    for seconds, lines in frames:
+        first, last = start / total, (start + seconds) / total
+        start += seconds
+        text = "".join(
+            f'<text x="12" y="{24 + row * _CELL_H}" xml:space="preserve">{line}</text>'
+            for row, line in enumerate(lines)
+            if line
+        )
+        times, values = f"0;{first:.5f};{min(last, 1):.5f}", "hidden;visible;hidden"
+        parts.append(
+            f'<g visibility="hidden">{text}<animate attributeName="visibility" '
+            f'dur="{total:.2f}s" repeatCount="indefinite" calcMode="discrete" '
+            f'keyTimes="{times}" values="{values}"/></g>'
+        )
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def take_page() -> None:
+    """The page with the answer to some posts, in both color schemes."""
+    command = [sys.executable, "-m", "mbti_ray.serve", "runs/demo"]
+    service = subprocess.Popen(command, cwd=ROOT)
+    try:
+        wait_until_ready(service)
+        path = next(filter(None, map(shutil.which, BROWSERS)))
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+            for theme in _THEMES:
+                window = {"viewport": {"width": 900, "height": 900}, "color_scheme": theme}
+                page = browser.new_context(**window).new_page()
+                page.goto(SERVICE)
+                page.locator("#text").fill("\n\n".join(POSTS))
+                page.locator("#text").press("Control+Enter")
+                page.wait_for_timeout(4000)
+                page.screenshot(path=IMAGES / f"page-{theme}.png")
+            browser.close()
+    finally:
+        service.send_signal(signal.SIGTERM)
+        service.wait(timeout=60)
+
+
+def wait_until_ready(service: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        while time.monotonic() < deadline and service.poll() is None:
+            try:
+                if client.get(f"{SERVICE}/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.3)
+    raise SystemExit("the service did not become ready")
+
+
+if __name__ == "__main__":
+    main()
