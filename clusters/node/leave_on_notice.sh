@@ -1,7 +1,7 @@
 #!/bin/bash
-# Drains this node in Ray as soon as its cloud announces that the machine will be reclaimed. Ray then
-# schedules nothing on it, and a run saves a checkpoint in time. Ends at once on machines that cannot
-# be reclaimed. Works on AWS (spot) and Google Cloud (spot, preemptible).
+# Drains this node in Ray as soon as its cloud announces that the machine will be reclaimed. Ray
+# then schedules nothing on it, and a run saves a checkpoint in time. Ends at once on a machine that
+# cannot be reclaimed. Works on AWS (spot) and Google Cloud (spot, preemptible).
 set -u
 # The metadata service of the cloud. Tests set another address and other times.
 metadata=${METADATA_URL:-http://169.254.169.254}
