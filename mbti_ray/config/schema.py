@@ -1,4 +1,4 @@
-"""Every setting of a run, typed: the one list of settings, their allowed values and defaults.
+"""Every setting of a run, typed, with its default and what is allowed (`data.*` in data_section).
 
 The defaults are those of the seed. Must not know of files, presets or the command line, which are
 in `load`; imports nothing heavy.
@@ -6,16 +6,11 @@ in `load`; imports nothing heavy.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+from mbti_ray.config.data_section import DataConfig
+from mbti_ray.config.section import ConfigSection, Count, Finite, NotNegative, Positive, Text
 
-# YAML reads `precision: 32` and `name: 2026` as numbers.
-Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)]
 Precision = Annotated[
     Literal["32", "16-mixed", "bf16-mixed", "auto"],
     BeforeValidator(lambda v: str(v) if isinstance(v, int) else v),
@@ -27,44 +22,10 @@ Monitor = Literal[
 ]
 _LOWER_IS_BETTER = ("loss", "brier")
 
-# What may be masked besides type words and URLs.
-MaskKind = Literal["functions", "temperaments", "axes"]
-
 
 def mode_of(monitor: Monitor) -> Literal["min", "max"]:
     """Whether a score is better when it is lower or when it is higher."""
     return "min" if monitor in _LOWER_IS_BETTER else "max"
-
-
-class ConfigSection(BaseModel):
-    """Base of all sections: immutable, without undeclared keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataConfig(ConfigSection):
-    """The source, what one row is, and how rows are split."""
-
-    source: str = Field(
-        "builtin",
-        description="builtin, a .csv/.jsonl/.parquet file, a saved dataset folder, or a hub name",
-    )
-    unit: Literal["user", "post"] = Field(
-        "user", description="one row of the model's data: all posts of a user, or one post"
-    )
-    split_by: Literal["auto", "author", "user", "post"] = Field(
-        "auto", description="what is never in two splits; auto: author if there is one"
-    )
-    mask: bool = Field(True, description="mask type words and URLs")
-    mask_also: tuple[MaskKind, ...] = Field(
-        (),
-        description="with mask, also mask functions (Ni-Te), temperaments (NT, SJ), axes "
-        "(introvert, sensor)",
-    )
-    val_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="validation share")
-    test_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="test share")
-    max_bad_share: Share = Field(0.01, description="refuse a source with more bad rows")
-    max_windows: Count = Field(32, description="windows read of one user at most")
 
 
 class ModelConfig(ConfigSection):

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mbti_ray.config.schema import ConfigSection, Count, Monitor, Positive, RunConfig
+from mbti_ray.config.schema import Monitor, RunConfig
+from mbti_ray.config.section import ConfigSection, Count, Positive
 
 Value = str | float | int | bool | None
 # The condition of a range: values of other searched addresses.
