@@ -99,7 +99,7 @@ def test_labels_drawn_by_lot_are_learned_by_heart_and_called_overfitting(
     )
     assert named(findings) == {("overfitting", None)}
     (finding,) = findings
-    assert "in epoch 16; validation loss went from 0." in finding.evidence
+    assert "in epoch 16; validation loss rose from 0." in finding.evidence
     assert finding.tries == {
         "model.dropout": 0.3,
         "optim.weight_decay": 0.05,
@@ -144,7 +144,7 @@ def test_one_pole_for_nearly_all_without_a_sign_in_the_text_is_called_imbalance(
     _, findings = diagnosed(relabelled(people, 1, letters), "fit.epochs=8")
     assert named(findings) == {("imbalance", "sn")}
     (finding,) = findings
-    assert "of the validation rows are N and 100% are given N" in finding.evidence
+    assert "of the validation rows are N and 100% are predicted N" in finding.evidence
     assert finding.tries == {
         "loss.pos_weight": "balanced",
         "scoring.threshold": "balanced_accuracy",
