@@ -12,7 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mbti_ray.scores.names import DIMENSION_NAMES, FEW_PERSONS, METRIC_NAMES, RATE_NAMES
+from mbti_ray.scores.names import (
+    COMPARED_NAMES,
+    DIMENSION_NAMES,
+    FEW_PERSONS,
+    METRIC_NAMES,
+    RATE_NAMES,
+)
 
 if TYPE_CHECKING:
     from mbti_ray.scores.findings import FindingRecord
@@ -22,8 +28,9 @@ if TYPE_CHECKING:
 # What a command prints as JSON.
 Result = Mapping[str, Any]
 _SHOWN_BAD_ROWS = 10
-# Accuracy comes first, with its interval.
-_OTHER_METRICS = {key: name for key, name in METRIC_NAMES.items() if key != "accuracy"}
+# Accuracy and macro-F1 come first, with their intervals.
+_OTHER_METRICS = [key for key in METRIC_NAMES if key not in ("accuracy", "macro_f1")]
+_SCORE_COLUMNS = ("acc", "majority", "f1")
 # The width is fixed where the output is a file, so that logs of two runs can be diffed.
 console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
 
@@ -50,21 +57,21 @@ def print_bad_rows(source: str, rows: Sequence[Mapping[str, Any]], listed_in: ob
 
 
 def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
-    """Accuracy of each split, next to that of always predicting the majority class there."""
+    """Accuracy and macro-F1 of each split, and the accuracy of always predicting the majority."""
     names = DIMENSION_NAMES | {"mean": "mean", "total": "all four"}
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for split in scores:
         table.add_column(f"{split} accuracy", justify="right")
         table.add_column("majority", justify="right", style="dim")
+        table.add_column("macro-F1", justify="right")
     for key, name in names.items():
-        cells = [
-            f"{s[f'{kind}_{key}']:.3f}" for s in scores.values() for kind in ("acc", "majority")
-        ]
-        table.add_row(name, *cells)
-    losses = [cell for s in scores.values() for cell in (f"{s['loss']:.3f}", "")]
-    table.add_row("loss", *losses)
-    table.add_row("rows", *[c for s in scores.values() for c in (f"{s['rows']:.0f}", "")])
+        cells = [s.get(f"{kind}_{key}") for s in scores.values() for kind in _SCORE_COLUMNS]
+        table.add_row(name, *("" if cell is None else f"{cell:.3f}" for cell in cells))
+    for name, digits in (("loss", 3), ("rows", 0)):
+        table.add_row(
+            name, *(c for s in scores.values() for c in (f"{s[name]:.{digits}f}", "", ""))
+        )
     console.print(table)
 
 
@@ -76,16 +83,21 @@ def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
     main, *others = scorecards.values()
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for heading in scorecards if others else ("accuracy", *_OTHER_METRICS.values()):
-        table.add_column(escape(heading), justify="right")
+    if others:
+        for heading in scorecards:
+            table.add_column(escape(heading), justify="right")
+    else:
+        for metric in ("accuracy", "macro_f1", *_OTHER_METRICS):
+            table.add_column(METRIC_NAMES[metric].replace(" ", "\n"), justify="right")
     for key, name in RATE_NAMES.items():
+        cells = [_interval(_rates(card)[key]) for card in scorecards.values()]
         row = main["dimensions"].get(key) or (main["overall"] if key == "accuracy" else {})
-        metrics = _OTHER_METRICS if row and not others else ()
-        table.add_row(
-            name,
-            *(_interval(_rates(card)[key]) for card in scorecards.values()),
-            *(_value(row.get(metric)) for metric in metrics),
-        )
+        if row and not others:
+            cells += [_interval(row["macro_f1"]), *(_value(row.get(m)) for m in _OTHER_METRICS)]
+        table.add_row(name, *cells)
+    if others:
+        f1 = [_interval(card["overall"]["macro_f1"]) for card in scorecards.values()]
+        table.add_row("mean macro-F1", *f1)
     console.print(table)
     if main["intervals"]["groups"] < FEW_PERSONS:
         console.print(
@@ -107,10 +119,10 @@ def _print_baselines(card: "Scorecard") -> None:
     if baselines:
         table = Table(box=None, pad_edge=False)
         table.add_column("baseline accuracy")
-        for name in RATE_NAMES.values():
+        for name in COMPARED_NAMES.values():
             table.add_column(name, justify="right")
         for name, rates in baselines.items():
-            table.add_row(escape(name), *(_value(rates.get(key)) for key in RATE_NAMES))
+            table.add_row(escape(name), *(_value(rates.get(key)) for key in COMPARED_NAMES))
         console.print()
         console.print(table)
     for name, reason in missing.items():
@@ -118,8 +130,8 @@ def _print_baselines(card: "Scorecard") -> None:
     paired = card.get("paired")
     if paired:
         differences = [
-            f"{RATE_NAMES[key]} {_difference(paired[key])}"
-            for key in ("accuracy", "all_four")
+            f"{COMPARED_NAMES[key]} {_difference(paired[key])}"
+            for key in ("accuracy", "macro_f1", "all_four")
             if paired.get(key)
         ]
         console.print(

@@ -18,7 +18,20 @@ Precision = Annotated[
 
 # Scores of the validation split that a run can monitor.
 Monitor = Literal[
-    "loss", "brier", "acc_ei", "acc_sn", "acc_tf", "acc_jp", "acc_mean", "acc_total", "bal_mean"
+    "loss",
+    "brier",
+    "acc_ei",
+    "acc_sn",
+    "acc_tf",
+    "acc_jp",
+    "acc_mean",
+    "acc_total",
+    "bal_mean",
+    "f1_ei",
+    "f1_sn",
+    "f1_tf",
+    "f1_jp",
+    "f1_mean",
 ]
 _LOWER_IS_BETTER = ("loss", "brier")
 

@@ -11,7 +11,7 @@ from typing import Any
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.reports import wording
 from mbti_ray.scores.findings import FindingRecord
-from mbti_ray.scores.names import METRIC_NAMES, RATE_NAMES
+from mbti_ray.scores.names import COMPARED_NAMES, METRIC_NAMES
 from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.typology import DIMENSIONS
 
@@ -156,8 +156,8 @@ def _scores(card: Scorecard, data_info: Record) -> Iterator[str]:
     ]
     yield _table(["", *_HEADER], rows)
     yield wording.HOW_TO_READ
-    yield "Accuracy compared with baselines that need no encoder, on the same rows:"
-    yield _table(["", *RATE_NAMES.values()], _accuracies(card))
+    yield "Accuracy and mean macro-F1, next to baselines that need no encoder, on the same rows:"
+    yield _table(["", *COMPARED_NAMES.values()], _accuracies(card))
     described = {name: base["description"] for name, base in (card.get("baselines") or {}).items()}
     missing = {name: f"missing: {why}" for name, why in (card.get("missing") or {}).items()}
     yield _bullets(
@@ -171,7 +171,7 @@ def _accuracies(card: Scorecard) -> Iterator[Sequence[str]]:
     own = {d.key: dimensions[d.key]["accuracy"] for d in DIMENSIONS} | dict(overall)
     named = {"this model": own} | dict(card.get("baselines") or {})
     for name, rates in named.items():
-        yield [name, *(wording.format_interval(rates.get(key)) for key in RATE_NAMES)]
+        yield [name, *(wording.format_interval(rates.get(key)) for key in COMPARED_NAMES)]
 
 
 def _calibration(calibration: Record | None) -> Iterator[str]:

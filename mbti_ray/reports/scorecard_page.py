@@ -10,7 +10,7 @@ from mbti_ray.reports import wording
 from mbti_ray.reports.charts import confusions, learning_curves, reliability
 from mbti_ray.reports.html import Html, bullets, escape, page, paragraph, section, table, warning
 from mbti_ray.scores.findings import FindingRecord
-from mbti_ray.scores.names import DIMENSION_NAMES, METRIC_NAMES, RATE_NAMES
+from mbti_ray.scores.names import COMPARED_NAMES, DIMENSION_NAMES, METRIC_NAMES, RATE_NAMES
 from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.typology import DIMENSIONS, Dimension
 
@@ -98,43 +98,40 @@ def _abstention(card: Scorecard) -> Iterator[Html]:
 
 
 def _side_by_side(scorecards: Mapping[str, Scorecard]) -> Iterator[Html]:
-    """Accuracies of all scorecards side by side, where there is more than one."""
+    """Accuracies and macro-F1 of all scorecards, where there is more than one."""
     if len(scorecards) < 2:
         return
-    cells = [_rate_cells(card) for card in scorecards.values()]
-    rows = [[name, *row] for name, *row in zip(RATE_NAMES.values(), *cells, strict=True)]
+    cells = [_compared_cells(card) for card in scorecards.values()]
+    rows = [[name, *row] for name, *row in zip(COMPARED_NAMES.values(), *cells, strict=True)]
     yield section("Accuracy side by side", table([*scorecards], rows))
 
 
-def _rate_cells(card: Scorecard) -> list[Html]:
-    dimensions = [_cell(card["dimensions"][key]["accuracy"]) for key in DIMENSION_NAMES]
-    return [
-        *dimensions,
-        *(_cell(card["overall"][key]) for key in RATE_NAMES if key not in DIMENSION_NAMES),
-    ]
+def _compared_cells(card: Scorecard) -> list[Html]:
+    accuracies = {key: card["dimensions"][key]["accuracy"] for key in DIMENSION_NAMES}
+    return [_cell((card["overall"] | accuracies)[key]) for key in COMPARED_NAMES]
 
 
 def _baselines(name: str, card: Scorecard, is_named: bool) -> Html:
     baselines, missing = card.get("baselines") or {}, card.get("missing") or {}
     rows = [
-        [_described(base, rates["description"]), *(_cell(rates[key]) for key in RATE_NAMES)]
+        [_described(base, rates["description"]), *(_cell(rates.get(key)) for key in COMPARED_NAMES)]
         for base, rates in baselines.items()
     ]
     paired = card.get("paired")
     if paired:
-        differences = [_cell(paired.get(key)) for key in RATE_NAMES]
+        differences = [_cell(paired.get(key)) for key in COMPARED_NAMES]
         rows.append(
             [_described("difference", f"this model minus {paired['against']}"), *differences]
         )
-    model: list[str] = [Html("<strong>this model</strong>"), *_rate_cells(card)]
+    model: list[str] = [Html("<strong>this model</strong>"), *_compared_cells(card)]
     left_out = [f"{base} is missing: {reason}" for base, reason in missing.items()]
     return section(
         f"Compared with baselines: {name}" if is_named else "Compared with baselines",
         paragraph(
-            "Accuracy on the same rows. What a model is worth is its margin over the best baseline "
-            "that reads the same texts."
+            "Accuracy and mean macro-F1 on the same rows. What a model is worth is its margin over "
+            "the best baseline that reads the same texts."
         ),
-        table([*RATE_NAMES.values()], [model, *rows]),
+        table([*COMPARED_NAMES.values()], [model, *rows]),
         bullets(left_out) if left_out else Html(""),
         paragraph(wording.compare_with_baseline(card)),
     )

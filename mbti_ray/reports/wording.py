@@ -102,6 +102,7 @@ def compare_with_baseline(card: Scorecard) -> str:
         _difference(name, paired[key], level)
         for key, name in (
             ("accuracy", "mean accuracy"),
+            ("macro_f1", "mean macro-F1"),
             ("all_four", "the share with all four correct"),
         )
         if paired.get(key)

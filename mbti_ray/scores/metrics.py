@@ -42,15 +42,19 @@ def score_rows(logits: Tensor, labels: Tensor, thresholds: Tensor | float = 0.5)
     - `majority_x`: what always predicting the majority class of these very rows would score.
     - `bal_x`: balanced accuracy, the mean recall of the two poles (of one, where the rows have
       one pole only).
+    - `f1_x`: macro-F1, the mean F1 of the two poles.
+    - `auroc_x`: area under the ROC curve; missing where the rows have one pole only.
     - `positive_x`, `given_x`: share of rows whose label, and whose prediction, is the positive
       pole.
-    - `acc_mean`, `majority_mean`, `bal_mean`: means over the four dimensions; `rows`: their number.
+    - `acc_mean`, `majority_mean`, `bal_mean`, `f1_mean`: means over the four dimensions.
+    - `rows`: their number.
     """
     labels = labels.to(logits.device)
     predicted = torch.sigmoid(logits) > thresholds
     losses = binary_cross_entropy_with_logits(logits.double(), labels.double(), reduction="none")
     squares = (logits.double().sigmoid() - labels.double()).square()
-    actual, given = labels.cpu().numpy().astype(bool), predicted.cpu().numpy()
+    actual, given = labels.cpu().numpy() >= 0.5, predicted.cpu().numpy()
+    ranked = logits.double().cpu().numpy()
     rows = len(actual)
     scores: Scores = {
         "loss": float(losses.mean(1).sum()) / rows,
@@ -64,14 +68,22 @@ def score_rows(logits: Tensor, labels: Tensor, thresholds: Tensor | float = 0.5)
         scores[f"acc_{d.key}"] = float(of_cells["accuracy"])
         scores[f"majority_{d.key}"] = max(positive, rows - positive) / rows
         scores[f"bal_{d.key}"] = float(of_cells["balanced_accuracy"])
+        scores[f"f1_{d.key}"] = float(of_cells["macro_f1"])
+        if 0 < positive < rows:
+            scores[f"auroc_{d.key}"] = _auroc(ranked[:, k], actual[:, k])
         scores[f"positive_{d.key}"] = positive / rows
         scores[f"given_{d.key}"] = float(given[:, k].sum()) / rows
-    for prefix in ("acc", "majority", "bal"):
+    for prefix in ("acc", "majority", "bal", "f1"):
         scores[f"{prefix}_mean"] = sum(scores[f"{prefix}_{d.key}"] for d in DIMENSIONS) / 4
     scores["acc_total"] = float((given == actual).all(1).sum()) / rows
     type_counts = np.bincount(actual @ (8, 4, 2, 1))
     scores["majority_total"] = float(type_counts.max()) / rows
     return scores
+
+
+def _auroc(scores: Array, labels: NDArray[Any]) -> float:
+    ranking = Ranking.of(scores, labels, np.zeros(len(labels), np.int64))
+    return float(ranking.auroc(np.ones((1, 1)))[0])
 
 
 def metrics_by_person(
@@ -223,6 +235,21 @@ def rates_by_person(correct: NDArray[np.bool_], persons: NDArray[Any]) -> Callab
         return np.asarray((weights @ counts) / (weights @ rows)[:, None])
 
     return rates
+
+
+def macro_f1_by_person(
+    predicted: NDArray[np.bool_], labels: NDArray[Any], persons: NDArray[Any]
+) -> Callable[[Array], Array]:
+    """Macro-F1 [B, 4] of predictions [R, 4], for persons weighted [B, G]."""
+    groups = int(persons.max()) + 1
+    cells = persons[:, None] * _CELLS + confusion_cells(predicted, labels)
+    counts = [np.bincount(column, minlength=groups * _CELLS) for column in cells.T]
+    sums = np.concatenate([c.reshape(groups, _CELLS) for c in counts], axis=1).astype(float)
+
+    def macro_f1(weights: Array) -> Array:
+        return metrics_of_confusion((weights @ sums).reshape(-1, 4, _CELLS))["macro_f1"]
+
+    return macro_f1
 
 
 def correct_sums(correct: NDArray[np.bool_], persons: NDArray[Any]) -> Array:

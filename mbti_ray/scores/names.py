@@ -14,12 +14,14 @@ RATE_NAMES = DIMENSION_NAMES | {
 }
 METRIC_NAMES = {
     "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
     "mcc": "MCC",
     "auroc": "AUROC",
     "brier": "Brier",
     "ece": "ECE",
 }
+# What models and baselines are compared in.
+COMPARED_NAMES = RATE_NAMES | {"macro_f1": METRIC_NAMES["macro_f1"]}
 # A percentile bootstrap of fewer persons gives intervals that are too narrow.
 FEW_PERSONS = 20

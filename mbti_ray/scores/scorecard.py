@@ -23,6 +23,7 @@ from mbti_ray.scores.metrics import (
     RATES,
     confusion_cells,
     correct_sums,
+    macro_f1_by_person,
     metrics_by_person,
     rates_by_person,
     reliability_bin,
@@ -58,7 +59,7 @@ class Scorecard(TypedDict):
         dimensions: By key (ei, sn, tf, jp): an `Interval` or None for each of METRICS, and the
             confusion matrix, reliability bins and shares of `_without_interval`.
         overall: The means over the dimensions, `all_four`, `at_least_three` and `abstained`.
-        baselines: By name: a description, and an interval for each of RATES.
+        baselines: By name: a description, and an interval for each of RATES and the mean macro-F1.
         missing: By name the reason why a baseline is missing.
         paired: The model against the best comparable baseline; None without one.
     """
@@ -150,7 +151,9 @@ def build_scorecard(
         },
         "overall": _overall(scored, estimates),
         "baselines": {
-            b.name: {"description": b.description} | _rates(estimates[_rates_name(b)])
+            b.name: {"description": b.description}
+            | _rates(estimates[_rates_name(b)])
+            | {"macro_f1": estimates[_f1_name(b)].mean().interval(0)}
             for b in baselines
         },
         "missing": dict(missing or {}),
@@ -164,11 +167,18 @@ def _all_metrics(scored: Scored, persons: NDArray[Any], baselines: Sequence[Base
     rates = {_MODEL: rates_by_person(scored.correct, persons)} | {
         _rates_name(b): rates_by_person(_correct(b, scored), persons) for b in baselines
     }
+    rates |= {
+        _f1_name(b): macro_f1_by_person(b.predicted, scored.labels, persons) for b in baselines
+    }
     return lambda weights: metrics(weights) | {name: of(weights) for name, of in rates.items()}
 
 
 def _rates_name(baseline: Baseline) -> str:
     return f"rates of the baseline {baseline.name}"
+
+
+def _f1_name(baseline: Baseline) -> str:
+    return f"macro-F1 of the baseline {baseline.name}"
 
 
 def _correct(baseline: Baseline, scored: Scored) -> NDArray[np.bool_]:
@@ -237,8 +247,11 @@ def _paired(
     difference = _rates(estimates[_MODEL] - estimates[_rates_name(best)])
     sums = correct_sums(scored.correct, persons) - correct_sums(_correct(best, scored), persons)
     p = dict(zip(RATES, sign_flip_p(sums, seed=seed).tolist(), strict=True))
+    macro_f1 = (estimates["macro_f1"] - estimates[_f1_name(best)]).mean().interval(0)
     return {
         "against": best.name,
         **{name: difference[name] | {"p": p[name]} for name in PAIRED},
+        # It is no sum over persons, which the permutation test needs: the interval has to do.
+        "macro_f1": dict(macro_f1 or {}) | {"p": None},
         "test": "sign-flip permutation by person, two-sided",
     }

@@ -61,7 +61,7 @@ def dimension(k):
 
 
 def rates(value):
-    keys = (*KEYS, "accuracy", "all_four", "at_least_three")
+    keys = (*KEYS, "accuracy", "all_four", "at_least_three", "macro_f1")
     return {key: about(value - (0.3 if key == "all_four" else 0)) for key in keys}
 
 
@@ -91,6 +91,7 @@ def scorecard(groups=964):
             "against": "majority",
             **{key: about(0.1, 0.03) | {"p": 0.0004} for key in (*KEYS, "accuracy")},
             "all_four": about(0.01, 0.03) | {"p": 0.41},
+            "macro_f1": about(0.12, 0.03) | {"p": None},
             "test": "sign flips of authors",
         },
     }
@@ -446,6 +447,7 @@ def test_the_card_says_what_a_reader_must_know():
     for shown in ("abc123", "0123456789abcdef", "| split by | author |", "functions masked",
                  "majority", "most_mentioned_masked", "tfidf: missing: scikit-learn",
                  "0.845 (0.825 to 0.865)", "Against majority on the same rows", "self-reported",
+                 "| at least three | macro-F1 |", "mean macro-F1 is higher by 0.120 (95 %",
                  "Pittenger 2005", "0.126 after", "best epoch | 4", NOT_FOR_DECISIONS):  # fmt: skip
         assert shown in text
     assert all(use in NOT_FOR_DECISIONS for use in ("hiring", "grading", "treatment"))
@@ -499,13 +501,14 @@ def test_the_screen_shows_one_scorecard_within_100_columns(capsys):
     assert max(map(len, lines)) <= 100
     shown = "\n".join(lines)
     assert re.search(
-        r"E/I +0\.800 \(0\.780-0\.820\) +0\.750 +0\.760 +0\.500 +0\.900 +0\.120", shown
+        r"E/I +0\.800 \(0\.780-0\.820\) +0\.760 \(0\.740-0\.780\) +0\.750 +0\.500 +0\.900", shown
     )
     assert re.search(r"all four +0\.520 \(0\.500-0\.540\)", shown)
     assert re.search(r"most_mentioned_masked +0\.700", shown)
     assert "tfidf is missing: scikit-learn is not installed" in shown
     assert "only 3 author(s)" in shown
-    assert "mean +0.100 (+0.070 to +0.130, p 0.0004)" in " ".join(shown.split())
+    words = " ".join(shown.split())
+    assert "mean +0.100 (+0.070 to +0.130, p 0.0004), macro-F1 +0.120 (+0.090 to +0.150)," in words
 
 
 def test_the_screen_shows_two_scorecards_side_by_side(capsys):
@@ -513,13 +516,14 @@ def test_the_screen_shows_two_scorecards_side_by_side(capsys):
     shown = capsys.readouterr().out
     assert re.search(r"masked \[x\] +type words left in", shown)
     assert re.search(r"J/P +0\.890 \(0\.870-0\.910\) +0\.890\n", shown)
+    assert re.search(r"mean macro-F1 +0\.805 \(0\.785-0\.825\) +0\.805\n", shown)
     assert "Brier" not in shown
 
 
 def test_the_screen_shows_a_bare_scorecard(capsys):
     tables.print_scorecard({"test": bare(scorecard())})
     shown = capsys.readouterr().out
-    assert re.search(r"mean +0\.845 +0\.795 +0\.805 +0\.530 +- +0\.120", shown)
+    assert re.search(r"mean +0\.845 +0\.805 +0\.795 +0\.530 +- +0\.120", shown)
     assert "None" not in shown
 
 

@@ -73,3 +73,31 @@ def test_a_threshold_moves_the_decision_of_its_dimension_only():
     thresholds = torch.tensor([0.5, 0.7, 0.5, 0.59])
     scores = score_rows(logits, labels, thresholds)
     assert [scores[f"acc_{d.key}"] for d in DIMENSIONS] == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("count", [2, 25, 300])
+def test_macro_f1_and_auroc_are_those_of_scikit_learn(count):
+    reference = pytest.importorskip("sklearn.metrics", reason="needs the extra baselines")
+    logits, labels = some_rows(count, seed=count)
+    # Ties, as saturated logits have them.
+    logits = logits.round(decimals=1)
+    scores = score_rows(logits, labels)
+    for k, dimension in enumerate(DIMENSIONS):
+        truth = labels[:, k].numpy()
+        f1 = reference.f1_score(truth, logits[:, k] > 0, average="macro", zero_division=0)
+        assert scores[f"f1_{dimension.key}"] == pytest.approx(f1)
+        if 0 < truth.sum() < count:
+            auroc = reference.roc_auc_score(truth, logits[:, k])
+            assert scores[f"auroc_{dimension.key}"] == pytest.approx(auroc)
+        else:
+            assert f"auroc_{dimension.key}" not in scores
+    mean = sum(scores[f"f1_{d.key}"] for d in DIMENSIONS) / 4
+    assert scores["f1_mean"] == pytest.approx(mean)
+
+
+def test_soft_labels_are_scored_by_their_nearer_pole():
+    logits, labels = some_rows(40)
+    soft = labels * 0.4 + 0.3
+    hard, softened = score_rows(logits, labels), score_rows(logits, soft)
+    changed = {name for name in hard if hard[name] != pytest.approx(softened[name])}
+    assert changed == {"loss", "brier"}

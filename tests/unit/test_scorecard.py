@@ -48,8 +48,8 @@ def test_the_scorecard_has_its_documented_shape_and_is_json():
         assert list(record) == [*METRICS, *counted]
         assert list(record["confusion"]) == ["tp", "fn", "fp", "tn"]
     assert list(card["overall"]) == [*METRICS, "all_four", "at_least_three", "abstained"]
-    assert list(card["baselines"]["majority"]) == ["description", *RATES]
-    assert list(card["paired"]) == ["against", "accuracy", "all_four", *KEYS, "test"]
+    assert list(card["baselines"]["majority"]) == ["description", *RATES, "macro_f1"]
+    assert list(card["paired"]) == ["against", "accuracy", "all_four", *KEYS, "macro_f1", "test"]
     assert list(card["paired"]["ei"]) == ["value", "low", "high", "p"]
     assert card["missing"] == {"tfidf": "not installed"}
     assert card["intervals"] == {
@@ -172,6 +172,30 @@ def test_the_model_is_paired_with_the_best_baseline_that_may_be_compared():
         assert card["paired"][name]["value"] == pytest.approx(difference)
     assert card["paired"]["accuracy"]["low"] > 0
     assert card["paired"]["accuracy"]["p"] < 0.001
+
+
+def test_a_baseline_has_the_macro_f1_of_scikit_learn_and_the_model_is_compared_in_it():
+    reference = pytest.importorskip("sklearn.metrics", reason="needs the extra baselines")
+    scored = some_scored()
+    fair = answering(scored, name="fair", mistakes=0.3)
+    card = card_of(scored, [fair])
+    mine, theirs = (
+        np.mean(
+            [
+                reference.f1_score(scored.labels[:, k], predicted[:, k], average="macro")
+                for k in range(4)
+            ]
+        )
+        for predicted in (scored.predicted, fair.predicted)
+    )
+    assert card["overall"]["macro_f1"]["value"] == pytest.approx(mine)
+    interval = card["baselines"]["fair"]["macro_f1"]
+    assert interval["value"] == pytest.approx(theirs)
+    assert interval["low"] < theirs < interval["high"]
+    difference = card["paired"]["macro_f1"]
+    assert difference["value"] == pytest.approx(mine - theirs)
+    assert difference["low"] < mine - theirs < difference["high"]
+    assert difference["p"] is None
 
 
 @pytest.mark.parametrize("comparable", [None, False])
