@@ -25,6 +25,8 @@ _FLAT_BALANCED = 0.55
 # The one-sided 5 % point of the normal distribution; and two standard errors.
 _CHANCE_Z = 1.64
 _GAP_Z = 2.0
+# An AUROC from which on a dimension is ranked well, where the rows are many.
+_WELL_RANKED = 0.75
 # A warm-up longer than this share of the run is long.
 _WARMUP_SHARE = 0.5
 
@@ -76,6 +78,21 @@ class Epoch:
         poles = 1 / (rows * positive) + 1 / (rows * (1 - positive))
         chance = _CHANCE_Z * 0.5 * math.sqrt(max(0.0, given * (1 - given)) * poles)
         return self.val(f"bal_{key}") < max(limit, 0.5 + chance)
+
+    def auroc(self, key: str) -> float | None:
+        """Of the validation rows; None where they have one pole only."""
+        value = self.record["val"].get(f"auroc_{key}")
+        return None if value is None else float(value)
+
+    def is_well_ranked(self, key: str) -> bool:
+        """Whether the logits separate the poles, wherever the threshold is, beyond chance."""
+        auroc, rows = self.auroc(key), self.val("rows")
+        if auroc is None:
+            return False
+        positive = self.val(f"positive_{key}")
+        # The standard deviation of the Mann-Whitney statistic under the null.
+        spread = math.sqrt((rows + 1) / (12 * positive * (1 - positive))) / rows
+        return auroc >= max(_WELL_RANKED, 0.5 + _CHANCE_Z * spread)
 
     def is_low(self) -> bool:
         """Whether no dimension is learned, neither in training nor in validation."""

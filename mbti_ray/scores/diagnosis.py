@@ -48,7 +48,8 @@ def diagnose(config: RunConfig, history: Sequence[Mapping[str, Any]]) -> list[Fi
     """What went wrong in a run; empty for a healthy one.
 
     A run that has not learned its training texts is underfitting and nothing else: it cannot
-    overfit, and does not show which dimension is hard.
+    overfit, and does not show which dimension is hard. The exception is imbalance, which hides
+    what a run has learned: only the majority is predicted, however well the rows are ranked.
 
     Args:
         history: The metrics record of each epoch, oldest first, with `epoch`, `step`, `train`,
@@ -59,7 +60,9 @@ def diagnose(config: RunConfig, history: Sequence[Mapping[str, Any]]) -> list[Fi
     curves = Curves(config, [Epoch(record) for record in history])
     findings = [*_skipped_steps(curves), *_long_warmup(curves)]
     if curves.last.is_low():
-        return findings + (_underfitting(curves) if curves.best.is_low() else _collapse(curves))
+        if not curves.best.is_low():
+            return findings + _collapse(curves)
+        return findings + _low(curves)
     overfitting = _overfitting(curves)
     findings += overfitting or _still_improving(curves)
     for dimension in DIMENSIONS:
@@ -171,6 +174,20 @@ def _of_dimension(curves: Curves, dimension: Dimension, *, overfits: bool) -> li
     return _not_learned(curves, dimension)
 
 
+def _low(curves: Curves) -> list[Finding]:
+    """Of a run that predicts no better than the majority class, from its first epoch to its last.
+
+    Dimensions of which only the majority is predicted while one of them is ranked well are
+    imbalanced. If none is ranked well, either may be the reason.
+    """
+    epochs, judged = (curves.best, curves.last), curves.last.judged()
+    one_pole = [d for d in judged if all(_predicts_one_pole(e, d) for e in epochs)]
+    is_ranked = any(e.is_well_ranked(d.key) for e in epochs for d in one_pole)
+    is_all = len(one_pole) == len(judged)
+    imbalances = [_imbalance(curves, d) for d in one_pole] if is_ranked or is_all else []
+    return imbalances + ([] if is_ranked and is_all else _underfitting(curves))
+
+
 def _predicts_one_pole(epoch: Epoch, dimension: Dimension) -> bool:
     """Whether the poles are imbalanced and the minority class is hardly ever predicted."""
     positive, given = epoch.val(f"positive_{dimension.key}"), epoch.val(f"given_{dimension.key}")
@@ -195,6 +212,9 @@ def _imbalance(curves: Curves, dimension: Dimension) -> Finding:
         f"in epoch {best.number}: accuracy {best.val(f'acc_{key}'):.2f}, balanced accuracy "
         f"{best.val(f'bal_{key}'):.2f}"
     )
+    auroc = best.auroc(key)
+    if auroc is not None:
+        evidence += f", AUROC {auroc:.2f}"
     tries: Tries = {}
     # A power of 1 is balanced already; explicit weights are left to whoever set them.
     current = curves.config.loss.pos_weight

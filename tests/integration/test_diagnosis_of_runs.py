@@ -166,6 +166,42 @@ def test_balancing_as_the_finding_says_ends_the_imbalance(
     assert ("imbalance", "ei") not in named(after)
 
 
+WORDS = {
+    "INFP": "quiet dream whim tears forgive wander silence library heart pattern",
+    "ESTJ": "debug plan recipe bolt loud crowd logic order stage ledger",
+}
+FILLERS = "the and of with some it very for was we maybe a on"
+
+
+def nearly_one_type(path: Path) -> str:
+    """190 users who are INFP and 10 who are ESTJ: 95 to 5 in every dimension, and it shows."""
+    words = Random(0)
+    rows = ["type,posts"]
+    for mbti_type, count in (("INFP", 190), ("ESTJ", 10)):
+        for _ in range(count):
+            posts = [words.choices(f"{WORDS[mbti_type]} {FILLERS}".split(), k=12) for _ in range(2)]
+            rows.append(f"{mbti_type},{'|||'.join(' '.join(post) for post in posts)}")
+    path.write_text("\n".join(rows) + "\n", "utf-8")
+    return f"data.source={path}"
+
+
+def test_a_majority_that_hides_a_perfect_ranking_is_imbalance_and_not_underfitting(
+    tmp_path: Path,
+) -> None:
+    source = nearly_one_type(tmp_path / "people.csv")
+    config = load_run("quick", [source, "fit.epochs=8", "optim.warmup_steps=2"])
+    history = history_of(config, tmp_path / "cache")
+    assert max(record["val"]["auroc_ei"] for record in history) == 1
+    findings = diagnose(config, history)
+    assert named(findings) == {("imbalance", key) for key in ("ei", "sn", "tf", "jp")}
+    assert any("AUROC 1.00" in finding.evidence for finding in findings)
+    assert all(finding.tries["loss.pos_weight"] == "balanced" for finding in findings)
+    balanced = override(config, {"loss.pos_weight": "balanced"})
+    history = history_of(balanced, tmp_path / "cache")
+    assert max(record["val"]["acc_total"] for record in history) == 1
+    assert diagnose(balanced, history) == []
+
+
 def test_a_run_cut_short_is_still_improving(diagnosed: RunOf, people: Labelled) -> None:
     _, findings = diagnosed(people, "fit.epochs=3")
     assert ("still improving", None) in named(findings)

@@ -170,10 +170,46 @@ def test_one_dimension_that_is_learned_is_enough_against_underfitting(accuracy):
     assert "underfitting" not in dict(named(diagnose(run_config(), history)))
 
 
-def test_high_accuracy_that_the_majority_alone_gives_is_underfitting():
+def majority_only(number, **auroc):
+    """An epoch that predicts the 86 % majority nearly always, with the AUROC of dimensions."""
     val = recalls(positive=0.86, of_positive=1.0, of_negative=0.02)
-    history = [epoch(number, train=0.87, val=val) for number in (1, 2, 3)]
+    record = epoch(number, train=0.87, val=val)
+    record["val"] |= {f"auroc_{key}": value for key, value in auroc.items()}
+    return record
+
+
+IMBALANCES = [("imbalance", key) for key in KEYS]
+
+
+def test_high_accuracy_that_the_majority_alone_gives_is_imbalance_or_underfitting():
+    history = [majority_only(number, ei=0.52, sn=0.6) for number in (1, 2, 3)]
+    assert named(diagnose(run_config(), history)) == [*IMBALANCES, ("underfitting", None)]
+
+
+def test_a_good_ranking_behind_the_majority_is_imbalance_and_needs_no_more_epochs():
+    history = [majority_only(number, ei=0.9) for number in (1, 2, 3)]
+    findings = diagnose(run_config(), history)
+    assert named(findings) == IMBALANCES
+    assert "AUROC 0.90" in findings[0].evidence
+    assert all("fit.epochs" not in finding.tries for finding in findings)
+
+
+def test_a_ranking_of_few_rows_that_may_be_chance_does_not_rule_underfitting_out():
+    few = [majority_only(number, ei=0.9) for number in (1, 2, 3)]
+    for record in few:
+        record["val"]["rows"] = 7.0
+    assert ("underfitting", None) in named(diagnose(run_config(), few))
+
+
+def test_an_imbalanced_dimension_and_one_that_is_not_learned_are_both_found():
+    val = dict.fromkeys(KEYS, even(0.52)) | {
+        "sn": recalls(positive=0.86, of_positive=1.0, of_negative=0.02)
+    }
+    history = [epoch(number, train=0.55, val=val) for number in (1, 2, 3)]
     assert named(diagnose(run_config(), history)) == [("underfitting", None)]
+    for record in history:
+        record["val"]["auroc_sn"] = 0.95
+    assert named(diagnose(run_config(), history)) == [("imbalance", "sn"), ("underfitting", None)]
 
 
 def test_accuracy_that_weights_hold_below_the_majority_is_no_underfitting():
