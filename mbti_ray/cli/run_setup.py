@@ -54,8 +54,8 @@ def set_up_run(
         name_prefix: In front of the name of a run that was given none.
 
     Raises:
-        ConfigError, DataError, RunError: See `load`, `resume`, `resolve_run_folder` and
-            `prepare_dataset`.
+        ConfigError, DataError, RunError: See `load`, `resume`, `resolve_run_folder`,
+            `prepare_dataset` and `require_both_poles`.
     """
     base, overrides = split_base(options.items)
     file = local_file(base)
@@ -67,10 +67,11 @@ def set_up_run(
         if existing == "resume":
             config = resume(folder.config, file, overrides)
 
-        from mbti_ray.data.dataset import prepare_dataset
+        from mbti_ray.data.dataset import prepare_dataset, require_both_poles
 
         with progress_bar("tokenizing", None) as advance:
             data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
+        require_both_poles(data)
         skipped = folder.location / folder.bad_rows.name
         print_bad_rows(config.data.source, data.info.as_dict()["bad"], skipped)
         yield RunSetup(config, folder, data, existing)

@@ -37,6 +37,7 @@ from mbti_ray.data.tokenizer import (
     tokenize_on_all_cores,
 )
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
+from mbti_ray.errors import DataError
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 
@@ -95,6 +96,26 @@ def read_dataset(folder: Path) -> Dataset:
         for name in SPLITS
     }
     return Dataset(splits, load_tokenizer(folder / "tokenizer"), DatasetInfo(**info), folder.name)
+
+
+def require_both_poles(data: Dataset) -> None:
+    """Refuse training rows that have one pole only in a dimension: its head could not learn.
+
+    Raises:
+        DataError: Names every such dimension.
+    """
+    labels = data.splits["train"].labels.astype(float)
+    single = [
+        f"{d.name} is {d.positive if share else d.negative}"
+        for d, share in zip(DIMENSIONS, labels.mean(0).tolist(), strict=True)
+        if share in (0, 1)
+    ]
+    if single:
+        raise DataError(
+            f"{data.info.source}: in all {len(labels)} training rows {', '.join(single)}, and a "
+            "head needs both poles to learn; add rows of the other pole, or try another seed=..., "
+            "which splits differently"
+        )
 
 
 def _build(

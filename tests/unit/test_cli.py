@@ -225,3 +225,15 @@ def test_the_version_is_the_packages(capsys):
 
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == mbti_ray.__version__
+
+
+def test_training_rows_of_one_pole_are_refused_before_ray_starts(place, capsys):
+    rows = [f'{t},"{t[2:]} writes row {n}"' for n in range(20) for t in ("INTJ", "INFP", "ESTJ")]
+    one_pole = place / "thinkers.csv"
+    one_pole.write_text("type,posts\n" + "\n".join(rows).replace("INFP", "INTP") + "\n")
+    assert main(["train", f"data.source={one_pole}", f"storage={place / 'runs'}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "thinkers.csv: in all 48 training rows T/F is T, and a head needs both poles" in error
+    assert "\n" not in error
+    assert not ray_runs()
+    assert [path.name for path in (place / "runs").iterdir()] == ["cache"]
