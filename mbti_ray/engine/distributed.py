@@ -1,34 +1,47 @@
-"""Data-parallel training: the DistributedDataParallel (DDP) wrapper of a model.
+"""Data-parallel training over ranks: the gradient exchange of DistributedDataParallel (DDP).
 
-Ranks exchange gradients in the last backward pass of a step only. Knows nothing of Ray: somebody
-else has created the process group.
+DDP exchanges gradients while the last backward pass runs. A rank that runs out of memory in that
+pass can neither finish nor repeat it, and the other ranks fail or hang. Here ranks exchange their
+gradients when all passes of a step are done, so a rank repeats its own passes unnoticed.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-from inspect import signature
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+import torch.distributed as dist
+from torch import Tensor, nn
 
-# The encoders' buffers are constants (position ids), so nothing has to be broadcast. The option
-# was renamed in torch 2.13.
-_NO_BUFFERS: dict[str, Any] = {
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in signature(DistributedDataParallel.__init__).parameters
-    else "broadcast_buffers": False
-}
+# float32 gradients of a bucket: 32 MiB.
+_BUCKET_SIZE = 2**23
 
 
-def wrap_in_ddp(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model wrapped for the ranks of the current process group."""
-    device_ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, **_NO_BUFFERS)
+def bucket_gradients(model: nn.Module) -> list[Tensor]:
+    """Move a model's gradients into flat buckets, of which they become views.
+
+    All memory of the exchange is allocated here, before a rank waits for another.
+    """
+    buckets = []
+    for parameters in _groups([p for p in model.parameters() if p.grad is not None]):
+        bucket = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        pieces = torch.split(bucket, [p.numel() for p in parameters])
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter)
+        buckets.append(bucket)
+    return buckets
 
 
-def gradient_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
-    """Whether the backward pass inside exchanges gradients; a plain model never does."""
-    if isinstance(model, DistributedDataParallel) and not enabled:
-        return model.no_sync()
-    return nullcontext()
+def all_reduce_buckets(buckets: list[Tensor]) -> None:
+    """Sum every bucket over the ranks, in place."""
+    for work in [dist.all_reduce(bucket, async_op=True) for bucket in buckets]:
+        work.wait()
+
+
+def _groups(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    group: list[nn.Parameter] = []
+    for parameter in parameters:
+        group.append(parameter)
+        if sum(p.numel() for p in group) >= _BUCKET_SIZE:
+            yield group
+            group = []
+    if group:
+        yield group

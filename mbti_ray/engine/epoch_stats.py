@@ -43,7 +43,7 @@ class EpochStats:
         self.timer.reset()
 
     def add(self, step: Indices, sums: Tensor) -> None:
-        """Add a finished step; its sums [5] of this rank may still be on the device."""
+        """Add a finished step; its sums [6] of this rank may still be on the device."""
         self._steps.append(step)
         self._sums.append(sums)
 
@@ -94,8 +94,9 @@ class EpochStats:
         """The throughput of the epoch so far; see `ThroughputTimer.read`."""
         return self.timer.read(self.progress.seconds - self._seconds_before)
 
-    def _count(self, number: int, step: Indices, sums: list[float]) -> None:
-        progress = self.progress
+    def _count(self, number: int, step: Indices, row: list[float]) -> None:
+        progress, (*sums, skipped) = self.progress, row
+        progress.skipped += skipped > 0
         if math.isfinite(sums[0]):
             progress.sums = [a + b for a, b in zip(progress.sums, sums, strict=True)]
             progress.windows += len(step)

@@ -74,7 +74,8 @@ class FeatureInputs:
 
         @torch.inference_mode()
         def apply_heads(windows: Windows, members: Indices) -> Tensor:
-            return model.apply_heads(features[torch.from_numpy(members).to(features.device)])
+            mine = features[torch.from_numpy(members).to(features.device)]
+            return model.apply_heads(mine.to(self._worker.device))
 
         return predict_rows(apply_heads, self._data.splits[split], self._worker)
 

@@ -39,7 +39,6 @@ from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.model.classifier import (
     MBTIModel,
-    Stage,
     build_model,
     enable_gradient_checkpointing,
     set_trainable,
@@ -121,8 +120,6 @@ class _TrainingLoop:
         self._stats = EpochStats(config, data, worker, self.progress, self.timer)
         self.best: StateDict | None = None
         self.tracker: Tracker | None = None
-        self._stage: Stage | None = None
-        self._prepared: torch.nn.Module = self.model
         self.total_steps = config.fit.epochs * math.ceil(
             len(self.train_windows) / config.fit.step_size
         )
@@ -162,7 +159,8 @@ class _TrainingLoop:
 
     def _train_epoch(self, profiler: Profiler | None) -> None:
         config, progress = self.config, self.progress
-        model = self._prepare(stage_of_epoch(config.model.trainable, progress.epoch))
+        set_trainable(self.model, stage_of_epoch(config.model.trainable, progress.epoch))
+        model = self.inputs.module.train()
         steps = length_grouped_steps(
             self.train_windows.lengths,
             config.fit.step_size,
@@ -191,12 +189,6 @@ class _TrainingLoop:
                         "its checkpoint is saved, --resume continues from it"
                     )
 
-    def _prepare(self, stage: Stage) -> torch.nn.Module:
-        if self._stage != stage:
-            set_trainable(self.model, stage)
-            self._prepared, self._stage = self.worker.prepare(self.inputs.module), stage
-        return self._prepared.train()
-
     def _step(self, model: torch.nn.Module, step: StepBatches) -> Tensor:
         config, progress, worker = self.config, self.progress, self.worker
         factor = linear_warmup_decay(
@@ -205,7 +197,6 @@ class _TrainingLoop:
         set_lr(self.stepper.optimizer, factor)
         seed = partial(seed_step, config.seed, progress.step, worker.rank)
         sums = self.stepper.step(model, step, worker.world_size, seed)
-        progress.skipped += self.stepper.skipped
         progress.step += 1
         progress.epoch_step += 1
         self.timer.count(step)

@@ -6,6 +6,7 @@ nothing of steps or gradients.
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -43,6 +44,18 @@ def _peak_lrs(model: MBTIModel, config: OptimConfig) -> list[tuple[list[nn.Param
         lr *= config.layer_decay
     embeddings = [p for p in model.encoder.parameters() if id(p) not in seen]
     return [*parts, (embeddings, lr)]
+
+
+def allocate_moments(optimizer: Optimizer) -> None:
+    """Create AdamW's state of the parameters that have a gradient, as its first step would.
+
+    Where memory runs out here, no parameter has been updated yet, and a second attempt is safe.
+    """
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        if parameter.grad is not None and not optimizer.state[parameter]:
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            step = torch.zeros((), device=parameter.device)
+            optimizer.state[parameter] = {"step": step, **moments}
 
 
 def load_moments(optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ the seed, the step and the rank: there is no random state to save. Must not know
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,10 +17,15 @@ from torch.optim import Optimizer
 
 from mbti_ray.data.collate import Batch
 from mbti_ray.engine.dataloader import StepBatches
-from mbti_ray.engine.distributed import gradient_sync
+from mbti_ray.engine.distributed import all_reduce_buckets, bucket_gradients
+from mbti_ray.engine.optimizer import allocate_moments
+from mbti_ray.engine.out_of_memory import (
+    free_cached_memory,
+    out_of_memory,
+    unless_out_of_memory,
+)
 from mbti_ray.engine.precision import autocast
 from mbti_ray.engine.throughput import ThroughputTimer
-from mbti_ray.errors import RunError
 from mbti_ray.model.loss import LossFunction
 from mbti_ray.typology import DIMENSIONS
 
@@ -36,8 +41,9 @@ class Stepper:
         clip_norm: Limit of the gradient norm; None clips nothing.
         skips_nonfinite: Make no update where the gradient is not finite.
         scaler: Loss scaling; does nothing unless the precision needs it.
-        skipped: Whether the last step made no update: an overflow, or a loss that is not finite.
         halvings: How often batches are halved because they did not fit into memory.
+        skipped: Whether the last step made no update, as a bool on the device: an overflow, or a
+            loss that is not finite.
     """
 
     optimizer: Optimizer
@@ -47,10 +53,11 @@ class Stepper:
     clip_norm: float | None
     timer: ThroughputTimer
     skips_nonfinite: bool = False
-    skipped: bool = False
     halvings: int = 0
+    skipped: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        self.skipped = torch.zeros((), dtype=torch.bool, device=self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def step(
@@ -62,40 +69,39 @@ class Stepper:
         ones; the windows of the step, and so its gradient, stay the same.
 
         Args:
-            model: As `Worker.prepare` returned it.
             seed_step: Seeds the randomness of this step; called before each attempt.
 
         Returns:
-            Sums [5] over this rank's windows, on the device: the loss, and the number of correct
-            answers for E/I, S/N, T/F and J/P (with dropout on, before the update).
+            Sums [6] over this rank's windows, on the device: the loss, the number of correct
+            answers for E/I, S/N, T/F and J/P (with dropout on, before the update), and whether no
+            update was made.
 
         Raises:
-            RunError: Not even one window fits.
+            RunError: Not even one window, or not even the optimizer's state fits.
         """
-        while True:
-            batches = step.divided(2**self.halvings)
+
+        def compute() -> tuple[Tensor, list[Tensor]]:
             seed_step()
-            try:
-                sums = self._backward(model, batches, world_size / step.step_windows)
-                break
-            except torch.OutOfMemoryError:
-                self._free_memory(batches)
+            sums = self._backward(model, step)
+            return sums, bucket_gradients(model) if world_size > 1 else []
+
+        while (computed := unless_out_of_memory(compute)) is None:
+            self._halve(step)
+        sums, buckets = computed
+        with self.timer.phase("backward"):
+            all_reduce_buckets(buckets)
         with self.timer.phase("update"):
             self._update(model)
-        return sums
+        return torch.cat([sums, self.skipped.to(sums)[None]])
 
-    def _backward(self, model: nn.Module, batches: list[Batch], scale: float) -> Tensor:
+    def _backward(self, model: nn.Module, step: StepBatches) -> Tensor:
         total = torch.zeros(1 + len(DIMENSIONS), device=self.device)
-        for place, batch in enumerate(batches):
-            is_last = place == len(batches) - 1
-            # DDP reads the setting in the forward pass as well.
-            with gradient_sync(model, enabled=is_last):
-                with self.timer.phase("forward"):
-                    loss, correct = self._forward(model, batch.to(self.device))
-                total += torch.cat([loss.detach()[None], correct])
-                # DDP averages over the ranks; the loss of the step is a sum over them.
-                with self.timer.phase("backward"):
-                    self.scaler.scale(loss * scale).backward()  # type: ignore[no-untyped-call]
+        for batch in step.divided(2**self.halvings):
+            with self.timer.phase("forward"):
+                loss, correct = self._forward(model, batch.to(self.device))
+            total += torch.cat([loss.detach()[None], correct])
+            with self.timer.phase("backward"):
+                self.scaler.scale(loss * (1 / step.step_windows)).backward()  # type: ignore[no-untyped-call]
         return total
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -104,34 +110,40 @@ class Stepper:
         correct = ((logits.detach() > 0) == (batch.labels > 0.5)) * batch.weight[:, None]
         return (self.loss(logits.float(), batch.labels) * batch.weight).sum(), correct.sum(0)
 
-    def _free_memory(self, batches: list[Batch]) -> None:
+    def _halve(self, step: StepBatches) -> None:
         """Discard the failed attempt and halve the batches once more."""
         self.optimizer.zero_grad(set_to_none=True)
-        if max(len(batch.weight) for batch in batches) == 1:
-            longest = max(batch.input_ids.shape[1] for batch in batches)
-            raise RunError(
-                f"out of memory: not even one window of {longest} tokens fits on {self.device}; "
-                "try a lower model.max_tokens, fit.gradient_checkpointing=true, or a smaller "
-                "model.encoder"
-            )
+        if max(map(len, step.members)) <= 2**self.halvings:
+            longest = max(batch.input_ids.shape[1] for batch in step.batches)
+            raise out_of_memory(longest, self.device)
         self.halvings += 1
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cached_memory(self.device)
 
     def _update(self, model: nn.Module) -> None:
-        if self.clip_norm is not None or self.skips_nonfinite:
-            self.scaler.unscale_(self.optimizer)
-            norm = clip_grad_norm_(model.parameters(), self.clip_norm or math.inf)
-        if self.skips_nonfinite and not self.scaler.is_enabled() and not norm.isfinite():
-            # The ranks have exchanged their gradients, so all of them take this branch.
-            self.skipped = True
-        else:
-            scale = self.scaler.get_scale()
-            self.scaler.step(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(model.parameters(), self.clip_norm or math.inf)
+        # The same on all ranks, which have exchanged their gradients. Read at the next sync only:
+        # reading it here would wait for the GPU.
+        may_skip = self.scaler.is_enabled() or self.skips_nonfinite
+        self.skipped = ~norm.isfinite() & may_skip
+        if self.skips_nonfinite and self.skipped:
             self.scaler.update()
-            # The scale shrinks exactly when a gradient overflowed and the update was skipped.
-            self.skipped = self.scaler.get_scale() < scale
+        else:
+            self._apply_update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _apply_update(self) -> None:
+        def update() -> bool:
+            allocate_moments(self.optimizer)
+            # Makes no update where loss scaling has overflowed.
+            self.scaler.step(self.optimizer)
+            return True
+
+        # The second attempt has the memory that the activations took.
+        if unless_out_of_memory(update) is None:
+            free_cached_memory(self.device)
+            update()
+        self.scaler.update()
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

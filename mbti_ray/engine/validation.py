@@ -8,24 +8,31 @@ Shapes: R rows, N windows, M of them on this rank, H hidden size, 4 dimensions.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, batches_by_length
-from mbti_ray.data.collate import Batch, collate
+from mbti_ray.data.collate import collate
 from mbti_ray.data.windows import Windows
+from mbti_ray.engine.out_of_memory import free_cached_memory, out_of_memory, unless_out_of_memory
 from mbti_ray.engine.precision import autocast
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.window_pooling import pool_rows
 from mbti_ray.typology import DIMENSIONS
 
+# Rows of features that ranks exchange at once.
+_REDUCED_ROWS = 2**15
+
 
 @dataclass(frozen=True)
 class Evaluator:
     """Runs a model in evaluation mode over windows, longest first.
+
+    Batches that do not fit into memory are divided.
 
     Attributes:
         dtype: What autocast computes in; see `resolve_precision`.
@@ -40,36 +47,47 @@ class Evaluator:
 
     def logits(self, windows: Windows, members: Indices) -> Tensor:
         """Logits [M, 4] of the windows, float32, on the device."""
-        return self._run(
-            windows, members, lambda b: self.model(b.input_ids, b.attention_mask), len(DIMENSIONS)
-        )
+        logits = torch.empty(len(members), len(DIMENSIONS), device=self.device)
+        self._encode(windows, members, logits, self.model.apply_heads)
+        return logits
 
-    def features(self, windows: Windows, members: Indices) -> Tensor:
-        """Pooled encoder output [M, H] of the windows, float32, on the device."""
-        return self._run(
-            windows,
-            members,
-            lambda b: self.model.features(b.input_ids, b.attention_mask),
-            self.model.heads.in_features,
-        )
+    def features(self, windows: Windows, members: Indices, output: Tensor) -> None:
+        """Write the pooled encoder output of the windows to [M, H] float32, on any device."""
+        self._encode(windows, members, output, lambda features: features)
 
     @torch.inference_mode()
-    def _run(
-        self, windows: Windows, members: Indices, forward: Callable[[Batch], Tensor], width: int
-    ) -> Tensor:
+    def _encode(
+        self,
+        windows: Windows,
+        members: Indices,
+        output: Tensor,
+        finish: Callable[[Tensor], Tensor],
+    ) -> None:
         self.model.eval()
         position = np.full(len(windows), -1, np.int64)
         position[members] = np.arange(len(members))
-        outputs = torch.empty(len(members), width, device=self.device)
-        efficient = MIN_EFFICIENT_TOKENS[self.device.type]
-        for indices in batches_by_length(
-            windows.lengths, members, self.batch_tokens, min_efficient_tokens=efficient
-        ):
+
+        def write(indices: Indices) -> bool:
             batch = collate(windows, indices, pad_id=self.pad_id).to(self.device)
             with autocast(self.device, self.dtype):
-                output = forward(batch)
-            outputs[torch.from_numpy(position[indices]).to(self.device)] = output.float()
-        return outputs
+                features = self.model.features(batch.input_ids, batch.attention_mask)
+            rows = torch.from_numpy(position[indices]).to(output.device)
+            output[rows] = finish(features.float()).to(output.device)
+            return True
+
+        efficient = MIN_EFFICIENT_TOKENS[self.device.type]
+        pending = [
+            *batches_by_length(
+                windows.lengths, members, self.batch_tokens, min_efficient_tokens=efficient
+            )
+        ]
+        while pending:
+            indices = pending.pop(0)
+            if unless_out_of_memory(partial(write, indices)) is None:
+                free_cached_memory(self.device)
+                if len(indices) == 1:
+                    raise out_of_memory(windows.lengths[indices[0]], self.device)
+                pending[:0] = np.array_split(indices, 2)
 
 
 PredictWindows = Callable[[Windows, Indices], Tensor]
@@ -91,12 +109,23 @@ def predict_rows(predict: PredictWindows, windows: Windows, worker: Worker) -> T
 
 
 def extract_features(evaluator: Evaluator, windows: Windows, worker: Worker) -> Tensor:
-    """Features [N, H] of all windows of a split, float32 on the device, the same on every rank."""
-    features = torch.zeros(len(windows), evaluator.model.heads.in_features, device=worker.device)
+    """Features [N, H] of all windows of a split, float32, the same on every rank.
+
+    On the device, or on the CPU where they do not fit.
+    """
+    shape = len(windows), evaluator.model.heads.in_features
+    features = unless_out_of_memory(lambda: torch.zeros(shape, device=worker.device))
+    if features is None:
+        features = torch.zeros(shape)
     members = np.arange(worker.rank, len(windows), worker.world_size)
     if len(members):
-        features[members] = evaluator.features(windows, members)
-    return worker.all_reduce(features)
+        mine = torch.empty(len(members), shape[1], device=features.device)
+        evaluator.features(windows, members, mine)
+        features[members] = mine
+    # In parts, since the process group reduces tensors on the device only.
+    for part in torch.split(features, _REDUCED_ROWS):
+        part.copy_(worker.all_reduce(part))
+    return features
 
 
 def _pooled(

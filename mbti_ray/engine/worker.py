@@ -1,7 +1,7 @@
 """The interface between the training loop and the process that it runs in.
 
 The loop asks its worker for everything that depends on the number of ranks or on where results
-go: the wrapped model, sums over ranks, reports and checkpoints. `Worker` itself is one process,
+go: sums over ranks, reports and checkpoints. `Worker` itself is one process,
 alone or a member of a torch process group; `on_ray` derives the workers that live inside
 TorchTrainer and inside a Tune trial. Must not know configs, epochs or data.
 """
@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbti_ray.engine.checkpoint import UNFINISHED, checkpoints_under
-from mbti_ray.engine.distributed import wrap_in_ddp
 from mbti_ray.engine.metrics_record import MetricsRecord, append_record, truncate_metrics_after
 
 
@@ -45,13 +44,6 @@ class Worker:
         self.device = torch.device(device)
         self.folder = folder
         self.records: list[MetricsRecord] = []
-
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """The model as training has to call it: wrapped in DDP where there are several ranks.
-
-        Call it again whenever the set of trained parameters changes; DDP registers them once.
-        """
-        return model if self.world_size == 1 else wrap_in_ddp(model, self.device)
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all ranks, the same on each; every rank calls it equally often."""

@@ -24,6 +24,17 @@ from mbti_ray.typology import DIMENSIONS
 Stage = Literal["heads", "last_layer", "all"]
 
 
+class Float32Linear(nn.Linear):
+    """A linear map that autocast leaves in float32: served logits are float32, too."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        kind = features.device.type
+        if not torch.is_autocast_enabled(kind):
+            return super().forward(features)
+        with torch.autocast(kind, enabled=False):
+            return super().forward(features.float())
+
+
 class MBTIModel(nn.Module):
     """An encoder with four binary heads."""
 
@@ -32,7 +43,7 @@ class MBTIModel(nn.Module):
         self.encoder = encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.Linear(encoder.config.hidden_size, len(DIMENSIONS))  # type: ignore[union-attr, arg-type]
+        self.heads = Float32Linear(encoder.config.hidden_size, len(DIMENSIONS))  # type: ignore[union-attr, arg-type]
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None = None
