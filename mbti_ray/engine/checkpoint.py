@@ -59,6 +59,7 @@ class Progress:
         best_scores: All validation scores of that epoch.
         epochs_without_improvement: Evaluations since the best one.
         stopped: Early stopping has ended the run.
+        precision: What the run trains in, resolved; empty in checkpoints of 0.1.0.
         history: The record of each epoch, oldest first.
     """
 
@@ -75,6 +76,7 @@ class Progress:
     best_scores: dict[str, float] = field(default_factory=dict)
     epochs_without_improvement: int = 0
     stopped: bool = False
+    precision: str = ""
     history: list[Any] = field(default_factory=list)
 
     @classmethod
@@ -92,7 +94,7 @@ class Checkpoint:
 
     model: StateDict
     best: StateDict | None
-    optimizer: dict[str, object]
+    optimizer: dict[str, Any]
     progress: Progress
 
 

@@ -31,7 +31,7 @@ from mbti_ray.engine.inputs import build_inputs
 from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
 from mbti_ray.engine.metrics_record import MetricsRecord
 from mbti_ray.engine.optimizer import build_optimizer, load_moments
-from mbti_ray.engine.precision import resolve_precision
+from mbti_ray.engine.precision import dtype_of, resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
 from mbti_ray.engine.throughput import ThroughputTimer
 from mbti_ray.engine.trackers import Profiler, Tracker, build_tracker, flatten_metrics, profiling
@@ -112,11 +112,12 @@ class _TrainingLoop:
         )
         if config.fit.gradient_checkpointing:
             enable_gradient_checkpointing(self.model)
-        self.dtype = resolve_precision(config.fit.precision, worker.device)
+        self.precision = resolve_precision(config.fit.precision, worker)
+        self.dtype = dtype_of(self.precision)
         self.inputs = build_inputs(config, data, worker, self.model, self.dtype)
         self.timer = ThroughputTimer(worker.device, worker.world_size)
         self.stepper = self._build_stepper()
-        self.progress = Progress()
+        self.progress = Progress(precision=self.precision)
         self._stats = EpochStats(config, data, worker, self.progress, self.timer)
         self.best: StateDict | None = None
         self.tracker: Tracker | None = None
@@ -299,9 +300,14 @@ class _TrainingLoop:
 
     def _set(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.model)
-        load_moments(self.stepper.optimizer, checkpoint.optimizer["optimizer"])  # type: ignore[arg-type]
-        self.stepper.scaler.load_state_dict(checkpoint.optimizer["scaler"])  # type: ignore[arg-type]
+        load_moments(self.stepper.optimizer, checkpoint.optimizer["optimizer"])
+        # Empty unless the checkpoint was written in float16; ignored unless this run is in it.
+        if scaler := checkpoint.optimizer["scaler"]:
+            self.stepper.scaler.load_state_dict(scaler)
         self.progress = checkpoint.progress
+        before, self.progress.precision = self.progress.precision, self.precision
+        if before and before != self.precision:
+            self.worker.note(f"resumed in precision {self.precision}, after training in {before}")
         self.best = checkpoint.best
         if self.best is None and self.progress.best is not None:
             self.best = checkpoint.model

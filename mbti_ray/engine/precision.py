@@ -1,23 +1,32 @@
-"""What `fit.precision` means on a device: the dtype that autocast computes in."""
+"""What `fit.precision` means on the devices of a run: the dtype that autocast computes in."""
 
 import torch
 
-# None computes in the weights' own float32.
-_DTYPES = {"32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+from mbti_ray.engine.worker import Worker
+
+# From the least to the most demanding of the hardware. Only float16 needs loss scaling.
+_DTYPES = {"32": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
-def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:
-    """The autocast dtype; None computes in float32. Only float16 needs loss scaling.
+def resolve_precision(precision: str, worker: Worker) -> str:
+    """The precision of a run; every rank calls this, and all of them get the same.
 
-    `auto` is bf16 where the GPU has it in hardware, float16 on older ones, 32 on a CPU.
+    `auto` is the most demanding one that all ranks have in hardware: bf16, float16 on GPUs before
+    compute capability 8.0, which emulate bf16 slowly, and 32 on a CPU.
     """
-    if name == "auto" and device.type != "cuda":
-        name = "32"
-    elif name == "auto":
-        # Before compute capability 8.0, bf16 is emulated and slower than float16.
-        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
-        name = "bf16-mixed" if has_bf16 else "16-mixed"
-    return _DTYPES[name]
+    if precision != "auto":
+        return precision
+    best = "32"
+    if worker.device.type == "cuda":
+        has_bf16 = torch.cuda.get_device_capability(worker.device) >= (8, 0)
+        best = "bf16-mixed" if has_bf16 else "16-mixed"
+    ranks = worker.all_reduce(torch.tensor([float(name == best) for name in _DTYPES]))
+    return next(name for name, count in zip(_DTYPES, ranks.tolist(), strict=True) if count)
+
+
+def dtype_of(precision: str) -> torch.dtype | None:
+    """What autocast computes in; None computes in the weights' own float32."""
+    return _DTYPES[precision]
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

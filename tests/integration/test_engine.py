@@ -15,7 +15,6 @@ from mbti_ray.data.dataset import Dataset, prepare_dataset, read_dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.checkpoint import load_checkpoint
 from mbti_ray.engine.loop import Outcome, run
-from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.validation import Evaluator, predict_rows
 from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import RunError
@@ -183,7 +182,7 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
     assert min(losses) < losses[-1], "the run must have become worse for this to show anything"
     reader = Evaluator(
         outcome.model,
-        resolve_precision("32", worker.device),
+        None,
         worker.device,
         batch_tokens=config.fit.batch_size * config.model.max_tokens,
         pad_id=data.tokenizer.pad_token_id,

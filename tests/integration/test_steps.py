@@ -16,7 +16,7 @@ from mbti_ray.engine.dataloader import TokenDataLoader
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
 from mbti_ray.engine.optimizer import build_optimizer
-from mbti_ray.engine.precision import resolve_precision
+from mbti_ray.engine.precision import dtype_of
 from mbti_ray.engine.step import Stepper
 from mbti_ray.engine.throughput import ThroughputTimer
 from mbti_ray.engine.worker import Worker
@@ -53,7 +53,7 @@ def test_loss_scaling_skips_a_step_with_an_inf_and_recovers(quick: Build, data: 
     stepper = Stepper(
         build_optimizer(model, config.optim),
         build_loss(config.loss, None),
-        resolve_precision("16-mixed", device),
+        dtype_of("16-mixed"),
         device,
         clip_norm=1.0,
         timer=ThroughputTimer(device, 1),
@@ -100,7 +100,7 @@ def stepper_of(config: RunConfig, model: MBTIModel, **options: bool) -> Stepper:
     return Stepper(
         build_optimizer(model, config.optim),
         build_loss(config.loss, None),
-        resolve_precision("32", device),
+        dtype_of("32"),
         device,
         clip_norm=1.0,
         timer=ThroughputTimer(device, 1),

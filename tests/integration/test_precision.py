@@ -1,0 +1,91 @@
+"""fit.precision=auto over several ranks, and checkpoints of one precision resumed in another."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from ranks import run_ranks
+from torch import Tensor
+
+from mbti_ray.config import RunConfig
+from mbti_ray.config.schema import FitConfig
+from mbti_ray.data.dataset import Dataset
+from mbti_ray.engine import loop
+from mbti_ray.engine.checkpoint import load_checkpoint
+from mbti_ray.engine.loop import rescore, run
+from mbti_ray.engine.precision import resolve_precision
+from mbti_ray.engine.worker import Worker
+
+pytestmark = pytest.mark.integration
+
+Build = Callable[..., RunConfig]
+PRECISIONS = ("32", "16-mixed", "bf16-mixed")
+
+
+class NamedAsGpu(Worker):
+    """A worker that takes its device for a GPU; its sums are gloo's, on the CPU."""
+
+    def all_reduce(self, values: Tensor) -> Tensor:
+        named, self.device = self.device, torch.device("cpu")
+        try:
+            return super().all_reduce(values)
+        finally:
+            self.device = named
+
+
+def resolved(rank: int, cases: Sequence[tuple[tuple[int, int] | None, ...]]) -> list[str]:
+    """What auto means on a rank, for the compute capabilities of both ranks (None: a CPU)."""
+    found = []
+    for case in cases:
+        worker = NamedAsGpu(device="cpu" if case[rank] is None else "cuda")
+        with mock.patch.object(torch.cuda, "get_device_capability", return_value=case[rank]):
+            found.append(resolve_precision("auto", worker))
+    return found
+
+
+def test_auto_is_the_most_that_all_ranks_have_in_hardware(tmp_path: Path) -> None:
+    cases = {
+        ((9, 0), (8, 0)): "bf16-mixed",
+        ((9, 0), (7, 5)): "16-mixed",
+        ((7, 0), (8, 6)): "16-mixed",
+        ((7, 0), (7, 5)): "16-mixed",
+        ((9, 0), None): "32",
+        (None, None): "32",
+    }
+    first, second = run_ranks(resolved, tmp_path, list(cases))
+    assert first == second == list(cases.values())
+
+
+def test_the_default_precision_is_auto() -> None:
+    assert FitConfig().precision == "auto"
+
+
+@pytest.mark.parametrize("before", PRECISIONS)
+def test_a_checkpoint_resumes_and_scores_where_auto_means_another_precision(
+    quick: Build, data: Dataset, tmp_path: Path, before: str
+) -> None:
+    config = quick("fit.epochs=2", "fit.batch_size=128")
+
+    def where_auto_means(precision: str) -> Any:
+        return mock.patch.object(loop, "resolve_precision", return_value=precision)
+
+    folder = tmp_path / "first"
+    with where_auto_means(before):
+        run(config, data, Worker(folder=folder), score_test=False)
+    first, last = sorted((folder / "checkpoints").iterdir())
+    assert load_checkpoint(first).progress.precision == before
+    for now in PRECISIONS:
+        resumed = tmp_path / now
+        shutil.copytree(first, resumed / "checkpoints" / first.name)
+        with where_auto_means(now):
+            worker = Worker(folder=resumed)
+            assert run(config, data, worker, score_test=False).progress.epoch == 2
+            assert rescore(config, data, Worker(), [last]).test["rows"] > 0
+        notes = resumed / "notes.txt"
+        assert notes.exists() == (now != before)
+        if now != before:
+            assert notes.read_text() == f"resumed in precision {now}, after training in {before}\n"
