@@ -7,7 +7,7 @@ posts. Must not know which file format the cells came from; masks nothing.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mbti_ray.data.text import repair_encoding
+from mbti_ray.data.text import has_content, repair_encoding
 from mbti_ray.errors import DataError
 from mbti_ray.typology import TYPES, labels_of
 
@@ -74,7 +74,7 @@ def parse_posts(cell: object) -> tuple[str, ...]:
         raise DataError(f"posts are {type(cell).__name__}; allowed: a string or a list of strings")
     if odd := [text for text in texts if not isinstance(text, str)]:
         raise DataError(f"a post is {type(odd[0]).__name__}; allowed: a string")
-    posts = tuple(post for text in texts if (post := str(text).strip()))
+    posts = tuple(post for text in texts if has_content(post := str(text).strip()))
     if not posts:
         raise DataError("no posts")
     return posts

@@ -16,6 +16,11 @@ from mbti_ray.data.mask import mask_text
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # With the zero-width space, the word joiner and the BOM, but not the joiner inside emoji.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]+")
+_VISIBLE_ASCII = re.compile("[!-~]")
+# Invisible, though letters or symbols by category: the fillers of Hangul, the empty Braille cell.
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+# White space, control and format characters, marks without a letter below them.
+_INVISIBLE = ("Z", "Cc", "Cf", "Co", "Cs", "M")
 
 
 def repair_encoding(text: str) -> str:
@@ -34,6 +39,18 @@ def clean_text(text: str) -> str:
     """Encoding repaired, Unicode in NFC, each run of control characters and white space a space."""
     text = unicodedata.normalize("NFC", repair_encoding(text))
     return " ".join(_CONTROL.sub(" ", text).split())
+
+
+def has_content(text: str) -> bool:
+    """Whether a model has anything to read in a text: a visible character is left by `clean_text`.
+
+    The one rule for training data, prediction and HTTP.
+    """
+    # Repairs of the encoding change no ASCII character, so most texts need no cleaning here.
+    return _VISIBLE_ASCII.search(text) is not None or any(
+        c not in _FILLERS and not unicodedata.category(c).startswith(_INVISIBLE)
+        for c in clean_text(text)
+    )
 
 
 def preprocess_text(text: str, *, mask: bool, also: Sequence[str] = ()) -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbti_ray.data.text import clean_text, preprocess_text, repair_encoding
+from mbti_ray.data.text import clean_text, has_content, preprocess_text, repair_encoding
 
 pytestmark = pytest.mark.unit
 
@@ -38,3 +38,39 @@ def test_bytes_that_are_not_utf8_are_read_as_windows_1252():
 def test_control_characters_and_line_breaks_become_one_space():
     assert clean_text(" a\x00\r\n\tb\u200b\u2028c\x1f d ") == "a b c d"
     assert clean_text("e\u0301") == "é"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \t\r\n",
+        "\u200b\u200b",
+        "\u200d \ufeff\u2060",
+        "\u00ad\u00a0\u3000\u2028",
+        "\u202a\u202c\u2066\u2069",
+        "\u3164\uffa0",
+        "\u2800\u2800",
+        "\ufe0f",
+        "\u0301",
+        "\ue000\U000f0000",
+        "\U000e0041",
+        "\x00\x1b\x7f",
+        "\N{LATIN CAPITAL LETTER A WITH CIRCUMFLEX}\u00a0",  # a no-break space as mojibake
+        "\u00e2\u20ac\u2039",  # a zero-width space as mojibake
+    ],
+)
+def test_a_text_of_invisible_characters_has_no_content(text):
+    assert not has_content(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "\u200b.\u200b", "7", "?", "é", "我", "\u0915\u093f", "🖤", "❤️", "\udce9"]
+)
+def test_a_text_with_one_visible_character_has_content(text):
+    assert has_content(text)
+
+
+@given(st.text())
+def test_whether_a_text_has_content_does_not_change_by_cleaning(text):
+    assert has_content(text) == has_content(clean_text(text))
