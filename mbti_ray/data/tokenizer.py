@@ -22,6 +22,8 @@ _TINY_WORDS = 2000
 # Enough texts to find the common words; more of a large file would only take time.
 _TINY_TEXTS = 20_000
 _UNBOUNDED = 10**9
+# More than words have: a beginning of so many characters has more tokens than are read.
+_CHARACTERS_PER_TOKEN = 16
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 
 
@@ -77,17 +79,36 @@ def encode_rows(
     tokenizer: Tokenizer, rows: Sequence[Sequence[str]], *, max_tokens: int, max_windows: int
 ) -> list[EncodedRow]:
     """The windows of each row of prepared texts; training, evaluation and serving all call this."""
-    ids = iter(tokenize(tokenizer, [text for texts in rows for text in texts]))
+    texts = [text for row in rows for text in row]
+    ids = iter(_tokenize_beginnings(tokenizer, texts, max_tokens * max_windows))
     return [
         split_into_windows(
-            [next(ids) for _ in texts],
+            [next(ids) for _ in row],
             cls_id=tokenizer.cls_token_id,
             sep_id=tokenizer.sep_token_id,
             max_tokens=max_tokens,
             max_windows=max_windows,
         )
-        for texts in rows
+        for row in rows
     ]
+
+
+def _tokenize_beginnings(
+    tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int
+) -> list[list[int]]:
+    """The ids of each text; of a long one perhaps only the first ones, more than `max_tokens`.
+
+    Cut at a space, since no token spans one: the ids of a beginning are the first of the whole.
+    """
+    limit = _CHARACTERS_PER_TOKEN * max_tokens
+    ends = [text.find(" ", limit) if len(text) > limit else -1 for text in texts]
+    beginnings = [text if end < 0 else text[:end] for text, end in zip(texts, ends, strict=True)]
+    ids = tokenize(tokenizer, beginnings)
+    for i, end in enumerate(ends):
+        if end >= 0 and len(ids[i]) <= max_tokens:
+            # Too few: words without a token (invisible characters), or longer than words are.
+            ids[i] = tokenize(tokenizer, [texts[i]])[0]
+    return ids
 
 
 def _build_wordpiece(texts: Iterable[str]) -> Tokenizer:

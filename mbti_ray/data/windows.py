@@ -41,16 +41,17 @@ def split_into_windows(
     windows: list[TokenIds] = []
     current: TokenIds = []
     for post in posts:
-        rest = post
-        while rest:
-            if current and len(current) + len(rest) + 1 > capacity:
+        start = 0
+        while start < len(post):
+            if current and len(current) + len(post) - start + 1 > capacity:
                 windows.append([cls_id, *current])
+                if len(windows) == max_windows:
+                    return EncodedRow(windows, truncated=True)
                 current = []
-            piece, rest = rest[: capacity - 1], rest[capacity - 1 :]
+            piece = post[start : start + capacity - 1]
             current += [*piece, sep_id]
-    if current or not windows:
-        windows.append([cls_id, *(current or [sep_id])])
-    return EncodedRow(windows[:max_windows], truncated=len(windows) > max_windows)
+            start += len(piece)
+    return EncodedRow([*windows, [cls_id, *(current or [sep_id])]], truncated=False)
 
 
 class Windows:
