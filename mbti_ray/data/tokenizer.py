@@ -79,11 +79,12 @@ def encode_rows(
     tokenizer: Tokenizer, rows: Sequence[Sequence[str]], *, max_tokens: int, max_windows: int
 ) -> list[EncodedRow]:
     """The windows of each row of prepared texts; training, evaluation and serving all call this."""
-    texts = [text for row in rows for text in row]
-    ids = iter(_tokenize_beginnings(tokenizer, texts, max_tokens * max_windows))
+    texts = list(dict.fromkeys(text for row in rows for text in row))
+    beginnings = _tokenize_beginnings(tokenizer, texts, max_tokens * max_windows)
+    ids = dict(zip(texts, beginnings, strict=True))
     return [
         split_into_windows(
-            [next(ids) for _ in row],
+            [ids[text] for text in row],
             cls_id=tokenizer.cls_token_id,
             sep_id=tokenizer.sep_token_id,
             max_tokens=max_tokens,

@@ -182,9 +182,8 @@ class Predictor:
 
     def encode(self, inputs: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         """The windows of R raw inputs as token ids: cleaned, masked, tokenized and cut."""
-        return self._tokenize(
-            [[self.preprocess(p) for p in posts] for posts in inputs], whole=whole
-        )
+        texts = {post: self.preprocess(post) for posts in inputs for post in posts}
+        return self._tokenize([[texts[post] for post in posts] for posts in inputs], whole=whole)
 
     def preprocess(self, post: str) -> str:
         """The text that the model reads for a post: cleaned, and masked if the bundle masks."""

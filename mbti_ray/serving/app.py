@@ -148,6 +148,8 @@ def _add_probes(api: FastAPI, router: Router, check_key: Callable[[Request], Non
 
     api.add_api_route("/health", health)
     api.add_api_route("/ready", ready, responses=_error_responses(ErrorCode.NOT_READY))
+    for path, probe in (("/health", health), ("/ready", ready)):
+        api.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
     api.add_api_route("/info", info, responses=_error_responses(ErrorCode.UNAUTHORIZED))
 
 
@@ -197,7 +199,7 @@ async def _handle_predict(
     """
     try:
         async with asyncio.timeout(config.deadline_s):
-            body = await read_body(request.stream(), max_bytes=config.max_body_bytes)
+            body = await read_body(request, max_bytes=config.max_body_bytes)
             parsed = parse_request(body, max_texts=config.max_texts)
             model = router.route(parsed, request.headers.get("x-bundle-id"))
             with limiter.slot():
@@ -206,13 +208,13 @@ async def _handle_predict(
         message = f"no answer within {config.deadline_s:g} s"
         raise APIError(ErrorCode.TOO_SLOW, message) from None
     except ClientDisconnect:
-        raise APIError(ErrorCode.NOT_JSON, "the client disconnected") from None
+        # Nobody receives it; the status is that of access logs, and no error of the table.
+        return Response(status_code=499)
     predictions = [prediction.as_dict() for prediction in result.predictions]
     if parsed.influence:
         predictions = [predictions[0] | {"influence": _influence(*predictions)}]
-    if parsed.explain:
-        for prediction, posts in zip(predictions, parsed.users, strict=False):
-            prediction["read"] = [model.explain_masking(post) for post in posts]
+    for prediction, masked in zip(predictions, result.masked or (), strict=False):
+        prediction["read"] = masked
     return JSONResponse(
         predictions[0] if parsed.single else predictions,
         headers={

@@ -139,7 +139,10 @@ class Batcher:
                         self._executor, self._forward, [w.ids for w in batch]
                     )
                 except Exception as error:
-                    _fail(batch, error)
+                    for request in {id(w.request): w.request for w in batch}.values():
+                        self._remove(request)
+                        if not request.future.done():
+                            request.future.set_exception(error)
                     continue
                 finished = time.perf_counter()
                 self._record_pass(batch, finished - started)
@@ -208,9 +211,3 @@ def _deliver(
         request.started = min(request.started, started)
         if not request.remaining and not request.future.done():
             request.future.set_result(WindowLogits(request.logits, request.started, finished))
-
-
-def _fail(batch: Sequence[_QueuedWindow], error: Exception) -> None:
-    for window in batch:
-        if not window.request.future.done():
-            window.request.future.set_exception(error)

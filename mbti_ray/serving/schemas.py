@@ -1,11 +1,10 @@
 """The HTTP contract: the table of error codes, the schemas of requests and responses, validation.
 
-Must not know Ray, the routes or the model. No message repeats text from the request, so messages
+Must not know Ray, the routes or the model. No message repeats a value from the request, so messages
 may be logged.
 """
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from pydantic import (
     Tag,
     ValidationError,
 )
+from starlette.requests import Request
 
 from mbti_ray.errors import nearest
 
@@ -179,17 +179,23 @@ class PredictRequest:
     influence: bool = False
 
 
-async def read_body(chunks: AsyncIterator[bytes], *, max_bytes: int) -> bytes:
-    """The whole body; stops reading as soon as it exceeds the limit.
+async def read_body(request: Request, *, max_bytes: int) -> bytes:
+    """The whole body; a larger one is refused by its Content-Length, or while it arrives.
 
     Raises:
         APIError: TOO_LARGE.
+        ClientDisconnect: The client disconnected before the end.
     """
+    too_large = APIError(ErrorCode.TOO_LARGE, f"the body has more than {max_bytes} bytes")
+    declared = request.headers.get("content-length", "")
+    # As many digits as any size has: int() refuses thousands of them.
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+        raise too_large
     body = bytearray()
-    async for chunk in chunks:
+    async for chunk in request.stream():
         body += chunk
         if len(body) > max_bytes:
-            raise APIError(ErrorCode.TOO_LARGE, f"the body has more than {max_bytes} bytes")
+            raise too_large
     return bytes(body)
 
 
@@ -203,18 +209,21 @@ def parse_request(body: bytes, *, max_texts: int) -> PredictRequest:
     if ("inputs" in document) == ("posts" in document):
         hint = "".join(nearest(key, ("inputs", "posts")) for key in list(document)[:1])
         raise APIError(ErrorCode.INVALID, f'give exactly one of "inputs" and "posts"{hint}')
+    schema = UserRequest if "posts" in document else TextsRequest
+    # Before pydantic looks at each of a million keys or items, and lists an error for each.
+    for key, value in document.items():
+        if key not in schema.model_fields:
+            # A key may contain half of a surrogate pair, which no response can.
+            shown = key[:40].encode("ascii", "backslashreplace").decode()
+            raise APIError(ErrorCode.INVALID, f"{shown}: is not a known field")
+        if isinstance(value, list) and len(value) > max_texts:
+            message = f"{len(value)} texts in one request; allowed: {max_texts}"
+            raise APIError(ErrorCode.TOO_LARGE, message)
     try:
-        if "posts" in document:
-            request = _user_request(UserRequest.model_validate(document))
-        else:
-            request = _texts_request(TextsRequest.model_validate(document))
+        given = schema.model_validate(document)
     except ValidationError as error:
         raise APIError(ErrorCode.INVALID, _first_mistake(error)) from None
-    given_users = request.users[:1] if request.influence else request.users
-    count = sum(len(posts) for posts in given_users)
-    if count > max_texts:
-        raise APIError(ErrorCode.TOO_LARGE, f"{count} texts in one request; allowed: {max_texts}")
-    return request
+    return _user_request(given) if isinstance(given, UserRequest) else _texts_request(given)
 
 
 def _texts_request(given: TextsRequest) -> PredictRequest:
@@ -271,9 +280,8 @@ def _first_mistake(error: ValidationError) -> str:
     """The first mistake as `inputs[3]: is empty`; the value itself is never repeated."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     key, *rest = first["loc"]
-    location = str(key)[:40] + "".join(f"[{part}]" for part in rest if isinstance(part, int))
+    location = str(key) + "".join(f"[{part}]" for part in rest if isinstance(part, int))
     reasons = {
-        "extra_forbidden": "is not a known field",
         "string_type": "is not a string",
         "list_type": "is not a list of strings",
         "bool_type": "is not true or false",

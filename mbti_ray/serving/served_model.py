@@ -44,10 +44,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Predictions in the order of a request's users, and where the time went."""
+    """Predictions in the order of a request's users, and where the time went.
+
+    Attributes:
+        masked: If the request asked for it: `Predictor.explain_masking` of each post.
+    """
 
     predictions: Sequence[Prediction]
     timing: Timing
+    masked: list[list[dict[str, Any]]] | None = None
 
 
 class ServeCallback:
@@ -79,7 +84,7 @@ class ServedModel:
         """
         self._callback = callback or ServeCallback()
         self.predictor = predictor
-        self._tokenizer_queue = TokenizerQueue(predictor)
+        self._tokenizer_queue = TokenizerQueue()
         self._batcher = Batcher(
             predictor.forward,
             executor,
@@ -105,10 +110,6 @@ class ServedModel:
         """The contents of the bundle's manifest, and the runtime."""
         return self.predictor.info | {"runtime": self._config.runtime}
 
-    def explain_masking(self, post: str) -> dict[str, Any]:
-        """A post in clean Unicode and the spans masked in it; see `Predictor.explain_masking`."""
-        return self.predictor.explain_masking(post)
-
     async def predict(self, request: PredictRequest) -> PredictResult:
         """A prediction for each of a request's users.
 
@@ -130,7 +131,8 @@ class ServedModel:
         predictions = [known[key] for key in keys]
         if not request.truncate:
             _refuse_truncated(predictions, self.predictor.max_tokens)
-        result = PredictResult(predictions, timing)
+        masked = await self._explain_masking(request) if request.explain else None
+        result = PredictResult(predictions, timing, masked)
         self._callback.on_result(result, self.bundle_id)
         return result
 
@@ -139,7 +141,9 @@ class ServedModel:
     ) -> tuple[list[Prediction], Timing]:
         # Before any work is done for a text that cannot be answered in time.
         check_wait(self.wait_s, max_wait_s=self._config.max_wait_s)
-        packed = await self._tokenizer_queue.encode(users, whole=whole)
+        packed = await self._tokenizer_queue.run(
+            lambda: self.predictor.encode(users, whole=whole), users
+        )
         tokenized = time.perf_counter()
         check_wait(self._batcher.wait_s, max_wait_s=self._config.max_wait_s)
         output = await self._batcher.logits([w for row in packed for w in row.windows])
@@ -150,6 +154,15 @@ class ServedModel:
             forward=output.finished - output.started,
         )
         return predictions, timing
+
+    async def _explain_masking(self, request: PredictRequest) -> list[list[dict[str, Any]]]:
+        # The users after the first repeat its posts.
+        users = request.users[:1] if request.influence else request.users
+        check_wait(self._tokenizer_queue.wait_s, max_wait_s=self._config.max_wait_s)
+        explain = self.predictor.explain_masking
+        return await self._tokenizer_queue.run(
+            lambda: [[explain(post) for post in posts] for posts in users], users
+        )
 
     def _store(self, predictions: Mapping[bytes, Prediction]) -> None:
         """Caches predictions as the most recently used, and evicts the least recently used."""

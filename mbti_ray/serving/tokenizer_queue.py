@@ -1,4 +1,4 @@
-"""The thread that turns texts into windows, and an estimate of how long a new text would wait.
+"""The thread that cleans, masks and tokenizes, and an estimate of how long a new text would wait.
 
 Cleaning and masking are pure Python, so more threads would only wait for the interpreter lock.
 Belongs to one event loop. Must not know the queue in front of the model, nor HTTP.
@@ -6,11 +6,9 @@ Belongs to one event loop. Must not know the queue in front of the model, nor HT
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-from mbti_ray.data.windows import EncodedRow
-from mbti_ray.inference.predictor import Predictor
+from typing import TypeVar
 
 # The estimate before the first text: low for what one core does.
 _INITIAL_CHARACTERS_PER_S = 1e6
@@ -19,36 +17,44 @@ _SMOOTHING = 0.1
 # Shorter inputs say little about the speed: overhead dominates.
 _MIN_MEASURED_CHARACTERS = 1000
 
+T = TypeVar("T")
+
 
 class TokenizerQueue:
-    """Tokenizes requests one after the other, in a thread."""
+    """Runs work on texts one after the other, in a thread."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
+    def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "tokenize")
-        self._waiting_characters = 0
+        # Two counts with a writer each, the event loop and the thread, need no lock.
+        self._submitted = self._finished = 0
         self._characters_per_s = _INITIAL_CHARACTERS_PER_S
 
     @property
     def wait_s(self) -> float:
         """Estimated seconds that a text submitted now would wait."""
-        return self._waiting_characters / self._characters_per_s
+        return (self._submitted - self._finished) / self._characters_per_s
 
-    async def encode(self, users: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
-        """`Predictor.encode` in the thread; a cancelled caller leaves the queue."""
-        characters = sum(len(post) for posts in users for post in posts)
+    async def run(self, work: Callable[[], T], users: Sequence[Sequence[str]]) -> T:
+        """The result of `work` on the texts of `users`.
 
-        def work() -> tuple[list[EncodedRow], float]:
-            start = time.perf_counter()
-            return self._predictor.encode(users, whole=whole), time.perf_counter() - start
-
-        self._waiting_characters += characters
+        If the caller is cancelled before the work starts, it leaves the queue. Work that has
+        started counts as waiting until it is finished, because it occupies the thread.
+        """
+        characters = sum(map(len, {post for posts in users for post in posts}))
+        job = self._thread.submit(self._measure, work, characters)
+        self._submitted += characters
         try:
-            loop = asyncio.get_running_loop()
-            packed, seconds = await loop.run_in_executor(self._thread, work)
+            return await asyncio.wrap_future(job)
         finally:
-            self._waiting_characters -= characters
-        if characters >= _MIN_MEASURED_CHARACTERS:
-            speed = characters / max(seconds, 1e-6)
-            self._characters_per_s += _SMOOTHING * (speed - self._characters_per_s)
-        return packed
+            if job.cancel():
+                self._submitted -= characters
+
+    def _measure(self, work: Callable[[], T], characters: int) -> T:
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._finished += characters
+            if characters >= _MIN_MEASURED_CHARACTERS:
+                speed = characters / max(time.perf_counter() - start, 1e-6)
+                self._characters_per_s += _SMOOTHING * (speed - self._characters_per_s)

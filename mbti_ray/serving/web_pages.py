@@ -22,8 +22,8 @@ def add_pages(api: FastAPI) -> None:
 
         return show
 
-    api.add_api_route("/", page("page.html"), include_in_schema=False)
-    api.add_api_route("/docs", page("docs.html"), include_in_schema=False)
+    for path, name in (("/", "page.html"), ("/docs", "docs.html")):
+        api.add_api_route(path, page(name), methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _page_headers(html: str) -> dict[str, str]:

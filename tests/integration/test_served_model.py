@@ -172,5 +172,28 @@ def test_texts_waiting_for_the_tokenizer_count_as_waiting(
     assert model.wait_s == 0
 
 
+@pytest.mark.parametrize("influence", [False, True])
+def test_masked_spans_are_found_outside_the_event_loop_and_only_for_the_posts_given(
+    predictor: Predictor,
+    executor: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    influence: bool,
+) -> None:
+    calls: list[tuple[str, bool]] = []
+    explain = predictor.explain_masking
+
+    def recorded(post: str) -> dict[str, Any]:
+        calls.append((post, threading.current_thread() is threading.main_thread()))
+        return explain(post)
+
+    monkeypatch.setattr(predictor, "explain_masking", recorded)
+    model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6)
+    users = [("as an INTJ", "b"), ("b",), ("as an INTJ",)] if influence else [("as an INTJ", "b")]
+    request = build_request(*users, whole=True, explain=True, influence=influence)
+    masked = predict(model, request)[0].masked
+    assert masked == [[explain("as an INTJ"), explain("b")]]
+    assert calls == [("as an INTJ", False), ("b", False)]
+
+
 def test_warm_up_measures_a_speed(predictor: Predictor, executor: ThreadPoolExecutor) -> None:
     assert warm_up(predictor, executor) > 100

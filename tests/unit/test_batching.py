@@ -137,6 +137,29 @@ def test_a_failed_pass_fails_its_own_requests_and_later_ones_are_computed() -> N
     asyncio.run(main())
 
 
+def test_the_other_windows_of_a_failed_request_are_not_computed() -> None:
+    model = Model()
+
+    def fail_once(windows: Sequence[list[int]]) -> Tensor:
+        logits = model(windows)
+        if len(model.passes) == 1:
+            raise RuntimeError("out of memory")
+        return logits
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            queue = batcher(fail_once, executor)
+            # Two passes each: together they are longer than a pass may be.
+            failed, computed = await enqueue(queue, [[[1] * 40, [2] * 40], [[3] * 40]])
+            with pytest.raises(RuntimeError, match="out of memory"):
+                await failed
+            await computed
+            assert queue.wait_s == 0
+
+    asyncio.run(main())
+    assert model.passes == [[[1] * 40], [[3] * 40]]
+
+
 def test_every_pass_is_reported_with_its_padding() -> None:
     reported: list[ForwardPass] = []
 

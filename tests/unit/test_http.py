@@ -5,7 +5,7 @@ Every response is checked against the published OpenAPI schema.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Message
 
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.inference.predictor import Prediction
@@ -68,10 +70,10 @@ class Echo:
             Prediction("INTJ", (len(posts) / 10, 0.9, 0.9, 0.9), truncated=False, windows=1)
             for posts in users
         ]
-        return PredictResult(predictions, Timing(0.001, 0.25, 0.0125))
-
-    def explain_masking(self, post: str) -> dict[str, Any]:
-        return {"text": post, "hidden": [{"start": 0, "end": 1, "kind": "type"}]}
+        span = {"start": 0, "end": 1, "kind": "type"}
+        masked = [[{"text": post, "hidden": [span]} for post in posts] for posts in users]
+        timing = Timing(0.001, 0.25, 0.0125)
+        return PredictResult(predictions, timing, masked if request.explain else None)
 
 
 def build_client(model: Echo, **limits: Any) -> httpx.AsyncClient:
@@ -95,7 +97,7 @@ def client_of(api: FastAPI) -> httpx.AsyncClient:
 
 def assert_matches_schema(response: httpx.Response, published: dict[str, Any]) -> None:
     """Raises unless a JSON body is exactly what openapi.json publishes for it."""
-    if response.request.url.path in UNPUBLISHED:
+    if response.request.url.path in UNPUBLISHED or response.request.method == "HEAD":
         return
     method = response.request.method.lower()
     operation = published["paths"].get(response.request.url.path, {}).get(method)
@@ -217,15 +219,45 @@ def test_too_many_texts_or_bytes_are_413() -> None:
 def test_an_endless_body_is_read_only_up_to_the_limit() -> None:
     sent = 0
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def endless() -> Message:
         nonlocal sent
-        while True:
-            sent += 1000
-            yield b"a" * 1000
+        sent += 1000
+        return {"type": "http.request", "body": b"a" * 1000, "more_body": True}
 
     with pytest.raises(APIError, match="more than 5000 bytes"):
-        asyncio.run(read_body(endless(), max_bytes=5000))
+        asyncio.run(read_body(Request({"type": "http", "headers": []}, endless), max_bytes=5000))
     assert sent == 6000
+
+
+@pytest.mark.parametrize("length", ["5001", "9" * 19, "9" * 9000])
+def test_a_body_announced_too_large_is_413_before_any_of_it_is_read(length: str) -> None:
+    async def receive() -> Message:
+        raise AssertionError("the body was read")
+
+    scope = {"type": "http", "headers": [(b"content-length", length.encode())]}
+    with pytest.raises(APIError, match="more than 5000 bytes"):
+        asyncio.run(read_body(Request(scope, receive), max_bytes=5000))
+
+
+@pytest.mark.parametrize("key", ["inputs", "posts"])
+def test_texts_are_counted_before_they_are_validated(key: str) -> None:
+    # Each of them is empty, which would be 422.
+    assert_is_error(post_predict({key: [""] * 300_000}), ErrorCode.TOO_LARGE)
+
+
+def test_an_unknown_field_is_reported_whatever_its_name() -> None:
+    fields = {f"a{n}": 1 for n in range(50_000)} | {"inputs": "a"}
+    message = assert_is_error(post_predict(fields), ErrorCode.INVALID)
+    assert message == "a0: is not a known field"
+    body = json.dumps({"inputs": "a", "\ud800": 1}).encode()
+    message = assert_is_error(post_predict(body), ErrorCode.INVALID)
+    assert message == "\\ud800: is not a known field"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/health", "/ready"])
+def test_load_balancers_may_send_head(path: str) -> None:
+    response = get(path, method="HEAD")
+    assert response.status_code == 200
 
 
 def test_a_request_above_the_limit_is_429_at_once_and_others_are_answered() -> None:
@@ -410,7 +442,11 @@ def test_the_posts_of_an_influence_request_count_once_towards_the_limit() -> Non
 
 
 def raw_request(
-    model: Echo, *, headers: dict[str, str] | None = None, disconnect: bool = False, **limits: Any
+    model: Echo,
+    *,
+    disconnect: bool = False,
+    on_error: Callable[[str], None] = lambda _: None,
+    **limits: Any,
 ) -> list[Any]:
     """The messages that POST /predict sends; the client may disconnect once the model runs."""
     sent: list[Any] = []
@@ -434,9 +470,9 @@ def raw_request(
         "method": "POST",
         "path": "/predict",
         "query_string": b"",
-        "headers": [(k.encode(), v.encode()) for k, v in (headers or {}).items()],
+        "headers": [],
     }
-    api = build_api(model, ServeConfig(**limits))
+    api = build_api(model, ServeConfig(**limits), on_error=on_error)
     asyncio.run(asyncio.wait_for(api(scope, receive, send), 10))
     return sent
 
@@ -445,6 +481,12 @@ def test_a_disconnected_client_releases_its_slot() -> None:
     model = Echo(gate=asyncio.Event())
     raw_request(model, disconnect=True)
     assert model.cancelled == 1
+
+
+def test_a_disconnected_client_is_not_counted_as_an_error() -> None:
+    codes: list[str] = []
+    raw_request(Echo(gate=asyncio.Event()), disconnect=True, on_error=codes.append)
+    assert codes == []
 
 
 def test_a_prediction_is_cancelled_at_the_deadline() -> None:

@@ -1,13 +1,17 @@
 """Splitting posts into windows, and windows as they are pickled."""
 
 import pickle
+from string import ascii_lowercase
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from mbti_ray.data.tokenizer import build_tokenizer, encode_rows
 from mbti_ray.data.windows import Windows, build_windows, split_into_windows
 from mbti_ray.typology import labels_of
 
@@ -29,6 +33,46 @@ def encode(posts, *, max_tokens=12, max_windows=1000):
     return split_into_windows(
         posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=max_windows
     )
+
+
+def split_naively(posts, *, max_tokens, max_windows):
+    """All windows first, then the limit: what `split_into_windows` must return without the work."""
+    windows, current = [], []
+    for post in posts:
+        rest = post
+        while rest:
+            if current and len(current) + len(rest) + 1 > max_tokens - 1:
+                windows.append([CLS, *current])
+                current = []
+            piece, rest = rest[: max_tokens - 2], rest[max_tokens - 2 :]
+            current += [*piece, SEP]
+    if current or not windows:
+        windows.append([CLS, *(current or [SEP])])
+    return windows[:max_windows], len(windows) > max_windows
+
+
+@given(posts=post_lists(), max_tokens=st.integers(8, 24), max_windows=st.integers(1, 6))
+def test_windows_are_those_of_the_naive_algorithm(posts, max_tokens, max_windows):
+    found = pack(posts, max_tokens=max_tokens, max_windows=max_windows)
+    expected = split_naively(posts, max_tokens=max_tokens, max_windows=max_windows)
+    assert (found.windows, found.truncated) == expected
+
+
+class Copied(list):
+    """A list that counts the items that are copied out of it."""
+
+    items = 0
+
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        self.items += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+def test_only_what_the_windows_hold_is_copied():
+    post = Copied(range(FIRST_WORD, FIRST_WORD + 100_000))
+    assert pack([post], max_tokens=12, max_windows=5).truncated
+    assert post.items <= 5 * 12
 
 
 def words_in(windows):
@@ -151,3 +195,69 @@ def test_token_ids_travel_out_of_band():
     data = pickle.dumps(windows, protocol=5, buffer_callback=buffers.append)
     assert len(data) < windows.ids.nbytes / 2
     assert sum(len(buffer.raw()) for buffer in buffers) >= windows.ids.nbytes
+
+
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """A Unigram tokenizer as SentencePiece makes them, of letters and a few words."""
+    pieces = ["<pad>", "<unk>", "<s>", "</s>", "▁", "▁the", "▁and", "ing", *ascii_lowercase]
+    backend = Tokenizer(models.Unigram([(piece, -float(len(piece))) for piece in pieces], unk_id=1))
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, cls_token="<s>", sep_token="</s>", unk_token="<unk>"
+    )
+
+
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer as that of RoBERTa, without merges but two."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: n for n, piece in enumerate(["<s>", "</s>", *alphabet, "th", "the"])}
+    backend = Tokenizer(models.BPE(vocabulary, merges=[("t", "h"), ("th", "e")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="<s>", sep_token="</s>")
+
+
+TOKENIZERS = {
+    "wordpiece": build_tokenizer("tiny", ["the quick brown fox and the lazy dog are reading"]),
+    "unigram": metaspace_tokenizer(),
+    "byte-level": byte_level_tokenizer(),
+}
+# Words, one longer than any, punctuation, another script, accents and what has no token at all.
+WORDS = ["the", "and", "reading", "x" * 300, "...", "漢字", "é", "\u0301", "\u200d", "🙂"]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=30)
+@given(
+    texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), max_size=3),
+    times=st.integers(1, 40),
+)
+def test_a_text_cut_before_the_tokenizer_gives_the_windows_of_the_whole(name, texts, times):
+    tokenizer = TOKENIZERS[name]
+    long = [" ".join([text] * times) for text in texts]
+    (found,) = encode_rows(tokenizer, [long], max_tokens=8, max_windows=2)
+    posts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in long]
+    whole = split_into_windows(
+        posts,
+        cls_id=tokenizer.cls_token_id,
+        sep_id=tokenizer.sep_token_id,
+        max_tokens=8,
+        max_windows=2,
+    )
+    assert found == whole
+
+
+@pytest.mark.parametrize("words", ["the ", "\u200d "])
+def test_of_a_long_text_only_the_beginning_is_tokenized_unless_it_has_no_tokens(words, monkeypatch):
+    tokenized = []
+
+    def recorded(_, texts):
+        tokenized.append(sum(map(len, texts)))
+        return [[FIRST_WORD] * text.count("the") for text in texts]
+
+    monkeypatch.setattr("mbti_ray.data.tokenizer.tokenize", recorded)
+    encode_rows(TOKENIZERS["wordpiece"], [[words * 100_000]], max_tokens=8, max_windows=2)
+    if words == "the ":
+        assert sum(tokenized) < 1000
+    else:
+        assert tokenized[-1] == len(words) * 100_000
