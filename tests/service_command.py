@@ -50,6 +50,16 @@ class Service:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, trust_env=False, timeout=60)
 
+    def haproxy_config(self) -> Path:
+        """The configuration file of the HAProxy that listens on this service's port."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            words = _command_line(int(folder.name)).split("\0")
+            if words[0].endswith("haproxy") and "-f" in words:
+                config = Path(words[words.index("-f") + 1])
+                if config.is_file() and f"127.0.0.1:{self.port}\n" in config.read_text("utf-8"):
+                    return config
+        raise AssertionError("no HAProxy listens there")
+
     def replicas(self) -> list[int]:
         """Process ids of its replicas."""
         parents = {int(p.name): _parent(p) for p in Path("/proc").glob("[0-9]*")}

@@ -16,6 +16,16 @@ export RAY_SERVE_LOG_TO_STDERR=0
 export RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response junk-response"
 # Ray gives external load balancers 30 s to notice that a replica stops; HAProxy is notified.
 export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=1
+# A client that sends nothing for so long is disconnected (one hour by default); a little above
+# serve.deadline_s, so that a slow request gets the service's own 504.
+export RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=35
+# The admin socket of HAProxy has mode 666: other users of the node must not reach its folder.
+mkdir -p ~/.haproxy && chmod 700 ~/.haproxy
+export RAY_SERVE_HAPROXY_CONFIG_FILE_LOC=~/.haproxy/haproxy.cfg
+export RAY_SERVE_HAPROXY_SOCKET_PATH=~/.haproxy/admin.sock
+export RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH=~/.haproxy/metrics.sock
+export RAY_SERVE_HAPROXY_SERVER_STATE_BASE=~/.haproxy/state
+export RAY_SERVE_HAPROXY_SERVER_STATE_FILE=~/.haproxy/state/servers
 # Gloo, used by training on CPUs, binds to the address of the host name; on Debian and Ubuntu that
 # is loopback, and ranks on two machines cannot connect.
 GLOO_SOCKET_IFNAME=$(ip -o route get "${RAY_HEAD_IP:-8.8.8.8}" | sed -n 's/.* dev \([^ ]*\) .*/\1/p')

@@ -1,7 +1,10 @@
 """Rolling out a bundle to a running service, by another command, under load."""
 
 import os
+import re
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +83,39 @@ def test_a_lost_replica_is_restarted_with_the_bundle_rolled_out(
             load.wait_for(1)
     assert set(load.bundles) == {load_manifest(other_bundle).id}
     assert service.replicas() != [replica]
+
+
+def test_haproxy_keeps_its_files_where_no_other_user_gets_at_them(service: Service) -> None:
+    config = service.haproxy_config()
+    # Ray makes a folder for each node inside.
+    private = config.parent.parent
+    assert private.stat().st_mode & 0o777 == 0o700
+    text = config.read_text("utf-8")
+    assert "timeout client 35s" in text
+    # Whatever path it names: the configuration, the sockets, the server states.
+    paths = re.findall(r"(?:socket|log|base|file|errorfile \d+) (/\S+)", text)
+    assert len(paths) >= 5
+    assert {Path(path).is_relative_to(private) for path in paths} == {True}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as a second user")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
+def test_another_user_cannot_redirect_requests_by_the_admin_socket(service: Service) -> None:
+    admin = service.haproxy_config().with_name("admin.sock")
+    attack = (
+        "import socket\n"
+        "with socket.socket(socket.AF_UNIX) as admin:\n"
+        f"    admin.connect({str(admin)!r})\n"
+        "    admin.sendall(b'show stat\\n')\n"
+        "    print(admin.recv(100))\n"
+    )
+    # As its own user the attack works, so the folder is what stops the other one.
+    own = subprocess.run(["python3", "-c", attack], capture_output=True, text=True, check=True)
+    assert "pxname" in own.stdout
+    other = ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups", "python3", "-c", attack]
+    done = subprocess.run(other, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "PermissionError" in done.stderr
 
 
 def test_settings_fixed_at_start_are_refused(service: Service, bundle: Path) -> None:

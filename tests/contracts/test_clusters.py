@@ -16,8 +16,9 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
+from mbti_ray.config.schema import ServeConfig
 from mbti_ray.on_ray import _SETTINGS as TRAIN_ENVIRONMENT
-from mbti_ray.serve import FAST_PATH as SERVE_ENVIRONMENT
+from mbti_ray.on_ray.serve.haproxy import CLIENT_TIMEOUT, FAST_PATH, PRIVATE_FILES
 
 pytestmark = pytest.mark.contracts
 
@@ -53,19 +54,24 @@ def option(command: str, name: str) -> str:
 # --- One source of settings
 
 
-def test_every_shell_of_a_node_has_the_environment_of_the_settings() -> None:
+def test_every_shell_of_a_node_has_the_environment_of_the_settings(tmp_path: Path) -> None:
     line = f"source {NODE}/environment.sh; env"
-    clean = {"PATH": os.environ["PATH"], "HOME": "/home/somebody"}
+    clean = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     said = subprocess.run(
         ["bash", "-c", line], env=clean, capture_output=True, text=True, check=True
     ).stdout
     found = dict(text.split("=", 1) for text in said.splitlines())
     assert {name: found.get(name) for name in SETTINGS["environment"]} == SETTINGS["environment"]
-    assert found["PATH"].startswith("/home/somebody/venv/bin:")
+    assert found["PATH"].startswith(f"{tmp_path}/venv/bin:")
+    # HAProxy's admin socket has mode 666; other users of the node must not reach it.
+    for name, file in PRIVATE_FILES.items():
+        assert found[name] == f"{tmp_path}/.haproxy/{file}"
+    assert (tmp_path / ".haproxy").stat().st_mode & 0o777 == 0o700
 
 
 def test_the_environment_is_that_of_the_commands_on_a_laptop() -> None:
-    assert SETTINGS["environment"].items() >= SERVE_ENVIRONMENT.items()
+    assert SETTINGS["environment"].items() >= FAST_PATH.items()
+    assert int(SETTINGS["environment"][CLIENT_TIMEOUT]) == ServeConfig().deadline_s + 5
     name = "RAY_TRAIN_ENABLE_STATE_TRACKING"
     assert SETTINGS["environment"][name] == TRAIN_ENVIRONMENT[name]
 
