@@ -41,7 +41,9 @@ def app(args: Mapping[str, object]) -> Application:
             )
     try:
         folder, config = resolve(bundle, [f"{key}={value}" for key, value in given.items()])
+        # Where Serve listens is not known here; on loopback, only that host would be served.
+        built = build_app(folder, config.model_copy(update={"host": "0.0.0.0"}))
     except MbtiRayError as error:
         raise InputError(str(error)) from None
     click.echo(f"serving {folder}")
-    return build_app(folder, config)
+    return built

@@ -250,6 +250,9 @@ class ServeConfig(ConfigSection):
         description="share of the requests that the second bundle answers; at 0 only those that "
         "ask for it by the header X-Bundle-Id",
     )
+    allow_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$")], ...] = Field(
+        (), description="other websites whose pages may use the service, as https://example.com"
+    )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     replicas: Count | tuple[Count, Count] = Field(

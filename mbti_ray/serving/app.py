@@ -5,8 +5,6 @@ how a model computes.
 """
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import traceback
 from collections.abc import Callable, Coroutine
@@ -19,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
+from mbti_ray.serving.access import AccessControl
 from mbti_ray.serving.admission import ConcurrencyLimiter
 from mbti_ray.serving.router import Router
 from mbti_ray.serving.schemas import (
@@ -30,7 +29,7 @@ from mbti_ray.serving.schemas import (
     TextsRequest,
     UserRequest,
     parse_request,
-    read_body,
+    read_json_body,
 )
 from mbti_ray.serving.served_model import PredictResult, ServedModel, Timing
 from mbti_ray.serving.web_pages import add_pages
@@ -55,11 +54,6 @@ _BUNDLE_HEADER = {
 }
 
 
-def key_digest(key: str) -> str:
-    """The form in which a replica knows the API key: enough to check it, not enough to use it."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
 def build_api(
     router: Router,
     config: ServeConfig,
@@ -70,7 +64,7 @@ def build_api(
     """The FastAPI application that serves `router` within the limits of `config`.
 
     Args:
-        key_hash: `key_digest` of the key that /predict and /info require; None requires none.
+        key_hash: `access.key_digest` of the key for /predict and /info; None requires none.
         on_error: Called with the code of every error response.
     """
     # FastAPI's own documentation page loads scripts from other hosts: /docs is a page of ours.
@@ -84,23 +78,11 @@ def build_api(
     )
     _add_error_handlers(api, on_error)
     add_pages(api)
-    check_key = _build_key_check(key_hash)
-    _add_predict(api, router, config, check_key)
-    _add_probes(api, router, check_key)
+    access = AccessControl(config, key_hash)
+    access.add_cors(api)
+    _add_predict(api, router, config, access)
+    _add_probes(api, router, access)
     return api
-
-
-def _build_key_check(key_hash: str | None) -> Callable[[Request], None]:
-    def check_key(request: Request) -> None:
-        if key_hash is None:
-            return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        # Compared as digests and in constant time: neither length nor prefix can be measured.
-        is_valid = hmac.compare_digest(key_digest(key.strip()), key_hash)
-        if scheme.lower() != "bearer" or not is_valid:
-            raise APIError(ErrorCode.UNAUTHORIZED)
-
-    return check_key
 
 
 def _add_error_handlers(api: FastAPI, on_error: Callable[[str], None]) -> None:
@@ -129,7 +111,7 @@ def _error_response(error: APIError, headers: Any = None) -> Response:
     return JSONResponse(error.as_dict(), error.code.status, headers)
 
 
-def _add_probes(api: FastAPI, router: Router, check_key: Callable[[Request], None]) -> None:
+def _add_probes(api: FastAPI, router: Router, access: AccessControl) -> None:
     async def health() -> dict[str, str]:
         """The process is alive and its event loop responds."""
         return {"status": "alive"}
@@ -143,19 +125,19 @@ def _add_probes(api: FastAPI, router: Router, check_key: Callable[[Request], Non
 
     async def info(request: Request) -> dict[str, Any]:
         """Model, data, scores and versions of the bundle that is served."""
-        check_key(request)
+        access.check(request)
         return router.info
 
     api.add_api_route("/health", health)
     api.add_api_route("/ready", ready, responses=_error_responses(ErrorCode.NOT_READY))
     for path, probe in (("/health", health), ("/ready", ready)):
         api.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
-    api.add_api_route("/info", info, responses=_error_responses(ErrorCode.UNAUTHORIZED))
+    api.add_api_route(
+        "/info", info, responses=_error_responses(ErrorCode.FORBIDDEN, ErrorCode.UNAUTHORIZED)
+    )
 
 
-def _add_predict(
-    api: FastAPI, router: Router, config: ServeConfig, check_key: Callable[[Request], None]
-) -> None:
+def _add_predict(api: FastAPI, router: Router, config: ServeConfig, access: AccessControl) -> None:
     limiter = ConcurrencyLimiter(config.max_queued)
 
     async def predict(request: Request) -> Response:
@@ -165,7 +147,7 @@ def _add_predict(
         of the two bundles that may be served. Server-Timing gives the milliseconds spent
         tokenizing, waiting for the model, and in the model.
         """
-        check_key(request)
+        access.check(request)
         return await _handle_predict(request, router, config, limiter)
 
     content = {
@@ -199,7 +181,7 @@ async def _handle_predict(
     """
     try:
         async with asyncio.timeout(config.deadline_s):
-            body = await read_body(request, max_bytes=config.max_body_bytes)
+            body = await read_json_body(request, max_bytes=config.max_body_bytes)
             parsed = parse_request(body, max_texts=config.max_texts)
             model = router.route(parsed, request.headers.get("x-bundle-id"))
             with limiter.slot():

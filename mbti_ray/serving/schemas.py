@@ -33,9 +33,11 @@ class ErrorCode(Enum):
 
     NOT_JSON = 400, "the body is not JSON"
     UNAUTHORIZED = 401, "the service requires an API key; send `Authorization: Bearer KEY`"
+    FORBIDDEN = 403, "the request comes from another website, or names another host"
     NOT_FOUND = 404, "nothing is served at this path"
     METHOD_NOT_ALLOWED = 405, "this path does not support the method"
     TOO_LARGE = 413, "the body has too many bytes or too many texts"
+    NOT_JSON_TYPE = 415, "the header Content-Type is not application/json"
     INVALID = 422, "JSON of the wrong shape, or an empty text"
     QUEUE_FULL = 429, "too many requests are waiting; retry after the seconds in Retry-After"
     INTERNAL = 500, "an error inside the service"
@@ -179,14 +181,18 @@ class PredictRequest:
     influence: bool = False
 
 
-async def read_body(request: Request, *, max_bytes: int) -> bytes:
+async def read_json_body(request: Request, *, max_bytes: int) -> bytes:
     """The whole body; a larger one is refused by its Content-Length, or while it arrives.
 
     Raises:
-        APIError: TOO_LARGE.
+        APIError: NOT_JSON_TYPE or TOO_LARGE.
         ClientDisconnect: The client disconnected before the end.
     """
     too_large = APIError(ErrorCode.TOO_LARGE, f"the body has more than {max_bytes} bytes")
+    # Of the types that a website may send elsewhere without asking first, none is JSON.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise APIError(ErrorCode.NOT_JSON_TYPE)
     declared = request.headers.get("content-length", "")
     # As many digits as any size has: int() refuses thousands of them.
     if declared.isdecimal() and int(declared[:20]) > max_bytes:

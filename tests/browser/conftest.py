@@ -26,7 +26,8 @@ from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.serving.app import build_api, key_digest
+from mbti_ray.serving.access import key_digest
+from mbti_ray.serving.app import build_api
 from mbti_ray.serving.router import Router
 from mbti_ray.serving.served_model import ServedModel
 from mbti_ray.serving.target import ServingTarget

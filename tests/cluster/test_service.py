@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using extra keyword arguments:DeprecationWarning"),
 ]
 
+JSON_TYPE = {"Content-Type": "application/json"}
 LONG = "a long evening with many words " * 60
 
 
@@ -78,7 +79,7 @@ def test_results_are_the_predictors_whatever_the_other_rows_of_the_batch(
 def test_malformed_requests_get_the_published_error(
     client: httpx.Client, content: bytes, expected: tuple[int, str]
 ) -> None:
-    assert error_code(client.post("/predict", content=content)) == expected
+    assert error_code(client.post("/predict", content=content, headers=JSON_TYPE)) == expected
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/health", "/ready", "/info"])
@@ -140,7 +141,7 @@ def test_no_text_of_a_user_is_in_a_log(client: httpx.Client) -> None:
     secret = "xylophonequarrel"
     client.post("/predict", json={"inputs": secret})
     client.post("/predict", json={"inputs": [secret, 1], secret: secret})
-    client.post("/predict", content=f'{{"{secret}'.encode())
+    client.post("/predict", content=f'{{"{secret}'.encode(), headers=JSON_TYPE)
     logs = list(Path(_global_node.get_logs_dir_path()).rglob("*.*"))
     assert any("replica" in path.name for path in logs)
     found = [p for p in logs if p.is_file() and secret.encode() in p.read_bytes()]
@@ -157,7 +158,7 @@ def test_the_command_serves_through_haproxy_until_sigterm_and_leaves_no_process(
     with served(bundle, tmp_path) as service:
         with service.client() as client:
             assert client.post("/predict", json={"inputs": "a"}).status_code == 200
-            big = client.post("/predict", content=b"a" * 5_000_000)
+            big = client.post("/predict", content=b"a" * 5_000_000, headers=JSON_TYPE)
             assert error_code(big) == (413, "too_large")
         folder = service.haproxy_config().parent.parent
     assert service.process.returncode == 0, service.log.read_text("utf-8")

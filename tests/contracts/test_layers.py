@@ -60,7 +60,7 @@ WITHIN = {
     ),
     "serving": (
         ("batching", "discovery", "schemas", "target", "tokenizer_queue", "web_pages"),
-        ("admission",),
+        ("access", "admission"),
         ("served_model",),
         ("router",),
         ("app",),

@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.long]
 HEAVY = {"inputs": ["a quiet evening with many words " * 60] * 32}
 MAX_WAIT_S = 2.0
 CASES = 10_000
+JSON_TYPE = {"Content-Type": "application/json"}
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_at_twice_its_capacity_requests_get_200_or_429_at_once_and_memory_is_sta
 
 def test_slow_clients_do_not_keep_others_from_being_answered(service: Service) -> None:
     slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(200)]
-    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b'{"inputs": '
+    head = HEAD + b"Content-Length: 100\r\n\r\n" + b'{"inputs": '
     for connection in slow:
         connection.sendall(head)
     with Load(service.url, clients=4).running() as load:
@@ -104,7 +106,7 @@ def test_corrupted_bodies_never_get_a_5xx(service: Service) -> None:
             broken = bytearray(valid)
             for _ in range(chance.randint(1, 8)):
                 broken[chance.randrange(len(broken))] = chance.randrange(256)
-            response = client.post("/predict", content=bytes(broken))
+            response = client.post("/predict", content=bytes(broken), headers=JSON_TYPE)
             assert response.status_code in (200, 400, 413, 422), response.text
 
 

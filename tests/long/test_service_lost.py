@@ -40,8 +40,8 @@ def test_a_disconnected_client_releases_its_slot(bundle: Path, tmp_path: Path) -
 
         def disconnect(_: int) -> None:
             with socket.create_connection(("127.0.0.1", service.port)) as connection:
-                head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
-                connection.sendall(head + b'{"inputs"')
+                head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+                connection.sendall(head + b'Content-Type: application/json\r\n\r\n{"inputs"')
                 time.sleep(0.05)
 
         with ThreadPoolExecutor(16) as pool:

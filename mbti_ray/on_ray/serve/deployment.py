@@ -16,6 +16,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from mbti_ray.config.schema import ServeConfig
+from mbti_ray.errors import ConfigError
 from mbti_ray.inference.bundle import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
@@ -23,7 +24,8 @@ from mbti_ray.on_ray.serve.metrics import ServeMetrics
 from mbti_ray.on_ray.serve.rollout import start_rollout_thread
 from mbti_ray.on_ray.serve.rollout_coordinator import current_target
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
-from mbti_ray.serving.app import build_api, key_digest
+from mbti_ray.serving.access import key_digest
+from mbti_ray.serving.app import build_api
 from mbti_ray.serving.router import Router
 from mbti_ray.serving.served_model import ServedModel, warm_up
 from mbti_ray.serving.target import ServingTarget
@@ -106,10 +108,24 @@ def build_app(bundle: Location, config: ServeConfig) -> serve.Application:
         # A damaged bundle does not load on a second attempt either.
         max_constructor_retry_count=1,
     )
+    return deployment.bind(uuid4().hex, build_target(bundle, config), config, load_key_digest())
+
+
+def load_key_digest() -> str | None:
+    """The digest of the API key in the environment; None: no key is required.
+
+    Raises:
+        ConfigError: The variable is set, but not to a key.
+    """
     key = os.environ.get(API_KEY_NAME)
-    return deployment.bind(
-        uuid4().hex, build_target(bundle, config), config, key_digest(key) if key else None
-    )
+    if key is None:
+        return None
+    if not key.isascii() or not key.isprintable() or key.split() != [key]:
+        raise ConfigError(
+            f"{API_KEY_NAME}: must be ASCII letters, digits and punctuation without spaces, and "
+            "not empty; unset it to serve without a key"
+        )
+    return key_digest(key)
 
 
 def build_target(bundle: Location, config: ServeConfig) -> ServingTarget:

@@ -23,7 +23,7 @@ from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.inference.bundle import load_manifest
 from mbti_ray.on_ray.cluster.resources import ray_connection
-from mbti_ray.on_ray.serve.deployment import APP_NAME, build_app, build_target
+from mbti_ray.on_ray.serve.deployment import APP_NAME, build_app, build_target, load_key_digest
 from mbti_ray.on_ray.serve.rollout import roll_back, roll_out
 from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.serving.discovery import announce_service
@@ -60,8 +60,10 @@ def run_service(bundle: Location, config: ServeConfig, *, on_ready: Callable[[st
 
     Raises:
         BundleError, ClusterError: See `start_service`; also, a port is in use.
+        ConfigError: The API key is none.
     """
     load_manifest(fetch_bundle(bundle))
+    load_key_digest()
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _handle_signals(signal.default_int_handler)

@@ -1,0 +1,84 @@
+"""Access control: the API key, and which websites may use the service from a browser.
+
+A browser lets any website send requests to a service on its user's own machine. Must not know what
+is requested.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request
+from starlette.middleware.cors import CORSMiddleware
+
+from mbti_ray.config.schema import ServeConfig
+from mbti_ray.serving.schemas import APIError, ErrorCode
+
+
+def key_digest(key: str) -> str:
+    """The form in which a replica knows the API key: enough to check it, not enough to use it."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class AccessControl:
+    """Decides who may use /predict and /info."""
+
+    def __init__(self, config: ServeConfig, key_hash: str | None) -> None:
+        """
+        Args:
+            key_hash: `key_digest` of the API key; None requires none.
+        """
+        self._key_hash = key_hash
+        self._origins = config.allow_origins
+        # A website may have its own name resolve to 127.0.0.1 (DNS rebinding), and is then of the
+        # same origin as the service.
+        self._checks_host = _is_loopback(config.host)
+        self._hosts = {urlsplit(origin).hostname for origin in config.allow_origins}
+
+    def check(self, request: Request) -> None:
+        """
+        Raises:
+            APIError: FORBIDDEN for another website's request, UNAUTHORIZED without the key.
+        """
+        host = request.headers.get("host", "").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        is_known = not host or _is_loopback(name) or name in self._hosts
+        if self._checks_host and not is_known:
+            raise APIError(ErrorCode.FORBIDDEN, "this host name is not that of the service")
+        if not self._is_same_site(request, host):
+            raise APIError(ErrorCode.FORBIDDEN, "serve.allow_origins does not name this website")
+        if self._key_hash is not None:
+            scheme, _, key = request.headers.get("authorization", "").partition(" ")
+            # Compared as digests and in constant time: neither length nor prefix can be measured.
+            is_valid = hmac.compare_digest(key_digest(key.strip()), self._key_hash)
+            if scheme.lower() != "bearer" or not is_valid:
+                raise APIError(ErrorCode.UNAUTHORIZED)
+
+    def _is_same_site(self, request: Request, host: str) -> bool:
+        """Programs send neither header; websites cannot forge them."""
+        site = request.headers.get("sec-fetch-site")
+        origin = request.headers.get("origin")
+        if site in ("same-origin", "none") or origin in self._origins:
+            return True
+        # Browsers send no Sec-Fetch-Site to services without TLS on other machines.
+        return site is None and (origin is None or origin.partition("://")[2] == host)
+
+    def add_cors(self, api: FastAPI) -> None:
+        """Answers the preflight requests of the allowed websites."""
+        if self._origins:
+            api.add_middleware(
+                CORSMiddleware,
+                allow_origins=self._origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-Bundle-Id"],
+                expose_headers=["Retry-After", "Server-Timing", "X-Bundle-Id"],
+                allow_private_network=True,
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
