@@ -29,6 +29,7 @@ from serve import RESULTS, Side, build_bundle, machine, read_texts
 
 _SAMPLE_S = 10.0
 _ROLL_OUT_S = 300.0
+_JSON = {"Content-Type": "application/json"}
 _KINDS = ("text", "text", "text", "texts", "user", "malformed", "hang up")
 _PROCESSES = ("ray::ServeReplica", "ray::ServeController", "ray::Proxy", "haproxy", "gcs_server")
 
@@ -65,7 +66,9 @@ def body_of(kind: str, texts: list[str], chance: random.Random) -> bytes:
 async def ask(session: aiohttp.ClientSession, url: str, kind: str, body: bytes) -> str:
     patience = aiohttp.ClientTimeout(total=0.01 if kind == "hang up" else 60)
     try:
-        async with session.post(f"{url}/predict", data=body, timeout=patience) as response:
+        async with session.post(
+            f"{url}/predict", data=body, headers=_JSON, timeout=patience
+        ) as response:
             await response.read()
             return str(response.status)
     except TimeoutError:

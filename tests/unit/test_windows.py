@@ -53,7 +53,7 @@ def split_naively(posts, *, max_tokens, max_windows):
 
 @given(posts=post_lists(), max_tokens=st.integers(8, 24), max_windows=st.integers(1, 6))
 def test_windows_are_those_of_the_naive_algorithm(posts, max_tokens, max_windows):
-    found = pack(posts, max_tokens=max_tokens, max_windows=max_windows)
+    found = encode(posts, max_tokens=max_tokens, max_windows=max_windows)
     expected = split_naively(posts, max_tokens=max_tokens, max_windows=max_windows)
     assert (found.windows, found.truncated) == expected
 
@@ -71,7 +71,7 @@ class Copied(list):
 
 def test_only_what_the_windows_hold_is_copied():
     post = Copied(range(FIRST_WORD, FIRST_WORD + 100_000))
-    assert pack([post], max_tokens=12, max_windows=5).truncated
+    assert encode([post], max_tokens=12, max_windows=5).truncated
     assert post.items <= 5 * 12
 
 
