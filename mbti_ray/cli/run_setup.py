@@ -14,7 +14,7 @@ from mbti_ray.cli.command import default_name, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import print_bad_rows
 from mbti_ray.config import RunConfig
-from mbti_ray.runs.lookup import cache_folder, resolve_run_folder
+from mbti_ray.runs.lookup import cache_folder, locked_run_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
 from mbti_ray.storage.local_cache import local_file
 
@@ -54,7 +54,7 @@ def set_up_run(
         name_prefix: In front of the name of a run that was given none.
 
     Raises:
-        ConfigError, DataError, RunError: See `load`, `resume`, `resolve_run_folder`,
+        ConfigError, DataError, RunError: See `load`, `resume`, `locked_run_folder`,
             `prepare_dataset` and `require_both_poles`.
     """
     base, overrides = split_base(options.items)
@@ -62,8 +62,10 @@ def set_up_run(
     config = load(file, overrides)
     existing: Existing = options.existing
     default = name_prefix + default_name(base)
-    chosen = resolve_run_folder(config, default_name=default, existing=existing)
-    with chosen.checked_out() as folder:
+    with (
+        locked_run_folder(config, default_name=default, existing=existing) as chosen,
+        chosen.checked_out() as folder,
+    ):
         if existing == "resume":
             config = resume(folder.config, file, overrides)
 

@@ -1,11 +1,14 @@
 """Finds runs and bundles below the storage folder, or at a path or URL. Reads no model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from mbti_ray.config import RunConfig
 from mbti_ray.errors import ConfigError, RunError, nearest
 from mbti_ray.runs.run_folder import Existing, RunFolder
+from mbti_ray.runs.run_lock import run_lock
 from mbti_ray.storage.local_cache import local_copy, user_cache_folder
 from mbti_ray.storage.remote import Location, RemotePath, parse_location
 
@@ -34,29 +37,41 @@ def cache_folder(storage: str) -> Path:
     return folder / _CACHE if isinstance(folder, Path) else user_cache_folder() / "datasets"
 
 
-def resolve_run_folder(config: RunConfig, *, default_name: str, existing: Existing) -> RunFolder:
-    """The folder of a new run, or of an existing one to resume or replace; nothing is written yet.
+@contextmanager
+def locked_run_folder(
+    config: RunConfig, *, default_name: str, existing: Existing
+) -> Iterator[RunFolder]:
+    """The folder of a new run, or of an existing one to resume or replace, under its lock.
 
-    Without the config key `name`, the name is `default_name` and the time; to resume, it is the
-    newest run with that `default_name`.
+    Nothing is written to it yet. Without the config key `name`, the name is `default_name` and the
+    time; to resume, it is the newest run with that `default_name`.
 
     Raises:
         RunError: The run exists and neither --resume nor --fresh was given; there is no run to
-            resume; or the store cannot be reached or written to.
+            resume; or another command writes to it.
+        StorageError: The storage cannot be reached or written to.
     """
     storage = storage_folder(config.storage)
     if isinstance(storage, RemotePath):
         storage.check_writable()
-    name = config.name
-    if name is None and existing == "resume":
-        candidates = sorted(storage.glob(f"{default_name}-*/config.yaml"), key=_modified)
-        if not candidates:
-            raise RunError(f"{storage}: no run called {default_name}-... to resume")
-        return RunFolder.at(candidates[-1].parent)
-    if name is None:
-        name = f"{default_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = config.name or _default_name(storage, default_name, existing)
     if name == _CACHE:
         raise ConfigError(f"name={name}: is the folder of tokenized data; choose another name")
+    with run_lock(storage / name):
+        _check_existing(storage, name, existing)
+        yield RunFolder.at(storage / name)
+
+
+def _default_name(storage: Location, default_name: str, existing: Existing) -> str:
+    if existing != "resume":
+        return f"{default_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = sorted(storage.glob(f"{default_name}-*/config.yaml"), key=_modified)
+    if not candidates:
+        raise RunError(f"{storage}: no run called {default_name}-... to resume")
+    return candidates[-1].parent.name
+
+
+def _check_existing(storage: Location, name: str, existing: Existing) -> None:
     location = storage / name
     exists, is_run = location.exists(), (location / "config.yaml").exists()
     if existing == "resume" and not is_run:
@@ -69,7 +84,6 @@ def resolve_run_folder(config: RunConfig, *, default_name: str, existing: Existi
         )
     if exists and existing == "fresh" and not is_run:
         raise RunError(f"{location}: contains no config.yaml, so it is not a run; not deleted")
-    return RunFolder.at(location)
 
 
 def newest_bundle(storage: Location) -> Location:

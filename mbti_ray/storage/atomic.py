@@ -80,14 +80,10 @@ def recover_folder(path: Path) -> None:
 
 
 @contextmanager
-def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a StorageError about `path`, in one sentence."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _delete_leftovers(path.parent)
-        create(temporary)
-        with _lock(temporary):
-            yield temporary
+        yield
     except OSError as error:
         if isinstance(error, MbtiRayError):
             raise
@@ -95,6 +91,18 @@ def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
         raise StorageError(
             f"{path}: cannot be written ({reason}); free space, or write to another place"
         ) from error
+
+
+@contextmanager
+def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _delete_leftovers(path.parent)
+            create(temporary)
+            with _lock(temporary):
+                yield temporary
     finally:
         _delete(temporary)
 

@@ -10,8 +10,8 @@ from mbti_ray.runs.lookup import (
     cache_folder,
     fetch_bundle,
     locate_bundle,
+    locked_run_folder,
     newest_bundle,
-    resolve_run_folder,
     storage_folder,
 )
 from mbti_ray.runs.run_folder import RunFolder
@@ -22,6 +22,12 @@ pytestmark = pytest.mark.unit
 @pytest.fixture
 def storage(tmp_path):
     return tmp_path / "runs"
+
+
+def resolve_run_folder(config, **options):
+    """The folder that a command would get, after it has given its lock back."""
+    with locked_run_folder(config, **options) as folder:
+        return folder
 
 
 def config_in(storage, *overrides):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import optuna
@@ -22,7 +23,7 @@ from mbti_ray.config import RunConfig, StudyConfig, load_run, load_study
 from mbti_ray.engine.checkpoint import checkpoints_under, newest_checkpoint
 from mbti_ray.errors import ConfigError, MbtiRayError, RunError, StorageError
 from mbti_ray.on_ray.train.remote_checkpoints import download_each
-from mbti_ray.runs.lookup import cache_folder, fetch_bundle, locate_bundle, resolve_run_folder
+from mbti_ray.runs.lookup import cache_folder, fetch_bundle, locate_bundle, locked_run_folder
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.local_cache import local_file, user_cache_folder
 from mbti_ray.storage.remote import RemotePath, absolute_location, parse_location
@@ -71,6 +72,12 @@ def remote(url: str) -> RemotePath:
 
 def files_under(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def resolve_run_folder(config: RunConfig, **options: Any) -> RunFolder:
+    """The folder that a command would get, after it has given its lock back."""
+    with locked_run_folder(config, **options) as folder:
+        return folder
 
 
 def config_in(storage: RemotePath, *overrides: str) -> RunConfig:
