@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
+from mbti_ray.storage.atomic import write_text
+
 
 class MetricsRecord(TypedDict):
     """The metrics of one epoch; counts and seconds are since the start of the run.
@@ -50,4 +52,4 @@ def truncate_metrics_after(path: Path, step: int) -> None:
         with suppress(ValueError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    path.write_text("".join(kept), "utf-8")
+    write_text(path, "".join(kept))

@@ -16,6 +16,7 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.engine.metrics_record import MetricsRecord
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import ConfigError
+from mbti_ray.storage.atomic import write_text
 
 # Steps that the profiler skips (they allocate), warms up with, and records.
 _SKIPPED, _WARM_UP, _RECORDED = 5, 2, 5
@@ -63,7 +64,7 @@ class _MLflow:
         found = self._client.get_experiment_by_name("mbti_ray")
         experiment = found.experiment_id if found else self._client.create_experiment("mbti_ray")
         self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
-        id_file.write_text(self._id + "\n", "utf-8")
+        write_text(id_file, self._id + "\n")
         for address, value in leaves(config.model_dump(mode="json")).items():
             self._client.log_param(self._id, address, value)
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from mbti_ray.config import RunConfig, dump_config
 from mbti_ray.errors import MbtiRayError
+from mbti_ray.storage.atomic import storage_errors, write_text
 from mbti_ray.storage.remote import Location, RemotePath, parse_location
 from mbti_ray.storage.working_copy import locked_working_copy, rewrite_paths, working_copy_path
 
@@ -120,12 +121,10 @@ class RunFolder:
         """Upload what has changed in the working copy.
 
         Args:
-            replace: Folders whose old files are deleted first.
+            replace: Folders whose other files are deleted at the end.
         """
         if self.remote is None:
             return
-        for name in replace:
-            (self.remote / name).delete()
         files = [
             p for p in self.path.rglob("*") if p.is_file() and self._pushed.get(p) != _state(p)
         ]
@@ -133,21 +132,26 @@ class RunFolder:
             state = _state(path)
             (self.remote / path.relative_to(self.path).as_posix()).upload(path)
             self._pushed[path] = state
+        for name in replace:
+            for file in (self.remote / name).rglob("*"):
+                if not (self.path / file.path.removeprefix(f"{self.remote.path}/")).exists():
+                    file.delete()
 
     def begin(self, config: RunConfig, existing: Existing) -> None:
         """Create the folder and write config.yaml; nothing is changed before this call."""
-        if existing == "fresh":
-            if self.remote:
-                self.remote.delete()
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            self._pushed.clear()
-        self.path.mkdir(parents=True, exist_ok=True)
-        for old in (self.failure, self.stop, self.notes):
-            old.unlink(missing_ok=True)
-            if self.remote:
-                (self.remote / old.name).delete()
-        self.config.write_text(dump_config(config), "utf-8")
+        with storage_errors(self.path):
+            if existing == "fresh":
+                if self.remote:
+                    self.remote.delete()
+                if self.path.exists():
+                    shutil.rmtree(self.path)
+                self._pushed.clear()
+            self.path.mkdir(parents=True, exist_ok=True)
+            for old in (self.failure, self.stop, self.notes):
+                old.unlink(missing_ok=True)
+                if self.remote:
+                    (self.remote / old.name).delete()
+        write_text(self.config, dump_config(config))
         self.push()
 
     def request_stop(self) -> None:
@@ -165,11 +169,11 @@ class RunFolder:
     def write_bad_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the skipped rows of the data, one JSON line each; no file if there are none."""
         if rows:
-            self.bad_rows.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+            write_text(self.bad_rows, "".join(json.dumps(row) + "\n" for row in rows))
             self.push()
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
-        self.scores.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
+        write_text(self.scores, json.dumps(scores, indent=2) + "\n")
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -114,11 +114,11 @@ class RemotePath:
             infos = self.filesystem.get_file_info([path.path for path in paths])
         return [path for path, info in zip(paths, infos, strict=True) if info.is_file]
 
-    def rglob(self, name: str) -> list["RemotePath"]:
-        """The files of that name, at any depth."""
+    def rglob(self, pattern: str) -> list["RemotePath"]:
+        """The files whose names match, at any depth."""
         start = len(self.path) + 1
-        found = [f.path for f in self._list(recursive=True) if f.is_file and f.base_name == name]
-        return [self / path[start:] for path in found]
+        files = [f for f in self._list(recursive=True) if f.is_file]
+        return [self / f.path[start:] for f in files if fnmatch.fnmatch(f.base_name, pattern)]
 
     def read_text(self, encoding: str) -> str:
         with _storage_errors(self.url), self.filesystem.open_input_stream(self.path) as file:

@@ -1,15 +1,22 @@
 """Files and folders appear whole, whoever else writes and whenever a process is killed."""
 
+import json
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mbti_ray.config import load_run
 from mbti_ray.errors import RunError, StorageError
+from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.storage import atomic
 from mbti_ray.storage.atomic import atomic_file, atomic_folder, recover_folder, write_text
+
+pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +118,90 @@ def test_a_place_that_cannot_be_written_is_one_sentence() -> None:
         write_text(Path("/proc/x/scores.json"), "{}")
     assert isinstance(error.value, RunError)
     assert "\n" not in str(error.value)
+
+
+def _killed_at_each_step(write: Callable[[], object]) -> Iterator[None]:
+    """Yields after kill -9 of a process before its Nth call that creates, renames or deletes.
+
+    Ends with the process that was not killed any more.
+    """
+    for step in range(60):
+        child = os.fork()
+        if child == 0:
+            _die_before(step)
+            write()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        yield
+        if status == 0:
+            assert step > 3
+            return
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    raise AssertionError
+
+
+def _die_before(step: int) -> None:
+    left = step
+    # A file that is only opened is empty already.
+    opening = Path.open
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0 and call is not opening:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = call(*arguments, **options)
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return counted
+
+    for owner, names in (
+        (atomic, ("_flush", "_delete", "_exchange")),
+        (Path, ("open", "rename", "replace", "unlink", "rmdir")),
+        (os, ("unlink", "rmdir")),
+    ):
+        for name in names:
+            setattr(owner, name, dying(getattr(owner, name)))
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    bundle = tmp_path / "bundle"
+
+    def write(text: str) -> None:
+        with atomic_folder(bundle) as temporary:
+            for part in ("a", "b"):
+                (temporary / part).write_text(text, "utf-8")
+
+    write("old")
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda new, path: False)
+    seen = set()
+    for _ in _killed_at_each_step(lambda: write("new")):
+        if not can_exchange:
+            recover_folder(bundle)
+        (text,) = {(bundle / part).read_text("utf-8") for part in ("a", "b")}
+        seen.add(text)
+    assert seen == {"old", "new"}
+
+
+def test_a_kill_at_any_step_leaves_the_old_files_of_a_run_or_the_new_ones(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.begin(load_run("quick", ["seed=5"]), "refuse")
+    run.write_scores({"seed": 5})
+
+    def write() -> None:
+        run.begin(load_run("quick", ["seed=7"]), "resume")
+        run.write_scores({"seed": 7, "more": "x" * 100_000})
+
+    seen = set()
+    for _ in _killed_at_each_step(write):
+        seen.add(
+            (load_run(str(run.config)).seed, json.loads(run.scores.read_text("utf-8"))["seed"])
+        )
+    assert seen == {(5, 5), (7, 5), (7, 7)}

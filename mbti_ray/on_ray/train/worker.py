@@ -30,6 +30,7 @@ from mbti_ray.on_ray.report import Report
 from mbti_ray.on_ray.train.metrics import RunGauges
 from mbti_ray.on_ray.train.remote_checkpoints import download_each, watch_for_stop
 from mbti_ray.runs.run_folder import RunFolder, open_run
+from mbti_ray.storage.atomic import write_text
 
 
 class TrainWorker(Worker):
@@ -152,7 +153,7 @@ def recording_failure(folder: RunFolder) -> Iterator[None]:
     except MbtiRayError as error:
         # The reason may be a full disk.
         with suppress(OSError):
-            folder.failure.write_text(folder.rewrite_paths(str(error)) + "\n", "utf-8")
+            write_text(folder.failure, folder.rewrite_paths(str(error)) + "\n")
             folder.push()
         raise
 

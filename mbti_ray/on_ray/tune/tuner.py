@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 from ray import tune
@@ -36,6 +35,7 @@ from mbti_ray.reports.html import write_page
 from mbti_ray.reports.study_page import study_page
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.scores.study_summary import StudySummary
+from mbti_ray.storage.output_tables import write_table
 from mbti_ray.storage.remote import Location
 from mbti_ray.study.records import TrialRecord, best_of, count_evaluated, records_of
 from mbti_ray.study.store import open_study
@@ -279,4 +279,4 @@ def _write_trials(records: list[TrialRecord], config: StudyConfig, folder: RunFo
         }
         for r in records
     ]
-    pq.write_table(pa.Table.from_pylist(rows), folder.path / "trials.parquet")
+    write_table(folder.path / "trials.parquet", pa.Table.from_pylist(rows))
