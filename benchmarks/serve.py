@@ -80,7 +80,7 @@ def build_bundle(source: str, folder: Path, *, seed: int = 0) -> Path:
 def build_peer(bundle: Path, folder: Path) -> Path:
     """The encoder and heads of a bundle as a folder of transformers."""
     found = load_bundle(bundle)
-    config = found.model_config
+    config = found.manifest.model
     model = AutoModelForSequenceClassification.from_pretrained(
         locate_encoder(config.encoder),
         num_labels=4,

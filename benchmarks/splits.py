@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mbti_ray.inference.bundle import load_manifest
+from mbti_ray.inference.manifest import load_manifest
 
 RESULTS = Path(__file__).parent / "results"
 SPLITS = ("post", "author")
@@ -51,7 +51,7 @@ def _run(split: str, options: argparse.Namespace) -> dict[str, Any]:
     raw = {
         "command": " ".join(["python -m mbti_ray.train", *shown]),
         "versions": manifest.versions,
-        "data": {k: v for k, v in manifest.data.items() if k != "source"},
+        "data": manifest.data.model_dump(exclude={"source"}),
         "history": [
             json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()
         ],

@@ -50,11 +50,15 @@ def _export_and_score(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[
     kinds: tuple[RuntimeKind, ...] = ("torch", *exports)
     with progress_bar("rows", len(kinds) * len(data.examples)) as advance:
         scores = score_runtimes(folder, data, kinds, advance)
-    for kind, export in exports.items():
-        export["scores"] = _compare(scores[kind], scores["torch"], data.description)
-    write_runtimes(folder, exports)
+    scored = {
+        kind: export.model_copy(
+            update={"scores": _compare(scores[kind], scores["torch"], data.description)}
+        )
+        for kind, export in exports.items()
+    }
+    write_runtimes(folder, scored)
     _print_scores(scores, data.description)
-    return exports
+    return {kind: export.model_dump() for kind, export in scored.items()}
 
 
 def _compare(

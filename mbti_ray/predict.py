@@ -20,7 +20,7 @@ from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.storage.remote import Location, absolute_location
 
 if TYPE_CHECKING:
-    from mbti_ray.inference.bundle import Manifest
+    from mbti_ray.inference.manifest import Manifest
     from mbti_ray.on_ray.batch_prediction import PredictionJob, PredictionStats
     from mbti_ray.storage.output_tables import PartFolder
 
@@ -98,7 +98,7 @@ def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Resul
 
 def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace) -> Result:
     from mbti_ray.data.sources import check_readable
-    from mbti_ray.inference.bundle import load_manifest
+    from mbti_ray.inference.manifest import load_manifest
     from mbti_ray.storage.output_tables import check_extension, check_parent, is_folder_output
 
     output = Path(options.output)
@@ -205,8 +205,8 @@ def _predict_missing_parts(job: "PredictionJob", folder: "PartFolder") -> dict[s
 def _determining_values(manifest: "Manifest", runtime: str) -> dict[str, Any]:
     """Everything in a bundle that determines its predictions, as JSON values."""
     values = {name: getattr(manifest, name) for name in _DETERMINING_FIELDS}
-    export = manifest.runtimes.get(runtime, {})
-    return {**values, "runtime": runtime, "export": export.get("sha256")}
+    hashes = {str(kind): export.sha256 for kind, export in manifest.runtimes.items()}
+    return {**values, "runtime": runtime, "export": hashes.get(runtime)}
 
 
 def _speed(stats: "PredictionStats") -> dict[str, float]:

@@ -38,6 +38,11 @@ def locate_encoder(name: str) -> str:
     return name
 
 
+def safe_options(place: str | Path) -> dict[str, bool]:
+    """The options with which `from_pretrained` runs no code and asks no hub for a local folder."""
+    return {"trust_remote_code": False, "local_files_only": Path(place).is_dir()}
+
+
 def _minilm_folder() -> str:
     # The package is never imported; only its folder of weights is used.
     spec = find_spec(_MINILM_PACKAGE)

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder
+from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder, safe_options
 from mbti_ray.data.windows import EncodedRow, split_into_windows
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
@@ -41,7 +41,7 @@ def build_tokenizer(encoder: str, training_texts: Iterable[str]) -> Tokenizer:
 def load_tokenizer(place: str | Path, *, name: str | None = None) -> Tokenizer:
     """A tokenizer from a folder or the hub, without a length limit of its own."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(place))
+        tokenizer = AutoTokenizer.from_pretrained(str(place), **safe_options(place))
     except (OSError, ValueError) as error:
         raise encoder_load_error(name or str(place), error) from None
     # Windows limit the length; the tokenizer's own limit would only print warnings.

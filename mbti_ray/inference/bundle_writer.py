@@ -6,7 +6,6 @@ The bundle appears complete, and replaces an existing one. Must not know run fol
 import hashlib
 import json
 import platform
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.dataset_info import DatasetInfo
 from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
-from mbti_ray.inference.bundle import (
-    Bundle,
+from mbti_ray.inference.bundle import Bundle
+from mbti_ray.inference.manifest import (
+    DatasetRecord,
     DecisionRule,
     GoldenText,
     Manifest,
-    describe_file,
     write_manifest,
 )
 from mbti_ray.inference.predictor import Predictor
@@ -33,6 +32,7 @@ from mbti_ray.inference.runtimes import load_runtime
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.reports.model_card import model_card
 from mbti_ray.storage.atomic import atomic_folder, write_text
+from mbti_ray.storage.checksums import describe_file
 from mbti_ray.typology import POSITIVE_POLES
 
 _GOLDEN_TEXTS = 20
@@ -57,28 +57,32 @@ def write_bundle(
     with atomic_folder(folder) as staging:
         _save_weights(staging, model, tokenizer)
         files = {path.name: describe_file(path) for path in sorted(staging.iterdir())}
+        digests = json.dumps({name: record.model_dump() for name, record in files.items()})
         manifest = Manifest(
-            id=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
+            id=hashlib.sha256(digests.encode()).hexdigest()[:12],
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             labels=list(POSITIVE_POLES),
             unit=config.data.unit,
             mask_version=info.mask_version,
             mask_also=info.mask_also,
             max_windows=config.data.max_windows,
-            model=config.model.model_dump(mode="json"),
-            data=facts,
+            model=config.model,
+            data=DatasetRecord(**facts),
             scores=scores,
             versions=_versions(),
             files=files,
             config=config.model_dump(mode="json", exclude={"study", "search"}),
-            golden=[GoldenText(text, []) for text in build_golden_texts()],
-            **vars(decision_rule or DecisionRule()),
+            golden=[GoldenText(text=t, logits=[0.0] * 4) for t in build_golden_texts()],
+            **(decision_rule or DecisionRule()).model_dump(),
         )
         # Computed from the files, as the service will.
         bundle = Bundle(staging, manifest, load_tokenizer(staging))
         logits = Predictor(bundle, load_runtime(bundle)).golden_logits().tolist()
-        golden = [replace(g, logits=row) for g, row in zip(manifest.golden, logits, strict=True)]
-        manifest = replace(manifest, golden=golden)
+        golden = [
+            GoldenText(text=g.text, logits=row)
+            for g, row in zip(manifest.golden, logits, strict=True)
+        ]
+        manifest = manifest.model_copy(update={"golden": golden})
         write_manifest(staging, manifest)
         if "scorecard" in scores:
             card = model_card(
@@ -95,7 +99,11 @@ def write_bundle(
 def _save_weights(folder: Path, model: MBTIModel, tokenizer: Tokenizer) -> None:
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    model.encoder.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+    config: Any = model.encoder.config
+    # A bundle may not ask to run code, and needs none.
+    vars(config).pop("auto_map", None)
+    tokenizer.init_kwargs.pop("auto_map", None)
+    config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -26,7 +26,7 @@ from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.sources import read_source
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.errors import DataError
-from mbti_ray.inference.bundle import load_manifest
+from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.scores.baselines import TrainingTexts, build_baselines
@@ -111,15 +111,15 @@ def load_evaluation_data(
     manifest = load_manifest(bundle)
     config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=_OVERRIDES)
     source = read_source(config.data.source, max_bad_share=config.data.max_bad_share)
-    own = source.fingerprint == manifest.data["fingerprint"]
+    own = source.fingerprint == manifest.data.fingerprint
     if split == "auto":
         split = "test" if own else "all"
-    split_by = resolve_split_by(config, source) if not own else manifest.data["split_by"]
+    split_by = resolve_split_by(config, source) if not own else manifest.data.split_by
     examples, training = build_examples(config, source.rows, split_by), None
     if split != "all" and not own:
         raise DataError(
             f"{source.name}: not the data that the bundle was trained on (fingerprint "
-            f"{source.fingerprint}, not {manifest.data['fingerprint']}), so it has no "
+            f"{source.fingerprint}, not {manifest.data.fingerprint}), so it has no "
             f'"{split}" split; allowed: --split all'
         )
     if split != "all":
@@ -138,7 +138,7 @@ def load_evaluation_data(
         training=training,
         config=config,
         person=person,
-        facts=manifest.data if training is not None else None,
+        facts=manifest.data.model_dump() if training is not None else None,
         split=split,
         description=description,
     )

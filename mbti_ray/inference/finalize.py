@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from mbti_ray.config.schema import RunConfig, ScoringConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.loop import Outcome
-from mbti_ray.inference.bundle import DecisionRule
 from mbti_ray.inference.bundle_writer import write_bundle
+from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
@@ -68,7 +68,7 @@ def fit_decision_rule(
     """Temperatures and thresholds, fitted to the logits [R, 4] and labels [R, 4] of validation."""
     temperature = fit_temperature(logits, labels) if scoring.calibrate else [1.0] * 4
     thresholds = fit_thresholds(_sigmoid(logits / temperature), labels, scoring.threshold)
-    return DecisionRule(temperature, thresholds, scoring.abstain)
+    return DecisionRule(temperature=temperature, thresholds=thresholds, abstain=scoring.abstain)
 
 
 def _test_scores(

@@ -83,12 +83,12 @@ class Predictor:
         self.abstain = self._manifest.abstain
         self.unit = self._manifest.unit
         self._is_masked = self._manifest.mask_version > 0
-        self.max_tokens: int = bundle.model_config.max_tokens
+        self.max_tokens: int = bundle.manifest.model.max_tokens
         if self._manifest.mask_version not in (0, MASK_VERSION):
             raise BundleError(
                 f"bundle {self.bundle_id}: trained with masking version "
                 f"{self._manifest.mask_version}, this program has version {MASK_VERSION}; train "
-                f"again, or use mbti_ray {self._manifest.versions['mbti_ray']}"
+                f"again, or use mbti_ray {self._manifest.versions.get('mbti_ray', 'of then')}"
             )
 
     @classmethod
@@ -126,8 +126,7 @@ class Predictor:
     @property
     def info(self) -> dict[str, Any]:
         """The manifest without golden texts, file hashes and config."""
-        hidden = ("golden", "files", "config")
-        return {k: v for k, v in vars(self._manifest).items() if k not in hidden}
+        return self._manifest.model_dump(mode="json", exclude={"golden", "files", "config"})
 
     def check_golden(self) -> None:
         """Raise BundleError unless the golden texts reproduce the recorded logits."""

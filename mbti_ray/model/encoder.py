@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, DistilBertConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder
+from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder, safe_options
 from mbti_ray.errors import ConfigError
 
 # Its load report lists the pooler, which is dropped on purpose.
@@ -41,7 +41,8 @@ def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrai
             initializer_range=0.1,
         )
     try:
-        config = AutoConfig.from_pretrained(locate_encoder(encoder))
+        place = locate_encoder(encoder)
+        config = AutoConfig.from_pretrained(place, **safe_options(place))
     except (OSError, ValueError) as error:
         raise encoder_load_error(encoder, error) from None
     positions = getattr(config, "max_position_embeddings", max_tokens)
@@ -55,7 +56,9 @@ def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrai
 
 def build_encoder(config: PreTrainedConfig) -> nn.Module:
     """An encoder of the given architecture with random weights."""
-    return _without_pooler(AutoModel.from_config(config, attn_implementation="sdpa"))
+    return _without_pooler(
+        AutoModel.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
+    )
 
 
 def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
@@ -71,7 +74,9 @@ def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
 @lru_cache(maxsize=1)
 def _pretrained_state(encoder: str) -> dict[str, torch.Tensor]:
     try:
-        model = AutoModel.from_pretrained(locate_encoder(encoder), dtype=torch.float32)
+        place = locate_encoder(encoder)
+        options = safe_options(place)
+        model = AutoModel.from_pretrained(place, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
         raise encoder_load_error(encoder, error) from None
     state: dict[str, torch.Tensor] = _without_pooler(model).state_dict()

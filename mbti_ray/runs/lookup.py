@@ -1,5 +1,6 @@
 """Finds runs and bundles below the storage folder, or at a path or URL. Reads no model."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -9,6 +10,7 @@ from mbti_ray.config import RunConfig
 from mbti_ray.errors import ConfigError, RunError, nearest
 from mbti_ray.runs.run_folder import Existing, RunFolder
 from mbti_ray.runs.run_lock import run_lock
+from mbti_ray.storage.checksums import FileRecord, find_damage
 from mbti_ray.storage.local_cache import local_copy, user_cache_folder
 from mbti_ray.storage.remote import Location, RemotePath, parse_location
 
@@ -122,7 +124,16 @@ def fetch_bundle(location: str | Location) -> Path:
     if isinstance(bundle, Path):
         return bundle
     # bundle.json has the sizes and hashes of all other files, those of an export included.
-    return local_copy(bundle, "bundles", (bundle / "bundle.json").read_text("utf-8"))
+    return local_copy(bundle, "bundles", (bundle / "bundle.json").read_text("utf-8"), _is_intact)
+
+
+def _is_intact(bundle: Path) -> bool:
+    """Whether the files of a local copy are as its bundle.json lists them."""
+    try:
+        files = json.loads((bundle / "bundle.json").read_text("utf-8"))["files"]
+        return find_damage(bundle, {n: FileRecord(**r) for n, r in files.items()}) is None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return False
 
 
 def _bundle_in(location: Location) -> Location:

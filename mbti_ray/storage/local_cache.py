@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -19,26 +20,31 @@ def user_cache_folder() -> Path:
     return Path(root) / "mbti_ray"
 
 
-def local_copy(remote: RemotePath, kind: str, contents: str) -> Path:
-    """A copy of a file or folder in this user's cache, downloaded once for the same contents.
+def local_copy(
+    remote: RemotePath, kind: str, contents: str, is_intact: Callable[[Path], bool] | None = None
+) -> Path:
+    """A copy of a file or folder in this user's cache, downloaded once for a URL and contents.
 
     Several processes may call it at the same time. A download deletes the copies that nobody has
     used for a month.
 
     Args:
         kind: The subfolder of the cache.
-        contents: Text that identifies the contents; its hash is the key.
+        contents: Text that identifies the contents; its hash, with the URL, is the key.
+        is_intact: Whether an existing copy is as it should be; a damaged one is downloaded again.
     """
-    key = hashlib.sha256(contents.encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{remote}\n{contents}".encode()).hexdigest()[:16]
     copy = user_cache_folder() / kind / (key + PurePosixPath(remote.name).suffix)
-    if copy.exists():
+    is_damaged = copy.exists() and is_intact is not None and not is_intact(copy)
+    if copy.exists() and not is_damaged:
         # The modification time is that of the last use; another user's file cannot be touched.
         with suppress(OSError):
             os.utime(copy)
     else:
         copy.parent.mkdir(parents=True, exist_ok=True)
         _delete_unused(copy.parent)
-        whole = atomic_file(copy) if remote.is_file() else atomic_folder(copy, keep_existing=True)
+        is_file, keep = remote.is_file(), not is_damaged
+        whole = atomic_file(copy) if is_file else atomic_folder(copy, keep_existing=keep)
         with whole as temporary:
             remote.download(temporary)
     return copy

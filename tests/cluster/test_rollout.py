@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.inference.bundle import load_manifest
+from mbti_ray.inference.manifest import load_manifest
 from service_command import Load, Service, served
 
 pytestmark = pytest.mark.cluster

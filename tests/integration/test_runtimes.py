@@ -11,7 +11,8 @@ import torch
 from mbti_ray.config import RunConfig
 from mbti_ray.errors import BundleError
 from mbti_ray.export import main as export_main
-from mbti_ray.inference.bundle import load_manifest, write_runtimes
+from mbti_ray.inference.bundle import write_runtimes
+from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
 
@@ -56,8 +57,8 @@ def test_a_runtime_reproduces_the_logits_of_torch(
 
 def test_int8_differs_from_float32_and_is_smaller(exported: Path) -> None:
     runtimes = load_manifest(exported).runtimes
-    assert runtimes["onnx-int8"]["golden_gap"] > runtimes["onnx"]["golden_gap"]
-    assert runtimes["onnx-int8"]["bytes"] < runtimes["onnx"]["bytes"]
+    assert runtimes["onnx-int8"].golden_gap > runtimes["onnx"].golden_gap
+    assert runtimes["onnx-int8"].bytes < runtimes["onnx"].bytes
 
 
 def test_an_export_keeps_the_bundle_id_and_records_the_scores_of_each_runtime(
@@ -66,10 +67,10 @@ def test_an_export_keeps_the_bundle_id_and_records_the_scores_of_each_runtime(
     manifest = load_manifest(exported)
     assert manifest.id == load_manifest(plain).id
     test = manifest.scores["test"]
-    float32 = manifest.runtimes["onnx"]["scores"]
+    float32 = manifest.runtimes["onnx"].scores
     assert float32["rows"] == test["rows"]
     assert float32["acc_mean"] == pytest.approx(test["acc_mean"], abs=1e-9)
-    int8 = manifest.runtimes["onnx-int8"]["scores"]
+    int8 = manifest.runtimes["onnx-int8"].scores
     assert int8["gained"]["brier"] == pytest.approx(int8["brier"] - test["brier"], abs=1e-6)
     assert "test of the data it was trained on" in int8["data"]
 
@@ -101,8 +102,9 @@ def test_a_graph_with_other_weights_fails_the_golden_check(exported: Path, tmp_p
     folder = tmp_path / "bundle"
     shutil.copytree(exported, folder)
     runtimes = load_manifest(folder).runtimes
-    golden = [[x + 1 for x in row] for row in runtimes["onnx-int8"]["golden"]]
-    write_runtimes(folder, runtimes | {"onnx-int8": runtimes["onnx-int8"] | {"golden": golden}})
+    golden = [[x + 1 for x in row] for row in runtimes["onnx-int8"].golden]
+    changed = runtimes["onnx-int8"].model_copy(update={"golden": golden})
+    write_runtimes(folder, {**runtimes, "onnx-int8": changed})
     with pytest.raises(BundleError, match="golden"):
         Predictor.load(folder, runtime="onnx-int8")
 

@@ -1,5 +1,6 @@
 """Storage by URL, against a real S3 server and fsspec's memory: places, runs, bundles, studies."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -434,16 +435,18 @@ def test_a_checkpoint_that_is_gone_is_passed_over_as_a_damaged_one_is(bucket: Re
 # Bundles
 
 
-def put_bundle(place: RemotePath, text: str = "{}") -> RemotePath:
-    (place / "model.safetensors").write_text("weights", "utf-8")
+def put_bundle(place: RemotePath, weights: str = "weights", **manifest: Any) -> RemotePath:
+    (place / "model.safetensors").write_text(weights, "utf-8")
     (place / "onnx" / "graph.onnx").write_text("graph", "utf-8")
-    (place / "bundle.json").write_text(text, "utf-8")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    files = {"model.safetensors": {"bytes": 7, "sha256": digest}}
+    (place / "bundle.json").write_text(json.dumps({"files": files, **manifest}), "utf-8")
     return place
 
 
 def test_a_bundle_by_url_is_found_at_its_own_folder_a_run_and_a_study(bucket: RemotePath) -> None:
     run = put_bundle(bucket / "run" / "bundle")
-    best = put_bundle(bucket / "study" / "best" / "bundle", '{"id": 1}')
+    best = put_bundle(bucket / "study" / "best" / "bundle", id=1)
     local = fetch_bundle(str(run))
     assert files_under(local) == {"bundle.json", "model.safetensors", "onnx/graph.onnx"}
     assert fetch_bundle(str(bucket / "run")) == local
@@ -456,35 +459,52 @@ def test_a_bundle_by_url_is_found_at_its_own_folder_a_run_and_a_study(bucket: Re
 def test_the_newest_bundle_of_a_store_is_a_studys_even_where_a_run_is_newer(
     bucket: RemotePath,
 ) -> None:
-    best = put_bundle(bucket / "study" / "best" / "bundle", '{"id": 1}')
-    put_bundle(bucket / "run" / "bundle", '{"id": 2}')
+    best = put_bundle(bucket / "study" / "best" / "bundle", id=1)
+    put_bundle(bucket / "run" / "bundle", id=2)
     assert locate_bundle(None, str(bucket)) == best
-    assert (
-        fetch_bundle(locate_bundle(None, str(bucket))) / "bundle.json"
-    ).read_text() == '{"id": 1}'
+    local = fetch_bundle(locate_bundle(None, str(bucket)))
+    assert json.loads((local / "bundle.json").read_text("utf-8"))["id"] == 1
     with pytest.raises(RunError, match=r"contains no bundle; create one with"):
         locate_bundle(None, str(bucket / "empty"))
 
 
 def test_a_bundle_is_copied_once_and_again_when_it_has_changed(bucket: RemotePath) -> None:
-    bundle = put_bundle(bucket / "bundle", '{"runtimes": {}}')
+    bundle = put_bundle(bucket / "bundle", runtimes={})
     first = fetch_bundle(bundle)
     mark = (first / "model.safetensors").stat().st_ino
     assert fetch_bundle(bundle) == first
     assert (first / "model.safetensors").stat().st_ino == mark
-    put_bundle(bundle, '{"runtimes": {"onnx": 1}}')
+    put_bundle(bundle, runtimes={"onnx": 1})
     assert fetch_bundle(bundle) != first
+
+
+def test_copies_are_told_apart_by_their_url_even_with_the_same_manifest(bucket: RemotePath) -> None:
+    mine = fetch_bundle(put_bundle(bucket / "mine"))
+    theirs = fetch_bundle(put_bundle(bucket / "theirs", "WEIGHTS"))
+    assert (mine / "bundle.json").read_bytes() == (theirs / "bundle.json").read_bytes()
+    assert (mine / "model.safetensors").read_text("utf-8") == "weights"
+    assert (theirs / "model.safetensors").read_text("utf-8") == "WEIGHTS"
+
+
+@pytest.mark.parametrize("content", ["WEIGHTS", "weigh", None])
+def test_a_damaged_copy_is_downloaded_again(bucket: RemotePath, content: str | None) -> None:
+    copy = fetch_bundle(put_bundle(bucket / "bundle"))
+    (copy / "model.safetensors").unlink()
+    if content is not None:
+        (copy / "model.safetensors").write_text(content, "utf-8")
+    assert fetch_bundle(bucket / "bundle") == copy
+    assert (copy / "model.safetensors").read_text("utf-8") == "weights"
 
 
 def test_copies_that_nobody_asked_for_in_a_month_go_when_another_one_comes(
     bucket: RemotePath,
 ) -> None:
-    unused, used = (fetch_bundle(put_bundle(bucket / n, json.dumps(n))) for n in ("a", "b"))
+    unused, used = (fetch_bundle(put_bundle(bucket / n)) for n in ("a", "b"))
     long_ago = time.time() - 31 * 86400
     for copy in (unused, used):
         os.utime(copy, (long_ago, long_ago))
     assert fetch_bundle(bucket / "b") == used
-    fetch_bundle(put_bundle(bucket / "c", json.dumps("c")))
+    fetch_bundle(put_bundle(bucket / "c"))
     assert used.exists()
     assert not unused.exists()
 

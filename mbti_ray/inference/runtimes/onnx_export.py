@@ -11,24 +11,25 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mbti_ray.errors import BundleError, ConfigError
-from mbti_ray.inference.bundle import Bundle, describe_file, load_bundle, load_model, write_runtimes
+from mbti_ray.inference.bundle import Bundle, load_bundle, load_model, write_runtimes
+from mbti_ray.inference.manifest import OnnxKind, RuntimeExport
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.runtimes import RuntimeKind, load_runtime
+from mbti_ray.inference.runtimes import load_runtime
 from mbti_ray.storage.atomic import atomic_folder
+from mbti_ray.storage.checksums import describe_file
 
 _OPSET = 20
 # The tolerance with which a float32 runtime is loaded.
 _ALLOWED_GAP = 1e-3
 _FOLDER = "onnx"
-_FILES: dict[RuntimeKind, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
+_FILES: dict[OnnxKind, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 
-Exports = dict[RuntimeKind, dict[str, Any]]
+Exports = dict[OnnxKind, RuntimeExport]
 
 
 class _Graph(nn.Module):
@@ -67,28 +68,27 @@ def export_onnx(folder: Path) -> Exports:
 
 def _describe_exports(bundle: Bundle, folder: Path) -> Exports:
     """The bundle.json entries of the graphs in a folder, checked against the golden logits."""
-    exports: Exports = {
-        kind: {"file": f"{folder.name}/{name}", **describe_file(folder / name), "golden": []}
-        for kind, name in _FILES.items()
-    }
-    golden = torch.tensor([g.logits for g in bundle.manifest.golden])
-    candidate = replace(
-        bundle, manifest=replace(bundle.manifest, runtimes={str(k): v for k, v in exports.items()})
-    )
-    for kind, export in exports.items():
-        predictor = Predictor(candidate, load_runtime(candidate, kind))
-        export["golden"] = predictor.golden_logits().tolist()
-        export["golden_gap"] = float((torch.tensor(export["golden"]) - golden).abs().max())
-    # A float32 graph has to reproduce the bundle's own golden logits.
-    gap = exports["onnx"]["golden_gap"]
-    exports["onnx"]["golden"] = golden.tolist()
-    if not gap <= _ALLOWED_GAP:
-        raise BundleError(
-            f"{bundle.folder}: the exported graph differs by {gap:.2g} on the golden texts, "
-            f"allowed {_ALLOWED_GAP:g}; serve.runtime=torch still works"
-        )
+    golden = [text.logits for text in bundle.manifest.golden]
+    exports: Exports = {}
     for kind, name in _FILES.items():
-        exports[kind]["file"] = f"{_FOLDER}/{name}"
+        record = describe_file(folder / name).model_dump()
+        found = RuntimeExport.model_construct(file=f"{folder.name}/{name}", golden=golden, **record)
+        manifest = bundle.manifest.model_copy(update={"runtimes": {kind: found}})
+        candidate = replace(bundle, manifest=manifest)
+        logits = Predictor(candidate, load_runtime(candidate, kind)).golden_logits()
+        gap = float((logits - torch.tensor(golden)).abs().max())
+        # float32 has no golden logits of its own: it has to reproduce the bundle's.
+        if kind == "onnx" and not gap <= _ALLOWED_GAP:
+            raise BundleError(
+                f"{bundle.folder}: the exported graph differs by {gap:.2g} on the golden texts, "
+                f"allowed {_ALLOWED_GAP:g}; serve.runtime=torch still works"
+            )
+        exports[kind] = RuntimeExport(
+            file=f"{_FOLDER}/{name}",
+            golden=golden if kind == "onnx" else logits.tolist(),
+            golden_gap=gap,
+            **record,
+        )
     return exports
 
 

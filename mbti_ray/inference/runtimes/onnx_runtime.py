@@ -8,6 +8,8 @@ from torch import Tensor
 
 from mbti_ray.errors import BundleError, ConfigError, one_line
 from mbti_ray.inference.bundle import Bundle
+from mbti_ray.inference.manifest import OnnxKind
+from mbti_ray.storage.checksums import find_damage
 
 # int8 activations are scaled by the largest value in a batch; processors without int8 dot-product
 # instructions (such as AVX-512 VNNI) accumulate in another order or saturate.
@@ -19,7 +21,7 @@ _MIN_EFFICIENT_TOKENS = 256
 class OnnxRuntime:
     """See `Runtime`."""
 
-    def __init__(self, bundle: Bundle, kind: str, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, kind: OnnxKind, threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -33,12 +35,13 @@ class OnnxRuntime:
                 f"{bundle.folder}: has no export for serve.runtime={kind}; create it with "
                 f"`python -m mbti_ray.export {bundle.folder}`, or use serve.runtime=torch"
             )
-        path = bundle.folder / export["file"]
-        if not path.is_file() or path.stat().st_size != export["bytes"]:
-            raise BundleError(f"{path}: is missing or incomplete; export it again")
+        path = bundle.folder / export.file
+        damage = find_damage(bundle.folder, {export.file: export})
+        if damage:
+            raise BundleError(f"{bundle.folder}: {damage}; export it again")
         self.device = torch.device("cpu")
         self.min_efficient_tokens = _MIN_EFFICIENT_TOKENS
-        self.golden: list[list[float]] = export["golden"]
+        self.golden: list[list[float]] = export.golden
         self.tolerance = _TOLERANCE[kind]
         options: Any = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0

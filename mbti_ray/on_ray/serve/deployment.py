@@ -17,7 +17,7 @@ from ray.serve.schema import LoggingConfig
 
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ConfigError
-from mbti_ray.inference.bundle import load_manifest
+from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.serve.metrics import ServeMetrics

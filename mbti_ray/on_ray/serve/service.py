@@ -21,7 +21,7 @@ from ray.serve.exceptions import RayServeException
 from mbti_ray.checks.ports import HAPROXY_PORTS, port_problem
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
-from mbti_ray.inference.bundle import load_manifest
+from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.on_ray.cluster.resources import ray_connection
 from mbti_ray.on_ray.serve.deployment import APP_NAME, build_app, build_target, load_key_digest
 from mbti_ray.on_ray.serve.rollout import roll_back, roll_out
