@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mbti_ray.config.schema import Count, MaskKind, ModelConfig, Positive
+from mbti_ray.config.data_section import MaskKind
+from mbti_ray.config.schema import ModelConfig
+from mbti_ray.config.section import Count, Positive
 from mbti_ray.errors import BundleError, one_line
 from mbti_ray.storage.atomic import write_text
 from mbti_ray.storage.checksums import FileRecord
