@@ -263,7 +263,7 @@ def test_the_page_has_charts_and_loads_nothing(file, tmp_path, capsys):
         (["data.sorce=x"], 'command line: unknown key "data.sorce"'),
         (["qick"], '"qick" is neither a preset nor a .yaml file'),
         (["model.encoder=./none"], "model.encoder=./none: no such folder"),
-        (["--output", "x.htm"], 'ending ".htm" is not known; allowed: .html; did you mean'),
+        (["--output", "x.htm"], 'unknown extension ".htm"; allowed: .html; did you mean'),
         (["--output", "{d}/none/x.html"], "none does not exist"),
         (["--output", "{d}/folder.html"], "folder.html: is a folder; allowed: a file"),
     ],

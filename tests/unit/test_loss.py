@@ -106,7 +106,7 @@ def test_a_pole_may_have_a_power_or_a_weight_of_its_own():
 
 
 def test_a_power_and_a_weight_of_one_pole_are_refused():
-    with pytest.raises(ValueError, match=r"loss.power.N and loss.weight.N are both given"):
+    with pytest.raises(ValueError, match=r"loss.power.N and loss.weight.N are both set"):
         LossConfig(power={"N": 1.0}, weight={"N": 1.0})
 
 
