@@ -37,10 +37,13 @@ def _train(options: argparse.Namespace) -> Result:
 
 
 def _train_run(run: RunSetup[RunConfig]) -> Result:
-    from mbti_ray.engine.summary import summarize
+    from mbti_ray.engine.summary import few_steps_warning, summarize
 
     folder = run.folder
     print_pairs([("run", str(folder.location)), *summarize(run.config, run.data)])
+    warning = few_steps_warning(run.config, run.data)
+    if warning:
+        print_warning(warning)
 
     from mbti_ray.on_ray.cluster.preflight import check_before_run
     from mbti_ray.on_ray.cluster.resources import ray_connection, run_resources

@@ -45,12 +45,15 @@ def _tune(options: argparse.Namespace) -> Result:
 
 
 def _tune_study(run: RunSetup[StudyConfig]) -> Result:
-    from mbti_ray.engine.summary import summarize
+    from mbti_ray.engine.summary import few_steps_warning, summarize
     from mbti_ray.on_ray.cluster.preflight import check_before_run
     from mbti_ray.on_ray.cluster.resources import ray_connection, trial_resources, trials_at_once
     from mbti_ray.on_ray.tune.tuner import finish_study, run_study
 
     config, data, folder = run.config, run.data, run.folder
+    warning = few_steps_warning(config, data)
+    if warning:
+        print_warning(warning)
     with ray_connection(f"tune {folder.location.name}"):
         nodes = check_before_run(config, folder.location.parent, warn=print_warning)
         resources = trial_resources(config, nodes)

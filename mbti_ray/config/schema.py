@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mbti_ray.config.data_section import DataConfig
+from mbti_ray.config.optim_section import OptimConfig
 from mbti_ray.config.section import ConfigSection, Count, Finite, NotNegative, Positive, Text
 
 Precision = Annotated[
@@ -99,19 +100,6 @@ class LossConfig(ConfigSection):
             if weight is not None and getattr(self.power, pole) is not None:
                 raise ValueError(f"loss.power.{pole} and loss.weight.{pole} are both set")
         return self
-
-
-class OptimConfig(ConfigSection):
-    """AdamW with linear warm-up and decay."""
-
-    lr: Positive = Field(2e-5, description="peak learning rate of the encoder")
-    head_lr: Positive | None = Field(None, description="of the heads; null: the same as lr")
-    weight_decay: NotNegative = Field(0.01, description="not applied to biases and norms")
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="learning rate of an encoder layer, relative to the layer above it"
-    )
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="optimizer steps")
-    clip_norm: Positive | None = Field(1.0, description="gradient norm limit; null: none")
 
 
 class FitConfig(ConfigSection):
@@ -299,6 +287,9 @@ class ServeConfig(ConfigSection):
         return self.replicas if isinstance(self.replicas, int) else self.replicas[0]
 
 
+_HEAD_LR = 1e-3
+
+
 class RunConfig(ConfigSection):
     """One run, completely resolved."""
 
@@ -316,6 +307,15 @@ class RunConfig(ConfigSection):
     scaling: ScalingConfig = ScalingConfig()
     failure: FailureConfig = FailureConfig()
     serve: ServeConfig = ServeConfig()
+
+    @property
+    def head_lr(self) -> float:
+        """The peak learning rate of the heads."""
+        optim = self.optim
+        if optim.head_lr is not None or self.model.trainable == "all":
+            return optim.head_lr or optim.lr
+        # Heads alone, or first, need a far higher rate than an encoder does.
+        return max(optim.lr, _HEAD_LR)
 
     @model_validator(mode="after")
     def _split_is_possible(self) -> "RunConfig":

@@ -222,5 +222,5 @@ def _plain_default(config: StudyConfig, address: str) -> Any:
     if address.startswith("loss.weight.") and value is None:
         return 1.0 if power == 0 else None
     if address == "optim.head_lr" and value is None:
-        return config.optim.lr
+        return config.head_lr
     return value

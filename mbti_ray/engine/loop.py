@@ -131,7 +131,10 @@ class _TrainingLoop:
         if pos_weight is not None:
             pos_weight = pos_weight.to(self.worker.device)
         return Stepper(
-            build_optimizer(self.model, self.config.optim),
+            build_optimizer(
+                self.model,
+                self.config.optim.model_copy(update={"head_lr": self.config.head_lr}),
+            ),
             build_loss(self.config.loss, pos_weight),
             self.dtype,
             self.worker.device,
@@ -193,7 +196,9 @@ class _TrainingLoop:
     def _step(self, model: torch.nn.Module, step: StepBatches) -> Tensor:
         config, progress, worker = self.config, self.progress, self.worker
         factor = linear_warmup_decay(
-            progress.step, warmup_steps=config.optim.warmup_steps, total_steps=self.total_steps
+            progress.step,
+            warmup_steps=config.optim.warmup_of(self.total_steps),
+            total_steps=self.total_steps,
         )
         set_lr(self.stepper.optimizer, factor)
         seed = partial(seed_step, config.seed, progress.step, worker.rank)

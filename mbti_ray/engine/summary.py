@@ -14,6 +14,8 @@ from mbti_ray.typology import DIMENSIONS
 
 # A float32 weight, its gradient and AdamW's two moments; the weight alone.
 _TRAINED_BYTES, _FROZEN_BYTES = 16, 4
+# Runs of fewer optimizer steps hardly move the weights.
+_FEW_STEPS = 50
 
 Summary = list[tuple[str, str]]
 
@@ -88,9 +90,18 @@ def _steps(config: RunConfig, data: Dataset) -> str:
         f"{steps} an epoch of {fit.step_size} windows, at most {fit.epochs} epochs, "
         f"precision {fit.precision}, {workers}"
     )
-    if config.optim.warmup_steps > steps * fit.epochs / 2:
-        text += (
-            f"; optim.warmup_steps={config.optim.warmup_steps} takes more than half of the "
-            f"{steps * fit.epochs} steps"
-        )
+    warmup, total = config.optim.warmup_of(steps * fit.epochs), steps * fit.epochs
+    if warmup > total / 2:
+        text += f"; the warm-up of {warmup} steps takes more than half of the {total} steps"
     return text
+
+
+def few_steps_warning(config: RunConfig, data: Dataset) -> str | None:
+    """A warning if a run has too few optimizer steps to learn much, with the epochs to reach."""
+    steps = math.ceil(len(data.splits["train"]) / config.fit.step_size)
+    if steps * config.fit.epochs >= _FEW_STEPS:
+        return None
+    return (
+        f"{steps * config.fit.epochs} optimizer steps in {config.fit.epochs} epochs are few to "
+        f"learn from; fit.epochs={math.ceil(_FEW_STEPS / steps)} makes {_FEW_STEPS} or more"
+    )

@@ -134,7 +134,7 @@ def _training(config: RunConfig, scores: Record) -> Iterator[str]:
         ("loss", loss.kind),
         ("pos_weight", loss.pos_weight),
         ("optimizer", f"AdamW, weight decay {optim.weight_decay:g}"),
-        ("learning rate", f"{optim.lr:g} (heads {optim.head_lr or optim.lr:g})"),
+        ("learning rate", f"{optim.lr:g} (heads {config.head_lr:g})"),
         ("warm-up steps", optim.warmup_steps),
         ("windows per optimizer step", fit.step_size),
         ("precision", fit.precision),

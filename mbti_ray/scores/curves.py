@@ -133,8 +133,13 @@ class Curves:
         return round(self.steps / self.last.number * self.config.fit.epochs)
 
     @property
+    def warmup(self) -> int:
+        """Warm-up steps."""
+        return self.config.optim.warmup_of(self.planned_steps)
+
+    @property
     def has_long_warmup(self) -> bool:
-        return self.config.optim.warmup_steps > _WARMUP_SHARE * self.planned_steps
+        return self.warmup > _WARMUP_SHARE * self.planned_steps
 
     def tries(self, values: Mapping[str, Any]) -> Tries:
         """Those of the values that differ from the current ones."""

@@ -114,7 +114,8 @@ def _collapse(curves: Curves) -> list[Finding]:
     )
     tries = {**_rates(curves.config, _half), "optim.clip_norm": optim.clip_norm or 1.0}
     usual = round(_USUAL_WARMUP * curves.planned_steps)
-    tries["optim.warmup_steps"] = max(optim.warmup_steps, usual)
+    if usual > curves.warmup:
+        tries["optim.warmup_steps"] = usual
     return [Finding("collapse", None, evidence, curves.tries(tries))]
 
 
@@ -138,7 +139,7 @@ def _still_improving(curves: Curves) -> list[Finding]:
 
 
 def _long_warmup(curves: Curves) -> list[Finding]:
-    warmup, planned = curves.config.optim.warmup_steps, curves.planned_steps
+    warmup, planned = curves.warmup, curves.planned_steps
     if not curves.has_long_warmup:
         return []
     evidence = f"the learning rate warms up for {warmup} steps, and the run has {planned}"
@@ -283,12 +284,9 @@ def _regularize(curves: Curves) -> Tries:
 def _rates(config: RunConfig, change: Callable[[float, float], float]) -> Tries:
     """The learning rates that take effect, changed."""
     optim, heads_only = config.optim, config.model.trainable == "heads"
-    highest = math.inf if heads_only else _HIGHEST_LR
-    rates = {}
-    if not heads_only or optim.head_lr is None:
-        rates["optim.lr"] = change(optim.lr, highest)
-    if optim.head_lr is not None:
-        rates["optim.head_lr"] = change(optim.head_lr, math.inf)
+    rates = {} if heads_only else {"optim.lr": change(optim.lr, _HIGHEST_LR)}
+    if heads_only or optim.head_lr is not None:
+        rates["optim.head_lr"] = change(config.head_lr, math.inf)
     return rates
 
 

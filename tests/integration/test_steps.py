@@ -181,7 +181,7 @@ def test_heads_on_cached_features_learn_what_heads_on_the_frozen_encoder_learn(
     steps = [step for plan in plans for step in plan]
     for place, batches in enumerate(loader.iterate(steps)):
         rate = linear_warmup_decay(
-            place, warmup_steps=config.optim.warmup_steps, total_steps=len(steps)
+            place, warmup_steps=config.optim.warmup_of(len(steps)), total_steps=len(steps)
         )
         set_lr(stepper.optimizer, rate)
         stepper.step(model, batches, 1, lambda: None)

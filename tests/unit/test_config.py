@@ -561,7 +561,7 @@ def test_a_study_may_resume_with_more_trials(saved_study):
         ("search.model.dropout={low: 0, high: 0.5}", "search.model.dropout.low: None -> 0.0"),
         ("study.grace_epochs=3", "study.grace_epochs: 1 -> 3"),
         ("study.objective=loss", "study.objective: None -> 'loss'"),
-        ("optim.warmup_steps=7", "optim.warmup_steps: 20 -> 7"),
+        ("optim.warmup_steps=7", "optim.warmup_steps: 0.06 -> 7"),
     ],
 )
 def test_a_study_cannot_become_another(saved_study, override, difference):
