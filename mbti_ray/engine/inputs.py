@@ -18,18 +18,17 @@ from mbti_ray.engine.dataloader import StepBatches, TokenDataLoader
 from mbti_ray.engine.frozen_features import FeatureDataLoader, HeadsOnly
 from mbti_ray.engine.validation import Evaluator, extract_features, predict_rows
 from mbti_ray.engine.worker import Worker
-from mbti_ray.model.classifier import MBTIModel, use_packed_attention
+from mbti_ray.model.classifier import MBTIModel, Stage, set_trainable, use_packed_attention
 
 
 class TokenInputs:
-    """The whole model on token ids; `module` is what is trained, not yet wrapped for DDP."""
+    """The whole model on token ids."""
 
     def __init__(self, fit: FitConfig, data: Dataset, worker: Worker, evaluator: Evaluator) -> None:
         self._data, self._worker, self._evaluator = data, worker, evaluator
-        self.module: nn.Module = evaluator.model
-        if fit.compile:
-            # Lengths change from batch to batch; one dynamic graph serves them all.
-            self.module = cast(nn.Module, torch.compile(evaluator.model, dynamic=True))
+        self._compiles = fit.compile
+        self._stage: Stage | None = None
+        self._module: nn.Module = evaluator.model
         self._loader = TokenDataLoader(
             data.splits["train"],
             rank=worker.rank,
@@ -41,6 +40,19 @@ class TokenInputs:
         )
         if self._loader.packed:
             use_packed_attention(evaluator.model)
+
+    def prepare(self, stage: Stage) -> nn.Module:
+        """The module that a stage trains, in training mode."""
+        if stage != self._stage:
+            self._stage = stage
+            set_trainable(self._evaluator.model, stage)
+            if self._compiles:
+                # Beyond eight graphs of a function torch runs it eagerly, without a word: those of
+                # earlier stages and runs of this process must not count.
+                torch.compiler.reset()
+                # Lengths change from batch to batch; a dynamic graph serves them all.
+                self._module = cast(nn.Module, torch.compile(self._evaluator.model, dynamic=True))
+        return self._module.train()
 
     def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
         """This rank's batches of each step of the training split."""
@@ -56,8 +68,11 @@ class FeatureInputs:
 
     def __init__(self, data: Dataset, worker: Worker, evaluator: Evaluator) -> None:
         self._data, self._worker, self._evaluator = data, worker, evaluator
-        self.module: nn.Module = HeadsOnly(evaluator.model)
         self._cached: dict[str, Tensor] = {}
+
+    def prepare(self, stage: Stage) -> nn.Module:
+        set_trainable(self._evaluator.model, stage)
+        return HeadsOnly(self._evaluator.model).train()
 
     def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
         loader = FeatureDataLoader(

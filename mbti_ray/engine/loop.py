@@ -7,7 +7,8 @@ there are, is the worker's business.
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,6 @@ from mbti_ray.model.classifier import (
     MBTIModel,
     build_model,
     enable_gradient_checkpointing,
-    set_trainable,
     stage_of_epoch,
 )
 from mbti_ray.model.loss import build_loss, positive_weights
@@ -144,10 +144,22 @@ class _TrainingLoop:
         )
 
     def train(self) -> None:
-        with profiling(self.config, self.worker) as profiler:
+        with profiling(self.config, self.worker) as profiler, self._counting_graphs():
             while self.progress.epoch < self.config.fit.epochs and not self.progress.stopped:
                 self._train_epoch(profiler)
                 self._finish_epoch()
+
+    @contextmanager
+    def _counting_graphs(self) -> Iterator[None]:
+        if not self.config.fit.compile:
+            yield
+            return
+        from torch._dynamo.utils import counters  # as slow to import as torch itself
+
+        before = counters["stats"]["unique_graphs"]
+        yield
+        graphs = counters["stats"]["unique_graphs"] - before
+        self.worker.note(f"torch.compile made {graphs} graphs")
 
     def outcome(self, *, score_test: bool) -> Outcome:
         if self.best is not None:
@@ -163,8 +175,7 @@ class _TrainingLoop:
 
     def _train_epoch(self, profiler: Profiler | None) -> None:
         config, progress = self.config, self.progress
-        set_trainable(self.model, stage_of_epoch(config.model.trainable, progress.epoch))
-        model = self.inputs.module.train()
+        model = self.inputs.prepare(stage_of_epoch(config.model.trainable, progress.epoch))
         steps = length_grouped_steps(
             self.train_windows.lengths,
             config.fit.step_size,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from mbti_ray.config.schema import LossConfig, PosWeights
 from mbti_ray.typology import POSITIVE_POLES
@@ -59,7 +59,9 @@ def build_loss(config: LossConfig, pos_weight: Tensor | None) -> LossFunction:
         return weighted_bce(logits, labels).mean(1)
 
     def focal(logits: Tensor, labels: Tensor) -> Tensor:
-        p_true = torch.exp(-binary_cross_entropy_with_logits(logits, labels, reduction="none"))
-        return ((1 - p_true) ** config.gamma * weighted_bce(logits, labels)).mean(1)
+        # (1 - p_t)^gamma by its logarithm: the power itself has an infinite slope at p_t = 1.
+        missed = labels * torch.exp(config.gamma * logsigmoid(-logits))
+        missed = missed + (1 - labels) * torch.exp(config.gamma * logsigmoid(logits))
+        return (missed * weighted_bce(logits, labels)).mean(1)
 
     return focal if config.kind == "focal" else bce

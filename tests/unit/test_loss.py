@@ -84,6 +84,22 @@ def test_certain_and_wrong_is_expensive_but_finite_and_has_a_gradient(kind):
     assert loss.item() == pytest.approx(50.0, rel=1e-4)
 
 
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 0.99, 1.0, 2.0])
+@pytest.mark.parametrize("size", [0.0, 18.0, 30.0, 100.0])
+def test_focal_loss_has_the_right_gradient_however_certain_the_logits(size, gamma):
+    values, labels = [[size, -size, size, -size]], torch.tensor([[1.0, 0.0, 0.0, 1.0]])
+    logits = torch.tensor(values, requires_grad=True)
+    build_loss(LossConfig(kind="focal", gamma=gamma), None)(logits, labels).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    # The derivative of -(1 - p)^gamma log p with p = sigmoid(z) of the true pole, over 4.
+    z = torch.tensor(values, dtype=torch.float64) * torch.tensor([[1, -1, -1, 1]])
+    p, q = torch.sigmoid(z), torch.sigmoid(-z)
+    derivative = q**gamma * (gamma * p * torch.log(p) - q)
+    expected = derivative * torch.tensor([[1, -1, -1, 1]]) / 4
+    # float32 rounds the probability itself by 6e-8.
+    torch.testing.assert_close(logits.grad.double(), expected, rtol=1e-4, atol=1e-7)
+
+
 def test_none_gives_no_weights():
     assert positive_weights(LossConfig(pos_weight="none"), SHARES) is None
 
