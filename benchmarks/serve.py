@@ -69,8 +69,7 @@ def build_bundle(source: str, folder: Path, *, seed: int = 0) -> Path:
         bundle,
         config=config,
         model=build_model(config.model, vocabulary=len(data.tokenizer), seed=seed),
-        tokenizer=data.tokenizer,
-        info=data.info,
+        data=data,
         scores={},
     )
     export_onnx(bundle)

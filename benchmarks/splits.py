@@ -51,7 +51,7 @@ def _run(split: str, options: argparse.Namespace) -> dict[str, Any]:
     raw = {
         "command": " ".join(["python -m mbti_ray.train", *shown]),
         "versions": manifest.versions,
-        "data": manifest.data.model_dump(exclude={"source"}),
+        "data": {k: v for k, v in manifest.data.items() if k != "source"},
         "history": [
             json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()
         ],

@@ -1,7 +1,7 @@
 """`python -m mbti_ray.evaluate`: scores of a bundle on a labeled file."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--split",
         choices=_SPLITS,
         default="auto",
-        help="rows to score; auto: the test split of its training data, or all rows of other data",
+        help="rows to score; auto: those that it was neither trained nor validated on",
     )
     parser.add_argument(
         "--output",
@@ -55,9 +55,15 @@ def _evaluate(options: argparse.Namespace) -> Result:
         check_page_path(options.report, option="--report")
     bundle = fetch_bundle(home)
     data = load_evaluation_data(bundle, overrides, split=options.split)
-    with progress_bar("rows", len(data.examples)) as advance:
+    with progress_bar("rows", len(data.origins)) as advance:
         evaluation = evaluate_bundle(bundle, data, advance)
-    print_pairs([("bundle", f"{home} ({evaluation.bundle_id})"), ("data", data.description)])
+    print_pairs(
+        [
+            ("bundle", f"{home} ({evaluation.bundle_id})"),
+            ("data", data.description),
+            *((name, _summarize(scores)) for name, scores in evaluation.groups.items()),
+        ]
+    )
     print_scorecard(evaluation.scorecards)
     if options.output is not None:
         write_table(options.output, evaluation.rows)
@@ -73,8 +79,14 @@ def _evaluate(options: argparse.Namespace) -> Result:
         "bundle_id": evaluation.bundle_id,
         "split": data.split,
         "scores": evaluation.scores,
+        "groups": evaluation.groups,
         "scorecards": evaluation.scorecards,
     }
+
+
+def _summarize(scores: Mapping[str, float]) -> str:
+    accuracy, all_four = scores["acc_mean"], scores["acc_total"]
+    return f"{scores['rows']:,.0f} rows: accuracy {accuracy:.3f}, all four {all_four:.3f}"
 
 
 if __name__ == "__main__":

@@ -51,8 +51,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig
             folder,
             config=config,
             model=outcome.model,
-            tokenizer=data.tokenizer,
-            info=data.info,
+            data=data,
             scores={"val": outcome.val, "test": outcome.test},
         )
         return folder

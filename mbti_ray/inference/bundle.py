@@ -3,6 +3,7 @@
     model.safetensors   weights of the encoder and the heads
     config.json         the encoder's architecture, as transformers writes it
     tokenizer files     as transformers writes them
+    rows.safetensors    hashes of the rows of its splits, by which `evaluate` knows them
     bundle.json         the manifest: label order, pooling, limits, masking version, thresholds,
                         calibration, dataset facts, scores, versions, golden texts, file hashes
     card.md             the model card

@@ -17,17 +17,18 @@ from safetensors.torch import save_file
 from mbti_ray import __version__
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.dataset_info import DatasetInfo
+from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
 from mbti_ray.inference.bundle import Bundle
 from mbti_ray.inference.manifest import (
-    DatasetRecord,
     DecisionRule,
     GoldenText,
     Manifest,
     write_manifest,
 )
 from mbti_ray.inference.predictor import Predictor
+from mbti_ray.inference.row_hashes import FILE_NAME as ROW_HASHES
+from mbti_ray.inference.row_hashes import write_row_hashes
 from mbti_ray.inference.runtimes import load_runtime
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.reports.model_card import model_card
@@ -43,8 +44,7 @@ def write_bundle(
     *,
     config: RunConfig,
     model: MBTIModel,
-    tokenizer: Tokenizer,
-    info: DatasetInfo,
+    data: Dataset,
     scores: dict[str, Any],
     decision_rule: DecisionRule | None = None,
 ) -> Manifest:
@@ -53,13 +53,17 @@ def write_bundle(
     Args:
         decision_rule: None means a threshold of 0.5 and no calibration.
     """
+    info = data.info
     facts = info.as_dict() | {"bad": len(info.bad)}
     with atomic_folder(folder) as staging:
-        _save_weights(staging, model, tokenizer)
+        _save_weights(staging, model, data.tokenizer)
         files = {path.name: describe_file(path) for path in sorted(staging.iterdir())}
         digests = json.dumps({name: record.model_dump() for name, record in files.items()})
+        bundle_id = hashlib.sha256(digests.encode()).hexdigest()[:12]
+        write_row_hashes(staging, bundle_id, {n: s.texts for n, s in data.splits.items()})
+        files[ROW_HASHES] = describe_file(staging / ROW_HASHES)
         manifest = Manifest(
-            id=hashlib.sha256(digests.encode()).hexdigest()[:12],
+            id=bundle_id,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             labels=list(POSITIVE_POLES),
             unit=config.data.unit,
@@ -67,7 +71,7 @@ def write_bundle(
             mask_also=info.mask_also,
             max_windows=config.data.max_windows,
             model=config.model,
-            data=DatasetRecord(**facts),
+            data=facts,
             scores=scores,
             versions=_versions(),
             files=files,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
 from mbti_ray.data.examples import (
@@ -20,14 +21,15 @@ from mbti_ray.data.examples import (
     number_persons,
     person_kind,
     resolve_split_by,
-    split_examples,
 )
 from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.sources import read_source
+from mbti_ray.data.split import SPLITS
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.errors import DataError
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
+from mbti_ray.inference.row_hashes import NEW, RowHashes
 from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.scores.baselines import TrainingTexts, build_baselines
 from mbti_ray.scores.metrics import Scores, score_rows
@@ -43,6 +45,15 @@ _OVERRIDES = (
     "scoring.resamples",
     "scoring.baselines",
 )
+_UNKNOWN = "unknown"
+# What the rows of a group were to the bundle.
+_MEANING = {
+    "train": "seen in training",
+    "val": "seen in validation",
+    "test": "held out for testing",
+    NEW: "new to the bundle",
+    _UNKNOWN: "perhaps seen in training: the bundle is of a version that did not record its rows",
+}
 _PLACE_OF = {mbti_type: place for place, mbti_type in enumerate(TYPES)}
 
 Texts = Sequence[Sequence[str]]
@@ -53,17 +64,22 @@ class EvaluationData:
     """Rows to score.
 
     Attributes:
+        examples: The rows whose scores count.
+        seen: Rows that the bundle was trained or validated on, to be scored apart.
+        origins: What each of `examples`, then of `seen`, was to the bundle: a split, new, unknown.
         inverted_texts: The texts of each example with masking inverted: unmasked where the bundle
             masks, masked where it does not.
         training: The training split of the bundle; None for other data.
         config: The bundle's config with the overrides applied.
         person: What counts as a person in these rows: author or user.
         facts: The dataset facts of the manifest, if the rows are a split of that dataset.
-        split: The split that the rows belong to, or all.
+        split: The split that all rows belong to; otherwise all or unseen.
         description: File, number of rows and split, for display.
     """
 
     examples: list[Example]
+    seen: list[Example]
+    origins: list[str]
     inverted_texts: Texts
     training: list[Example] | None
     config: RunConfig
@@ -73,10 +89,9 @@ class EvaluationData:
     description: str
 
     @property
-    def labels(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """0/1 labels [R, 4] in the order E, N, T, J."""
-        labels = [labels_of(e.mbti_type) for e in self.examples]
-        return np.array(labels, np.uint8).reshape(-1, len(POSITIVE_POLES))
+    def labels(self) -> NDArray[np.uint8]:
+        """0/1 labels [R, 4] of `examples` in the order E, N, T, J."""
+        return _label_matrix(self.examples)
 
 
 @dataclass(frozen=True)
@@ -85,12 +100,14 @@ class EvaluationResult:
 
     Attributes:
         scores: With masking as served.
+        groups: The same for the rows of each origin.
         scorecards: By masking of the texts, masked and unmasked; the first is as served.
         rows: The prediction for each row: number, post, true, type, E, N, T, J.
     """
 
     bundle_id: str
     scores: Scores
+    groups: dict[str, Scores]
     scorecards: dict[str, Scorecard]
     rows: pa.Table
 
@@ -100,45 +117,49 @@ def load_evaluation_data(
 ) -> EvaluationData:
     """The rows of `data.source` to score a bundle on.
 
-    With `auto`, a bundle is not scored on its own training rows: on the data that it was trained
-    on, only the test split is used.
+    Args:
+        split: `auto` is every row that the bundle was neither trained nor validated on, with the
+            rows that it was apart; `all` is every row; train, val and test are those of a split.
 
     Raises:
         ConfigError: An override is not accepted by evaluation.
-        DataError: The source cannot be read, or a split is requested but the bundle was trained
-            on other data.
+        DataError: The source cannot be read, or has no such rows.
     """
     manifest = load_manifest(bundle)
     config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=_OVERRIDES)
     source = read_source(config.data.source, max_bad_share=config.data.max_bad_share)
-    own = source.fingerprint == manifest.data.fingerprint
-    if split == "auto":
-        split = "test" if own else "all"
-    split_by = resolve_split_by(config, source) if not own else manifest.data.split_by
-    examples, training = build_examples(config, source.rows, split_by), None
-    if split != "all" and not own:
+    examples = build_examples(config, source.rows, resolve_split_by(config, source))
+    hashes = RowHashes.load(bundle, manifest.id)
+    origins = [hashes.split_of(e.texts) if hashes else _UNKNOWN for e in examples]
+    tagged = list(zip(examples, origins, strict=True))
+    chosen = {"auto": ("test", NEW, _UNKNOWN), "all": tuple(_MEANING)}.get(split, (split,))
+    rows = [(example, origin) for example, origin in tagged if origin in chosen]
+    seen = [(e, origin) for e, origin in tagged if split == "auto" and origin not in chosen]
+    counts = ", ".join(f"{origins.count(n):,} {m}" for n, m in _MEANING.items() if n in origins)
+    if not rows:
         raise DataError(
-            f"{source.name}: not the data that the bundle was trained on (fingerprint "
-            f"{source.fingerprint}, not {manifest.data.fingerprint}), so it has no "
-            f'"{split}" split; allowed: --split all'
+            f"{source.name}: has no rows for --split {split} ({counts}); allowed: --split all"
         )
-    if split != "all":
-        members = split_examples(config, examples)
-        examples, training = members[split], members["train"]
-    what = "the data it was trained on" if own else "other data than it was trained on"
-    description = f"{source.name}: {len(examples):,} {config.data.unit}s, {split} of {what}"
+    training = [example for example, origin in tagged if origin == "train"]
+    has_training = hashes is not None and hashes.is_whole_split("train", training)
+    description = f"{source.name}: {len(rows):,} {config.data.unit}s scored ({counts})"
     if source.bad:
         description += f"; {len(source.bad)} bad rows left out"
     posts = {row.number: row.posts for row in source.rows}
-    inverted_texts = [_with_masking_inverted(config, e, posts[e.number]) for e in examples]
-    person = person_kind(source.rows)
+    scored = {origin for _, origin in rows}
+    if len(scored) == 1 and scored <= set(SPLITS):
+        split = scored.pop()
+    else:
+        split = "all" if len(rows) == len(examples) else "unseen"
     return EvaluationData(
-        examples=examples,
-        inverted_texts=inverted_texts,
-        training=training,
+        examples=[example for example, _ in rows],
+        seen=[example for example, _ in seen],
+        origins=[name for _, name in (*rows, *seen)],
+        inverted_texts=[_with_masking_inverted(config, e, posts[e.number]) for e, _ in rows],
+        training=training if has_training else None,
         config=config,
-        person=person,
-        facts=manifest.data.model_dump() if training is not None else None,
+        person=person_kind(source.rows),
+        facts=manifest.data if has_training else None,
         split=split,
         description=description,
     )
@@ -159,8 +180,14 @@ def evaluate_bundle(
         advance: Called with the number of rows done since the previous call, and a note.
     """
     predictor = Predictor.load(bundle, device="cuda" if torch.cuda.is_available() else "cpu")
-    served = [e.texts for e in data.examples]
-    logits = _calibrated_logits(predictor, served, advance)
+    rows = [*data.examples, *data.seen]
+    all_logits = _calibrated_logits(predictor, [e.texts for e in rows], advance)
+    all_labels = torch.from_numpy(_label_matrix(rows))
+    groups = {}
+    for name in dict.fromkeys(data.origins):
+        members = torch.tensor([origin == name for origin in data.origins])
+        groups[name] = score_rows(all_logits[members], all_labels[members], predictor.thresholds)
+    logits = all_logits[: len(data.examples)]
     inverted = logits.clone()
     # Masking changes few rows; the others keep their logits.
     changed = [i for i, e in enumerate(data.examples) if [*e.texts] != [*data.inverted_texts[i]]]
@@ -174,8 +201,13 @@ def evaluate_bundle(
         first: _scorecard(predictor, data, logits, is_masked=is_masked, is_served=True),
         second: _scorecard(predictor, data, inverted, is_masked=not is_masked, is_served=False),
     }
-    rows = _predictions_table(data.examples, predictor, logits)
-    return EvaluationResult(predictor.bundle_id, scores, scorecards, rows)
+    return EvaluationResult(
+        bundle_id=predictor.bundle_id,
+        scores=scores,
+        groups=groups,
+        scorecards=scorecards,
+        rows=_predictions_table(data.examples, predictor, logits),
+    )
 
 
 def score_runtimes(
@@ -197,6 +229,11 @@ def score_runtimes(
         labels = torch.from_numpy(data.labels)
         scores[kind] = score_rows(logits, labels, predictor.thresholds)
     return scores
+
+
+def _label_matrix(examples: Sequence[Example]) -> NDArray[np.uint8]:
+    labels = [labels_of(e.mbti_type) for e in examples]
+    return np.array(labels, np.uint8).reshape(-1, len(POSITIVE_POLES))
 
 
 def _calibrated_logits(
@@ -258,7 +295,7 @@ def _tfidf_training(data: EvaluationData, *, is_served: bool) -> Callable[[], Tr
         return "computed only with masking as served"
     return lambda: TrainingTexts(
         ["\n".join(e.texts) for e in training],
-        np.array([labels_of(e.mbti_type) for e in training], np.uint8),
+        _label_matrix(training),
         ["\n".join(e.texts) for e in data.examples],
     )
 

@@ -45,8 +45,7 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         folder.bundle,
         config=config,
         model=outcome.model,
-        tokenizer=data.tokenizer,
-        info=data.info,
+        data=data,
         scores=scores,
         decision_rule=rule,
     )

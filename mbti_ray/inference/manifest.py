@@ -40,15 +40,6 @@ class GoldenText(BaseModel):
     logits: FourLogits
 
 
-class DatasetRecord(BaseModel):
-    """`DatasetInfo` as the bundle's writer knew it: versions differ in the other keys."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-    fingerprint: str
-    split_by: str
-
-
 class RuntimeExport(FileRecord):
     """A graph for ONNX Runtime, with its golden logits [G, 4].
 
@@ -86,6 +77,7 @@ class Manifest(DecisionRule):
         id: First 12 hex digits of a hash over weights, architecture and tokenizer.
         mask_version: 0 where nothing was masked.
         files: Size and SHA-256 of every other file, except those of `runtimes` and card.md.
+        data: `DatasetInfo` as the version that wrote the bundle had it.
         config: The config of the run.
         golden: Texts with their logits, which every runtime has to reproduce.
         runtimes: Exports by `serve.runtime`.
@@ -99,7 +91,7 @@ class Manifest(DecisionRule):
     mask_also: list[MaskKind]
     max_windows: Count
     model: ModelConfig
-    data: DatasetRecord
+    data: dict[str, Any]
     scores: dict[str, Any]
     versions: dict[str, str]
     files: dict[FileName, FileRecord]

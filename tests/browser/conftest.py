@@ -137,8 +137,7 @@ def bundles(
         folder.path / "plain",
         config=plain,
         model=run(plain, data, Worker()).model,
-        tokenizer=data.tokenizer,
-        info=data.info,
+        data=data,
         scores={},
     )
     return {"scored": folder.bundle, "plain": folder.path / "plain"}

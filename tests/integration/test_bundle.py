@@ -57,8 +57,7 @@ def _write(
         folder,
         config=config,
         model=outcome.model,
-        tokenizer=data.tokenizer,
-        info=data.info,
+        data=data,
         scores={"val": outcome.val, "test": outcome.test},
         decision_rule=decision,
     )

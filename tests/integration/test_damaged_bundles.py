@@ -96,7 +96,7 @@ def at(*keys: str | int, value: Any) -> Callable[[Any], None]:
         (at("files", "model.safetensors", "bytes", value=-1), "files.model.safetensors.bytes"),
         (at("files", "model.safetensors", "sha256", value="0" * 64), "recorded SHA-256"),
         (at("files", value={}), "is not listed"),
-        (at("data", value={}), "data.fingerprint"),
+        (at("data", value=[]), "data"),
         (at("versions", value=["torch"]), "versions"),
         (
             at("runtimes", value={"onnx": {"file": "../x.onnx", "bytes": 1, "sha256": "0"}}),

@@ -72,7 +72,7 @@ def test_an_export_keeps_the_bundle_id_and_records_the_scores_of_each_runtime(
     assert float32["acc_mean"] == pytest.approx(test["acc_mean"], abs=1e-9)
     int8 = manifest.runtimes["onnx-int8"].scores
     assert int8["gained"]["brier"] == pytest.approx(int8["brier"] - test["brier"], abs=1e-6)
-    assert "test of the data it was trained on" in int8["data"]
+    assert "held out for testing" in int8["data"]
 
 
 def test_a_missing_export_is_reported_with_the_command_that_creates_it(plain: Path) -> None:

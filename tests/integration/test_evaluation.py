@@ -1,0 +1,141 @@
+"""`evaluate` knows the rows of a bundle by their content, whatever file they come in."""
+
+import csv
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from mbti_ray.config import RunConfig
+from mbti_ray.evaluate import main as evaluate_main
+
+pytestmark = pytest.mark.integration
+
+Row = tuple[str, str, str]
+
+
+@pytest.fixture(scope="module")
+def rows(small_file: Path) -> list[Row]:
+    """120 posts of 24 authors: author, type, text."""
+    with small_file.open(encoding="utf-8", newline="") as file:
+        users = list(csv.DictReader(file))[:24]
+    return [
+        (f"a{n}", user["type"], post)
+        for n, user in enumerate(users)
+        for post in user["posts"].split("|||")[:5]
+    ]
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("author", "type", "text"), *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.csv", rows)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    source: Path,
+    quick: Callable[..., RunConfig],
+    make_bundle: Callable[[RunConfig], Path],
+) -> Path:
+    return make_bundle(quick(f"data.source={source}", "data.unit=post", "fit.epochs=1"))
+
+
+@pytest.fixture
+def evaluate(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, dict[str, Any], str]]:
+    """Exit code, JSON and text of an evaluation."""
+
+    def run(source: Path, *options: str, bundle: Path = trained) -> tuple[int, Any, str]:
+        capsys.readouterr()
+        code = evaluate_main([str(bundle), f"data.source={source}", "--json", *options])
+        captured = capsys.readouterr()
+        text = " ".join((captured.out + captured.err).split())
+        return code, json.loads(captured.out.splitlines()[-1]) if code == 0 else {}, text
+
+    return run
+
+
+def test_rows_are_recognized_in_a_file_that_differs_by_a_row_in_order_and_in_format(
+    rows: list[Row], source: Path, evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, own, _ = evaluate(source)
+    assert own["split"] == "test"
+    assert sum(scores["rows"] for scores in own["groups"].values()) == len(rows)
+    assert own["groups"]["test"] == own["scores"]
+    shuffled = [*rows, ("stranger", "INTJ", "a post that nobody has seen before")]
+    random.Random(0).shuffle(shuffled)
+    other = tmp_path / "other.jsonl"
+    lines = [json.dumps({"author": a, "type": t, "text": x}) for a, t, x in shuffled]
+    other.write_text("\n".join(lines), "utf-8")
+    _, found, text = evaluate(other)
+    assert found["split"] == "unseen"
+    assert found["groups"].pop("new")["rows"] == 1
+    for name, scores in found["groups"].items():
+        assert scores == pytest.approx(own["groups"][name], abs=1e-5)
+    assert found["scores"]["rows"] == own["scores"]["rows"] + 1
+    assert "1 new to the bundle" in text
+
+
+def test_rows_are_recognized_in_other_spelling(
+    rows: list[Row], evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    spelled = [(a, t, f"«{x.upper()}» !") for a, t, x in rows]
+    _, found, _ = evaluate(write_rows(tmp_path / "spelled.csv", spelled))
+    assert set(found["groups"]) == {"train", "val", "test"}
+
+
+def test_a_file_of_training_rows_alone_has_nothing_unseen_and_can_be_scored_on_demand(
+    source: Path, rows: list[Row], evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, train, _ = evaluate(source, "--split", "train")
+    assert list(train["groups"]) == ["train"]
+    path = tmp_path / "predictions.jsonl"
+    evaluate(source, "--split", "train", "--output", str(path))
+    numbers = [json.loads(line)["number"] for line in path.read_text("utf-8").splitlines()]
+    seen = write_rows(tmp_path / "seen.csv", [rows[n - 2] for n in numbers])
+    code, _, text = evaluate(seen)
+    assert code == 2
+    assert f"({len(numbers)} seen in training); allowed: --split all" in text
+    code, scored, _ = evaluate(seen, "--split", "all")
+    assert code == 0
+    assert scored["scores"] == pytest.approx(train["scores"], abs=1e-5)
+
+
+def test_a_bundle_of_an_older_version_says_that_it_cannot_tell(
+    source: Path, trained: Path, rows: list[Row], evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(trained, old)
+    (old / "rows.safetensors").unlink()
+    manifest = json.loads((old / "bundle.json").read_text("utf-8"))
+    del manifest["files"]["rows.safetensors"]
+    (old / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    code, found, text = evaluate(source, bundle=old)
+    assert (code, found["split"], found["scores"]["rows"]) == (0, "all", len(rows))
+    assert list(found["groups"]) == ["unknown"]
+    assert "120 perhaps seen in training" in text
+    code, _, text = evaluate(source, "--split", "test", bundle=old)
+    assert code == 2
+    assert "has no rows for --split test" in text
+
+
+def test_the_bundle_holds_sorted_hashes_of_its_rows_and_no_text(
+    trained: Path, rows: list[Row]
+) -> None:
+    hashes = load_file(trained / "rows.safetensors")
+    assert sum(len(values) for values in hashes.values()) == len({text for _, _, text in rows})
+    for values in hashes.values():
+        assert values.dtype == "uint64"
+        assert (values[1:] > values[:-1]).all()
