@@ -19,6 +19,8 @@ from mbti_ray.engine.frozen_features import FeatureDataLoader, HeadsOnly
 from mbti_ray.engine.validation import Evaluator, extract_features, predict_rows
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel, Stage, set_trainable, use_packed_attention
+from mbti_ray.model.encoder import head_size
+from mbti_ray.model.packed_attention import varlen_problem
 
 
 class TokenInputs:
@@ -40,6 +42,18 @@ class TokenInputs:
         )
         if self._loader.packed:
             use_packed_attention(evaluator.model)
+            self._note_fallback()
+
+    def _note_fallback(self) -> None:
+        worker, encoder = self._worker, self._evaluator.model.encoder
+        if worker.device.type != "cuda":
+            return
+        problem = varlen_problem(worker.device, self._evaluator.dtype, head_size(encoder))
+        if problem:
+            worker.note(
+                f"fit.attention=packed runs without variable-length attention: {problem}; windows "
+                "of equal length are attended to together"
+            )
 
     def prepare(self, stage: Stage) -> nn.Module:
         """The module that a stage trains, in training mode."""

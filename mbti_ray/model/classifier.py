@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.collate import Packing
 from mbti_ray.errors import ConfigError
-from mbti_ray.model.encoder import build_encoder, encoder_config, layers_of, load_encoder
+from mbti_ray.model.encoder import (
+    build_encoder,
+    check_positions,
+    encoder_config,
+    has_replaceable_attention,
+    layer_kinds,
+    layers_of,
+    load_encoder,
+    position_offset,
+)
 from mbti_ray.model.packed_attention import PACKED_ATTENTION
 from mbti_ray.typology import DIMENSIONS
 
@@ -43,6 +52,8 @@ class MBTIModel(nn.Module):
         self.encoder = encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
+        # Every layer attends alike, with a mask that broadcasts over heads and queries.
+        self._is_uniform = has_replaceable_attention(encoder) and not layer_kinds(encoder)
         self.heads = Float32Linear(encoder.config.hidden_size, len(DIMENSIONS))  # type: ignore[union-attr, arg-type]
 
     def forward(
@@ -60,16 +71,20 @@ class MBTIModel(nn.Module):
 
     def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The encoder's output for each window, pooled over its tokens: [B, H]."""
-        # transformers uses a mask with all four axes as it is. It would inspect a flat one, which
-        # waits for the GPU in every forward pass.
-        mask = None if attention_mask is None else attention_mask[:, None, None, :]
+        mask = attention_mask
+        if mask is not None and self._is_uniform:
+            # Used as it is. A flat mask transformers inspects first, which waits for the GPU.
+            mask = mask[:, None, None, :]
         states = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return self._pool(states, attention_mask)
 
     def _packed_features(self, input_ids: Tensor, packing: Packing) -> Tensor:
         """As `features`, for windows packed into one row: ids [1, T] to [B, H]."""
+        positions = packing.positions + position_offset(self.encoder)
+        # Masks of T x T would be made for sliding windows, which the packed attention has itself.
+        masks = {kind: None for kind in layer_kinds(self.encoder)} or None
         states = self.encoder(
-            input_ids=input_ids, position_ids=packing.positions, packing=packing
+            input_ids=input_ids, attention_mask=masks, position_ids=positions, packing=packing
         ).last_hidden_state[0]
         starts, ends = packing.bounds[:-1].long(), packing.bounds[1:].long()
         if self.pooling == "cls":
@@ -107,6 +122,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = load_encoder(config.encoder, shape) if pretrained else build_encoder(shape)
+        check_positions(config.encoder, encoder, config.max_tokens)
         return MBTIModel(encoder, pooling=config.pooling, dropout=config.dropout)
 
 
@@ -121,11 +137,15 @@ def use_packed_attention(model: MBTIModel) -> None:
     """Make the encoder attend within each window of a packed row; padded batches still work.
 
     Raises:
-        ConfigError: The encoder takes no position ids.
+        ConfigError: The encoder's attention cannot be replaced, or it takes no position ids.
     """
     encoder: Any = model.encoder
-    if "position_ids" not in signature(encoder.forward).parameters:
-        raise ConfigError("fit.attention=packed: this encoder takes no position ids; use padded")
+    takes_positions = "position_ids" in signature(encoder.forward).parameters
+    if not (takes_positions and has_replaceable_attention(encoder)):
+        raise ConfigError(
+            f"fit.attention=packed: the attention of {type(encoder).__name__} cannot be replaced; "
+            "use padded"
+        )
     encoder.set_attn_implementation(PACKED_ATTENTION)
 
 

@@ -6,6 +6,7 @@ Must not know heads or labels.
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrai
     """The transformers configuration of `model.encoder`.
 
     Raises:
-        ConfigError: It cannot be loaded, or has fewer positions than `model.max_tokens`.
+        ConfigError: It cannot be loaded.
     """
     if encoder == TINY:
         return DistilBertConfig(
@@ -45,20 +46,24 @@ def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrai
         config = AutoConfig.from_pretrained(place, **safe_options(place))
     except (OSError, ValueError) as error:
         raise encoder_load_error(encoder, error) from None
-    positions = getattr(config, "max_position_embeddings", max_tokens)
+    return config
+
+
+def check_positions(name: str, encoder: nn.Module, max_tokens: int) -> None:
+    """Raise ConfigError where a text may have more tokens than the encoder has positions."""
+    positions = getattr(encoder.config, "max_position_embeddings", max_tokens)
+    positions -= position_offset(encoder)
     if positions < max_tokens:
         raise ConfigError(
-            f"model.max_tokens={max_tokens}: {encoder} has {positions} positions; "
+            f"model.max_tokens={max_tokens}: {name} has {positions} positions; "
             f"allowed: at most {positions}"
         )
-    return config
 
 
 def build_encoder(config: PreTrainedConfig) -> nn.Module:
     """An encoder of the given architecture with random weights."""
-    return _without_pooler(
-        AutoModel.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
-    )
+    # Attention by SDPA where the architecture has it, as transformers chooses itself.
+    return _without_pooler(AutoModel.from_config(config, trust_remote_code=False))
 
 
 def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
@@ -93,6 +98,31 @@ def _without_pooler(model: nn.Module) -> nn.Module:
 def read_encoder_config(folder: Path) -> PreTrainedConfig:
     """The transformers configuration in a bundle folder."""
     return AutoConfig.for_model(**json.loads((folder / "config.json").read_text("utf-8")))
+
+
+def position_offset(encoder: nn.Module) -> int:
+    """The position id of a text's first token: RoBERTa and its kin count after the padding's."""
+    padding = getattr(getattr(encoder, "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def layer_kinds(encoder: nn.Module) -> set[str]:
+    """The kinds of attention layers where some have sliding windows, as in ModernBERT."""
+    kinds = set(getattr(encoder.config, "layer_types", None) or ())
+    return kinds if "sliding_attention" in kinds else set()
+
+
+def has_replaceable_attention(encoder: nn.Module) -> bool:
+    """Whether attention is transformers' interface; older models compute their own."""
+    return bool(encoder._supports_attention_backend)
+
+
+def head_size(encoder: nn.Module) -> int:
+    """Dimensions of an attention head."""
+    config: Any = encoder.config
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
 
 
 def layers_of(encoder: nn.Module) -> nn.ModuleList:

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from mbti_ray.data.collate import Packing
 
 # The name under which it is registered with transformers.
 PACKED_ATTENTION = "mbti_packed"
-_HALF = (torch.float16, torch.bfloat16)
+_MAX_HEAD_SIZE = 256
 
 
 def packed_attention_forward(
@@ -33,31 +34,54 @@ def packed_attention_forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     packing: Packing | None = None,
+    sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: [1, A, T, D] each, to [1, T, A, D].
 
     Without a packing, each row is a window, and this is transformers' own attention.
+
+    Args:
+        sliding_window: A token attends to those that are fewer positions away; None: to all.
     """
     if packing is None:
         padded: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
         return padded
-    if query.is_cuda and query.dtype in _HALF:
-        return _varlen(query, key, value, packing, scaling)[None], None
-    return _by_length(query, key, value, packing, dropout, scaling)[None], None
+    if query.is_cuda and not varlen_problem(query.device, query.dtype, query.shape[-1]):
+        return _varlen(query, key, value, packing, scaling, sliding_window)[None], None
+    attended = _by_length(query, key, value, packing, dropout, scaling, sliding_window)
+    return attended[None], None
+
+
+def varlen_problem(device: torch.device, dtype: torch.dtype | None, head_size: int) -> str | None:
+    """Why torch's variable-length attention cannot run on a GPU; None where it can."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return "it computes in half precision only"
+    if (capability := torch.cuda.get_device_capability(device)) < (8, 0):
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}, below 8.0"
+    return f"heads of {head_size} dimensions exceed 256" if head_size > _MAX_HEAD_SIZE else None
 
 
 def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    scaling: float | None,
+    sliding_window: int | None,
 ) -> Tensor:
     # Imported late: not every supported torch has it, and only a GPU needs it.
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
     longest, bounds = packing.lengths[0], packing.bounds
-    attended = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling)
+    # Inclusive on both sides; -1 is no limit.
+    reach = -1 if sliding_window is None else sliding_window - 1
+    attended = varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(reach, reach)
+    )
     assert isinstance(attended, Tensor)
     return attended
 
@@ -69,20 +93,27 @@ def _by_length(
     packing: Packing,
     dropout: float,
     scaling: float | None,
+    sliding_window: int | None,
 ) -> Tensor:
     """[T, A, D]: one product for each group of windows of equal length."""
     parts, start = [], 0
-    for length, run in groupby(packing.lengths):
-        count = len(list(run))
+    for length, group in groupby(packing.lengths):
+        count = len(list(group))
         end = start + count * length
         q, k, v = (
             t[0, :, start:end].view(t.shape[1], count, length, t.shape[3]).transpose(0, 1)
             for t in (query, key, value)
         )
-        attended = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        mask = None
+        if sliding_window is not None and length > sliding_window:
+            at = torch.arange(length, device=query.device)
+            mask = (at[:, None] - at).abs() < sliding_window
+        attended = scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scaling)
         parts.append(attended.transpose(1, 2).flatten(0, 1))
         start = end
     return torch.cat(parts)
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
+# Without it transformers would make no masks for padded rows.
+AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
