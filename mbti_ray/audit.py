@@ -37,15 +37,17 @@ def _audit(options: argparse.Namespace) -> Result:
         check_page_path(options.output)
 
     from mbti_ray.data.audit import audit
-    from mbti_ray.data.sources import read_source
+    from mbti_ray.data.users import load_users
     from mbti_ray.reports.audit_page import audit_page, audit_tables
 
-    source = read_source(config.data.source, max_bad_share=config.data.max_bad_share)
+    source = load_users(config.data)
     with progress_bar("tokenizing", sum(len(row.posts) for row in source.rows)) as advance:
         statistics = audit(config, source, advance=advance).as_dict()
     console.print(
         f"[bold]{escape(statistics['source'])}[/bold] {statistics['fingerprint']}", soft_wrap=True
     )
+    for note in source.notes:
+        console.print(note, markup=False, soft_wrap=True)
     tables = list(audit_tables(statistics, config))
     for table in tables:
         _print_table(table)

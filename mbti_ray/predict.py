@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from mbti_ray.on_ray.batch_prediction import PredictionJob, PredictionStats
     from mbti_ray.storage.output_tables import PartFolder
 
-_ALLOWED = ("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime")
+_ALLOWED = (
+    *("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime"),
+    *("data.columns.text", "data.columns.id", "data.separator"),
+)
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 # Input rows per part: seconds on a GPU, a minute or more on a CPU.
 _PART_ROWS = 5000
@@ -108,7 +111,8 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
     else:
         check_extension(output)
     _check_options(options, is_folder=is_folder)
-    check_readable(options.input)
+    for note in check_readable(options.input, config.data):
+        console.print(f"{options.input}: {note}", markup=False, soft_wrap=True)
     manifest = load_manifest(fetch_bundle(home))
 
     from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars
@@ -117,7 +121,7 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
     path = Path(options.input).expanduser()
     # Workers have another working directory.
     source = str(path.resolve()) if path.exists() else options.input
-    plan = ChunkPlan(source, manifest.unit, chunk_chars=choose_chunk_chars(source))
+    plan = ChunkPlan(source, manifest.unit, choose_chunk_chars(source), config.data)
     job = PredictionJob(absolute_location(home), plan, config)
     if is_folder:
         summary = _predict_to_folder(job, manifest, options)
@@ -220,7 +224,7 @@ def _row_progress(job: "PredictionJob") -> Iterator[ProgressCallback]:
     from mbti_ray.on_ray.cluster.resources import ray_connection
 
     source = job.chunks.source
-    total = count_rows(source) if is_watched() else None
+    total = count_rows(source, job.chunks.options) if is_watched() else None
     with ray_connection(f"predict {Path(source).name}"), progress_bar("rows", total) as advance:
         yield advance
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mbti_ray.cli.command import default_name, split_base
 from mbti_ray.cli.progress import progress_bar
-from mbti_ray.cli.tables import print_bad_rows
+from mbti_ray.cli.tables import console, print_bad_rows, print_warning
 from mbti_ray.config import RunConfig
 from mbti_ray.runs.lookup import cache_folder, locked_run_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
@@ -76,4 +76,8 @@ def set_up_run(
         require_both_poles(data)
         skipped = folder.location / folder.bad_rows.name
         print_bad_rows(config.data.source, data.info.as_dict()["bad"], skipped)
+        for note in data.info.notes:
+            console.print(f"{config.data.source}: {note}", markup=False, soft_wrap=True)
+        for warning in data.info.warnings:
+            print_warning(f"{config.data.source}: {warning}")
         yield RunSetup(config, folder, data, existing)

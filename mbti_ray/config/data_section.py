@@ -2,12 +2,27 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from mbti_ray.config.section import ConfigSection, Count, Share
+from mbti_ray.config.section import ConfigSection, Count, Share, Text
 
 # What may be masked besides type words and URLs.
 MaskKind = Literal["functions", "temperaments", "axes"]
+# A shell passes `\t` as two characters.
+Separator = Annotated[
+    str,
+    BeforeValidator(lambda v: "\t" if v in ("tab", "\\t") else v),
+    Field(min_length=1, max_length=1),
+]
+
+
+class ColumnNames(ConfigSection):
+    """Names of the columns of a source; null: posts or text, type, author, id in any case."""
+
+    text: Text | None = None
+    type: Text | None = None
+    author: Text | None = None
+    id: Text | None = None
 
 
 class DataConfig(ConfigSection):
@@ -15,10 +30,25 @@ class DataConfig(ConfigSection):
 
     source: str = Field(
         "builtin",
-        description="builtin, a .csv/.jsonl/.parquet file, a saved dataset folder, or a hub name",
+        description="builtin, a file (.csv, .tsv, .jsonl, .json, .parquet, also in .gz or .zip), a "
+        "saved dataset folder, or a hub name",
+    )
+    columns: ColumnNames = ColumnNames()
+    separator: Separator | None = Field(
+        None, description="between the cells of a CSV file; null: guessed from its header"
+    )
+    shares_of: Literal["ENTJ", "ISFP"] = Field(
+        "ENTJ", description="the poles whose shares (0 to 1) the columns E, N, T and J contain"
     )
     unit: Literal["user", "post"] = Field(
         "user", description="one row of the model's data: all posts of a user, or one post"
+    )
+    join_rows: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="make one user of the rows of an author; auto: unless each has several posts",
+    )
+    conflicting_types: Literal["refuse", "majority", "leave_out"] = Field(
+        "refuse", description="what to do with authors that have more than one type"
     )
     split_by: Literal["auto", "author", "user", "post"] = Field(
         "auto", description="what is never in two splits; auto: author if there is one"

@@ -5,7 +5,6 @@ posts as written, with the pattern that masking uses; tokens and duplicates acro
 of the texts as the model reads them.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.examples import Example, build_examples, resolve_split_by, split_examples
+from mbti_ray.data.examples import (
+    Example,
+    build_examples,
+    count_shared,
+    resolve_split_by,
+    split_examples,
+)
 from mbti_ray.data.mask import mentions_in, most_mentioned
 from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.sources import Source
@@ -27,7 +32,6 @@ from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
 _POSTS_AT_ONCE = 1000
 _BINS = 20
-_NOT_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 
 Mentions = Counter[str]
 
@@ -152,7 +156,7 @@ def audit(config: RunConfig, source: Source, *, advance: ProgressCallback = no_p
     return Audit(
         source=source.name,
         fingerprint=source.fingerprint,
-        rows=len(users) + len(source.bad),
+        rows=len(users) + source.merged + len(source.bad),
         users=len(users),
         posts=sum(len(row.posts) for row in users),
         authors=len({row.author for row in users} - {None}),
@@ -245,13 +249,13 @@ def _repeats(
         return DuplicateCounts(len(repeated), sum(repeated), None, None, None)
     trained = {(e.number, e.post) for e in splits[SPLITS[0]]}
     in_train = [(e.number, e.post) in trained for e in examples for _ in e.texts]
-    near = [_NOT_LETTER_OR_DIGIT.sub("", t.lower()) or t for t in _texts_of(examples)]
+    held_out, near_across = count_shared(splits)
     return DuplicateCounts(
         texts=len(repeated),
         posts=sum(repeated),
-        held_out=in_train.count(False),
+        held_out=held_out,
         across=_across(raw, in_train),
-        near_across=_across(near, in_train),
+        near_across=near_across,
     )
 
 

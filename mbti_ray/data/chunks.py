@@ -7,12 +7,13 @@ not know of models, of Ray, or of where predictions are written.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.rows import BadRow, Row
 from mbti_ray.data.sources import stream_rows
 
@@ -30,8 +31,8 @@ _CHUNK_CHARS = 2**17
 _MIN_CHUNK_CHARS = 2**15
 # At least this many chunks for each file, unless they would become too small.
 _CHUNKS = 16
-# Parquet compresses text to a third or a quarter.
-_PARQUET_COMPRESSION = 3
+# Text is compressed to a third or a quarter.
+_COMPRESSION = 3
 # The overhead of a row or post, in characters.
 _ROW_CHARS = 16
 
@@ -42,6 +43,7 @@ class ChunkPlan:
 
     Attributes:
         source: As `stream_rows` accepts it.
+        options: How the source is read: names of columns, the separator.
         unit: `user` or `post`: what the bundle reads as one row.
         chunk_chars: A chunk ends at this many characters; see `choose_chunk_chars`.
         part_rows: Rows of the source in each part of the output; no chunk spans two parts.
@@ -51,6 +53,7 @@ class ChunkPlan:
     source: str
     unit: str
     chunk_chars: int
+    options: DataConfig = field(default_factory=DataConfig)
     part_rows: int = 2**62
     done: frozenset[int] = frozenset()
 
@@ -76,7 +79,10 @@ def read_chunks(plan: ChunkPlan) -> Iterator[pa.Table]:
     """
     chunk = _Chunk(plan.unit)
     entries = stream_rows(
-        plan.source, labelled=False, wanted=lambda place: plan.part_of(place) not in plan.done
+        plan.source,
+        plan.options,
+        labelled=False,
+        wanted=lambda place: plan.part_of(place) not in plan.done,
     )
     for place, row in entries:
         is_over = plan.part_of(place) != plan.part_of(chunk.place)
@@ -141,4 +147,5 @@ def _text_bytes(source: str) -> int:
     path = Path(source).expanduser()
     if not path.is_file():
         return 0
-    return path.stat().st_size * (_PARQUET_COMPRESSION if path.suffix.lower() == ".parquet" else 1)
+    is_compressed = path.suffix.lower() in (".parquet", ".gz", ".zip")
+    return path.stat().st_size * (_COMPRESSION if is_compressed else 1)

@@ -19,6 +19,7 @@ from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
     Example,
     build_examples,
+    count_shared,
     hash_parts,
     number_persons,
     person_kind,
@@ -27,7 +28,8 @@ from mbti_ray.data.examples import (
 )
 from mbti_ray.data.mask import MASK_VERSION
 from mbti_ray.data.progress import ProgressCallback, no_progress
-from mbti_ray.data.sources import BadRow, Source, read_source
+from mbti_ray.data.rows import BadRow
+from mbti_ray.data.sources import BUILTIN, Source
 from mbti_ray.data.split import SPLITS
 from mbti_ray.data.tokenizer import (
     Tokenizer,
@@ -36,13 +38,14 @@ from mbti_ray.data.tokenizer import (
     load_tokenizer,
     tokenize_on_all_cores,
 )
+from mbti_ray.data.users import load_users
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.errors import DataError
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 
 # Raise it when the contents of a cache folder, or how they are made, change.
-_FORMAT = 4
+_FORMAT = 5
 _ROWS_AT_ONCE = 1000
 _INFO = "info.json"
 
@@ -75,7 +78,7 @@ def prepare_dataset(
         DataError: The source cannot be read or split.
         ConfigError: The encoder's tokenizer cannot be loaded.
     """
-    source = read_source(config.data.source, max_bad_share=config.data.max_bad_share)
+    source = load_users(config.data)
     split_by = resolve_split_by(config, source)
     pretrained = None if config.model.encoder == TINY else build_tokenizer(config.model.encoder, ())
     key = _key(config, source, split_by, pretrained)
@@ -135,6 +138,7 @@ def _build(
         encoded = {
             name: _encode(config, tokenizer, name, part, advance) for name, part in members.items()
         }
+    held_out, shared = count_shared(members)
     info = DatasetInfo(
         source=source.name,
         fingerprint=source.fingerprint,
@@ -146,6 +150,10 @@ def _build(
         bad=source.bad,
         repaired=source.repaired,
         truncated=sum(row.truncated for part in encoded.values() for row in part),
+        held_out_posts=held_out,
+        shared_posts=shared,
+        notes=source.notes,
+        warnings=_warnings(source, held_out, shared),
     )
     # A folder that appears meanwhile was made by another process from the same data. One that was
     # there before, but has no info, is damaged.
@@ -156,6 +164,16 @@ def _build(
             _write(windows.rows, temporary / f"{name}.rows.arrow")
         tokenizer.save_pretrained(temporary / "tokenizer")
         (temporary / _INFO).write_text(json.dumps(info.as_dict()), "utf-8")
+
+
+def _warnings(source: Source, held_out: int, shared: int) -> list[str]:
+    # Built-in users are independent draws: that they share sentences tells nothing of their type.
+    if not shared or source.name == BUILTIN:
+        return []
+    return [
+        f"{shared:,} of {held_out:,} posts in val and test are also in train (by letters and "
+        "digits), in texts too common to be kept apart; scores may be too high"
+    ]
 
 
 def _encode(
@@ -191,6 +209,7 @@ def _build_rows_table(part: Sequence[Example], persons: Mapping[str, int]) -> pa
             "person": np.array([persons[e.person] for e in part], np.int32),
             "mentioned": np.array([index_of.get(e.mentioned or "", -1) for e in part], np.int8),
             "text": pa.array(["\n".join(e.texts) for e in part], pa.large_string()),
+            "shares": pa.array([e.shares for e in part], pa.list_(pa.float32(), 4)),
         }
     )
 

@@ -5,14 +5,17 @@ of file formats, tokens or tensors.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.groups import group_examples, text_key
 from mbti_ray.data.mask import mentions_in, most_mentioned
-from mbti_ray.data.sources import Row, Source
+from mbti_ray.data.rows import Row, Shares
+from mbti_ray.data.sources import BUILTIN, Source
 from mbti_ray.data.split import SPLITS, assign_splits
 from mbti_ray.data.text import preprocess_text
+from mbti_ray.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Example:
         mentioned: The type that the texts mention most often before masking, if any.
         number: `Row.number`.
         post: Index among the posts of its row; -1 for a whole user.
+        shares: The soft label, as `Row.shares`.
     """
 
     texts: tuple[str, ...]
@@ -35,6 +39,7 @@ class Example:
     mentioned: str | None
     number: int
     post: int
+    shares: Shares | None = None
 
 
 def resolve_split_by(config: RunConfig, source: Source) -> str:
@@ -46,22 +51,27 @@ def resolve_split_by(config: RunConfig, source: Source) -> str:
 
 def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> list[Example]:
     """The examples in the rows, in the order of the source."""
-    examples = []
+    examples, owners = [], []
     for row in rows:
         mbti_type = row.mbti_type or ""
         user = hash_parts("user", mbti_type, *row.posts)
         person = f"author:{row.author}" if row.author else user
-        group = person if split_by == "author" else user
         for posts, place in _units(row.posts, config.data.unit):
             texts = tuple(
                 preprocess_text(post, mask=config.data.mask, also=config.data.mask_also)
                 for post in posts
             )
-            # Equal posts have to be in the same split.
-            own = hash_parts("post", texts[0]) if split_by == "post" else group
+            post = hash_parts("post", text_key(texts[0]))
+            owners.append({"author": person, "user": user, "post": post}[split_by])
             mentioned = most_mentioned(mentions_in(posts))
-            examples.append(Example(texts, mbti_type, own, person, mentioned, row.number, place))
-    return examples
+            examples.append(
+                Example(texts, mbti_type, "", person, mentioned, row.number, place, row.shares)
+            )
+    # Built-in users are drawn one by one: sentences that they share are templates, not copies.
+    is_builtin = config.data.source == BUILTIN
+    shareable = [() if is_builtin else example.texts for example in examples]
+    groups = group_examples(owners, shareable)
+    return [replace(e, group=group) for e, group in zip(examples, groups, strict=True)]
 
 
 def _units(posts: tuple[str, ...], unit: str) -> list[tuple[tuple[str, ...], int]]:
@@ -88,17 +98,37 @@ def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, 
     Raises:
         DataError: There are too few groups to split.
     """
-    assigned = assign_splits(
-        [e.group for e in examples],
-        [e.mbti_type for e in examples],
-        val_share=config.data.val_share,
-        test_share=config.data.test_share,
-        seed=config.seed,
-    )
+    groups = [e.group for e in examples]
+    try:
+        assigned = assign_splits(
+            groups,
+            [e.mbti_type for e in examples],
+            val_share=config.data.val_share,
+            test_share=config.data.test_share,
+            seed=config.seed,
+        )
+    except DataError as error:
+        if len(set(groups)) == len(examples):
+            raise
+        raise DataError(
+            f"{error}; {len(examples)} {config.data.unit}s are only {len(set(groups))} groups, "
+            "because those that share an author or a text (by its letters and digits, as the model "
+            "reads it) are always in one split"
+        ) from error
     return {
         name: [e for e, split in zip(examples, assigned, strict=True) if split == place]
         for place, name in enumerate(SPLITS)
     }
+
+
+def count_shared(members: Mapping[str, Sequence[Example]]) -> tuple[int, int]:
+    """How many posts are in val and test, and how many of them have their text in train, too.
+
+    Texts are compared as `text_key` does. Not 0 where `group_examples` leaves common texts apart.
+    """
+    trained = {text_key(text) for e in members[SPLITS[0]] for text in e.texts}
+    held_out = [text_key(text) for name in SPLITS[1:] for e in members[name] for text in e.texts]
+    return len(held_out), sum(key in trained for key in held_out)
 
 
 def hash_parts(*parts: str) -> str:

@@ -1,65 +1,113 @@
 """Readers of files, saved datasets and hub datasets: each yields records, one after the other.
 
-A record is the cells of a row by lower-case column name. Owns which formats there are and how each
-is read, without having a whole file in memory. `rows` parses the cells; `sources` collects rows and
-reports bad ones. Must not know of masking, splits or tokens.
+A record is the cells of a row by role, as `columns` finds them. Owns which formats there are and
+how each is read, without having a whole file in memory. `rows` parses the cells; `sources` collects
+rows and reports bad ones. Must not know of masking, splits or tokens.
 """
 
 import csv
+import gzip
+import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, cast
 
-from mbti_ray.data.rows import COLUMNS, TEXT_COLUMNS
-from mbti_ray.data.text import repair_encoding
-from mbti_ray.errors import DataError, nearest, one_line
+from mbti_ray.data.columns import SEPARATORS, ColumnMap, quoted
+from mbti_ray.data.text import repaired_line
+from mbti_ray.errors import DataError, nearest
 
 BUILTIN = "builtin"
-# A row number with the cells by lower-case column name, or with the reason why there are none.
+# A row number with the cells by role, or with the reason why there are none.
 Record = tuple[int, dict[str, Any] | str]
 # Rows of a Parquet file or a dataset that are in memory at once.
 _ROWS_AT_ONCE = 1024
 # With an owner: `csv` or `text` alone would be a loader that reads whatever is in the folder.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
 
 
-def read_records(source: str) -> Iterator[Record]:
+def read_records(
+    source: str, columns: ColumnMap, *, separator: str | None = None
+) -> Iterator[Record]:
     """The records of a file, of a folder that `save_to_disk` wrote, or of a hub dataset.
 
+    Args:
+        separator: Between the cells of a CSV file; None: guessed from the header.
+
     Raises:
-        DataError: The source does not exist, cannot be read, or has no column of texts.
+        DataError: The source does not exist, cannot be read, has no column of texts, or has
+            columns that could be meant alike.
     """
     path = Path(source).expanduser()
-    reader = _READERS.get(path.suffix.lower())
     if source and path.is_dir():
-        yield from _saved_dataset(source, path)
+        yield from _saved_dataset(source, path, columns)
     elif path.is_file():
-        if reader is None:
-            raise DataError(f'{source}: cannot read "{path.suffix}" files; allowed: {_SUFFIXES}')
         try:
-            yield from reader(source, path)
-        except OSError as error:
-            raise DataError(f"{source}: {error.strerror or repaired_line(error)}") from error
-    elif reader is None and _HUB_NAME.fullmatch(source):
-        yield from _hub_dataset(source, path)
+            with _open(source, path) as (suffix, stream):
+                if suffix in (".csv", ".tsv"):
+                    yield from _read_csv(stream, columns, separator, is_tsv=suffix == ".tsv")
+                elif suffix in _READERS:
+                    yield from _READERS[suffix](stream, columns)
+                else:
+                    raise DataError(f'{source}: cannot read "{suffix}" files; allowed: {_FORMATS}')
+        except _DAMAGE as error:
+            reason = getattr(error, "strerror", None) or repaired_line(error)
+            raise DataError(f"{source}: cannot be read: {reason}") from error
+    elif not is_file_name(path) and _HUB_NAME.fullmatch(source):
+        yield from _hub_dataset(source, path, columns)
     else:
         raise DataError(
-            f"{source}: no such file; allowed: {BUILTIN}, a {_SUFFIXES} file, a folder from "
+            f"{source}: no such file; allowed: {BUILTIN}, a file ({_FORMATS}), a folder from "
             f"datasets' save_to_disk, a hub dataset as owner/name{_nearest_source(source, path)}"
         )
 
 
-def _read_csv(source: str, path: Path) -> Iterator[Record]:
+def is_file_name(path: Path) -> bool:
+    """Whether a name ends as files do that can be read."""
+    return path.suffix.lower() in (".csv", ".tsv", ".gz", ".zip", *_READERS)
+
+
+@contextmanager
+def _open(source: str, path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """The suffix of a file and its bytes, decompressed."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        with gzip.open(path) as stream:
+            yield Path(path.stem).suffix.lower(), cast(IO[bytes], stream)
+    elif suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            # What macOS adds to every archive are not files of the user's.
+            names = [n for n in archive.namelist() if n[-1] != "/" and "__MACOSX" not in n]
+            if len(names) != 1:
+                raise DataError(
+                    f"{source}: contains {len(names)} files; allowed: a .zip with one file"
+                )
+            if archive.getinfo(names[0]).flag_bits & 1:
+                raise DataError(f"{source}: is encrypted; allowed: a .zip without a password")
+            with archive.open(names[0]) as stream:
+                yield Path(names[0]).suffix.lower(), stream
+    else:
+        with path.open("rb") as stream:
+            yield suffix, stream
+
+
+def _read_csv(
+    stream: IO[bytes], columns: ColumnMap, separator: str | None, *, is_tsv: bool
+) -> Iterator[Record]:
     csv.field_size_limit(2**31 - 1)  # one user's posts can exceed the default of 131,072
-    with path.open("rb") as file:
-        is_utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    is_utf16 = stream.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    stream.seek(0)
     # surrogateescape keeps bytes that are not UTF-8; the row that has them is repaired later.
     encoding, errors = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
-    with path.open(encoding=encoding, errors=errors, newline="") as lines:
-        reader = csv.reader(lines, strict=True)
+    with io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline="") as lines:
+        reader = csv.reader(
+            lines, strict=True, delimiter=separator or _guess_separator(lines, columns, is_tsv)
+        )
         header: list[str] = []
         start = 1
         while True:
@@ -71,40 +119,80 @@ def _read_csv(source: str, path: Path) -> Iterator[Record]:
                 if cells is None:
                     break
                 if not header:
-                    header = [name.strip().lower() for name in cells]
+                    header = [name.strip() for name in cells]
                     if header:
-                        check_columns(source, header, labelled=False)
+                        columns.add(header)
+                        columns.check(labelled=False)
                 elif len(cells) not in (0, len(header)):
                     yield start, f"{len(cells)} cells where the header has {len(header)}"
                 elif cells:
-                    yield start, dict(zip(header, cells, strict=True))
+                    yield start, columns.cells(dict(zip(header, cells, strict=True)))
             start = reader.line_num + 1
 
 
-def _read_json_lines(source: str, path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+def _guess_separator(lines: io.TextIOWrapper, columns: ColumnMap, is_tsv: bool) -> str:
+    """The separator by which most cells of the header are names of columns."""
+    usual = "\t" if is_tsv else ","
+    header = next((line for line in iter(lines.readline, "") if line.strip()), "")
+    lines.seek(0)
+
+    def fit(separator: str) -> tuple[int, int, bool]:
+        names = header.replace('"', "").split(separator)
+        return columns.count_known(names), len(names), separator == usual
+
+    best = max(SEPARATORS, key=fit)
+    if best != usual:
+        columns.notes.append(f"separator {best!r}, guessed from the header (data.separator)")
+    return best
+
+
+def _read_json(stream: IO[bytes], columns: ColumnMap) -> Iterator[Record]:
+    """JSON Lines, or one array of objects, which has to fit into memory."""
+    with io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+        is_array: bool | None = None
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield number, f"not one JSON object a line: {error}"
-                continue
-            if isinstance(record, dict):
-                yield number, {key.strip().lower(): value for key, value in record.items()}
-            else:
-                yield number, f"JSON {type(record).__name__} where an object should be"
+            if is_array is None and line.strip():
+                is_array = line.lstrip().startswith("[")
+            if is_array:
+                try:
+                    records = json.loads(line + lines.read(), object_pairs_hook=_build_object)
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{columns.source}: not a JSON array: {error}") from error
+                for place, record in enumerate(records, start=1):
+                    yield _check_object(place, record, columns)
+            elif line.strip():
+                try:
+                    record = json.loads(line, object_pairs_hook=_build_object)
+                except (ValueError, RecursionError) as error:
+                    yield number, f"not one JSON object a line: {error}"
+                else:
+                    yield _check_object(number, record, columns)
 
 
-def _read_parquet(source: str, path: Path) -> Iterator[Record]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return record
+
+
+def _check_object(number: int, record: object, columns: ColumnMap) -> Record:
+    if isinstance(record, dict):
+        return number, columns.cells(record)
+    return number, f"JSON {type(record).__name__} where an object should be"
+
+
+def _read_parquet(stream: IO[bytes], columns: ColumnMap) -> Iterator[Record]:
     import pyarrow.parquet
 
-    with _refuse_damaged_parquet(source), pyarrow.parquet.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        check_columns(source, names, labelled=False)
-        wanted = [name for name in names if name.strip().lower() in COLUMNS]
-        yield from _arrow_records(file.iter_batches(_ROWS_AT_ONCE, columns=wanted))
+    with (
+        _refuse_damaged_parquet(columns.source),
+        pyarrow.parquet.ParquetFile(stream) as file,
+    ):
+        columns.add(file.schema_arrow.names)
+        columns.check(labelled=False)
+        batches = file.iter_batches(_ROWS_AT_ONCE, columns=[*columns.roles])
+        yield from _arrow_records(batches, columns)
 
 
 def parquet_rows(source: str, path: Path) -> int:
@@ -125,37 +213,37 @@ def _refuse_damaged_parquet(source: str) -> Iterator[None]:
         raise DataError(f"{source}: cannot be read as Parquet: {repaired_line(error)}") from error
 
 
-def _arrow_records(batches: Iterable[Any]) -> Iterator[Record]:
+def _arrow_records(batches: Iterable[Any], columns: ColumnMap) -> Iterator[Record]:
     """Records of Arrow tables or batches, numbered from 1."""
     records = (record for batch in batches for record in batch.to_pylist())
     for number, record in enumerate(records, start=1):
-        yield number, {key.strip().lower(): value for key, value in record.items()}
+        yield number, columns.cells(record)
 
 
-_READERS: dict[str, Callable[[str, Path], Iterator[Record]]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_json_lines,
-    ".json": _read_json_lines,
+_READERS: dict[str, Callable[[IO[bytes], ColumnMap], Iterator[Record]]] = {
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    ".json": _read_json,
     ".parquet": _read_parquet,
 }
-_SUFFIXES = "/".join(_READERS)
+_FORMATS = f".csv/.tsv/{'/'.join(_READERS)}, also in .gz or .zip"
 
 
-def _saved_dataset(source: str, path: Path) -> Iterator[Record]:
+def _saved_dataset(source: str, path: Path, columns: ColumnMap) -> Iterator[Record]:
     import datasets
 
     try:
         dataset = datasets.load_from_disk(str(path))
     except Exception as error:
-        files = sorted(p.name for p in path.iterdir() if p.suffix.lower() in _READERS)
+        files = sorted(p.name for p in path.iterdir() if is_file_name(p))
         has = f"; name one of its files: {', '.join(files[:3])}" if files else ""
         raise DataError(
             f"{source}: a folder that was not written by datasets' save_to_disk{has}"
         ) from error
-    return _dataset_records(source, dataset)
+    return _dataset_records(dataset, columns)
 
 
-def _hub_dataset(source: str, path: Path) -> Iterator[Record]:
+def _hub_dataset(source: str, path: Path, columns: ColumnMap) -> Iterator[Record]:
     import datasets
 
     try:
@@ -165,46 +253,32 @@ def _hub_dataset(source: str, path: Path) -> Iterator[Record]:
             f"{source}: no such file, and no such dataset can be loaded from the Hugging Face hub "
             f"({repaired_line(error)}){_nearest_source(source, path)}"
         ) from error
-    return _dataset_records(source, dataset)
+    return _dataset_records(dataset, columns)
 
 
-def _dataset_records(source: str, dataset: Any) -> Iterator[Record]:
+def _dataset_records(dataset: Any, columns: ColumnMap) -> Iterator[Record]:
     """Records of a `datasets` dataset, or of the train split where it has several."""
     if isinstance(dataset, dict):
         if "train" not in dataset:
-            raise DataError(f'{source}: has no split "train"; found: {_quoted(dataset)}')
+            raise DataError(
+                f'{columns.source}: has no split "train"; found: {quoted(dataset.keys())}'
+            )
         dataset = dataset["train"]
-    check_columns(source, dataset.column_names, labelled=False)
-    wanted = [name for name in dataset.column_names if name.strip().lower() in COLUMNS]
+    columns.add(dataset.column_names)
+    columns.check(labelled=False)
     # A class label is stored as a number; only the dataset knows its name.
     classes = {
-        name.strip().lower(): dataset.features[name].int2str
-        for name in wanted
+        role: dataset.features[name].int2str
+        for name, role in columns.roles.items()
         if hasattr(dataset.features[name], "int2str")
     }
-    tables = dataset.select_columns(wanted).with_format("arrow").iter(_ROWS_AT_ONCE)
-    for number, cells in _arrow_records(tables):
+    tables = dataset.select_columns([*columns.roles]).with_format("arrow").iter(_ROWS_AT_ONCE)
+    for number, cells in _arrow_records(tables, columns):
         assert isinstance(cells, dict)
-        for name, named in classes.items():
-            if isinstance(cells[name], int):
-                cells[name] = named(cells[name])
+        for role, name_of in classes.items():
+            if isinstance(cells[role], int):
+                cells[role] = name_of(cells[role])
         yield number, cells
-
-
-def check_columns(source: str, columns: Sequence[str], *, labelled: bool) -> None:
-    """Raise DataError unless there is a column of texts, and one of types if ``labelled``."""
-    there = [name.strip().lower() for name in columns]
-    if labelled and "type" not in there:
-        _refuse_columns(source, "type", columns)
-    if not set(TEXT_COLUMNS) & set(there):
-        _refuse_columns(source, "posts", columns)
-
-
-def _refuse_columns(source: str, missing: str, columns: Sequence[str]) -> NoReturn:
-    raise DataError(
-        f'{source}: no column "{missing}"; needed: type, and posts or text; '
-        f"found: {_quoted(columns)}{nearest(missing, columns)}"
-    )
 
 
 def _nearest_source(source: str, path: Path) -> str:
@@ -212,12 +286,3 @@ def _nearest_source(source: str, path: Path) -> str:
     # Names only: with a long common path every file in the folder would look similar.
     there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return nearest(path.name, [*there, BUILTIN])
-
-
-def _quoted(names: Any) -> str:
-    return ", ".join(f'"{repaired_line(name, limit=40)}"' for name in list(names)[:12])
-
-
-def repaired_line(message: object, *, limit: int = 200) -> str:
-    """A message that quotes data: one line, with the encoding repaired."""
-    return one_line(repair_encoding(str(message)), limit=limit)

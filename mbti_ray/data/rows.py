@@ -1,19 +1,23 @@
 """What a row is, and how the cells of a record are parsed into one.
 
-Owns the columns (`type`, `posts` or `text`, optional `author` and `id`) and the `|||` between
-posts. Must not know which file format the cells came from; masks nothing.
+Owns the `|||` between posts, and what a label may be: four letters, or four shares. Must not know
+which file format or column the cells came from; masks nothing.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mbti_ray.data.text import has_content, repair_encoding
 from mbti_ray.errors import DataError
-from mbti_ray.typology import TYPES, labels_of
+from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of, type_of
 
 POST_SEPARATOR = "|||"
-TEXT_COLUMNS = ("posts", "text")
-COLUMNS = ("type", *TEXT_COLUMNS, "author", "id")
+# As 16personalities writes types: INFJ-T, INFJ-A.
+_SUFFIXED = re.compile(r"([A-Z]{4}) ?[-_/\u2010-\u2014] ?[AT]")
+
+Shares = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +25,13 @@ class Row:
     """One row of a source: a user with one or more posts.
 
     Attributes:
-        number: Where to find it: the line in a CSV (1 is the header) or JSONL file, else the row,
-            counted from 1.
+        number: Where to find it: the line in a CSV (1 is the header) or JSON Lines file, else the
+            row, counted from 1.
         mbti_type: One of `typology.TYPES`; None only when read with ``labelled=False``.
         posts: Texts as written, with the encoding repaired; never masked, never empty.
         author: Who wrote it, if the source says; an empty cell is None.
         id: The `id` column, if there is one.
+        shares: The soft label: how far, from 0 to 1, it is E, N, T and J, if the source says.
     """
 
     number: int
@@ -34,6 +39,7 @@ class Row:
     posts: tuple[str, ...]
     author: str | None = None
     id: str | None = None
+    shares: Shares | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +50,26 @@ class BadRow:
     reason: str
 
 
-def parse_row(number: int, cells: Mapping[str, object], *, labelled: bool) -> tuple[Row, bool]:
-    """The row in cells by lower-case column name, and whether its encoding was repaired.
+def parse_row(
+    number: int, cells: Mapping[str, object], *, labelled: bool, is_inverted: bool = False
+) -> tuple[Row, bool]:
+    """The row in cells by role (see `columns`), and whether its encoding was repaired.
+
+    Args:
+        is_inverted: Whether the shares in the cells are those of I, S, F and P.
 
     Raises:
         DataError: Why the row cannot be used, in one line, without file or row number.
     """
-    mbti_type = _parse_type(cells.get("type"), labelled=labelled)
-    given = parse_posts(next((cells[c] for c in TEXT_COLUMNS if cells.get(c) is not None), None))
+    shares = _parse_shares(cells, is_inverted=is_inverted) if labelled else None
+    if shares is not None and _is_missing(cells.get("type")):
+        mbti_type: str | None = type_of([share > 0.5 for share in shares])
+    else:
+        mbti_type = _parse_type(cells.get("type"), labelled=labelled)
+    given = parse_posts(cells.get("text"))
     posts = tuple(repair_encoding(post) for post in given)
     author, author_given = _parse_name(cells.get("author"))
-    row = Row(number, mbti_type, posts, author, _parse_name(cells.get("id"))[0])
+    row = Row(number, mbti_type, posts, author, _parse_name(cells.get("id"))[0], shares)
     return row, posts != given or author != author_given
 
 
@@ -68,7 +83,7 @@ def parse_posts(cell: object) -> tuple[str, ...]:
         texts: list[object] = [*_without_outer_quotes(cell).split(POST_SEPARATOR)]
     elif isinstance(cell, list | tuple):
         texts = [*cell]
-    elif cell is None:
+    elif _is_missing(cell):
         texts = []
     else:
         raise DataError(f"posts are {type(cell).__name__}; allowed: a string or a list of strings")
@@ -89,11 +104,14 @@ def _without_outer_quotes(cell: str) -> str:
 
 
 def _parse_type(cell: object, *, labelled: bool) -> str | None:
-    if isinstance(cell, str) and (letters := cell.strip().upper()) in TYPES:
+    letters = cell.strip().upper() if isinstance(cell, str) else ""
+    if match := _SUFFIXED.fullmatch(letters):
+        letters = match[1]
+    if letters in TYPES:
         return letters
     if not labelled:
         return None
-    if cell is None or cell == "":
+    if _is_missing(cell):
         raise DataError("no type")
     if not isinstance(cell, str):
         raise DataError(f"type is {cell!r}; allowed: four letters, such as INTJ")
@@ -101,7 +119,30 @@ def _parse_type(cell: object, *, labelled: bool) -> str | None:
     raise AssertionError(f"{cell!r} has labels but is not one of the sixteen types")
 
 
+def _parse_shares(cells: Mapping[str, object], *, is_inverted: bool) -> Shares | None:
+    given = [cells.get(pole) for pole in POSITIVE_POLES]
+    if all(_is_missing(cell) for cell in given):
+        return None
+    shares = []
+    for pole, cell in zip(POSITIVE_POLES, given, strict=True):
+        try:
+            share = float(cell)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            share = -1
+        if not 0 <= share <= 1:
+            raise DataError(f"{pole} is {cell!r}; allowed: 0, 1 or a share between them")
+        shares.append(round(1 - share, 9) if is_inverted else share)
+    e, n, t, j = shares
+    return e, n, t, j
+
+
 def _parse_name(cell: object) -> tuple[str | None, str | None]:
     """A name with its encoding repaired, and as given; None where the cell is empty."""
-    given = "" if cell is None else str(cell).strip()
+    # A column of numbers with gaps is one of floats in Parquet.
+    whole = isinstance(cell, float) and cell.is_integer()
+    given = "" if _is_missing(cell) else str(int(cell) if whole else cell).strip()  # type: ignore[call-overload]
     return repair_encoding(given) or None, given or None
+
+
+def _is_missing(cell: object) -> bool:
+    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))

@@ -8,21 +8,26 @@ splits or tokens.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.readers import BUILTIN, check_columns, parquet_rows, read_records, repaired_line
+from mbti_ray.data.columns import ColumnMap
+from mbti_ray.data.readers import BUILTIN, Record, parquet_rows, read_records
 from mbti_ray.data.rows import BadRow, Row, parse_row
+from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError
+from mbti_ray.typology import labels_of
 
 __all__ = ["BUILTIN", "BadRow", "Row", "Source", "read_source", "stream_rows"]
 
 # The first rows, by which a source is checked before work starts.
 _HEAD_ROWS = 1024
+_DEFAULTS = DataConfig()
 # Larger files are not read an additional time to count their rows.
 _MAX_BYTES_COUNTED = 2**28
 
@@ -36,49 +41,53 @@ class Source:
         rows: The rows that can be used.
         bad: The rows that cannot, at most ``max_bad_share`` of all.
         repaired: Number of ``rows`` whose encoding was repaired.
+        merged: Rows that became a part of another row, or were left out with their author.
+        notes: What a user should know of how it was read.
     """
 
     name: str
     rows: list[Row]
     bad: list[BadRow]
     repaired: int
+    merged: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of types, posts and authors in order."""
+        """First 16 hex digits of the SHA-256 of labels, posts and authors in order."""
         digest = hashlib.sha256()
         for row in self.rows:
-            digest.update(json.dumps([row.mbti_type, row.posts, row.author]).encode() + b"\n")
+            parts = [row.mbti_type, row.posts, row.author, *([row.shares] if row.shares else [])]
+            digest.update(json.dumps(parts).encode() + b"\n")
         return digest.hexdigest()[:16]
 
 
 def read_source(
     source: str,
+    options: DataConfig = _DEFAULTS,
     *,
-    max_bad_share: float = 0.01,
     labelled: bool = True,
     first: int | None = None,
 ) -> Source:
     """All rows of ``builtin``, a file, a saved dataset folder, or a hub dataset.
 
     Args:
+        options: Names of columns, the separator, the allowed share of bad rows.
         labelled: Whether each row needs a type; otherwise a missing or unknown one is None.
         first: Read only this many rows, good and bad ones together.
 
     Raises:
         DataError: The source does not exist, cannot be read, has no rows, lacks a column, or has
-            a larger share of bad rows than ``max_bad_share``.
+            a larger share of bad rows than `data.max_bad_share`.
     """
     if source == BUILTIN:
         return Source(source, builtin_rows()[:first], [], 0)
     rows: list[Row] = []
     bad: list[BadRow] = []
     repaired = 0
-    columns: set[str] = set()
-    for number, cells in islice(read_records(source), first):
-        if isinstance(cells, dict):
-            columns |= cells.keys()
-        row, was_repaired = _parse_record(number, cells, labelled=labelled)
+    columns = ColumnMap(source, options.columns)
+    for number, cells in islice(_records(source, options, columns), first):
+        row, was_repaired = _parse_record(number, cells, options, labelled=labelled)
         if isinstance(row, BadRow):
             bad.append(row)
         else:
@@ -86,14 +95,47 @@ def read_source(
             repaired += was_repaired
     if not rows and not bad:
         raise DataError(f"{source}: has no rows")
-    if columns:
-        check_columns(source, sorted(columns), labelled=labelled)
-    _check_bad_share(source, bad, len(rows) + len(bad), max_bad_share)
-    return Source(source, rows, bad, repaired)
+    columns.check(labelled=labelled)
+    _check_bad_share(source, bad, len(rows) + len(bad), options.max_bad_share)
+    notes = [*columns.notes, *columns.unused_note()]
+    if "type" in columns.roles.values():
+        rows = _check_shares(rows, notes)
+    elif halves := sum(share == 0.5 for row in rows for share in row.shares or ()):
+        notes.append(f"{halves:,} shares of exactly 0.5 count as the pole I, S, F or P")
+    return Source(source, rows, bad, repaired, notes=notes)
+
+
+def _check_shares(rows: list[Row], notes: list[str]) -> list[Row]:
+    """The rows without their shares if these contradict the types, which are then the label."""
+    shared = [row for row in rows if row.shares is not None]
+    against = sum(_contradicts(row) for row in shared)
+    if not against:
+        return rows
+    line = f"the shares in E, N, T, J contradict the type in {against:,} of {len(shared):,} rows"
+    if against <= len(shared) / 2:
+        notes.append(f"{line}; the type is the label")
+        return rows
+    notes.append(
+        f"{line} and are not used; if they are those of I, S, F and P: data.shares_of=ISFP"
+    )
+    return [replace(row, shares=None) for row in rows]
+
+
+def _contradicts(row: Row) -> bool:
+    pairs = zip(row.shares or (), labels_of(row.mbti_type or ""), strict=True)
+    return any(share != 0.5 and (share > 0.5) != bool(label) for share, label in pairs)
+
+
+def _records(source: str, options: DataConfig, columns: ColumnMap) -> Iterator[Record]:
+    return read_records(source, columns, separator=options.separator)
 
 
 def stream_rows(
-    source: str, *, labelled: bool = True, wanted: Callable[[int], bool] = lambda index: True
+    source: str,
+    options: DataConfig = _DEFAULTS,
+    *,
+    labelled: bool = True,
+    wanted: Callable[[int], bool] = lambda index: True,
 ) -> Iterator[tuple[int, Row | BadRow]]:
     """The rows of a source as a stream of (index from 0, row), without having all in memory.
 
@@ -108,22 +150,29 @@ def stream_rows(
     if source == BUILTIN:
         yield from ((index, row) for index, row in enumerate(builtin_rows()) if wanted(index))
         return
-    for index, (number, cells) in enumerate(read_records(source)):
+    records = _records(source, options, ColumnMap(source, options.columns))
+    for index, (number, cells) in enumerate(records):
         if wanted(index):
-            yield index, _parse_record(number, cells, labelled=labelled)[0]
+            yield index, _parse_record(number, cells, options, labelled=labelled)[0]
 
 
-def check_readable(source: str) -> None:
-    """Raise DataError if none of a source's first rows can be used, with or without labels."""
-    head = read_source(source, max_bad_share=1, labelled=False, first=_HEAD_ROWS)
+def check_readable(source: str, options: DataConfig = _DEFAULTS) -> list[str]:
+    """Notes on how a source is read for prediction, by its first rows.
+
+    Raises:
+        DataError: None of them can be used.
+    """
+    lenient = options.model_copy(update={"max_bad_share": 1})
+    head = read_source(source, lenient, labelled=False, first=_HEAD_ROWS)
     if not head.rows:
         raise DataError(
             f"{source}: none of its first {len(head.bad)} rows can be used; first: "
             f"{source}:{head.bad[0].number}: {head.bad[0].reason}"
         )
+    return head.notes
 
 
-def count_rows(source: str) -> int | None:
+def count_rows(source: str, options: DataConfig = _DEFAULTS) -> int | None:
     """Number of rows of a source, bad ones included; None if counting would take long."""
     if source == BUILTIN:
         return len(builtin_rows())
@@ -131,7 +180,7 @@ def count_rows(source: str) -> int | None:
     if path.suffix.lower() == ".parquet" and path.is_file():
         return parquet_rows(source, path)
     if path.is_file() and path.stat().st_size <= _MAX_BYTES_COUNTED:
-        return sum(1 for _ in read_records(source))
+        return sum(1 for _ in _records(source, options, ColumnMap(source, options.columns)))
     return None
 
 
@@ -161,13 +210,13 @@ def fingerprint_of(source: str) -> dict[str, Any]:
 
 
 def _parse_record(
-    number: int, cells: dict[str, Any] | str, *, labelled: bool
+    number: int, cells: dict[str, Any] | str, options: DataConfig, *, labelled: bool
 ) -> tuple[Row | BadRow, bool]:
     """The row of a record, or what is wrong with it; and whether its encoding was repaired."""
     if isinstance(cells, str):
         return BadRow(number, repaired_line(cells)), False
     try:
-        return parse_row(number, cells, labelled=labelled)
+        return parse_row(number, cells, labelled=labelled, is_inverted=options.shares_of == "ISFP")
     except DataError as error:
         return BadRow(number, repaired_line(error)), False
 

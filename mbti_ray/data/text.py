@@ -12,6 +12,7 @@ import ftfy
 from ftfy.badness import is_bad
 
 from mbti_ray.data.mask import mask_text
+from mbti_ray.errors import one_line
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # With the zero-width space, the word joiner and the BOM, but not the joiner inside emoji.
@@ -33,6 +34,11 @@ def repair_encoding(text: str) -> str:
         return text
     text = _LONE_SURROGATE.sub(_decode_byte, text)
     return str(ftfy.fix_encoding(text)) if is_bad(text) else text
+
+
+def repaired_line(message: object, *, limit: int = 200) -> str:
+    """A message that quotes data: one line, with the encoding repaired."""
+    return one_line(repair_encoding(str(message)), limit=limit)
 
 
 def clean_text(text: str) -> str:

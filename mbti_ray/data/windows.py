@@ -63,7 +63,7 @@ class Windows:
             `post` int32 (index among the posts of that row, -1 for whole users), `person` int32
             (one number for each person, across splits), `mentioned` int8 (index in `TYPES` of the
             type that the row mentions most often before masking, or -1), `text` (what the model
-            reads, one line for each post).
+            reads, one line for each post), `shares` (soft labels, float32[4] or null).
     """
 
     def __init__(self, table: pa.Table, rows: pa.Table) -> None:

@@ -23,9 +23,9 @@ from mbti_ray.data.examples import (
     resolve_split_by,
 )
 from mbti_ray.data.progress import ProgressCallback, no_progress
-from mbti_ray.data.sources import read_source
 from mbti_ray.data.split import SPLITS
 from mbti_ray.data.text import preprocess_text
+from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
@@ -42,6 +42,8 @@ _OVERRIDES = (
     "storage",
     "data.source",
     "data.max_bad_share",
+    *(f"data.columns.{role}" for role in ("text", "type", "author", "id")),
+    *("data.separator", "data.shares_of", "data.join_rows", "data.conflicting_types"),
     "scoring.resamples",
     "scoring.baselines",
 )
@@ -127,7 +129,7 @@ def load_evaluation_data(
     """
     manifest = load_manifest(bundle)
     config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=_OVERRIDES)
-    source = read_source(config.data.source, max_bad_share=config.data.max_bad_share)
+    source = load_users(config.data)
     examples = build_examples(config, source.rows, resolve_split_by(config, source))
     hashes = RowHashes.load(bundle, manifest.id)
     origins = [hashes.split_of(e.texts) if hashes else _UNKNOWN for e in examples]

@@ -102,6 +102,7 @@ def _data(config: RunConfig, data_info: Record) -> Iterator[str]:
     yield _table(["", "value"], wording.data_table(data_info))
     if data_info.get("split_by") == "post":
         yield f"**{wording.SPLIT_BY_POST}**"
+    yield from (f"**{_plain(text)}**" for text in data_info.get("warnings", []))
     if data_info.get("mask_version") == 0:
         yield f"**{wording.UNMASKED}**"
     yield _people(config)

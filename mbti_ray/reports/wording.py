@@ -67,6 +67,8 @@ def caveats(card: Scorecard, data_info: Mapping[str, Any] | None) -> list[str]:
         )
     if data_info is not None and data_info.get("split_by") == "post":
         sentences.append(SPLIT_BY_POST)
+    if data_info is not None:
+        sentences += data_info.get("warnings", [])
     if data_info is not None and data_info.get("mask_version") == 0:
         sentences.append(UNMASKED)
     return sentences

@@ -79,7 +79,10 @@ def files_in(folder):
         (["train", "data.source={d}/none.csv"], "none.csv: no such file; allowed: builtin, a "),
         (["train", "data.source={d}/empty.csv"], "empty.csv: has no rows"),
         (["train", "data.source={d}/header.csv"], "header.csv: has no rows"),
-        (["train", "data.source={d}/noposts.csv"], 'noposts.csv: no column "posts"; needed: type'),
+        (
+            ["train", "data.source={d}/noposts.csv"],
+            'noposts.csv: no column "posts" or "text"; needed: type',
+        ),
         (["train", "data.source={d}/unknown.csv"], "8 of 10 rows are bad (data.max_bad_share"),
         (["train", "data.source={d}/unknown.csv"], 'type "XXXX" has no letter of E/I in place 1'),
         (["train", "storage={d}/file"], "is a file; allowed: a folder"),

@@ -1,26 +1,18 @@
 """Presets, files and arguments resolve to one config, or to a message for every mistake."""
 
 import pytest
-import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mbti_ray.config import (
     PRESETS,
     RunConfig,
-    StudyConfig,
     apply_overrides,
-    config_from_dict,
-    dump_config,
     get_value,
     load_run,
     load_study,
     override,
 )
 from mbti_ray.config.error_messages import config_addresses
-from mbti_ray.config.resume import resumed_run, resumed_study
-from mbti_ray.config.study import Choices, FloatRange, IntRange
-from mbti_ray.errors import ConfigError, RunError
+from mbti_ray.errors import ConfigError
 
 pytestmark = pytest.mark.unit
 
@@ -65,7 +57,7 @@ def test_the_preset_default_and_the_schema_have_the_values_of_the_seed():
             "fit.epochs": 10,
             "fit.batch_size": 16,
             "fit.accumulate": 4,
-            "fit.precision": "16-mixed",
+            "fit.precision": "auto",
             "fit.patience": 5,
         }
         assert {address: get_value(config, address) for address in figures} == figures
@@ -268,137 +260,6 @@ def test_settings_that_exclude_each_other_are_refused(overrides, says):
     assert load_run("quick", ["data.split_by=post", "data.unit=post"]).data.unit == "post"
 
 
-# Studies
-
-
-def test_a_study_is_a_run_and_a_search_space(file):
-    path = file(
-        "preset: quick\nstudy: {trials: 3}\nsearch:\n"
-        "  optim.lr: {low: 1.0e-5, high: 1.0e-2, log: true}\n"
-        "  fit.batch_size: {int_low: 8, int_high: 64}\n"
-        "  model.pooling: {choices: [cls, mean]}\n"
-    )
-    config = load_study(path, ["study.trials=7", "search.model.dropout={low: 0, high: 0.5}"])
-    assert config.study.trials == 7
-    assert config.search == {
-        "optim.lr": FloatRange(low=1e-5, high=1e-2, log=True),
-        "fit.batch_size": IntRange(int_low=8, int_high=64),
-        "model.pooling": Choices(choices=("cls", "mean")),
-        "model.dropout": FloatRange(low=0, high=0.5),
-    }
-    assert config.model == load_run("quick").model
-    assert config.objective == config.fit.monitor
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "name",
-        "storage",
-        "scaling.workers",
-        "scaling.use_gpu",
-        "failure.max_failures",
-        "serve.replicas",
-        "data.source",
-        "data.mask",
-        "model.encoder",
-        "model.max_tokens",
-        "fit.monitor",
-    ],
-)
-def test_what_is_not_learned_cannot_be_searched(file, address):
-    path = file(f"preset: quick\nsearch: {{{address}: {{choices: [a, b]}}}}\n")
-    (line,) = mistakes_of(load_study, path)
-    assert line.startswith(f'{path}: search: "{address}" cannot be searched; allowed: seed, ')
-    allowed = line.partition("allowed: ")[2]
-    assert address not in allowed.split(", ")
-
-
-def test_no_cluster_shape_is_ever_searchable(file):
-    (line,) = mistakes_of(load_study, file("preset: quick\n"))
-    allowed = line.partition("at least one of: ")[2].split(", ")
-    assert "optim.lr" in allowed
-    sections = {address.partition(".")[0] for address in allowed}
-    assert sections == {"seed", "model", "loss", "optim", "fit"}
-
-
-def test_the_message_for_an_unknown_searched_key_names_the_closest(file):
-    path = file("preset: quick\nsearch: {optim.lrr: {low: 1, high: 2}}\n")
-    assert mistakes_of(load_study, path) == [
-        f'{path}: search: unknown key "optim.lrr"; did you mean "optim.lr"?'
-    ]
-
-
-@pytest.mark.parametrize(
-    ("space", "wrong"),
-    [
-        ("model.dropout: {low: -0.1, high: 0.5}", "model.dropout=-0.1"),
-        ("model.dropout: {low: 0.1, high: 1.5}", "model.dropout=1.5"),
-        ("fit.batch_size: {int_low: 0, int_high: 8}", "fit.batch_size=0"),
-        ("loss.pos_weight: {low: 0.0, high: 1.5}", "loss.pos_weight=1.5"),
-        ("model.pooling: {choices: [cls, mean, max]}", "model.pooling='max'"),
-        ("optim.lr: {low: 0.1, high: .inf}", "optim.lr=inf"),
-    ],
-)
-def test_both_ends_of_a_range_have_to_be_allowed_values(file, space, wrong):
-    path = file(f"preset: quick\nsearch: {{{space}}}\n")
-    (line,) = mistakes_of(load_study, path)
-    assert line.startswith(f"{path}: search: {wrong} is not allowed; ")
-
-
-def test_all_mistakes_of_a_search_space_are_reported_at_once(file):
-    path = file(
-        "preset: quick\nsearch:\n  optim.lr: {low: -1, high: 0.1}\n  optim.lrr: {low: 0, high: 1}\n"
-        "  model.dropout: {low: -1, high: 2}\n  scaling.workers: {int_low: 1, int_high: 2}\n"
-    )
-    lines = mistakes_of(load_study, path)
-    assert len(lines) == 5
-    assert all(line.startswith(f"{path}: search: ") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("space", "says"),
-    [
-        ("{low: 2, high: 1}", "low must be below high, got 2.0 and 1.0"),
-        ("{low: 1, high: 1}", "low must be below high"),
-        ("{low: 0, high: 1, log: true}", "low must be above 0 for a log range, got 0.0"),
-        ("{int_low: 3, int_high: 2}", "int_low must be below int_high, got 3, 2"),
-    ],
-)
-def test_an_empty_range_is_refused_with_the_reason(file, space, says):
-    path = file(f"preset: quick\nsearch: {{optim.lr: {space}}}\n")
-    (line,) = mistakes_of(load_study, path)
-    assert line.startswith(f"{path}: search.optim.lr=")
-    assert says in line
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        "{choices: [0.1]}",
-        "{lo: 1, high: 2}",
-        "3",
-    ],
-)
-def test_what_is_not_a_range_is_refused_with_the_allowed_forms(file, space):
-    path = file(f"preset: quick\nsearch: {{optim.lr: {space}}}\n")
-    (line,) = mistakes_of(load_study, path)
-    assert line.startswith(f"{path}: search.optim.lr=")
-    assert "{low, high, log}, {int_low, int_high} or {choices: [...]}" in line
-
-
-def test_every_value_that_a_range_can_suggest_is_allowed(file):
-    impossible = []
-    for address in config_addresses(RunConfig):
-        path = file(f"preset: quick\nsearch: {{{address}: {{low: 1, high: 32}}}}\n")
-        try:
-            override(load_study(path), {address: 13.37})
-        except ConfigError as error:
-            if str(error).startswith("override"):
-                impossible.append(address)
-    assert impossible == []
-
-
 # One run of a study
 
 
@@ -424,166 +285,3 @@ def test_a_command_accepts_its_own_overrides_only():
     assert changed.data.source == "x.csv"
     with pytest.raises(ConfigError, match=r'"optim\.lr" is not accepted here; allowed: data\.so'):
         apply_overrides(config, ["optim.lr=1"], allowed=("data.source",))
-
-
-# On disk
-
-
-@st.composite
-def run_configs(draw):
-    numbers = st.floats(1e-12, 1e12)
-    text = st.text(
-        st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="\ufeff\ufffe\uffff"),
-        min_size=1,
-    )
-    return override(
-        RunConfig(),
-        {
-            "name": draw(st.one_of(st.none(), st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,9}\Z"))),
-            "storage": draw(text),
-            "data.source": draw(text),
-            "seed": draw(st.integers(0, 2**31 - 1)),
-            "optim.lr": draw(numbers),
-            "optim.weight_decay": draw(numbers),
-            "optim.clip_norm": draw(st.one_of(st.none(), numbers)),
-            "fit.precision": draw(st.sampled_from(["32", "16-mixed", "bf16-mixed", "auto"])),
-            "scaling.use_gpu": draw(st.sampled_from([True, False, "auto"])),
-            "loss.pos_weight": draw(
-                st.one_of(
-                    st.sampled_from(["none", "balanced"]),
-                    st.floats(0, 1),
-                    st.lists(numbers, min_size=4, max_size=4),
-                )
-            ),
-        },
-    )
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_dumped_preset_loads_to_the_same_config(file, preset):
-    config = load_run(preset, ["name=1e5", "storage=~/läufe: #1", "optim.lr=1e-17"])
-    path = file(dump_config(config))
-    assert load_run(path) == config
-    assert config_from_dict(yaml.safe_load(dump_config(config))) == config
-
-
-def test_a_dumped_study_loads_to_the_same_study_and_reads_as_its_run(file):
-    text = (
-        "preset: minilm\nstudy: {objective: loss, trials: 3}\nsearch:\n"
-        "  optim.lr: {low: 1.0e-5, high: 1.0e-2, log: true}\n"
-        "  fit.batch_size: {int_low: 8, int_high: 64}\n"
-        "  optim.head_lr: {choices: [null, 0.001]}\n"
-        "  fit.patience: {choices: [1, 2, null]}\n"
-    )
-    config = load_study(file(text))
-    path = file(dump_config(config), "config.yaml")
-    assert load_study(path) == config
-
-
-def test_a_dump_refers_to_no_preset(file):
-    assert "preset" not in yaml.safe_load(dump_config(load_run("minilm")))
-
-
-# Resuming
-
-
-@pytest.fixture
-def saved_run(tmp_path):
-    path = tmp_path / "mine" / "config.yaml"
-    path.parent.mkdir()
-    path.write_text(dump_config(load_run("quick", ["name=mine", "fit.epochs=4"])), "utf-8")
-    return path
-
-
-@pytest.fixture
-def saved_study(tmp_path, file):
-    path = tmp_path / "hunt" / "config.yaml"
-    path.parent.mkdir()
-    path.write_text(dump_config(load_study(file("preset: quick\n" + LR_SEARCH))), "utf-8")
-    return path
-
-
-def test_a_run_resumes_with_the_config_that_it_started_with(saved_run):
-    config = resumed_run(saved_run, None, [])
-    assert type(config) is RunConfig
-    assert (config.name, config.fit.epochs) == ("mine", 4)
-
-
-def test_a_run_may_resume_elsewhere_and_on_more_workers(saved_run):
-    config = resumed_run(
-        saved_run,
-        None,
-        [
-            "name=other",
-            "storage=/elsewhere",
-            "scaling.workers=4",
-            "failure.max_failures=9",
-            "serve.port=9000",
-        ],
-    )
-    assert (config.storage, config.scaling.workers) == ("/elsewhere", 4)
-    assert config.fit.epochs == 4
-
-
-def test_a_run_cannot_become_another_and_every_difference_is_listed(saved_run):
-    with pytest.raises(RunError) as caught:
-        resumed_run(
-            saved_run, None, ["optim.lr=0.5", "fit.epochs=5", "seed=1", "scaling.workers=2"]
-        )
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(f"{saved_run.parent}: --resume needs the config that it started")
-    for difference in ("optim.lr: 0.003 -> 0.5", "fit.epochs: 4 -> 5", "seed: 0 -> 1"):
-        assert difference in message
-    assert "scaling" not in message
-
-
-def test_a_run_does_not_resume_under_another_preset(saved_run):
-    with pytest.raises(RunError, match=r"model\.encoder: 'tiny' -> 'minilm'"):
-        resumed_run(saved_run, "minilm", [])
-
-
-def test_repeating_what_the_config_has_is_no_change(saved_run):
-    assert resumed_run(saved_run, None, ["fit.epochs=4", "optim.lr=0.003"]).fit.epochs == 4
-
-
-def test_a_study_may_resume_with_more_trials(saved_study):
-    config = resumed_study(saved_study, None, ["study.trials=99", "study.max_concurrent=2"])
-    assert type(config) is StudyConfig
-    assert config.study.trials == 99
-    assert set(config.search) == {"optim.lr"}
-
-
-@pytest.mark.parametrize(
-    ("override", "difference"),
-    [
-        ("search.optim.lr={low: 1.0e-5, high: 0.5, log: true}", "search.optim.lr.high: 0.01 -> "),
-        ("search.model.dropout={low: 0, high: 0.5}", "search.model.dropout.low: None -> 0.0"),
-        ("study.grace_epochs=3", "study.grace_epochs: 1 -> 3"),
-        ("study.objective=loss", "study.objective: None -> 'loss'"),
-        ("optim.warmup_steps=7", "optim.warmup_steps: 0.06 -> 7"),
-    ],
-)
-def test_a_study_cannot_become_another(saved_study, override, difference):
-    with pytest.raises(RunError) as caught:
-        resumed_study(saved_study, None, [override])
-    assert difference in str(caught.value)
-
-
-@given(config=run_configs())
-@settings(max_examples=60)
-def test_any_config_survives_a_dump(config):
-    assert config_from_dict(yaml.safe_load(dump_config(config))) == config
-
-
-@pytest.mark.parametrize(
-    ("point", "says"),
-    [
-        ('{"optim.lr": 1}', "optim.lr=1 is not from 0.0005 to 0.01"),
-        ('{"optim.lr": 0.001}', 'has no value for "model.dropout"'),
-        ('{"optim.clip_norm": 1}', '"optim.clip_norm" is not searched; allowed: optim.lr'),
-    ],
-)
-def test_a_start_point_has_to_be_inside_the_ranges(point, says):
-    lines = mistakes_of(load_study, None, [f"study.start=[{point}]"])
-    assert any("study.start[0]: " in line and says in line for line in lines)

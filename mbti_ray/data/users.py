@@ -1,0 +1,109 @@
+"""Who wrote which rows: authors that are none, authors with several types, rows joined to users.
+
+Owns which rows make a user. Must not know of splits or of what the model reads.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mbti_ray.config.data_section import DataConfig
+from mbti_ray.data.rows import Row
+from mbti_ray.data.sources import Source, read_source
+from mbti_ray.errors import DataError
+
+# What exports write where there is no author, or one that nobody knows.
+_PLACEHOLDERS = frozenset(
+    ("[deleted]", "[removed]", "deleted", "anonymous", "unknown", "null", "none", "nan", "n/a", "-")
+)
+
+
+def load_users(options: DataConfig) -> Source:
+    """The labelled rows of `data.source`: a row for each user, or as the source has them.
+
+    Raises:
+        DataError: As `read_source`, or authors have more than one type.
+    """
+    source = read_source(options.source, options)
+    notes = [*source.notes]
+    rows = _without_placeholders(source.rows, notes)
+    rows = _with_one_type(source.name, rows, options, notes)
+    if options.unit == "user":
+        rows = _joined(rows, options, notes)
+    merged = len(source.rows) - len(rows)
+    return replace(source, rows=rows, merged=merged, notes=notes)
+
+
+def _without_placeholders(rows: Sequence[Row], notes: list[str]) -> list[Row]:
+    named = [row.author for row in rows if (row.author or "").lower() in _PLACEHOLDERS]
+    if not named:
+        return [*rows]
+    kinds = ", ".join(f'"{name}" {count:,}' for name, count in Counter(named).most_common(5))
+    notes.append(f"rows of authors that are none, each a user of its own: {kinds}")
+    return [
+        replace(row, author=None) if (row.author or "").lower() in _PLACEHOLDERS else row
+        for row in rows
+    ]
+
+
+def _with_one_type(name: str, rows: list[Row], options: DataConfig, notes: list[str]) -> list[Row]:
+    """The rows with one type for each author, as `data.conflicting_types` says."""
+    by_author: dict[str, Counter[str]] = {}
+    for row in rows:
+        if row.author is not None and row.mbti_type is not None:
+            by_author.setdefault(row.author, Counter())[row.mbti_type] += 1
+    conflicts = {author: types for author, types in by_author.items() if len(types) > 1}
+    if not conflicts:
+        return rows
+    author, types = next(iter(conflicts.items()))
+    line = f"more than one type: {len(conflicts):,} of {_count(len(by_author), 'author')}"
+    if options.conflicting_types == "refuse":
+        raise DataError(
+            f'{name}: {line} (first: "{author}", {", ".join(types)}); allowed: '
+            "data.conflicting_types=majority or data.conflicting_types=leave_out"
+        )
+    chosen: dict[str, str | None] = dict.fromkeys(conflicts)
+    if options.conflicting_types == "majority":
+        for author, types in conflicts.items():
+            (first, most), (_, second) = types.most_common(2)
+            chosen[author] = first if most > second else None
+    left_out = sum(choice is None for choice in chosen.values())
+    notes.append(
+        f"{line}; most frequent type taken for {len(chosen) - left_out:,}, left out {left_out:,}"
+    )
+    kept = []
+    for row in rows:
+        own = chosen.get(row.author or "", row.mbti_type)
+        if own is not None or row.author not in chosen:
+            kept.append(row if own == row.mbti_type else replace(row, mbti_type=own, shares=None))
+    return kept
+
+
+def _joined(rows: list[Row], options: DataConfig, notes: list[str]) -> list[Row]:
+    """One row for each author, where `data.join_rows` says so."""
+    by_author: dict[object, list[Row]] = {}
+    for row in rows:
+        by_author.setdefault(row.author or row.number, []).append(row)
+    several = [own for own in by_author.values() if len(own) > 1]
+    if not several:
+        return rows
+    rows_of_several = f"{sum(map(len, several)):,} rows of {_count(len(several), 'author')}"
+    has_users = all(len(row.posts) > 1 for own in several for row in own)
+    if options.join_rows == "never" or (options.join_rows == "auto" and has_users):
+        notes.append(f"{rows_of_several} stay one user each (data.join_rows)")
+        return rows
+    notes.append(f"{rows_of_several} are {_count(len(several), 'user')} (data.join_rows)")
+    return [_join(own) for own in by_author.values()]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _join(rows: Sequence[Row]) -> Row:
+    posts = tuple(post for row in rows for post in row.posts)
+    shares = [row.shares for row in rows if row.shares is not None]
+    if len(rows) > 1 and len(shares) == len(rows):
+        e, n, t, j = (sum(column) / len(rows) for column in zip(*shares, strict=True))
+        return replace(rows[0], posts=posts, shares=(e, n, t, j))
+    return replace(rows[0], posts=posts, shares=rows[0].shares if len(rows) == 1 else None)

@@ -1,0 +1,181 @@
+"""Saving a config, and what may change when a run or study resumes."""
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mbti_ray.config import (
+    PRESETS,
+    RunConfig,
+    StudyConfig,
+    config_from_dict,
+    dump_config,
+    load_run,
+    load_study,
+    override,
+)
+from mbti_ray.config.resume import resumed_run, resumed_study
+from mbti_ray.errors import RunError
+
+pytestmark = pytest.mark.unit
+
+LR_SEARCH = "search: {optim.lr: {low: 1.0e-5, high: 1.0e-2, log: true}}\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a YAML file and gives its path."""
+
+    def _file(text, name="my.yaml"):
+        (tmp_path / name).write_text(text, "utf-8")
+        return str(tmp_path / name)
+
+    return _file
+
+
+@st.composite
+def run_configs(draw):
+    numbers = st.floats(1e-12, 1e12)
+    text = st.text(
+        st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="\ufeff\ufffe\uffff"),
+        min_size=1,
+    )
+    return override(
+        RunConfig(),
+        {
+            "name": draw(st.one_of(st.none(), st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,9}\Z"))),
+            "storage": draw(text),
+            "data.source": draw(text),
+            "seed": draw(st.integers(0, 2**31 - 1)),
+            "optim.lr": draw(numbers),
+            "optim.weight_decay": draw(numbers),
+            "optim.clip_norm": draw(st.one_of(st.none(), numbers)),
+            "fit.precision": draw(st.sampled_from(["32", "16-mixed", "bf16-mixed", "auto"])),
+            "scaling.use_gpu": draw(st.sampled_from([True, False, "auto"])),
+            "loss.pos_weight": draw(
+                st.one_of(
+                    st.sampled_from(["none", "balanced"]),
+                    st.floats(0, 1),
+                    st.lists(numbers, min_size=4, max_size=4),
+                )
+            ),
+        },
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_dumped_preset_loads_to_the_same_config(file, preset):
+    config = load_run(preset, ["name=1e5", "storage=~/läufe: #1", "optim.lr=1e-17"])
+    path = file(dump_config(config))
+    assert load_run(path) == config
+    assert config_from_dict(yaml.safe_load(dump_config(config))) == config
+
+
+def test_a_dumped_study_loads_to_the_same_study_and_reads_as_its_run(file):
+    text = (
+        "preset: minilm\nstudy: {objective: loss, trials: 3}\nsearch:\n"
+        "  optim.lr: {low: 1.0e-5, high: 1.0e-2, log: true}\n"
+        "  fit.batch_size: {int_low: 8, int_high: 64}\n"
+        "  optim.head_lr: {choices: [null, 0.001]}\n"
+        "  fit.patience: {choices: [1, 2, null]}\n"
+    )
+    config = load_study(file(text))
+    path = file(dump_config(config), "config.yaml")
+    assert load_study(path) == config
+
+
+def test_a_dump_refers_to_no_preset(file):
+    assert "preset" not in yaml.safe_load(dump_config(load_run("minilm")))
+
+
+# Resuming
+
+
+@pytest.fixture
+def saved_run(tmp_path):
+    path = tmp_path / "mine" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text(dump_config(load_run("quick", ["name=mine", "fit.epochs=4"])), "utf-8")
+    return path
+
+
+@pytest.fixture
+def saved_study(tmp_path, file):
+    path = tmp_path / "hunt" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text(dump_config(load_study(file("preset: quick\n" + LR_SEARCH))), "utf-8")
+    return path
+
+
+def test_a_run_resumes_with_the_config_that_it_started_with(saved_run):
+    config = resumed_run(saved_run, None, [])
+    assert type(config) is RunConfig
+    assert (config.name, config.fit.epochs) == ("mine", 4)
+
+
+def test_a_run_may_resume_elsewhere_and_on_more_workers(saved_run):
+    config = resumed_run(
+        saved_run,
+        None,
+        [
+            "name=other",
+            "storage=/elsewhere",
+            "scaling.workers=4",
+            "failure.max_failures=9",
+            "serve.port=9000",
+        ],
+    )
+    assert (config.storage, config.scaling.workers) == ("/elsewhere", 4)
+    assert config.fit.epochs == 4
+
+
+def test_a_run_cannot_become_another_and_every_difference_is_listed(saved_run):
+    with pytest.raises(RunError) as caught:
+        resumed_run(
+            saved_run, None, ["optim.lr=0.5", "fit.epochs=5", "seed=1", "scaling.workers=2"]
+        )
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{saved_run.parent}: --resume needs the config that it started")
+    for difference in ("optim.lr: 0.003 -> 0.5", "fit.epochs: 4 -> 5", "seed: 0 -> 1"):
+        assert difference in message
+    assert "scaling" not in message
+
+
+def test_a_run_does_not_resume_under_another_preset(saved_run):
+    with pytest.raises(RunError, match=r"model\.encoder: 'tiny' -> 'minilm'"):
+        resumed_run(saved_run, "minilm", [])
+
+
+def test_repeating_what_the_config_has_is_no_change(saved_run):
+    assert resumed_run(saved_run, None, ["fit.epochs=4", "optim.lr=0.003"]).fit.epochs == 4
+
+
+def test_a_study_may_resume_with_more_trials(saved_study):
+    config = resumed_study(saved_study, None, ["study.trials=99", "study.max_concurrent=2"])
+    assert type(config) is StudyConfig
+    assert config.study.trials == 99
+    assert set(config.search) == {"optim.lr"}
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("search.optim.lr={low: 1.0e-5, high: 0.5, log: true}", "search.optim.lr.high: 0.01 -> "),
+        ("search.model.dropout={low: 0, high: 0.5}", "search.model.dropout.low: None -> 0.0"),
+        ("study.grace_epochs=3", "study.grace_epochs: 1 -> 3"),
+        ("study.objective=loss", "study.objective: None -> 'loss'"),
+        ("optim.warmup_steps=7", "optim.warmup_steps: 0.06 -> 7"),
+    ],
+)
+def test_a_study_cannot_become_another(saved_study, override, difference):
+    with pytest.raises(RunError) as caught:
+        resumed_study(saved_study, None, [override])
+    assert difference in str(caught.value)
+
+
+@given(config=run_configs())
+@settings(max_examples=60)
+def test_any_config_survives_a_dump(config):
+    assert config_from_dict(yaml.safe_load(dump_config(config))) == config
