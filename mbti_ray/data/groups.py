@@ -17,7 +17,7 @@ _COMMON = 25
 
 def text_key(text: str) -> str:
     """Equal for near-duplicates: letters and digits in lower case, or the text if it has none."""
-    return _NOT_LETTER_OR_DIGIT.sub("", text.lower()) or text
+    return _NOT_LETTER_OR_DIGIT.sub("", text.casefold()) or text
 
 
 def group_examples(persons: Sequence[str], texts: Sequence[Iterable[str]]) -> list[str]:

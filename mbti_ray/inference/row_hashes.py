@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from mbti_ray.data.examples import Example
+from mbti_ray.data.groups import text_key
 from mbti_ray.data.split import SPLITS
 
 FILE_NAME = "rows.safetensors"
@@ -56,6 +57,5 @@ def write_row_hashes(folder: Path, salt: str, splits: Mapping[str, Sequence[str]
 def hash_row(texts: Sequence[str], *, salt: str) -> int:
     """The hash of a row's texts, one for each post."""
     text = "\n".join(texts)
-    content = "".join(c for c in text.casefold() if c.isalnum()) or text
-    digest = hashlib.sha256(f"{salt}\n{content}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(f"{salt}\n{text_key(text)}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")
