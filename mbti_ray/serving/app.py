@@ -193,12 +193,12 @@ async def _handle_predict(
         # Nobody receives it; the status is that of access logs, and no error of the table.
         return Response(status_code=499)
     predictions = [prediction.as_dict() for prediction in result.predictions]
-    if parsed.influence:
+    if isinstance(parsed, UserRequest) and parsed.influence:
         predictions = [predictions[0] | {"influence": _influence(*predictions)}]
     for prediction, masked in zip(predictions, result.masked or (), strict=False):
         prediction["read"] = masked
     return JSONResponse(
-        predictions[0] if parsed.single else predictions,
+        predictions[0] if parsed.is_single else predictions,
         headers={
             "X-Bundle-Id": model.bundle_id,
             "Server-Timing": _server_timing(result.timing),

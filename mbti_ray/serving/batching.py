@@ -138,15 +138,15 @@ class Batcher:
                     logits = await loop.run_in_executor(
                         self._executor, self._forward, [w.ids for w in batch]
                     )
+                    finished = time.perf_counter()
+                    _deliver(batch, logits, started, finished)
                 except Exception as error:
                     for request in {id(w.request): w.request for w in batch}.values():
                         self._remove(request)
                         if not request.future.done():
                             request.future.set_exception(error)
                     continue
-                finished = time.perf_counter()
                 self._record_pass(batch, finished - started)
-                _deliver(batch, logits, started, finished)
         finally:
             self._task = None
 

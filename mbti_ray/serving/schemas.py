@@ -5,9 +5,8 @@ may be logged.
 """
 
 import json
-from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +18,8 @@ from pydantic import (
     StrictStr,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 from starlette.requests import Request
 
@@ -91,19 +92,59 @@ class _Options(BaseModel):
 
 
 class TextsRequest(_Options):
-    """One text, or several that are read independently."""
+    """One text, or several that are read independently, each cut to a single window."""
 
+    whole: ClassVar = False
     inputs: TextOrTexts = Field(description="one text, or a list of texts read one by one")
+
+    @property
+    def users(self) -> list[tuple[str, ...]]:
+        """The posts of each prediction: here a single one."""
+        texts = [self.inputs] if isinstance(self.inputs, str) else self.inputs
+        return [(text,) for text in texts]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the response is one object, not a list."""
+        return isinstance(self.inputs, str)
+
+    def where(self, place: int) -> str:
+        """The name of a text for messages: `inputs` or `inputs[3]`."""
+        return "inputs" if self.is_single else f"inputs[{place}]"
 
 
 class UserRequest(_Options):
-    """The posts of one user, read together."""
+    """The posts of one user, read together, in several windows."""
 
+    whole: ClassVar = True
+    is_single: ClassVar = True
     posts: InputTexts = Field(description="the posts of one user, read together")
     influence: StrictBool = Field(
         False,
         description=f"also read the posts without each one of them (2 to {MAX_INFLUENCE_POSTS})",
     )
+
+    @field_validator("influence")
+    @classmethod
+    def _check_count(cls, influence: bool, info: ValidationInfo) -> bool:
+        count = len(info.data.get("posts", ()))
+        if influence and not 2 <= count <= MAX_INFLUENCE_POSTS:
+            raise ValueError(f"needs 2 to {MAX_INFLUENCE_POSTS} posts, got {count}")
+        return influence
+
+    @property
+    def users(self) -> list[tuple[str, ...]]:
+        """The posts of each prediction: all of them, and with influence those without each one."""
+        posts = tuple(self.posts)
+        without = [posts[:k] + posts[k + 1 :] for k in range(len(posts))]
+        return [posts, *without] if self.influence else [posts]
+
+    def where(self, place: int) -> str:
+        """The name of a text for messages: `posts[3]`."""
+        return f"posts[{place}]"
+
+
+PredictRequest = TextsRequest | UserRequest
 
 
 class Probabilities(BaseModel):
@@ -160,27 +201,6 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
-@dataclass(frozen=True)
-class PredictRequest:
-    """A validated request.
-
-    Attributes:
-        users: Lists of posts; each list gets one prediction.
-        whole: Read all posts of a user, instead of one text cut to a single window.
-        single: The response is one object, not a list.
-        explain: Also return what was masked.
-        truncate: Cut a text that is too long, instead of refusing it.
-        influence: The users after the first are the first one without each of its posts.
-    """
-
-    users: tuple[tuple[str, ...], ...]
-    whole: bool
-    single: bool
-    explain: bool = False
-    truncate: bool = True
-    influence: bool = False
-
-
 async def read_json_body(request: Request, *, max_bytes: int) -> bytes:
     """The whole body; a larger one is refused by its Content-Length, or while it arrives.
 
@@ -226,41 +246,9 @@ def parse_request(body: bytes, *, max_texts: int) -> PredictRequest:
             message = f"{len(value)} texts in one request; allowed: {max_texts}"
             raise APIError(ErrorCode.TOO_LARGE, message)
     try:
-        given = schema.model_validate(document)
+        return schema.model_validate(document)
     except ValidationError as error:
         raise APIError(ErrorCode.INVALID, _first_mistake(error)) from None
-    return _user_request(given) if isinstance(given, UserRequest) else _texts_request(given)
-
-
-def _texts_request(given: TextsRequest) -> PredictRequest:
-    texts = [given.inputs] if isinstance(given.inputs, str) else given.inputs
-    return PredictRequest(
-        tuple((text,) for text in texts),
-        whole=False,
-        single=isinstance(given.inputs, str),
-        explain=given.explain,
-        truncate=given.truncate,
-    )
-
-
-def _user_request(given: UserRequest) -> PredictRequest:
-    posts = tuple(given.posts)
-    users = [posts]
-    if given.influence:
-        if not 2 <= len(posts) <= MAX_INFLUENCE_POSTS:
-            raise APIError(
-                ErrorCode.INVALID,
-                f"influence: needs 2 to {MAX_INFLUENCE_POSTS} posts, got {len(posts)}",
-            )
-        users += [posts[:k] + posts[k + 1 :] for k in range(len(posts))]
-    return PredictRequest(
-        tuple(users),
-        whole=True,
-        single=True,
-        explain=given.explain,
-        truncate=given.truncate,
-        influence=given.influence,
-    )
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

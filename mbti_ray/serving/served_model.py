@@ -12,18 +12,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.data.windows import TokenIds
+from mbti_ray.data.text import has_content
+from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.inference.predictor import Prediction, Predictor, pool_windows
 from mbti_ray.serving.admission import check_wait
 from mbti_ray.serving.batching import Batcher, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 from mbti_ray.serving.tokenizer_queue import TokenizerQueue
 
-# Windows of the pass that is timed before the service is ready; waiting is estimated from it.
-_TIMED_WINDOWS = 16
 # A GPU needs larger passes to be fully used.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 
@@ -86,9 +85,9 @@ class ServedModel:
         self.predictor = predictor
         self._tokenizer_queue = TokenizerQueue()
         self._batcher = Batcher(
-            predictor.forward,
+            lambda windows: _forward(predictor, windows),
             executor,
-            batch_tokens=config.batch_tokens or _BATCH_TOKENS[predictor.device.type],
+            batch_tokens=_batch_tokens(predictor, config),
             min_efficient_tokens=predictor.min_efficient_tokens,
             tokens_per_s=tokens_per_s,
             on_forward=self._callback.on_forward,
@@ -122,28 +121,24 @@ class ServedModel:
         missing = {k: posts for k, posts in zip(keys, request.users, strict=True) if k not in known}
         timing = Timing(0.0, 0.0, 0.0)
         if missing:
-            computed, timing = await self._compute(
-                list(missing.values()), whole=request.whole, start=start
-            )
+            computed, timing = await self._compute(request, list(missing.values()), start)
             known |= dict(zip(missing, computed, strict=True))
         if self._config.cache:
             self._store(known)
         predictions = [known[key] for key in keys]
         if not request.truncate:
-            _refuse_truncated(predictions, self.predictor.max_tokens)
+            _refuse_truncated(request, predictions, self.predictor.max_tokens)
         masked = await self._explain_masking(request) if request.explain else None
         result = PredictResult(predictions, timing, masked)
         self._callback.on_result(result, self.bundle_id)
         return result
 
     async def _compute(
-        self, users: Sequence[Posts], *, whole: bool, start: float
+        self, request: PredictRequest, users: Sequence[Posts], start: float
     ) -> tuple[list[Prediction], Timing]:
         # Before any work is done for a text that cannot be answered in time.
         check_wait(self.wait_s, max_wait_s=self._config.max_wait_s)
-        packed = await self._tokenizer_queue.run(
-            lambda: self.predictor.encode(users, whole=whole), users
-        )
+        packed = await self._tokenizer_queue.run(lambda: self._encode(request, users), users)
         tokenized = time.perf_counter()
         check_wait(self._batcher.wait_s, max_wait_s=self._config.max_wait_s)
         output = await self._batcher.logits([w for row in packed for w in row.windows])
@@ -155,9 +150,17 @@ class ServedModel:
         )
         return predictions, timing
 
+    def _encode(self, request: PredictRequest, users: Sequence[Posts]) -> list[EncodedRow]:
+        # In the tokenizer thread, because only a cleaned text shows whether it is empty.
+        texts = request.users[0] if request.whole else [posts[0] for posts in request.users]
+        for place, text in enumerate(texts):
+            if not has_content(text):
+                raise APIError(ErrorCode.INVALID, f"{request.where(place)}: is empty")
+        return self.predictor.encode(users, whole=request.whole)
+
     async def _explain_masking(self, request: PredictRequest) -> list[list[dict[str, Any]]]:
-        # The users after the first repeat its posts.
-        users = request.users[:1] if request.influence else request.users
+        # With influence the users after the first repeat its posts.
+        users = request.users[:1] if request.whole else request.users
         check_wait(self._tokenizer_queue.wait_s, max_wait_s=self._config.max_wait_s)
         explain = self.predictor.explain_masking
         return await self._tokenizer_queue.run(
@@ -173,26 +176,32 @@ class ServedModel:
             self._cache.popitem(last=False)
 
 
-def warm_up(predictor: Predictor, executor: Executor) -> float:
-    """Runs texts of every length; returns the real tokens per second of a large pass.
+def warm_up(predictor: Predictor, executor: Executor, config: ServeConfig) -> float:
+    """Runs texts of every length; returns the real tokens per second of the largest pass.
 
-    In small pieces, so that a bundle that is being served keeps answering, and in the executor
+    One pass at a time, so that a bundle that is being served keeps answering, and in the executor
     that will run the passes, because threads and memory are allocated there.
     """
     for text in predictor.warmup_texts():
         executor.submit(predictor.predict, [[text]], whole=False).result()
-    windows: list[TokenIds] = [[1] * min(64, predictor.max_tokens)] * _TIMED_WINDOWS
-    return max(
-        executor.submit(_measure_tokens_per_s, predictor, windows).result() for _ in range(2)
-    )
+    length = min(64, predictor.max_tokens)
+    windows: list[TokenIds] = [[1] * length] * max(1, _batch_tokens(predictor, config) // length)
+
+    def measure_tokens_per_s() -> float:
+        start = time.perf_counter()
+        _forward(predictor, windows)
+        return length * len(windows) / (time.perf_counter() - start)
+
+    return max(executor.submit(measure_tokens_per_s).result() for _ in range(2))
 
 
-def _measure_tokens_per_s(predictor: Predictor, windows: Sequence[TokenIds]) -> float:
-    start = time.perf_counter()
-    predictor.forward(windows)
-    if predictor.device.type == "cuda":
-        torch.cuda.synchronize()
-    return sum(map(len, windows)) / (time.perf_counter() - start)
+def _forward(predictor: Predictor, windows: Sequence[TokenIds]) -> Tensor:
+    """Logits on the CPU: the copy waits for a GPU here, in the executor, not in the event loop."""
+    return predictor.forward(windows).cpu()
+
+
+def _batch_tokens(predictor: Predictor, config: ServeConfig) -> int:
+    return config.batch_tokens or _BATCH_TOKENS[predictor.device.type]
 
 
 def _cache_key(posts: Posts, *, whole: bool) -> bytes:
@@ -203,11 +212,12 @@ def _cache_key(posts: Posts, *, whole: bool) -> bytes:
     return digest.digest()
 
 
-def _refuse_truncated(predictions: Sequence[Prediction], max_tokens: int) -> None:
+def _refuse_truncated(
+    request: PredictRequest, predictions: Sequence[Prediction], max_tokens: int
+) -> None:
     for place, prediction in enumerate(predictions):
         if prediction.truncated:
-            raise APIError(
-                ErrorCode.TOO_LARGE,
-                f"inputs[{place}]: has more than {max_tokens} tokens, the model's limit; "
-                'leave out "truncate": false, or send it as posts',
-            )
+            where = "posts" if request.whole else request.where(place)
+            limit = f"{prediction.windows} x {max_tokens} tokens"
+            message = f'{where}: exceeds the limit of {limit}; leave out "truncate": false'
+            raise APIError(ErrorCode.TOO_LARGE, message)

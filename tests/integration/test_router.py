@@ -12,7 +12,7 @@ from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.serving.router import Router
-from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
+from mbti_ray.serving.schemas import APIError, ErrorCode, TextsRequest
 from mbti_ray.serving.served_model import ServedModel
 from mbti_ray.serving.target import ServingTarget
 
@@ -41,8 +41,8 @@ def load(executor: ThreadPoolExecutor) -> Callable[[str, ServedModel | None], Se
 Load = Callable[[str, ServedModel | None], ServedModel]
 
 
-def build_request(text: str) -> PredictRequest:
-    return PredictRequest(((text,),), whole=False, single=True)
+def build_request(text: str) -> TextsRequest:
+    return TextsRequest(inputs=text)
 
 
 def test_a_share_of_the_requests_goes_to_the_canary_always_the_same_ones(

@@ -2,18 +2,21 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mbti_ray.config import RunConfig
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.serving.batching import ForwardPass
-from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
+from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest, TextsRequest, UserRequest
 from mbti_ray.serving.served_model import PredictResult, ServeCallback, ServedModel, warm_up
 
 pytestmark = pytest.mark.integration
@@ -48,8 +51,12 @@ class Counts(ServeCallback):
         self.results.append(bundle_id)
 
 
-def build_request(*users: tuple[str, ...], whole: bool = False, **changes: Any) -> PredictRequest:
-    return PredictRequest(users, whole=whole, single=False, **changes)
+def texts(*given: str, **options: Any) -> TextsRequest:
+    return TextsRequest(inputs=list(given), **options)
+
+
+def user(*posts: str, **options: Any) -> UserRequest:
+    return UserRequest(posts=list(posts), **options)
 
 
 def predict(model: ServedModel, *requests: PredictRequest) -> list[PredictResult]:
@@ -63,9 +70,10 @@ def test_results_are_the_predictors_for_texts_and_for_users_in_windows(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:
     model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6)
-    texts, user = [("a",), (LONG,), ("a quiet book",)], (LONG, "a party", LONG)
-    one_by_one, whole = predict(model, build_request(*texts), build_request(user, whole=True))
-    expected = predictor.predict(texts, whole=False) + predictor.predict([user], whole=True)
+    inputs, posts = ["a", LONG, "a quiet book"], [LONG, "a party", LONG]
+    one_by_one, whole = predict(model, texts(*inputs), user(*posts))
+    expected = predictor.predict([[text] for text in inputs], whole=False)
+    expected += predictor.predict([posts], whole=True)
     for found, right in zip([*one_by_one.predictions, *whole.predictions], expected, strict=True):
         assert found.mbti_type == right.mbti_type
         assert (found.truncated, found.windows) == (right.truncated, right.windows)
@@ -81,18 +89,18 @@ def test_a_cached_text_is_not_computed_again(
     config = ServeConfig(cache=2)
     model = ServedModel(predictor, executor, config, tokens_per_s=1e6, callback=counts)
 
-    def windows_of(*users: tuple[str, ...], whole: bool = False) -> int:
+    def windows_of(request: PredictRequest) -> int:
         counts.windows = 0
-        predict(model, build_request(*users, whole=whole))
+        predict(model, request)
         return counts.windows
 
-    first = predict(model, build_request(("a",), ("b",)))[0].predictions
-    assert windows_of(("b",), ("a",)) == 0
-    assert predict(model, build_request(("a",)))[0].predictions == first[:1]
+    first = predict(model, texts("a", "b"))[0].predictions
+    assert windows_of(texts("b", "a")) == 0
+    assert predict(model, texts("a"))[0].predictions == first[:1]
     # Read as a user it has another key, which evicts the oldest of the two.
-    assert windows_of(("a",), whole=True) == 1
-    assert windows_of(("a",)) == 0
-    assert windows_of(("b",)) == 1
+    assert windows_of(user("a")) == 1
+    assert windows_of(texts("a")) == 0
+    assert windows_of(texts("b")) == 1
 
 
 def test_a_text_too_long_is_refused_if_it_must_not_be_truncated(
@@ -100,11 +108,91 @@ def test_a_text_too_long_is_refused_if_it_must_not_be_truncated(
 ) -> None:
     counts = Counts()
     model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6, callback=counts)
-    with pytest.raises(APIError, match=r"inputs\[1\]: has more than 32 tokens") as refused:
-        predict(model, build_request(("a",), (LONG,), truncate=False))
+    with pytest.raises(APIError, match="exceeds the limit of 1 x 32 tokens") as refused:
+        predict(model, texts("a", LONG, truncate=False))
     assert refused.value.code is ErrorCode.TOO_LARGE
-    predict(model, build_request(("a",)))
+    predict(model, texts("a"))
     assert counts.results == [predictor.bundle_id]
+
+
+@pytest.mark.parametrize("text", ["\u200b\u200b", "\u2060 \ufeff", "\u00ad", "\x7f", "â€‹"])
+def test_a_text_of_invisible_characters_is_empty(
+    predictor: Predictor, executor: ThreadPoolExecutor, text: str
+) -> None:
+    model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6)
+    for request, where in (
+        (TextsRequest(inputs=text), "inputs"),
+        (texts("a", text), r"inputs\[1\]"),
+        (user("a", "b", text), r"posts\[2\]"),
+    ):
+        with pytest.raises(APIError, match=f"^{where}: is empty$") as refused:
+            predict(model, request)
+        assert refused.value.code is ErrorCode.INVALID
+
+
+class AsynchronousLogits(torch.Tensor):
+    """Logits as a GPU returns them: not computed yet, and whoever reads them waits."""
+
+    wait: Callable[[], None]
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        self.wait()
+        return self.as_subclass(torch.Tensor)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.cpu())
+
+
+def as_on_a_gpu(predictor: Predictor, wait: Callable[[], None]) -> Predictor:
+    """A copy of a predictor whose passes return at once, and whose logits are read after `wait`."""
+    copied = copy(predictor)
+
+    def forward(windows: Sequence[list[int]]) -> torch.Tensor:
+        logits = predictor.forward(windows).as_subclass(AsynchronousLogits)
+        logits.wait = wait
+        return logits
+
+    copied.forward = forward  # type: ignore[method-assign]
+    return copied
+
+
+def test_the_event_loop_runs_while_a_device_computes(
+    predictor: Predictor, executor: ThreadPoolExecutor
+) -> None:
+    reading, done = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        reading.set()
+        assert done.wait(10), "the event loop waited for the device"
+
+    async def main() -> PredictResult:
+        device = as_on_a_gpu(predictor, wait)
+        model = ServedModel(device, executor, ServeConfig(), tokens_per_s=1e6)
+        answer = asyncio.create_task(model.predict(texts("a", "a quiet book")))
+        await asyncio.to_thread(reading.wait, 10)
+        # Only the loop lets the device finish.
+        done.set()
+        return await answer
+
+    found = asyncio.run(main()).predictions
+    assert found == predictor.predict([("a",), ("a quiet book",)], whole=False)
+
+
+def test_warm_up_waits_for_the_device_and_times_a_full_pass(
+    predictor: Predictor, executor: ThreadPoolExecutor
+) -> None:
+    sizes: list[int] = []
+    device = as_on_a_gpu(predictor, lambda: time.sleep(0.05))
+    forward = device.forward
+
+    def recorded(windows: Sequence[list[int]]) -> torch.Tensor:
+        sizes.append(sum(map(len, windows)))
+        return forward(windows)
+
+    device.forward = recorded  # type: ignore[method-assign]
+    speed = warm_up(device, executor, ServeConfig(batch_tokens=1024))
+    assert sizes[-2:] == [1024, 1024]
+    assert speed <= 1024 / 0.05
 
 
 def test_a_full_queue_is_429_with_the_seconds_to_wait(
@@ -117,13 +205,13 @@ def test_a_full_queue_is_429_with_the_seconds_to_wait(
     async def main() -> APIError:
         executor.submit(gate.wait, 10)
         # The first moves on to the thread, which is blocked; the second waits in the queue.
-        tasks = [asyncio.create_task(model.predict(build_request(("one",))))]
+        tasks = [asyncio.create_task(model.predict(texts("one")))]
         await asyncio.sleep(0.1)
-        tasks += [asyncio.create_task(model.predict(build_request(*[("a book",)] * 9)))]
+        tasks += [asyncio.create_task(model.predict(texts(*["a book"] * 9)))]
         while model.wait_s <= 2:
             await asyncio.sleep(0.01)
         with pytest.raises(APIError) as refused:
-            await model.predict(build_request(("a",)))
+            await model.predict(texts("a"))
         gate.set()
         await asyncio.gather(*tasks)
         return refused.value
@@ -142,9 +230,7 @@ def test_a_queue_that_filled_during_tokenization_is_429_too(
     async def main() -> list[PredictResult | BaseException]:
         executor.submit(gate.wait, 10)
         # None of them has a token in the queue when the others are admitted.
-        tasks = [
-            asyncio.create_task(model.predict(build_request(*[(text,)] * 9))) for text in "abc"
-        ]
+        tasks = [asyncio.create_task(model.predict(texts(*[text] * 9))) for text in "abc"]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         gate.set()
         assert all(isinstance(task.exception(), APIError) for task in done)
@@ -158,7 +244,7 @@ def test_texts_waiting_for_the_tokenizer_count_as_waiting(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:
     model = ServedModel(predictor, executor, ServeConfig(max_wait_s=0.05), tokens_per_s=1e9)
-    long = build_request((LONG * 20,))
+    long = texts(LONG * 20)
 
     async def main() -> list[PredictResult | BaseException]:
         return await asyncio.gather(
@@ -188,12 +274,11 @@ def test_masked_spans_are_found_outside_the_event_loop_and_only_for_the_posts_gi
 
     monkeypatch.setattr(predictor, "explain_masking", recorded)
     model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6)
-    users = [("as an INTJ", "b"), ("b",), ("as an INTJ",)] if influence else [("as an INTJ", "b")]
-    request = build_request(*users, whole=True, explain=True, influence=influence)
+    request = user("as an INTJ", "b", explain=True, influence=influence)
     masked = predict(model, request)[0].masked
     assert masked == [[explain("as an INTJ"), explain("b")]]
     assert calls == [("as an INTJ", False), ("b", False)]
 
 
 def test_warm_up_measures_a_speed(predictor: Predictor, executor: ThreadPoolExecutor) -> None:
-    assert warm_up(predictor, executor) > 100
+    assert warm_up(predictor, executor, ServeConfig()) > 100

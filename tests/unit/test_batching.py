@@ -160,6 +160,17 @@ def test_the_other_windows_of_a_failed_request_are_not_computed() -> None:
     assert model.passes == [[[1] * 40], [[3] * 40]]
 
 
+def test_a_model_that_returns_too_few_rows_fails_its_requests_and_not_the_queue() -> None:
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            queue = batcher(lambda windows: torch.zeros(len(windows) - 1, 4), executor)
+            for _ in range(2):
+                with pytest.raises(ValueError, match="shorter"):
+                    await asyncio.wait_for(queue.logits([[1], [2]]), 10)
+
+    asyncio.run(main())
+
+
 def test_every_pass_is_reported_with_its_padding() -> None:
     reported: list[ForwardPass] = []
 

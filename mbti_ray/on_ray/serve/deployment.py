@@ -85,7 +85,7 @@ class MbtiService:
             device="cuda" if config.gpus else "cpu",
             threads=config.cpus,
         )
-        speed = warm_up(predictor, self._thread)
+        speed = warm_up(predictor, self._thread, config)
         return ServedModel(
             predictor, self._thread, config, tokens_per_s=speed, callback=self._metrics
         )

@@ -22,7 +22,12 @@ from mbti_ray.checks.ports import HAPROXY_PORTS, port_problem
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.inference.manifest import load_manifest
-from mbti_ray.on_ray.cluster.resources import ray_connection
+from mbti_ray.on_ray.cluster.resources import (
+    Resources,
+    cluster_nodes,
+    ray_connection,
+    worker_capacity,
+)
 from mbti_ray.on_ray.serve.deployment import APP_NAME, build_app, build_target, load_key_digest
 from mbti_ray.on_ray.serve.rollout import roll_back, roll_out
 from mbti_ray.runs.lookup import fetch_bundle
@@ -38,9 +43,9 @@ def start_service(bundle: Location, config: ServeConfig) -> str:
 
     Raises:
         BundleError: The bundle cannot be served.
-        ClusterError: There are too few CPUs, or it did not become ready.
+        ClusterError: There are too few CPUs or GPUs, or it did not become ready.
     """
-    _check_cpus(config)
+    _check_resources(config)
     serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
     try:
         serve.run(build_app(bundle, config), name=APP_NAME)
@@ -129,13 +134,15 @@ def _check_ports(config: ServeConfig) -> None:
             raise ClusterError(f"{host or 'port'}:{port}: {reason}; {remedy}")
 
 
-def _check_cpus(config: ServeConfig) -> None:
-    needed = config.least_replicas * config.cpus
-    available = int(ray.cluster_resources().get("CPU", 0))
-    if needed > available:
+def _check_resources(config: ServeConfig) -> None:
+    """Raises ClusterError where the replicas do not fit, for which Serve would wait forever."""
+    fitting = worker_capacity(Resources(config.cpus, config.gpus), cluster_nodes())
+    if config.least_replicas > fitting:
+        total = ray.cluster_resources()
         raise ClusterError(
-            f"serve.replicas={config.least_replicas} x serve.cpus={config.cpus} needs {needed} "
-            f"CPUs; the cluster has {available}"
+            f"serve.replicas={config.least_replicas}: each needs serve.cpus={config.cpus} and "
+            f"serve.gpus={config.gpus:g}; the cluster has {total.get('CPU', 0):g} CPUs and "
+            f"{total.get('GPU', 0):g} GPUs, enough for {fitting}"
         )
 
 
