@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from mbti_ray.cli.progress import is_watched, progress_bar
 from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
 from mbti_ray.config import RunConfig, apply_overrides
 from mbti_ray.data.progress import ProgressCallback
-from mbti_ray.errors import ConfigError, RunError
+from mbti_ray.errors import ConfigError, DataError, RunError
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.storage.remote import Location, absolute_location
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "An output folder receives one Parquet file for each part of the input. If the command is\n"
         "stopped or killed, running it again resumes and keeps the parts that are complete.",
         items='BUNDLE (a folder; default: the newest), "text" ..., key=value '
-        "(serve.runtime=onnx, scaling.cpus=1, storage=FOLDER)",
+        "(serve.runtime=onnx, scaling.cpus=1, storage=FOLDER); after -- everything is a text",
     )
     parser.add_argument(
         "--input", metavar="FILE", help=".csv, .jsonl or .parquet with posts or text"
@@ -63,10 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--part-rows", type=int, metavar="N", help=f"input rows per part (default: {_PART_ROWS})"
     )
-    return run_command(parser, _predict, argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    texts = arguments[end + 1 :]
+    return run_command(parser, lambda options: _predict(options, texts), arguments[:end])
 
 
-def _predict(options: argparse.Namespace) -> Result:
+def _predict(options: argparse.Namespace, texts: list[str]) -> Result:
     overrides = [item for item in options.items if _OVERRIDE.match(item)]
     rest = [item for item in options.items if item not in overrides]
     config = apply_overrides(RunConfig(), overrides, allowed=_ALLOWED)
@@ -76,6 +80,7 @@ def _predict(options: argparse.Namespace) -> Result:
             "scaling.use_gpu=true, or use serve.runtime=torch"
         )
     place = rest.pop(0) if rest and _looks_like_a_path(rest[0]) else None
+    rest += texts
     if (options.input is None) != (options.output is None):
         raise ConfigError("command line: --input and --output go together")
     if options.input is not None and rest:
@@ -89,8 +94,12 @@ def _predict(options: argparse.Namespace) -> Result:
 
 
 def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Result:
-    from mbti_ray.inference.predictor import Predictor
+    from mbti_ray.inference.predictor import Predictor, read_texts
 
+    try:
+        read_texts(texts)
+    except DataError as error:
+        raise DataError(f"command line: {error}") from None
     bundle = fetch_bundle(home)
     predictor = Predictor.load(bundle, runtime=config.serve.runtime, threads=config.scaling.cpus)
     predictions = predictor.predict([[text] for text in texts], whole=False)
@@ -168,6 +177,7 @@ def _predict_to_folder(
         made_from={
             "bundle": _determining_values(manifest, job.config.serve.runtime),
             "input": fingerprint_of(job.chunks.source),
+            "output": {"columns": SCHEMA.names},
         },
         settings={
             "part_rows": options.part_rows or _PART_ROWS,

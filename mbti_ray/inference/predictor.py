@@ -18,10 +18,10 @@ from torch import Tensor
 from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
 from mbti_ray.data.mask import MASK_VERSION, find_masked_spans
-from mbti_ray.data.text import clean_text, preprocess_text
+from mbti_ray.data.text import clean_text, has_content, preprocess_text
 from mbti_ray.data.tokenizer import encode_rows
 from mbti_ray.data.windows import EncodedRow, TokenIds
-from mbti_ray.errors import BundleError
+from mbti_ray.errors import BundleError, DataError
 from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
 from mbti_ray.model.window_pooling import pool_rows
@@ -40,12 +40,14 @@ class Prediction:
         probabilities: Of the positive poles E, N, T, J.
         truncated: Part of the input was not read because it exceeds the limits.
         windows: Number of windows that were read.
+        unknown: Share of the words that the tokenizer does not know, as in another script.
     """
 
     mbti_type: str
     probabilities: tuple[float, float, float, float]
     truncated: bool
     windows: int
+    unknown: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -53,6 +55,7 @@ class Prediction:
             "probabilities": dict(zip(POSITIVE_POLES, self.probabilities, strict=True)),
             "truncated": self.truncated,
             "windows": self.windows,
+            "unknown": self.unknown,
         }
 
 
@@ -62,13 +65,11 @@ class RowLogits:
 
     Attributes:
         values: float32 [R, 4], on the CPU.
-        truncated: As in `Prediction`, for each input.
-        windows: As in `Prediction`, for each input.
+        rows: The inputs as the model read them.
     """
 
     values: Tensor
-    truncated: list[bool]
-    windows: list[int]
+    rows: Sequence[EncodedRow]
 
 
 class Predictor:
@@ -78,6 +79,10 @@ class Predictor:
         self._manifest = bundle.manifest
         self._runtime = runtime
         self._tokenizer = bundle.tokenizer
+        # Of each token id, whether it has a letter or digit: punctuation is known in any language.
+        tokens = self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))
+        special = set(self._tokenizer.all_special_tokens)
+        self._is_word = np.array([t not in special and any(map(str.isalnum, t)) for t in tokens])
         self._temperature = torch.tensor(self._manifest.temperature)
         self.thresholds = torch.tensor(self._manifest.thresholds)
         self.abstain = self._manifest.abstain
@@ -157,10 +162,20 @@ class Predictor:
         """Predictions from uncalibrated logits [R, 4]."""
         probabilities = torch.sigmoid(self.calibrate(logits.values))
         types = self.decide_types(probabilities)
-        return [
-            Prediction(types[i], tuple(p), logits.truncated[i], logits.windows[i])
-            for i, p in enumerate(probabilities.tolist())
-        ]
+        predictions = []
+        for mbti_type, p, row in zip(types, probabilities.tolist(), logits.rows, strict=True):
+            unknown = self._unknown_share(row)
+            if unknown == 1 and self.abstain:
+                mbti_type = "XXXX"
+            predictions.append(
+                Prediction(mbti_type, tuple(p), row.truncated, len(row.windows), unknown)
+            )
+        return predictions
+
+    def _unknown_share(self, row: EncodedRow) -> float:
+        ids = np.concatenate(row.windows)
+        unknown = int((ids == self._tokenizer.unk_token_id).sum())
+        return unknown / (unknown + int(self._is_word[ids].sum())) if unknown else 0.0
 
     def calibrate(self, logits: Tensor) -> Tensor:
         """Logits [R, 4] divided by the bundle's temperatures, on the CPU."""
@@ -244,7 +259,7 @@ def pool_windows(rows: Sequence[EncodedRow], logits: Tensor) -> RowLogits:
     row_of_window = torch.repeat_interleave(torch.arange(len(rows)), counts)
     tokens = torch.tensor([len(w) for r in rows for w in r.windows], dtype=torch.int64)
     pooled = pool_rows(logits, row_of_window, tokens, len(rows)) if rows else torch.empty(0, 4)
-    return RowLogits(pooled, [r.truncated for r in rows], counts.tolist())
+    return RowLogits(pooled, rows)
 
 
 class MBTIClassifier:
@@ -271,16 +286,51 @@ class MBTIClassifier:
     @overload
     def predict(self, text: str) -> str: ...
     @overload
-    def predict(self, text: list[str] | tuple[str, ...]) -> list[str]: ...
-    def predict(self, text: str | list[str] | tuple[str, ...]) -> str | list[str]:
-        """The type of a text, or of each text in a list."""
-        if isinstance(text, str):
-            return self.predict([text])[0]
-        return [p.mbti_type for p in self._predictor.predict([[t] for t in text], whole=False)]
+    def predict(self, text: Any) -> list[str]: ...
+    def predict(self, text: Any) -> str | list[str]:
+        """The type of a text; or of each text in a sequence, or a pandas, NumPy or Arrow column.
 
-    def predict_proba(self, text: str | Sequence[str]) -> Tensor:
-        """Probabilities of E, N, T, J: [4] for a text, [R, 4] for a list."""
-        if isinstance(text, str):
-            return self.predict_proba([text])[0]
-        predictions = self._predictor.predict([[t] for t in text], whole=False)
-        return torch.tensor([p.probabilities for p in predictions]).reshape(-1, 4)
+        Raises:
+            DataError: Something is not a text, or has nothing to read in it.
+        """
+        types = [prediction.mbti_type for prediction in self._predict(text)]
+        return types[0] if isinstance(text, str) else types
+
+    def predict_proba(self, text: Any) -> Tensor:
+        """Probabilities of E, N, T, J: [4] for a text, [R, 4] for what else `predict` takes."""
+        rows = torch.tensor([p.probabilities for p in self._predict(text)]).reshape(-1, 4)
+        return rows[0] if isinstance(text, str) else rows
+
+    def _predict(self, text: Any) -> list[Prediction]:
+        return self._predictor.predict([[t] for t in read_texts(text)], whole=False)
+
+
+def read_texts(texts: Any) -> list[str]:
+    """The texts of `MBTIClassifier.predict`: a text alone, in a sequence, or in a column.
+
+    Raises:
+        DataError: It is something else, or one of its rows has no text to read.
+    """
+    values: list[Any]
+    if isinstance(texts, str):
+        values = [texts]
+    elif isinstance(texts, Sequence) and not isinstance(texts, bytes):
+        values = list(texts)
+    elif getattr(texts, "ndim", None) == 1 and hasattr(texts, "tolist"):
+        values = texts.tolist()
+    elif hasattr(texts, "to_pylist") and hasattr(texts, "type"):
+        values = texts.to_pylist()
+    else:
+        raise DataError(
+            f"got {type(texts).__name__}; allowed: a text, a sequence of texts, or one column of "
+            "texts of pandas, NumPy or Arrow"
+        )
+    for row, value in enumerate(values):
+        where = "" if isinstance(texts, str) else f"row {row} (from 0): "
+        if not isinstance(value, str):
+            is_number = value is None or isinstance(value, int | float)
+            given = str(value) if is_number else type(value).__name__
+            raise DataError(f"{where}expected a text, got {given}")
+        if not has_content(value):
+            raise DataError(f"{where}the text is empty or has invisible characters only")
+    return values

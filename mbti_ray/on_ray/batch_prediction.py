@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         *((pole, pa.float64()) for pole in POSITIVE_POLES),
         ("truncated", pa.bool_()),
         ("windows", pa.int32()),
+        ("unknown", pa.float64()),
     ]
 )
 
@@ -223,6 +224,7 @@ class _ModelActor:
             columns[pole] = [p.probabilities[k] for p in predictions]
         columns["truncated"] = [p.truncated for p in predictions]
         columns["windows"] = [p.windows for p in predictions]
+        columns["unknown"] = [p.unknown for p in predictions]
         return _with_predictions(chunk, pa.table(columns, schema=SCHEMA), started)
 
 

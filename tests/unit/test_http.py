@@ -150,6 +150,7 @@ def test_a_text_gets_an_object_and_the_bundle_id() -> None:
         "probabilities": {"E": 0.1, "N": 0.9, "T": 0.9, "J": 0.9},
         "truncated": False,
         "windows": 1,
+        "unknown": 0.0,
     }
     assert response.headers["x-bundle-id"] == "abc123"
 
