@@ -101,14 +101,14 @@ def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             _delete_leftovers(path.parent)
             create(temporary)
-            with _lock(temporary):
+            with try_lock(temporary):
                 yield temporary
     finally:
         _delete(temporary)
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[bool]:
+def try_lock(path: Path) -> Iterator[bool]:
     """Whether this process has the lock; the kernel releases it when the process ends."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
@@ -130,7 +130,7 @@ def _delete_leftovers(folder: Path) -> None:
         with suppress(OSError):
             # A new one may not be locked yet.
             if time.time() - path.lstat().st_mtime > _LEFTOVER_S:
-                with _lock(path) as is_leftover:
+                with try_lock(path) as is_leftover:
                     if is_leftover:
                         _delete(path)
 

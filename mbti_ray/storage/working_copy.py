@@ -4,19 +4,21 @@ Must not know what is in them.
 """
 
 import fcntl
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
+from mbti_ray.errors import StorageError
+from mbti_ray.storage.atomic import try_lock
+from mbti_ray.storage.private_folder import private_folder
 from mbti_ray.storage.remote import RemotePath
 
-_PREFIX = "mbti_ray-"
-# The kernel releases a lock when the process ends, even by a kill.
-_LOCK = ".lock"
+_FOLDER = "mbti_ray-"
 
 
 def working_copy_path(remote: RemotePath) -> Path:
@@ -24,7 +26,8 @@ def working_copy_path(remote: RemotePath) -> Path:
 
     It ends in the path in the bucket; `rewrite_paths` relies on that.
     """
-    return Path(tempfile.gettempdir(), _PREFIX + uuid4().hex, remote.path.strip("/"))
+    folder = Path(tempfile.gettempdir(), f"{_FOLDER}{os.geteuid()}")
+    return folder / uuid4().hex / remote.path.strip("/")
 
 
 @contextmanager
@@ -32,15 +35,25 @@ def locked_working_copy(path: Path, remote: RemotePath) -> Iterator[None]:
     """Create the folders for a working copy at `path`, and delete it at the end of the block.
 
     Leftovers of killed processes are deleted first.
+
+    Raises:
+        StorageError: The folder of all working copies is not this user's alone.
     """
     root = path.parents[len(PurePosixPath(remote.path.strip("/")).parts) - 1]
-    _delete_leftovers(root.parent)
-    # It gets its name once it is locked, so that nobody takes it for a leftover.
-    temporary = root.with_name(f"{root.name}.new")
-    temporary.mkdir(mode=0o700)
-    with (temporary / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        temporary.rename(root)
+    try:
+        folder = private_folder(root.parent)
+    except StorageError as error:
+        raise StorageError(f"{error}; or set TMPDIR to another folder") from None
+    with ExitStack() as stack:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            # Otherwise a copy could be taken for a leftover before it is locked.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            _delete_leftovers(folder)
+            root.mkdir(mode=0o700)
+            stack.enter_context(try_lock(root))
+        finally:
+            os.close(handle)
         try:
             yield
         finally:
@@ -48,17 +61,16 @@ def locked_working_copy(path: Path, remote: RemotePath) -> Iterator[None]:
 
 
 def _delete_leftovers(folder: Path) -> None:
-    for root in folder.glob(f"{_PREFIX}*"):
-        if not re.fullmatch(f"{_PREFIX}[0-9a-f]{{32}}", root.name):
-            continue
-        # Not ours, deleted already, or in use.
-        with suppress(OSError), (root / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(root, ignore_errors=True)
+    for root in folder.iterdir():
+        # A link or a pipe, or deleted in between.
+        with suppress(OSError), try_lock(root) as is_leftover:
+            # On a pipe, rmtree would wait for ever.
+            if is_leftover and root.is_dir():
+                shutil.rmtree(root, ignore_errors=True)
 
 
 def rewrite_paths(text: str, remote: RemotePath) -> str:
     """A message with the URL in place of the paths of working copies."""
     suffix = re.escape(remote.path.strip("/"))
     base = remote.url.partition("?")[0].removesuffix("/")
-    return re.sub(rf"\S*/{_PREFIX}[0-9a-f]{{32}}/{suffix}", lambda _: base, text)
+    return re.sub(rf"\S*/{_FOLDER}\d+/[0-9a-f]{{32}}/{suffix}", lambda _: base, text)

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,11 +122,27 @@ def test_a_place_that_cannot_be_written_is_one_sentence() -> None:
     assert "\n" not in str(error.value)
 
 
-def _killed_at_each_step(write: Callable[[], object]) -> Iterator[None]:
-    """Yields after kill -9 of a process before its Nth call that creates, renames or deletes.
+def _states_after_kills(what: str, folder: Path) -> list[Any]:
+    """What a reader finds after kill -9 at each step of a write, without repetitions."""
+    # A process without threads, as it forks.
+    command = [sys.executable, __file__, what, str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    states: list[Any] = json.loads(done.stdout)
+    return states
 
-    Ends with the process that was not killed any more.
-    """
+
+@pytest.mark.parametrize("what", ["folder", "folder without exchange"])
+def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path, what: str) -> None:
+    assert _states_after_kills(what, tmp_path) == [["old", "old"], ["new", "new"]]
+
+
+def test_a_kill_at_any_step_leaves_the_old_files_of_a_run_or_the_new_ones(tmp_path: Path) -> None:
+    # Of config.yaml and scores.json.
+    assert _states_after_kills("run", tmp_path) == [[5, 5], [7, 5], [7, 7]]
+
+
+def _kill_at_each_step(write: Callable[[], object], read: Callable[[], object]) -> list[object]:
+    states: list[object] = []
     for step in range(60):
         child = os.fork()
         if child == 0:
@@ -132,26 +150,25 @@ def _killed_at_each_step(write: Callable[[], object]) -> Iterator[None]:
             write()
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        yield
+        if (state := read()) not in states:
+            states.append(state)
         if status == 0:
-            assert step > 3
-            return
+            return states
         assert os.WTERMSIG(status) == signal.SIGKILL
     raise AssertionError
 
 
 def _die_before(step: int) -> None:
+    """Before the Nth call that opens, renames, deletes or flushes, or after it has opened."""
     left = step
-    # A file that is only opened is empty already.
     opening = Path.open
 
     def dying(call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1
-            if left < 0 and call is not opening:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = call(*arguments, **options)
+            # A file that is only opened for writing is empty already.
+            result = call(*arguments, **options) if call is opening or left >= 0 else None
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
@@ -167,41 +184,34 @@ def _die_before(step: int) -> None:
             setattr(owner, name, dying(getattr(owner, name)))
 
 
-@pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
-) -> None:
-    bundle = tmp_path / "bundle"
+def _kill_writers(what: str, path: Path) -> list[object]:
+    run = RunFolder(path / "run")
 
-    def write(text: str) -> None:
-        with atomic_folder(bundle) as temporary:
+    def write_folder(text: str) -> None:
+        with atomic_folder(run.bundle) as temporary:
             for part in ("a", "b"):
                 (temporary / part).write_text(text, "utf-8")
 
-    write("old")
-    if not can_exchange:
-        monkeypatch.setattr(atomic, "_exchange", lambda new, path: False)
-    seen = set()
-    for _ in _killed_at_each_step(lambda: write("new")):
-        if not can_exchange:
-            recover_folder(bundle)
-        (text,) = {(bundle / part).read_text("utf-8") for part in ("a", "b")}
-        seen.add(text)
-    assert seen == {"old", "new"}
+    def read_folder() -> object:
+        recover_folder(run.bundle)
+        return [(run.bundle / part).read_text("utf-8") for part in ("a", "b")]
+
+    def write_run(seed: int) -> None:
+        run.begin(load_run("quick", [f"seed={seed}"]), "resume")
+        run.write_scores({"seed": seed, "more": "x" * 100_000})
+
+    def read_run() -> object:
+        scores = json.loads(run.scores.read_text("utf-8"))
+        return [load_run(str(run.config)).seed, scores["seed"]]
+
+    if what == "run":
+        write_run(5)
+        return _kill_at_each_step(lambda: write_run(7), read_run)
+    if what == "folder without exchange":
+        atomic._exchange = lambda new, path: False
+    write_folder("old")
+    return _kill_at_each_step(lambda: write_folder("new"), read_folder)
 
 
-def test_a_kill_at_any_step_leaves_the_old_files_of_a_run_or_the_new_ones(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.begin(load_run("quick", ["seed=5"]), "refuse")
-    run.write_scores({"seed": 5})
-
-    def write() -> None:
-        run.begin(load_run("quick", ["seed=7"]), "resume")
-        run.write_scores({"seed": 7, "more": "x" * 100_000})
-
-    seen = set()
-    for _ in _killed_at_each_step(write):
-        seen.add(
-            (load_run(str(run.config)).seed, json.loads(run.scores.read_text("utf-8"))["seed"])
-        )
-    assert seen == {(5, 5), (7, 5), (7, 7)}
+if __name__ == "__main__":
+    print(json.dumps(_kill_writers(sys.argv[1], Path(sys.argv[2]))))

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -388,6 +390,58 @@ def test_what_a_killed_process_left_is_deleted_by_the_next_and_what_a_living_one
     with open_run(bucket / "run"):
         assert not left.exists()
     assert files_under(machine) == set()
+
+
+def _planted(folder: Path, victim: Path) -> None:
+    """What another user, or a kill between two calls, may have left among working copies."""
+    (folder / ("0" * 32)).symlink_to(victim)
+    os.mkfifo(folder / ("1" * 32))
+    (folder / ("2" * 32)).mkdir()
+    (folder / ("2" * 32) / "metrics.jsonl").write_text("{}")
+
+
+def test_links_and_pipes_among_working_copies_are_not_followed_and_what_a_kill_left_is_deleted(
+    bucket: RemotePath, machine: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    with open_run(bucket / "run") as folder:
+        copies = folder.path.parents[len(Path(bucket.path).parts) + 1]
+    assert copies == machine / "tmp" / f"mbti_ray-{os.geteuid()}"
+    assert copies.stat().st_mode & 0o777 == 0o700
+    _planted(copies, victim)
+    with open_run(bucket / "run"):
+        assert not (copies / ("2" * 32)).exists()
+    assert (victim / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as a second user")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
+def test_a_folder_that_another_user_planted_is_refused_and_nothing_in_it_is_touched(
+    bucket: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Below pytest's own folders nobody else can make anything.
+    with tempfile.TemporaryDirectory() as shared:
+        Path(shared).chmod(0o1777)
+        monkeypatch.setattr("tempfile.tempdir", shared)
+        _attack(Path(shared), bucket)
+
+
+def _attack(shared: Path, bucket: RemotePath) -> None:
+    victim = shared / "victim"
+    victim.write_text("mine")
+    planted = (
+        f"cd {shared}; umask 0; for name in mbti_ray-{os.geteuid()} mbti_ray-{'0' * 32}; do "
+        f"mkdir $name; ln -s {victim} $name/.lock; ln -s {victim} $name/.held; done; "
+        f"mkdir mbti_ray-{'1' * 32}; mkfifo mbti_ray-{'1' * 32}/.held mbti_ray-{'1' * 32}/.lock"
+    )
+    other = ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups", "bash", "-ec", planted]
+    subprocess.run(other, check=True)
+    with pytest.raises(StorageError, match="belongs to user id 4321") as caught:
+        open_run(bucket / "run").__enter__()
+    assert str(caught.value).endswith("or set TMPDIR to another folder")
+    assert victim.read_text() == "mine"
 
 
 # Checkpoints
