@@ -41,6 +41,11 @@ def find_driver() -> str | None:
     return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
 
 
+def probe_timeout_s(gpus: float) -> float:
+    """How long `probe_gpus` may take: each GPU gets a CUDA context, and NCCL connects them all."""
+    return 12.0 + 4.0 * max(0.0, gpus - 1)
+
+
 def probe_gpus(built_for: str | None, *, timeout_s: float) -> Gpus:
     """Compute on every GPU with torch, in a subprocess."""
     driver = find_driver()

@@ -59,6 +59,8 @@ class EpochStats:
         asked = self.worker.poll_interruption()
         flags = torch.tensor([float(asked == kind) for kind in Interruption]).double()
         table = torch.stack(self._sums).double().cpu()
+        # On every rank, or events would pile up on those that report nothing.
+        self.timer.read_events()
         summed = self.worker.all_reduce(torch.cat([table.flatten(), flags]))
         sums, flags = summed[: -len(flags)].view_as(table), summed[-len(flags) :]
         first = self.progress.step - len(self._steps) + 1

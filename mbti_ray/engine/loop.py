@@ -126,8 +126,9 @@ class _TrainingLoop:
         )
 
     def _build_stepper(self) -> Stepper:
-        labels = torch.from_numpy(self.train_windows.labels).float()
-        pos_weight = positive_weights(self.config.loss, labels.mean(0))
+        # Of windows, over which the loss is summed: a row may have many of them.
+        labels = self.train_windows.labels[self.train_windows.row_index]
+        pos_weight = positive_weights(self.config.loss, torch.from_numpy(labels).float().mean(0))
         if pos_weight is not None:
             pos_weight = pos_weight.to(self.worker.device)
         return Stepper(

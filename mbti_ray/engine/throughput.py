@@ -31,6 +31,9 @@ class ThroughputTimer:
 
     def __post_init__(self) -> None:
         self.reset()
+        if self.device.type == "cuda":
+            # Otherwise an actor would report the peak of an earlier trial.
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def reset(self) -> None:
         self._counts = dict.fromkeys(("windows", "tokens", "padded"), 0)
@@ -74,7 +77,7 @@ class ThroughputTimer:
         share_backward (with the exchange between ranks) and share_update of the time; memory_mib
         (peak of the GPU's allocated memory, or of the process's resident memory).
         """
-        self._read_events()
+        self.read_events()
         counts, seconds = self._counts, max(seconds, 1e-9)
         padded = max(counts["padded"], 1)
         return {
@@ -85,7 +88,8 @@ class ThroughputTimer:
             "memory_mib": self._memory_mib(),
         }
 
-    def _read_events(self) -> None:
+    def read_events(self) -> None:
+        """Add up the phases that the GPU has finished, which it waits for."""
         for name, start, end in self._spans:
             end.synchronize()
             self._seconds[name] += start.elapsed_time(end) / 1000

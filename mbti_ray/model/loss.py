@@ -19,7 +19,7 @@ def positive_weights(config: LossConfig, positive_share: Tensor) -> Tensor | Non
     """The weight of the positive pole of each dimension [4], or None for no weighting.
 
     Args:
-        positive_share: Share of positive labels in the training split [4].
+        positive_share: Share of positive labels among the windows of the training split [4].
     """
     # Bounded, because a split may lack one of the poles.
     share = positive_share.clamp(1e-3, 1 - 1e-3)

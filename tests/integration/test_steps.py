@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from mbti_ray.config import RunConfig
 from mbti_ray.data.batch_sampler import length_grouped_steps
 from mbti_ray.data.collate import Packing
 from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.windows import Windows
+from mbti_ray.engine import loop
 from mbti_ray.engine.dataloader import TokenDataLoader
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
@@ -78,6 +81,23 @@ def test_loss_scaling_skips_a_step_with_an_inf_and_recovers(quick: Build, data: 
     assert all(bool(torch.isfinite(v).all()) for v in after.values())
 
 
+def test_a_step_in_float16_does_not_wait_for_the_loss_scale(
+    quick: Build, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick("fit.precision=16-mixed")
+    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+    stepper = stepper_of(config, model, dtype="16-mixed")
+    assert stepper.scaler.is_enabled()
+
+    def get_scale() -> float:
+        raise AssertionError("reads the scale from the device")
+
+    monkeypatch.setattr(stepper.scaler, "get_scale", get_scale)
+    batches = loader_of(config, data).load(np.arange(8))
+    sums = stepper.step(model, batches, 1, lambda: None)
+    assert sums.shape == (6,)
+
+
 class SmallMemory(torch.nn.Module):
     """A model on a device whose memory holds only so many windows."""
 
@@ -95,12 +115,12 @@ class SmallMemory(torch.nn.Module):
         return logits
 
 
-def stepper_of(config: RunConfig, model: MBTIModel, **options: bool) -> Stepper:
+def stepper_of(config: RunConfig, model: MBTIModel, dtype: str = "32", **options: bool) -> Stepper:
     device = torch.device("cpu")
     return Stepper(
         build_optimizer(model, config.optim),
         build_loss(config.loss, None),
-        dtype_of("32"),
+        dtype_of(dtype),
         device,
         clip_norm=1.0,
         timer=ThroughputTimer(device, 1),
@@ -194,3 +214,18 @@ def test_heads_on_cached_features_learn_what_heads_on_the_frozen_encoder_learn(
         if not torch.equal(v, outcome.model.state_dict()[k])
     ]
     assert set(changed) == {"heads.weight", "heads.bias"}
+
+
+def test_balanced_weights_count_windows_as_the_loss_does(quick: Build, data: Dataset) -> None:
+    config = quick("loss.pos_weight=balanced", "fit.epochs=1")
+    train = data.splits["train"]
+    # Each E has three windows, each I one.
+    copies = np.where(train.labels[train.row_index, 0] == 1, 3, 1)
+    repeated = np.repeat(np.arange(len(train)), copies)
+    windows = Windows(train.table.take(repeated), train.rows)
+    many = replace(data, splits={**data.splits, "train": windows})
+    with mock.patch.object(loop, "build_loss", wraps=loop.build_loss) as build:
+        run(config, many, Worker(), score_test=False)
+    weight = build.call_args.args[1]
+    positive = train.labels[train.row_index[repeated]].mean(0)
+    np.testing.assert_allclose(weight, (1 - positive) / positive, rtol=1e-5)

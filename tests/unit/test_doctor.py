@@ -22,7 +22,7 @@ from mbti_ray.checks.disk import (
     measure_disk,
 )
 from mbti_ray.checks.encoder import inspect_encoder
-from mbti_ray.checks.gpu import Gpus, find_driver, judge_gpus, probe_gpus
+from mbti_ray.checks.gpu import Gpus, find_driver, judge_gpus, probe_gpus, probe_timeout_s
 from mbti_ray.checks.network import gloo_address, judge_gloo
 from mbti_ray.checks.ports import judge_ports, port_problem
 from mbti_ray.checks.storage import StorageMarkers, StorageReport, judge_own_storage, judge_storage
@@ -424,6 +424,11 @@ def test_torch_that_does_not_answer_in_time_is_said_to():
 
 
 @pytest.mark.skipif(find_driver() is not None, reason="this machine has a GPU")
+def test_eight_gpus_and_their_connections_have_the_time_that_they_take():
+    assert probe_timeout_s(0) == probe_timeout_s(1) == 12
+    assert probe_timeout_s(8) == 40
+
+
 def test_no_gpu_is_wrong_only_where_one_is_asked_for():
     none = Gpus(find_driver(), torch_cuda_version())
     assert judge_gpus(none, counted=0, is_needed=False).line() == "gpu: none here"

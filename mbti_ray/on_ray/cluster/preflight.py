@@ -24,7 +24,7 @@ from mbti_ray.checks.disk import (
     judge_storage_disk,
     measure_disk,
 )
-from mbti_ray.checks.gpu import judge_gpus
+from mbti_ray.checks.gpu import judge_gpus, probe_timeout_s
 from mbti_ray.checks.machine import MachineQuery, MachineReport, inspect_machine
 from mbti_ray.checks.network import judge_gloo
 from mbti_ray.checks.ports import judge_ports
@@ -45,9 +45,8 @@ from mbti_ray.on_ray.cluster.resources import (
 from mbti_ray.runs.lookup import storage_folder
 from mbti_ray.storage.remote import Location
 
-# All of it must end within half a minute, with the start of a Ray.
+# With the start of a Ray it all ends within half a minute, unless a machine has several GPUs.
 _ANSWER_WITHIN_S = 15.0
-_GPU_WITHIN_S = 12.0
 _HEAD = "node:__internal_head__"
 _DRIVER = "the driver"
 _LACKING = "No module named"
@@ -100,7 +99,8 @@ class NodeReports:
 def check_this_machine(config: RunConfig) -> list[Verdict]:
     """Whether a run or study could run on this machine alone; starts no Ray."""
     here = connectivity.local_resources()
-    query = MachineQuery(config.model.encoder, connectivity.ray_temp_folder(), _GPU_WITHIN_S)
+    timeout_s = probe_timeout_s(here.get("GPU", 0))
+    query = MachineQuery(config.model.encoder, connectivity.ray_temp_folder(), timeout_s)
     needs_gpu = config.scaling.use_gpu is True
     with StorageMarkers(storage_folder(config.storage)) as markers:
         machine = inspect_machine(query)
@@ -129,7 +129,9 @@ def check_cluster(config: RunConfig) -> list[Verdict]:
             return [Verdict("cluster", "wrong", message, "start Ray, or correct RAY_ADDRESS")]
         with StorageMarkers(storage_folder(config.storage)) as markers:
             nodes = _live_nodes()
-            reports = query_nodes(config, nodes, markers, gpu_within_s=_GPU_WITHIN_S)
+            gpus = max(node["Resources"].get("GPU", 0) for node in nodes.values())
+            timeout_s = probe_timeout_s(gpus)
+            reports = query_nodes(config, nodes, markers, gpu_within_s=timeout_s)
             return [
                 Verdict("cluster", "ok", f"{len(nodes)} node(s): {join_names(nodes)}"),
                 *reports.judge_missing(),
@@ -196,7 +198,8 @@ def query_nodes(
         _task_on(node).remote(query, partial(markers.exchange, name)): name
         for name, node in nodes.items()
     }
-    end = time.monotonic() + _ANSWER_WITHIN_S
+    within_s = max(_ANSWER_WITHIN_S, gpu_within_s + 3)
+    end = time.monotonic() + within_s
     while waiting:
         ready, _ = ray.wait(list(waiting), timeout=max(0.0, end - time.monotonic()))
         if not ready:
@@ -208,7 +211,7 @@ def query_nodes(
             reports.unanswered[name] = _reason(error)
     for ref, name in waiting.items():
         ray.cancel(ref, force=True)
-        reports.unanswered[name] = f"no answer within {_ANSWER_WITHIN_S:g} s"
+        reports.unanswered[name] = f"no answer within {within_s:g} s"
     return reports
 
 

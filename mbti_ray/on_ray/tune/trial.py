@@ -123,6 +123,9 @@ def _trial(params: dict[str, Any], *, setup: TrialSetup) -> None:
     torch.set_num_threads(setup.resources.cpus)
     silence_ray()
     start_malloc_trim_thread()
+    if setup.resources.device == "cuda":
+        # Cached memory counts, so a trial on a share of a GPU leaves its neighbor the rest.
+        torch.cuda.set_per_process_memory_fraction(min(setup.resources.gpus, 1.0))
     try:
         _train_seeds(params, setup)
     except Exception as error:
