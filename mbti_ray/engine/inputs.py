@@ -5,6 +5,7 @@ ranks; must not know epochs, scores or checkpoints.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -72,9 +73,14 @@ class TokenInputs:
         """This rank's batches of each step of the training split."""
         return self._loader.iterate(steps)
 
-    def predict(self, split: str) -> Tensor:
-        """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank."""
-        return predict_rows(self._evaluator.logits, self._data.splits[split], self._worker)
+    def predict(self, split: str, *, as_served: bool = False) -> Tensor:
+        """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank.
+
+        Args:
+            as_served: Compute in float32, as serving does, whatever the precision of training.
+        """
+        evaluator = replace(self._evaluator, dtype=None) if as_served else self._evaluator
+        return predict_rows(evaluator.logits, self._data.splits[split], self._worker)
 
 
 class FeatureInputs:
@@ -82,7 +88,7 @@ class FeatureInputs:
 
     def __init__(self, data: Dataset, worker: Worker, evaluator: Evaluator) -> None:
         self._data, self._worker, self._evaluator = data, worker, evaluator
-        self._cached: dict[str, Tensor] = {}
+        self._cached: dict[tuple[str, torch.dtype | None], Tensor] = {}
 
     def prepare(self, stage: Stage) -> nn.Module:
         set_trainable(self._evaluator.model, stage)
@@ -91,14 +97,15 @@ class FeatureInputs:
     def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
         loader = FeatureDataLoader(
             self._data.splits["train"],
-            self._features("train"),
+            self._features("train", self._evaluator),
             rank=self._worker.rank,
             world_size=self._worker.world_size,
         )
         return loader.iterate(steps)
 
-    def predict(self, split: str) -> Tensor:
-        features = self._features(split)
+    def predict(self, split: str, *, as_served: bool = False) -> Tensor:
+        evaluator = replace(self._evaluator, dtype=None) if as_served else self._evaluator
+        features = self._features(split, evaluator)
         model = self._evaluator.model.eval()
 
         @torch.inference_mode()
@@ -108,12 +115,13 @@ class FeatureInputs:
 
         return predict_rows(apply_heads, self._data.splits[split], self._worker)
 
-    def _features(self, split: str) -> Tensor:
+    def _features(self, split: str, evaluator: Evaluator) -> Tensor:
         """Features [N, H] of a split, extracted when they are first needed."""
-        if split not in self._cached:
+        key = split, evaluator.dtype
+        if key not in self._cached:
             windows = self._data.splits[split]
-            self._cached[split] = extract_features(self._evaluator, windows, self._worker)
-        return self._cached[split]
+            self._cached[key] = extract_features(evaluator, windows, self._worker)
+        return self._cached[key]
 
 
 def build_inputs(

@@ -58,8 +58,9 @@ class Outcome:
 
     Attributes:
         model: With the weights of the best evaluation, in evaluation mode, on the device.
-        val: Scores of that evaluation.
-        test: Scores of the test split with those weights; empty where it was not scored.
+        val: Scores of the validation split with those weights: in float32, as they are served, but
+            those of that evaluation where the test split was not scored.
+        test: Scores of the test split, in float32; empty where it was not scored.
         val_logits: Row logits [R, 4] of the validation split with those weights, on the CPU;
             empty where the test split was not scored.
         test_logits: The same for the test split.
@@ -170,9 +171,9 @@ class _TrainingLoop:
             # A trial has reported its scores; another pass over the splits would only cost time.
             empty = torch.zeros(0, len(DIMENSIONS))
             return Outcome(model, progress, progress.best_scores, {}, empty, empty)
-        val, test = self.inputs.predict("val"), self.inputs.predict("test")
-        scores = self._scores("test", test)
-        return Outcome(model, progress, progress.best_scores, scores, val, test)
+        val, test = (self.inputs.predict(split, as_served=True) for split in ("val", "test"))
+        scores = self._scores("val", val), self._scores("test", test)
+        return Outcome(model, progress, *scores, val, test)
 
     def _train_epoch(self, profiler: Profiler | None) -> None:
         config, progress = self.config, self.progress

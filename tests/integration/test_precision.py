@@ -19,6 +19,9 @@ from mbti_ray.engine.checkpoint import load_checkpoint
 from mbti_ray.engine.loop import rescore, run
 from mbti_ray.engine.precision import resolve_precision
 from mbti_ray.engine.worker import Worker
+from mbti_ray.inference.bundle_writer import write_bundle
+from mbti_ray.inference.predictor import Predictor
+from mbti_ray.model.classifier import build_model
 
 pytestmark = pytest.mark.integration
 
@@ -89,3 +92,28 @@ def test_a_checkpoint_resumes_and_scores_where_auto_means_another_precision(
         assert notes.exists() == (now != before)
         if now != before:
             assert notes.read_text() == f"resumed in precision {now}, after training in {before}\n"
+
+
+@pytest.mark.parametrize("trainable", ["all", "heads"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_the_final_scores_of_a_mixed_precision_run_are_those_that_its_bundle_serves(
+    quick: Build, data: Dataset, tmp_path: Path, precision: str, trainable: str
+) -> None:
+    config = quick(f"fit.precision={precision}", f"model.trainable={trainable}", "fit.epochs=1")
+    outcome = run(config, data, Worker())
+    write_bundle(tmp_path / "b", config=config, model=outcome.model, data=data, scores={})
+    predictor = Predictor.load(tmp_path / "b")
+    for split, logits in (("val", outcome.val_logits), ("test", outcome.test_logits)):
+        texts = [text.split("\n") for text in data.splits[split].texts]
+        served = predictor.predict_logits_of_preprocessed(texts, whole=True).values
+        torch.testing.assert_close(served.double(), logits, atol=1e-5, rtol=0)
+
+
+def test_heads_are_computed_in_float32_under_autocast(quick: Build, data: Dataset) -> None:
+    model = build_model(quick().model, vocabulary=len(data.tokenizer), seed=0).eval()
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features, logits = model.features(ids, None), model(ids, None)
+    assert logits.dtype == torch.float32
+    expected = features.float() @ model.heads.weight.detach().T + model.heads.bias.detach()
+    torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
