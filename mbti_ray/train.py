@@ -17,7 +17,7 @@ from mbti_ray.cli.tables import (
     print_warning,
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run
-from mbti_ray.config.resume import resumed_run
+from mbti_ray.config.resume import describe_schedule_change, resumed_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +41,10 @@ def _train_run(run: RunSetup[RunConfig]) -> Result:
 
     folder = run.folder
     print_pairs([("run", str(folder.location)), *summarize(run.config, run.data)])
-    warning = few_steps_warning(run.config, run.data)
-    if warning:
+    warnings = [few_steps_warning(run.config, run.data)]
+    if run.existing == "resume":
+        warnings.append(describe_schedule_change(folder.config, run.config))
+    for warning in filter(None, warnings):
         print_warning(warning)
 
     from mbti_ray.on_ray.cluster.preflight import check_before_run

@@ -1,6 +1,6 @@
 """Which settings may change when a run or study resumes: where and how long, not what it learns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ _MAY_CHANGE = (
 def resumed_run(saved: Path, base: str | None, overrides: Sequence[str]) -> RunConfig:
     """The saved config of a run with the changes of the command line, if they are allowed.
 
+    It may train for more epochs than it started with; see `describe_schedule_change`.
+
     Args:
         base: The preset or file on the command line, which must be the one that the run started
             with; None takes the saved config.
@@ -27,8 +29,20 @@ def resumed_run(saved: Path, base: str | None, overrides: Sequence[str]) -> RunC
         RunError: It would become another run; the message lists every difference.
     """
     before, after = load_run(str(saved)), load_run(base or str(saved), overrides)
-    _refuse_changes(saved, before, after)
+    longer: Set[str] = {"fit.epochs"} if after.fit.epochs > before.fit.epochs else set()
+    _refuse_changes(saved, before, after, allowed=longer)
     return after
+
+
+def describe_schedule_change(saved: Path, after: RunConfig) -> str | None:
+    """What more epochs mean for a run that resumes; None where it has as many as before."""
+    before = load_run(str(saved)).fit.epochs
+    if after.fit.epochs == before:
+        return None
+    return (
+        f"fit.epochs: {before} -> {after.fit.epochs}; the learning rate now falls to 0 over "
+        f"{after.fit.epochs} epochs, so the run differs from one that was started with as many"
+    )
 
 
 def resumed_study(saved: Path, base: str | None, overrides: Sequence[str]) -> StudyConfig:
@@ -38,17 +52,19 @@ def resumed_study(saved: Path, base: str | None, overrides: Sequence[str]) -> St
     return after
 
 
-def _refuse_changes(saved: Path, before: RunConfig, after: RunConfig) -> None:
+def _refuse_changes(
+    saved: Path, before: RunConfig, after: RunConfig, *, allowed: Set[str] = frozenset()
+) -> None:
     old, new = leaves(before.model_dump()), leaves(after.model_dump())
-    changes = [
-        f"{address}: {old.get(address)!r} -> {new.get(address)!r}"
+    changes = {
+        address: f"{address}: {old.get(address)!r} -> {new.get(address)!r}"
         for address in {**old, **new}
         if old.get(address) != new.get(address) and not address.startswith(_MAY_CHANGE)
-    ]
-    if changes:
+    }
+    if changes.keys() - allowed:
         raise RunError(
             f"{saved.parent}: --resume needs the config that it started with; different here: "
-            f"{'; '.join(changes)}; leave that out, or use another name"
+            f"{'; '.join(changes.values())}; leave that out, or use another name"
         )
 
 

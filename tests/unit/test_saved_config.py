@@ -15,7 +15,7 @@ from mbti_ray.config import (
     load_study,
     override,
 )
-from mbti_ray.config.resume import resumed_run, resumed_study
+from mbti_ray.config.resume import describe_schedule_change, resumed_run, resumed_study
 from mbti_ray.errors import RunError
 
 pytestmark = pytest.mark.unit
@@ -150,6 +150,26 @@ def test_a_run_does_not_resume_under_another_preset(saved_run):
 
 def test_repeating_what_the_config_has_is_no_change(saved_run):
     assert resumed_run(saved_run, None, ["fit.epochs=4", "optim.lr=0.003"]).fit.epochs == 4
+
+
+def test_a_run_may_resume_with_more_epochs_and_the_change_of_its_schedule_is_described(saved_run):
+    longer = resumed_run(saved_run, None, ["fit.epochs=9"])
+    assert longer.fit.epochs == 9
+    change = str(describe_schedule_change(saved_run, longer))
+    assert "fit.epochs: 4 -> 9; the learning rate" in change
+    same = resumed_run(saved_run, None, [])
+    assert describe_schedule_change(saved_run, same) is None
+
+
+@pytest.mark.parametrize("more", ["fit.epochs=3", "optim.lr=0.1", "fit.batch_size=8"])
+def test_more_epochs_do_not_let_a_run_become_another(saved_run, more):
+    with pytest.raises(RunError, match=more.partition("=")[0].replace(".", r"\.")):
+        resumed_run(saved_run, None, ["fit.epochs=9", more])
+
+
+def test_a_study_cannot_resume_with_more_epochs_which_its_trials_did_not_have(saved_study):
+    with pytest.raises(RunError, match=r"fit\.epochs: 6 -> 9"):
+        resumed_study(saved_study, None, ["fit.epochs=9"])
 
 
 def test_a_study_may_resume_with_more_trials(saved_study):
