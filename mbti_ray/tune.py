@@ -110,7 +110,7 @@ def _print_summary(summary: "StudySummary", folder: RunFolder) -> Result:
     bundle = best_home / folder.bundle.name
     console.print(f"report: {folder.location / folder.report.name}")
     console.print(f"scorecard: {best_home / folder.report.name}")
-    console.print(f"bundle: {bundle} (from the checkpoint of trial {summary['best']})")
+    console.print(f"bundle: {bundle}; {summary['bundle']}", markup=False, soft_wrap=True)
     console.print(f"repeat: {summary['command']}", markup=False, soft_wrap=True)
     return {
         "study": str(folder.location),

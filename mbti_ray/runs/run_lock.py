@@ -48,7 +48,7 @@ def _file_lock(run: Path) -> Iterator[None]:
         try:
             with storage_errors(path):
                 file.truncate()
-                file.write(json.dumps(_owner()))
+                file.write(json.dumps(describe_process()))
                 file.flush()
             yield
         finally:
@@ -82,7 +82,7 @@ def _open_locked(path: Path, run: Path) -> TextIO:
 @contextmanager
 def _bucket_lock(run: RemotePath) -> Iterator[None]:
     mine = run.parent / f".{run.name}.lock" / uuid4().hex
-    owner = json.dumps(_owner())
+    owner = json.dumps(describe_process())
     is_over = threading.Event()
     renewal = threading.Thread(target=_renew, args=(mine, owner, is_over), daemon=True)
     try:
@@ -120,14 +120,15 @@ def _other_owner(mine: RemotePath) -> tuple[str, str] | None:
         with suppress(StorageError):
             owner = other.read_text("utf-8")
             # Both times are the store's.
-            if written - other.modified() > _EXPIRE_S or _is_dead(json.loads(owner)):
+            if written - other.modified() > _EXPIRE_S or is_alive(json.loads(owner)) is False:
                 other.delete()
             else:
                 return other.name, owner
     return None
 
 
-def _owner() -> dict[str, Any]:
+def describe_process() -> dict[str, Any]:
+    """Host, number and start of this process, as plain values for `is_alive`."""
     since = datetime.now().isoformat(" ", "seconds")
     return {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "pids": _pids()}
 
@@ -139,18 +140,18 @@ def _pids() -> str:
     return ""
 
 
-def _is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this machine and has ended; False if unknown."""
+def is_alive(process: dict[str, Any]) -> bool | None:
+    """Whether a process of this machine still runs; None if it is one of another machine."""
     here = (socket.gethostname(), _pids())
-    if (owner["host"], owner["pids"]) != here or not here[1]:
-        return False
+    if (process["host"], process["pids"]) != here or not here[1]:
+        return None
     try:
-        os.kill(owner["pid"], 0)
+        os.kill(process["pid"], 0)
     except ProcessLookupError:
-        return True
+        return False
     except PermissionError:
         pass
-    return False
+    return True
 
 
 def _in_use(run: Location, text: str) -> RunError:

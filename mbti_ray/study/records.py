@@ -29,6 +29,7 @@ class TrialRecord:
         seconds: Time spent in optimizer steps.
         started, ended: ISO times.
         worker: Host and process that trained it.
+        home: The study's folder, if others may run trials of the study too.
         folder: Below the study's folder.
         checkpoint: Name of the newest one, below the trial's folder.
         reason: Why it failed.
@@ -49,6 +50,7 @@ class TrialRecord:
     started: str | None = None
     ended: str | None = None
     worker: str | None = None
+    home: str | None = None
     folder: str | None = None
     checkpoint: str | None = None
     reason: str | None = None

@@ -7,6 +7,7 @@ would. Must not know what a trial does with its point.
 import itertools
 import math
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -64,7 +65,10 @@ def ask_trial(study: optuna.Study, search: Search) -> optuna.Trial | None:
         if point is None:
             return None
         study.enqueue_trial(point)
-    trial = study.ask()
+    with warnings.catch_warnings():
+        # That heartbeats are meant for `optimize`: here `drivers` sends them.
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        trial = study.ask()
     suggested: Point = {}
     for address in parents_first(search):
         if is_active(search[address], suggested):

@@ -3,15 +3,17 @@
 The database is all that a study is resumed from. Must not know where trials run.
 """
 
+import os
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, journal
-from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mbti_ray.config import StudyConfig, load_study
@@ -19,6 +21,7 @@ from mbti_ray.config.schema import mode_of
 from mbti_ray.config.search_space import default_point
 from mbti_ray.errors import ConfigError, RunError, one_line
 from mbti_ray.runs.run_folder import open_run
+from mbti_ray.study.drivers import GRACE_S, HEARTBEAT_S, fail_dead_trials, requeue
 from mbti_ray.study.records import EVALUATED, best_of, record_of
 from mbti_ray.study.sampling import distributions, fits
 
@@ -26,13 +29,16 @@ Result = TypeVar("Result")
 
 # How long SQLite waits, at each statement, for a database that another process has locked.
 LOCK_TIMEOUT_S = 60.0
+# How often the tables are created, if others create them, too; and the pause in between.
+_CREATIONS, _CREATION_S = 10, 0.5
+_RACE_WORDS = ("already exists", "unique constraint", "duplicate")
 _STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 
 
 def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
     """The Optuna study of a folder, created if there is none.
 
-    A trial that a killed driver left RUNNING becomes FAIL, and its params are tried again.
+    A trial that a dead driver left RUNNING becomes FAIL, and its params are tried again.
 
     Raises:
         ConfigError: The database that `study.storage` names cannot be opened, or a study to
@@ -49,12 +55,11 @@ def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
         )
     except (*_STORAGE_ERRORS, ImportError, ValueError) as error:
         raise ConfigError(f"study.storage={config.study.storage}: {_reason(error)}") from None
-    for orphan in study.get_trials(states=(TrialState.RUNNING,)):
-        fail_and_requeue(study, orphan.number, orphan.params)
+    # A database in the folder belongs to the command that holds the folder's lock.
+    fail_dead_trials(study, is_exclusive=not is_shared(config))
     existing = study.get_trials(deepcopy=False)
     study.sampler = optuna.samplers.TPESampler(
-        # With its first seed a resumed study would suggest its first points again.
-        seed=int(np.random.SeedSequence([config.seed, len(existing)]).generate_state(1)[0]),
+        seed=_sampler_seed(config, len(existing)),
         n_startup_trials=config.study.startup_trials,
         # Trials run side by side: do not suggest what is running just now.
         constant_liar=True,
@@ -66,15 +71,16 @@ def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
     return study
 
 
-def fail_and_requeue(study: optuna.Study, number: int, params: dict[str, Any]) -> None:
-    """Record an interrupted trial as FAIL and enqueue its params again."""
-    study.tell(number, state=TrialState.FAIL)
-    requeue(study, number, params)
+def _sampler_seed(config: StudyConfig, existing: int) -> int:
+    """Another one at each opening: with its first seed a study would repeat its first points."""
+    # Commands that open a shared study at the same moment must not suggest the same points.
+    own = [os.getpid()] if is_shared(config) else []
+    return int(np.random.SeedSequence([config.seed, existing, *own]).generate_state(1)[0])
 
 
-def requeue(study: optuna.Study, number: int, params: dict[str, Any]) -> None:
-    """Enqueue the params of a failed trial once more."""
-    study.enqueue_trial(dict(params), user_attrs={"retry_of": number})
+def is_shared(config: StudyConfig) -> bool:
+    """Whether commands in other folders may run trials of the same study."""
+    return config.study.storage not in (None, "journal")
 
 
 def guarded(operation: Callable[[], Result], *, where: str) -> Result:
@@ -158,7 +164,26 @@ def _storage(folder: Path, storage: str | None) -> optuna.storages.BaseStorage:
         return optuna.storages.JournalStorage(backend)
     url = storage or f"sqlite:///{folder / 'optuna.db'}"
     locking = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if url.startswith("sqlite") else {}
-    return RDBStorage(url, engine_kwargs=locking)
+    if storage is None:
+        return RDBStorage(url, engine_kwargs=locking)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        for attempt in range(_CREATIONS):
+            try:
+                return RDBStorage(
+                    url,
+                    engine_kwargs=locking,
+                    heartbeat_interval=HEARTBEAT_S,
+                    grace_period=GRACE_S,
+                    heartbeat_stale_trial_callback=lambda s, t: requeue(s, t.number, t.params),
+                )
+            except SQLAlchemyError as error:
+                # Another command creates the tables at this very moment.
+                is_race = any(word in str(error).lower() for word in _RACE_WORDS)
+                if not is_race or attempt == _CREATIONS - 1:
+                    raise
+                time.sleep(_CREATION_S)
+    raise AssertionError
 
 
 def _reason(error: BaseException) -> str:

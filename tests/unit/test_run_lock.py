@@ -134,7 +134,7 @@ def test_the_lock_of_another_machine_in_a_bucket_is_respected_while_it_is_renewe
     monkeypatch.setattr(lock, "_RENEW_S", 0.2)
     monkeypatch.setattr(lock, "_SETTLE_S", 0.0)
     elsewhere = {"host": "10.0.0.9", "pid": 1, "pids": "x", "since": "2026-11-25 12:00:00"}
-    monkeypatch.setattr(lock, "_owner", lambda: elsewhere)
+    monkeypatch.setattr(lock, "describe_process", lambda: elsewhere)
     own = parse_location(f"{server.url}/renewed/.dup.lock/0")
     with run_lock(run):
         (held,) = (run.parent / ".dup.lock").files()

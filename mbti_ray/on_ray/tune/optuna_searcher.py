@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -22,9 +23,10 @@ from mbti_ray.config import StudyConfig
 from mbti_ray.config.schema import mode_of
 from mbti_ray.errors import RunError
 from mbti_ray.on_ray.report import Report
-from mbti_ray.study.records import TrialRecord, record_of
+from mbti_ray.study.drivers import Driver, fail_and_requeue, fail_dead_trials, requeue
+from mbti_ray.study.records import TrialRecord, count_evaluated, record_of, records_of
 from mbti_ray.study.sampling import ask_trial
-from mbti_ray.study.store import fail_and_requeue, guarded, requeue
+from mbti_ray.study.store import guarded, is_shared
 
 Result = dict[str, Any]
 OnTrialEnd = Callable[[TrialRecord], None]
@@ -53,6 +55,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     """Suggests dotted run-config values and records what became of them.
 
     Args:
+        home: The study's folder, where commands in other folders find the trials.
         budget: Trials to suggest.
         push: Uploads the database, where the storage is a URL; called when a trial has started and
             when it has ended.
@@ -60,6 +63,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     Attributes:
         numbers: Number of each trial in the study, by Tune's trial id.
+        driver: To be entered while trials run.
         stop_reason: Why no new trial is started; None while they are.
         storage_error: Why the study's database cannot be written any more; None while it can.
     """
@@ -69,13 +73,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         study: optuna.Study,
         config: StudyConfig,
         *,
+        home: str | None = None,
         budget: float = math.inf,
         push: Callable[[], None] = lambda: None,
         on_trial_end: OnTrialEnd | None = None,
     ) -> None:
         super().__init__(metric=config.objective, mode=mode_of(config.objective))
         self._study = study
+        self.driver = Driver(study)
         self._config = config
+        self._home = home
         self._budget = budget
         self._restarts = config.failure.max_failures
         self._push = push
@@ -102,7 +109,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> Result | str | None:
         if time.monotonic() > self._deadline:
             self.stop(f"study.hours={self._config.study.hours:g} have passed")
-        if self._budget < 1 and not self.stop_reason:
+        if is_shared(self._config):
+            self._guarded(lambda: fail_dead_trials(self._study, is_exclusive=False))
+        if (self._budget < 1 or self._is_full()) and not self.stop_reason:
             # A running trial may still be lost, and then its params have to be tried again.
             return None if self._running else str(Searcher.FINISHED)
         trial = (
@@ -116,11 +125,20 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._budget -= 1
         self._running[trial_id] = _RunningTrial(trial, dict(trial.params))
         number = self.numbers[trial_id] = trial.number
+        self._guarded(lambda: self.driver.claim(trial))
         self._guarded(lambda: trial.set_user_attr("folder", f"trials/{trial_folder_name(number)}"))
         self._guarded(lambda: trial.set_user_attr("seed", self._config.seed))
+        if is_shared(self._config):
+            self._guarded(lambda: trial.set_user_attr("home", self._home))
         # Before it runs, so that no other trial ever gets its number and folder.
         self._guarded(self._push)
         return dict(trial.params)
+
+    def _is_full(self) -> bool:
+        """Whether the trials of all drivers are as many as wanted."""
+        trials = self._guarded(lambda: records_of(self._study)) or []
+        count = count_evaluated(trials) + sum(t.state == "RUNNING" for t in trials)
+        return bool(count >= (self._config.study.trials or math.inf))
 
     def on_trial_result(self, trial_id: str, result: Result) -> None:
         running = self._running.get(trial_id)
@@ -208,7 +226,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
                 trial.set_user_attr(name, value)
 
     def _tell(self, trial: optuna.Trial, **outcome: Any) -> None:
-        self._guarded(lambda: self._study.tell(trial, **outcome))
+        self._guarded(lambda: self._study.tell(trial, skip_if_finished=True, **outcome))
+        self.driver.release(trial)
         self._guarded(self._push)
         if self._on_trial_end is not None and self.storage_error is None:
             self._on_trial_end(record_of(self._study.get_trials(deepcopy=False)[trial.number]))
@@ -219,6 +238,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             return None
         try:
             return guarded(operation, where=self._study.study_name)
+        except UpdateFinishedTrialError:
+            # Another driver took this one for dead, and will try the params again.
+            return None
         except RunError as error:
             self.storage_error = error
             self.stop(str(error))

@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from mbti_ray.reports.study_page import study_page
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.scores.study_summary import StudySummary
 from mbti_ray.storage.output_tables import write_table
-from mbti_ray.storage.remote import Location
+from mbti_ray.storage.remote import Location, absolute_location, parse_location
 from mbti_ray.study.records import TrialRecord, best_of, count_evaluated, records_of
 from mbti_ray.study.store import open_study
 from mbti_ray.study.summary import summarize_study
@@ -90,10 +90,15 @@ def run_study(
         return study, None
     os.environ |= _TUNE_ENVIRONMENT
     searcher = StudySearcher(
-        study, config, budget=missing, push=folder.push, on_trial_end=on_trial_end
+        study,
+        config,
+        home=absolute_location(folder.location),
+        budget=missing,
+        push=folder.push,
+        on_trial_end=on_trial_end,
     )
     tuner = _tuner(config, data, folder, resources, searcher, at_once=at_once)
-    with _stopping_on_signals(searcher, notify):
+    with searcher.driver, _stopping_on_signals(searcher, notify):
         try:
             tuner.fit()
         except KeyboardInterrupt:
@@ -127,11 +132,10 @@ def finish_study(
     """
     records = records_of(study)
     _write_trials(records, config, folder)
-    best = best_of(records, config.objectives)
-    if best is None:
+    if best_of(records, config.objectives) is None:
         reason = next((r.reason for r in records if r.reason), "see the Ray logs")
         raise RunError(f"{folder.location}: no trial was evaluated; the first one: {reason}")
-    checkpoint = _best_checkpoint(best, folder)
+    best, checkpoint = _best_with_checkpoint(records, config, folder)
     # In a task, because the driver's machine may have no GPU and little memory.
     task = ray.remote(
         name=f"{folder.location.name}/{folder.best.path.name}",
@@ -154,13 +158,24 @@ def finish_study(
     return summary
 
 
-def _best_checkpoint(trial: TrialRecord, folder: RunFolder) -> Location:
-    """The checkpoint that the trial ended with, which need not have the most steps."""
-    place = folder.location / str(trial.folder)
-    found = place / trial.checkpoint if trial.checkpoint else newest_checkpoint(place)
-    if found is None or not found.exists():
-        raise RunError(f"{folder.location}: the checkpoint of trial {trial.number} is missing")
-    return found
+def _best_with_checkpoint(
+    records: Sequence[TrialRecord], config: StudyConfig, folder: RunFolder
+) -> tuple[TrialRecord, Location]:
+    """The best trial and the checkpoint it ended with, which need not have the most steps.
+
+    Trials of commands in other folders count where their checkpoints can be reached from here.
+    """
+    best = best_of(records, config.objectives)
+    assert best is not None
+    home = folder.location if best.home is None else parse_location(best.home)
+    place = home / str(best.folder)
+    found = place / best.checkpoint if best.checkpoint else newest_checkpoint(place)
+    if found is not None and found.exists():
+        return best, found
+    others = [r for r in records if r is not best]
+    if home == folder.location or best_of(others, config.objectives) is None:
+        raise RunError(f"{folder.location}: the checkpoint of trial {best.number} is missing")
+    return _best_with_checkpoint(others, config, folder)
 
 
 def _best_run_config(config: StudyConfig, best: TrialRecord, resources: Resources) -> RunConfig:
