@@ -176,7 +176,8 @@ def _predict_to_folder(
         SCHEMA,
         made_from={
             "bundle": _determining_values(manifest, job.config.serve.runtime),
-            "input": fingerprint_of(job.chunks.source),
+            "input": fingerprint_of(job.chunks.source)
+            | job.config.data.model_dump(include={"columns", "separator"}, exclude_defaults=True),
             "output": {"columns": SCHEMA.names},
         },
         settings={

@@ -7,7 +7,7 @@ Two that could be meant are refused. Must not know of formats, or of what the ce
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from mbti_ray.config.data_section import ColumnNames
+from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError, nearest
 from mbti_ray.typology import POSITIVE_POLES
@@ -31,15 +31,17 @@ class ColumnMap:
     """The columns of one source, which are added as they are met.
 
     Attributes:
-        source: As the user gave it, for messages.
+        source: As the user gave it.
+        separator: `data.separator`.
         notes: What a user should know of how the source is read.
         roles: What a column is read as, by its name: text, type, author, id, E, N, T or J.
     """
 
-    def __init__(self, source: str, given: ColumnNames) -> None:
+    def __init__(self, source: str, options: DataConfig) -> None:
         self.source = source
+        self.separator = options.separator
         self.notes: list[str] = []
-        self._given = {role: name for role, name in given if name is not None}
+        self._given = {role: name for role, name in options.columns if name is not None}
         self._names: dict[str, None] = {}
         self.roles: dict[str, str] = {}
 

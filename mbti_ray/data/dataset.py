@@ -6,7 +6,7 @@ models, ranks or Ray.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,10 @@ def prepare_dataset(
     folder = cache / key
     if not (folder / _INFO).is_file():
         _build(config, source, split_by, pretrained, folder, advance)
-    return read_dataset(folder)
+    data = read_dataset(folder)
+    # Another file with the same rows may have built it.
+    info = replace(data.info, source=source.name, bad=source.bad, repaired=source.repaired)
+    return replace(data, info=replace(info, notes=source.notes))
 
 
 def read_dataset(folder: Path) -> Dataset:

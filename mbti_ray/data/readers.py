@@ -31,26 +31,25 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
 
 
-def read_records(
-    source: str, columns: ColumnMap, *, separator: str | None = None
-) -> Iterator[Record]:
+def read_records(columns: ColumnMap) -> Iterator[Record]:
     """The records of a file, of a folder that `save_to_disk` wrote, or of a hub dataset.
 
     Args:
-        separator: Between the cells of a CSV file; None: guessed from the header.
+        columns: Of `columns.source`; what is learned about them is added.
 
     Raises:
         DataError: The source does not exist, cannot be read, has no column of texts, or has
-            columns that could be meant alike.
+            several that could be meant.
     """
+    source = columns.source
     path = Path(source).expanduser()
     if source and path.is_dir():
-        yield from _saved_dataset(source, path, columns)
+        yield from _saved_dataset(path, columns)
     elif path.is_file():
         try:
             with _open(source, path) as (suffix, stream):
                 if suffix in (".csv", ".tsv"):
-                    yield from _read_csv(stream, columns, separator, is_tsv=suffix == ".tsv")
+                    yield from _read_csv(stream, columns, usual="\t" if suffix == ".tsv" else ",")
                 elif suffix in _READERS:
                     yield from _READERS[suffix](stream, columns)
                 else:
@@ -59,11 +58,11 @@ def read_records(
             reason = getattr(error, "strerror", None) or repaired_line(error)
             raise DataError(f"{source}: cannot be read: {reason}") from error
     elif not is_file_name(path) and _HUB_NAME.fullmatch(source):
-        yield from _hub_dataset(source, path, columns)
+        yield from _hub_dataset(path, columns)
     else:
         raise DataError(
             f"{source}: no such file; allowed: {BUILTIN}, a file ({_FORMATS}), a folder from "
-            f"datasets' save_to_disk, a hub dataset as owner/name{_nearest_source(source, path)}"
+            f"datasets' save_to_disk, a hub dataset as owner/name{_nearest_source(path)}"
         )
 
 
@@ -96,18 +95,15 @@ def _open(source: str, path: Path) -> Iterator[tuple[str, IO[bytes]]]:
             yield suffix, stream
 
 
-def _read_csv(
-    stream: IO[bytes], columns: ColumnMap, separator: str | None, *, is_tsv: bool
-) -> Iterator[Record]:
+def _read_csv(stream: IO[bytes], columns: ColumnMap, *, usual: str) -> Iterator[Record]:
     csv.field_size_limit(2**31 - 1)  # one user's posts can exceed the default of 131,072
     is_utf16 = stream.read(2) in (b"\xff\xfe", b"\xfe\xff")
     stream.seek(0)
     # surrogateescape keeps bytes that are not UTF-8; the row that has them is repaired later.
     encoding, errors = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
     with io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline="") as lines:
-        reader = csv.reader(
-            lines, strict=True, delimiter=separator or _guess_separator(lines, columns, is_tsv)
-        )
+        separator = columns.separator or _guess_separator(lines, columns, usual)
+        reader = csv.reader(lines, strict=True, delimiter=separator)
         header: list[str] = []
         start = 1
         while True:
@@ -130,9 +126,8 @@ def _read_csv(
             start = reader.line_num + 1
 
 
-def _guess_separator(lines: io.TextIOWrapper, columns: ColumnMap, is_tsv: bool) -> str:
+def _guess_separator(lines: io.TextIOWrapper, columns: ColumnMap, usual: str) -> str:
     """The separator by which most cells of the header are names of columns."""
-    usual = "\t" if is_tsv else ","
     header = next((line for line in iter(lines.readline, "") if line.strip()), "")
     lines.seek(0)
 
@@ -185,32 +180,15 @@ def _check_object(number: int, record: object, columns: ColumnMap) -> Record:
 def _read_parquet(stream: IO[bytes], columns: ColumnMap) -> Iterator[Record]:
     import pyarrow.parquet
 
-    with (
-        _refuse_damaged_parquet(columns.source),
-        pyarrow.parquet.ParquetFile(stream) as file,
-    ):
-        columns.add(file.schema_arrow.names)
-        columns.check(labelled=False)
-        batches = file.iter_batches(_ROWS_AT_ONCE, columns=[*columns.roles])
-        yield from _arrow_records(batches, columns)
-
-
-def parquet_rows(source: str, path: Path) -> int:
-    """Number of rows in the metadata of a Parquet file."""
-    import pyarrow.parquet
-
-    with _refuse_damaged_parquet(source):
-        return int(pyarrow.parquet.read_metadata(path).num_rows)
-
-
-@contextmanager
-def _refuse_damaged_parquet(source: str) -> Iterator[None]:
-    import pyarrow
-
     try:
-        yield
+        with pyarrow.parquet.ParquetFile(stream) as file:
+            columns.add(file.schema_arrow.names)
+            columns.check(labelled=False)
+            batches = file.iter_batches(_ROWS_AT_ONCE, columns=[*columns.roles])
+            yield from _arrow_records(batches, columns)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{source}: cannot be read as Parquet: {repaired_line(error)}") from error
+        line = f"{columns.source}: cannot be read as Parquet: {repaired_line(error)}"
+        raise DataError(line) from error
 
 
 def _arrow_records(batches: Iterable[Any], columns: ColumnMap) -> Iterator[Record]:
@@ -229,7 +207,7 @@ _READERS: dict[str, Callable[[IO[bytes], ColumnMap], Iterator[Record]]] = {
 _FORMATS = f".csv/.tsv/{'/'.join(_READERS)}, also in .gz or .zip"
 
 
-def _saved_dataset(source: str, path: Path, columns: ColumnMap) -> Iterator[Record]:
+def _saved_dataset(path: Path, columns: ColumnMap) -> Iterator[Record]:
     import datasets
 
     try:
@@ -238,20 +216,20 @@ def _saved_dataset(source: str, path: Path, columns: ColumnMap) -> Iterator[Reco
         files = sorted(p.name for p in path.iterdir() if is_file_name(p))
         has = f"; name one of its files: {', '.join(files[:3])}" if files else ""
         raise DataError(
-            f"{source}: a folder that was not written by datasets' save_to_disk{has}"
+            f"{columns.source}: a folder that was not written by datasets' save_to_disk{has}"
         ) from error
     return _dataset_records(dataset, columns)
 
 
-def _hub_dataset(source: str, path: Path, columns: ColumnMap) -> Iterator[Record]:
+def _hub_dataset(path: Path, columns: ColumnMap) -> Iterator[Record]:
     import datasets
 
     try:
-        dataset = datasets.load_dataset(source)
+        dataset = datasets.load_dataset(columns.source)
     except Exception as error:  # offline, unknown, gated, a broken script: many classes
         raise DataError(
-            f"{source}: no such file, and no such dataset can be loaded from the Hugging Face hub "
-            f"({repaired_line(error)}){_nearest_source(source, path)}"
+            f"{columns.source}: no such file, and no such dataset can be loaded from the Hugging "
+            f"Face hub ({repaired_line(error)}){_nearest_source(path)}"
         ) from error
     return _dataset_records(dataset, columns)
 
@@ -281,7 +259,7 @@ def _dataset_records(dataset: Any, columns: ColumnMap) -> Iterator[Record]:
         yield number, cells
 
 
-def _nearest_source(source: str, path: Path) -> str:
+def _nearest_source(path: Path) -> str:
     folder = path.parent
     # Names only: with a long common path every file in the folder would look similar.
     there = [p.name for p in folder.iterdir()] if folder.is_dir() else []

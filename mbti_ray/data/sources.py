@@ -17,7 +17,7 @@ from typing import Any
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.columns import ColumnMap
-from mbti_ray.data.readers import BUILTIN, Record, parquet_rows, read_records
+from mbti_ray.data.readers import BUILTIN, read_records
 from mbti_ray.data.rows import BadRow, Row, parse_row
 from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError
@@ -85,8 +85,8 @@ def read_source(
     rows: list[Row] = []
     bad: list[BadRow] = []
     repaired = 0
-    columns = ColumnMap(source, options.columns)
-    for number, cells in islice(_records(source, options, columns), first):
+    columns = ColumnMap(source, options)
+    for number, cells in islice(read_records(columns), first):
         row, was_repaired = _parse_record(number, cells, options, labelled=labelled)
         if isinstance(row, BadRow):
             bad.append(row)
@@ -96,7 +96,12 @@ def read_source(
     if not rows and not bad:
         raise DataError(f"{source}: has no rows")
     columns.check(labelled=labelled)
-    _check_bad_share(source, bad, len(rows) + len(bad), options.max_bad_share)
+    total, allowed = len(rows) + len(bad), options.max_bad_share
+    if len(bad) > allowed * total:
+        raise DataError(
+            f"{source}: {len(bad)} of {total} rows are bad (data.max_bad_share allows "
+            f"{allowed:g}); first: {source}:{bad[0].number}: {bad[0].reason}"
+        )
     notes = [*columns.notes, *columns.unused_note()]
     if "type" in columns.roles.values():
         rows = _check_shares(rows, notes)
@@ -107,27 +112,19 @@ def read_source(
 
 def _check_shares(rows: list[Row], notes: list[str]) -> list[Row]:
     """The rows without their shares if these contradict the types, which are then the label."""
-    shared = [row for row in rows if row.shares is not None]
-    against = sum(_contradicts(row) for row in shared)
+    pairs = [(row.shares, labels_of(row.mbti_type)) for row in rows if row.shares and row.mbti_type]
+    against = sum(
+        any((share - 0.5) * (label - 0.5) < 0 for share, label in zip(shares, labels, strict=True))
+        for shares, labels in pairs
+    )
     if not against:
         return rows
-    line = f"the shares in E, N, T, J contradict the type in {against:,} of {len(shared):,} rows"
-    if against <= len(shared) / 2:
+    line = f"the shares in E, N, T, J contradict the type in {against:,} of {len(pairs):,} rows"
+    if against <= len(pairs) / 2:
         notes.append(f"{line}; the type is the label")
         return rows
-    notes.append(
-        f"{line} and are not used; if they are those of I, S, F and P: data.shares_of=ISFP"
-    )
+    notes.append(f"{line} and are not used; if they are those of I, S, F, P: data.shares_of=ISFP")
     return [replace(row, shares=None) for row in rows]
-
-
-def _contradicts(row: Row) -> bool:
-    pairs = zip(row.shares or (), labels_of(row.mbti_type or ""), strict=True)
-    return any(share != 0.5 and (share > 0.5) != bool(label) for share, label in pairs)
-
-
-def _records(source: str, options: DataConfig, columns: ColumnMap) -> Iterator[Record]:
-    return read_records(source, columns, separator=options.separator)
 
 
 def stream_rows(
@@ -150,8 +147,7 @@ def stream_rows(
     if source == BUILTIN:
         yield from ((index, row) for index, row in enumerate(builtin_rows()) if wanted(index))
         return
-    records = _records(source, options, ColumnMap(source, options.columns))
-    for index, (number, cells) in enumerate(records):
+    for index, (number, cells) in enumerate(read_records(ColumnMap(source, options))):
         if wanted(index):
             yield index, _parse_record(number, cells, options, labelled=labelled)[0]
 
@@ -177,10 +173,8 @@ def count_rows(source: str, options: DataConfig = _DEFAULTS) -> int | None:
     if source == BUILTIN:
         return len(builtin_rows())
     path = Path(source).expanduser()
-    if path.suffix.lower() == ".parquet" and path.is_file():
-        return parquet_rows(source, path)
     if path.is_file() and path.stat().st_size <= _MAX_BYTES_COUNTED:
-        return sum(1 for _ in _records(source, options, ColumnMap(source, options.columns)))
+        return sum(1 for _ in read_records(ColumnMap(source, options)))
     return None
 
 
@@ -219,11 +213,3 @@ def _parse_record(
         return parse_row(number, cells, labelled=labelled, is_inverted=options.shares_of == "ISFP")
     except DataError as error:
         return BadRow(number, repaired_line(error)), False
-
-
-def _check_bad_share(source: str, bad: list[BadRow], total: int, allowed: float) -> None:
-    if len(bad) > allowed * total:
-        raise DataError(
-            f"{source}: {len(bad)} of {total} rows are bad (data.max_bad_share allows "
-            f"{allowed:g}); first: {source}:{bad[0].number}: {bad[0].reason}"
-        )

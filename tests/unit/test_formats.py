@@ -278,7 +278,7 @@ def test_shares_that_contradict_the_types_are_not_used_unless_they_are_those_of_
     ]
     assert read.notes[-1] == (
         "the shares in E, N, T, J contradict the type in 3 of 3 rows and are not used; if they "
-        "are those of I, S, F and P: data.shares_of=ISFP"
+        "are those of I, S, F, P: data.shares_of=ISFP"
     )
     inverted = read_source(source, DataConfig(shares_of="ISFP"))
     assert inverted.rows[0].shares == (0.1, 0.8, 0.9, 0.7)

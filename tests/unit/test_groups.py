@@ -25,6 +25,7 @@ from mbti_ray.data.examples import (
 from mbti_ray.data.groups import group_examples, text_key
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
+from mbti_ray.reports.wording import caveats
 from mbti_ray.typology import TYPES
 
 pytestmark = pytest.mark.unit
@@ -150,6 +151,18 @@ def test_what_cannot_be_kept_apart_is_a_warning_with_its_number(write, tmp_path)
     assert warning.startswith(f"{shared} of {2 * shared} posts in val and test are also in train")
     duplicates = audit(config, load_users(config.data)).repeats
     assert (duplicates.held_out, duplicates.near_across) == (2 * shared, shared)
+    intervals = {"groups": 100, "resamples": 10, "resampled": "author"}
+    assert warning in caveats({"intervals": intervals}, info.as_dict())
+
+
+def test_notes_and_bad_rows_are_those_of_the_file_that_is_read(write, tmp_path):
+    rows = by_author([f"{k} words of one person only" for k in range(60)], 60)
+    first = prepare_dataset(write(rows), tmp_path / "cache")
+    named = write([(*row, "x") for row in rows], header=("author", "type", "text", "likes"))
+    second = prepare_dataset(named, tmp_path / "cache")
+    assert first.key == second.key
+    assert first.info.notes == []
+    assert second.info.notes == ['columns not used: "likes"']
 
 
 def test_without_shared_texts_there_is_no_warning(write, tmp_path):
