@@ -42,6 +42,7 @@ from mbti_ray.data.users import load_users
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.errors import DataError
 from mbti_ray.storage.atomic import atomic_folder
+from mbti_ray.storage.local_cache import delete_unused, mark_used
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 
 # Raise it when the contents of a cache folder, or how they are made, change.
@@ -71,6 +72,8 @@ def prepare_dataset(
 ) -> Dataset:
     """Read, preprocess, split and tokenize `data.source`, or load it from the cache.
 
+    Datasets that nobody has used for a month are deleted.
+
     Args:
         advance: Called with the number of rows tokenized since the last call, and the split.
 
@@ -83,7 +86,10 @@ def prepare_dataset(
     pretrained = None if config.model.encoder == TINY else build_tokenizer(config.model.encoder, ())
     key = _key(config, source, split_by, pretrained)
     folder = cache / key
-    if not (folder / _INFO).is_file():
+    if (folder / _INFO).is_file():
+        mark_used(folder)
+    else:
+        delete_unused(cache)
         _build(config, source, split_by, pretrained, folder, advance)
     data = read_dataset(folder)
     # Another file with the same rows may have built it.

@@ -37,12 +37,10 @@ def local_copy(
     copy = user_cache_folder() / kind / (key + PurePosixPath(remote.name).suffix)
     is_damaged = copy.exists() and is_intact is not None and not is_intact(copy)
     if copy.exists() and not is_damaged:
-        # The modification time is that of the last use; another user's file cannot be touched.
-        with suppress(OSError):
-            os.utime(copy)
+        mark_used(copy)
     else:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        _delete_unused(copy.parent)
+        delete_unused(copy.parent)
         is_file, keep = remote.is_file(), not is_damaged
         whole = atomic_file(copy) if is_file else atomic_folder(copy, keep_existing=keep)
         with whole as temporary:
@@ -50,11 +48,18 @@ def local_copy(
     return copy
 
 
-def _delete_unused(folder: Path) -> None:
-    """Delete the copies that nobody has used for a month."""
-    for old in folder.iterdir():
+def mark_used(path: Path) -> None:
+    """Set the modification time of a file or folder of a cache, which is that of its last use."""
+    # That of another user cannot be set.
+    with suppress(OSError):
+        os.utime(path)
+
+
+def delete_unused(folder: Path) -> None:
+    """Delete what nobody has used for a month in the folder of a cache."""
+    for old in folder.glob("*"):
         with suppress(OSError):
-            if time.time() - old.stat().st_mtime > _UNUSED_S:
+            if time.time() - old.lstat().st_mtime > _UNUSED_S:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 

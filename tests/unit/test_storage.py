@@ -422,7 +422,7 @@ def test_a_folder_that_another_user_planted_is_refused_and_nothing_in_it_is_touc
     bucket: RemotePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Below pytest's own folders nobody else can make anything.
-    with tempfile.TemporaryDirectory() as shared:
+    with tempfile.TemporaryDirectory(dir="/tmp") as shared:
         Path(shared).chmod(0o1777)
         monkeypatch.setattr("tempfile.tempdir", shared)
         _attack(Path(shared), bucket)
