@@ -177,6 +177,10 @@ class Load:
                     self.bundles[response.headers["x-bundle-id"]] += 1
 
 
+def resident_mib(process: int) -> float:
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * 4096 / 2**20
+
+
 def open_loop(url: str, body: dict[str, Any], *, rate: float, seconds: float) -> Load:
     """Sends `rate` requests per second for `seconds`, then waits for all responses."""
     load = Load(url)
