@@ -1,4 +1,4 @@
-"""The service as a command, through HAProxy, under malformed HTTP, huge requests and slow clients."""
+"""The service behind HAProxy under malformed HTTP, huge requests and half-sent requests."""
 
 import json
 import random
