@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from test_http import Echo, assert_is_error, client_of
+from http_client import Echo, assert_is_error, client_of
 
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig

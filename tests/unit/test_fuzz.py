@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 import uvicorn
+from http_client import Echo
 from raw_requests import raw_requests, send_raw
-from test_http import Echo
 
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.serving.app import build_api

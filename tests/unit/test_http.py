@@ -1,145 +1,29 @@
-"""The HTTP API without Ray: status codes, response bodies and limits.
-
-Every response is checked against the published OpenAPI schema.
-"""
+"""The HTTP API without Ray: status codes, response bodies and limits."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
-import jsonschema
 import pytest
-from fastapi import FastAPI
-from hypothesis import given
-from hypothesis import strategies as st
-from starlette.requests import Request
-from starlette.types import Message
+from http_client import (
+    JSON_TYPE,
+    Echo,
+    assert_is_error,
+    build_client,
+    client_of,
+    get,
+    post_predict,
+)
 
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.inference.predictor import Prediction
 from mbti_ray.serving.app import build_api
 from mbti_ray.serving.schemas import (
-    MAX_INFLUENCE_POSTS,
-    APIError,
     ErrorCode,
-    PredictRequest,
-    parse_request,
-    read_json_body,
 )
-from mbti_ray.serving.served_model import PredictResult, Timing
 
 pytestmark = pytest.mark.unit
-
-# Pages, and the schema itself.
-UNPUBLISHED = ("/", "/docs", "/openapi.json")
-JSON_TYPE = {"Content-Type": "application/json"}
-SCOPE: Any = {"type": "http", "headers": [(b"content-type", b"application/json")]}
-
-
-@dataclass
-class Echo:
-    """A router and model in one, which waits for `gate` and records its calls.
-
-    P(E) is a tenth of the number of posts.
-    """
-
-    bundle_id: str = "abc123"
-    info: dict[str, Any] = field(default_factory=lambda: {"bundle_id": "abc123"})
-    gate: asyncio.Event | None = None
-    cancelled: int = 0
-    calls: list[tuple[Sequence[Sequence[str]], bool]] = field(default_factory=list)
-
-    def route(self, request: PredictRequest, bundle_id: str | None) -> "Echo":
-        if bundle_id not in (None, self.bundle_id):
-            raise APIError(ErrorCode.NOT_FOUND, "no such bundle")
-        return self
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        users = request.users
-        self.calls.append((tuple(users), request.whole))
-        if self.gate:
-            try:
-                await self.gate.wait()
-            except asyncio.CancelledError:
-                self.cancelled += 1
-                raise
-        if "boom" in users[0]:
-            raise RuntimeError(users[0])
-        predictions = [
-            Prediction("INTJ", (len(posts) / 10, 0.9, 0.9, 0.9), truncated=False, windows=1)
-            for posts in users
-        ]
-        span = {"start": 0, "end": 1, "kind": "type"}
-        masked = [[{"text": post, "hidden": [span]} for post in posts] for posts in users]
-        timing = Timing(0.001, 0.25, 0.0125)
-        return PredictResult(predictions, timing, masked if request.explain else None)
-
-
-def build_client(model: Echo, **limits: Any) -> httpx.AsyncClient:
-    return client_of(build_api(model, ServeConfig(**limits)))
-
-
-def client_of(api: FastAPI) -> httpx.AsyncClient:
-    """A client of an application that checks each response against its published schema."""
-    published = api.openapi()
-
-    async def check(response: httpx.Response) -> None:
-        await response.aread()
-        assert_matches_schema(response, published)
-
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(api),
-        base_url="http://localhost:8000",
-        event_hooks={"response": [check]},
-    )
-
-
-def assert_matches_schema(response: httpx.Response, published: dict[str, Any]) -> None:
-    """Raises unless a JSON body is exactly what openapi.json publishes for it."""
-    if response.request.url.path in UNPUBLISHED or response.request.method in ("HEAD", "OPTIONS"):
-        return
-    method = response.request.method.lower()
-    operation = published["paths"].get(response.request.url.path, {}).get(method)
-    if operation is None:
-        # An unknown path or method, so any published error must do.
-        schema = {"$ref": "#/components/schemas/ErrorResponse"}
-    else:
-        content = operation["responses"][str(response.status_code)]["content"]
-        schema = content["application/json"]["schema"]
-    schemas = {
-        name: {"additionalProperties": False, **model}
-        for name, model in published["components"]["schemas"].items()
-    }
-    jsonschema.validate(response.json(), {**schema, "components": {"schemas": schemas}})
-
-
-def post_predict(body: Any, model: Echo | None = None, **limits: Any) -> httpx.Response:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-
-    async def post() -> httpx.Response:
-        async with build_client(model or Echo(), **limits) as client:
-            return await client.post("/predict", content=content, headers=JSON_TYPE)
-
-    return asyncio.run(post())
-
-
-def get(path: str, model: Echo | None = None, method: str = "GET") -> httpx.Response:
-    async def fetch() -> httpx.Response:
-        async with build_client(model or Echo()) as client:
-            return await client.request(method, path)
-
-    return asyncio.run(fetch())
-
-
-def assert_is_error(response: httpx.Response, code: ErrorCode) -> str:
-    assert response.status_code == code.status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"code", "message"}
-    assert error["code"] == code.name.lower()
-    return str(error["message"])
 
 
 def test_a_text_gets_an_object_and_the_bundle_id() -> None:
@@ -177,85 +61,11 @@ def test_texts_are_separate_inputs_and_posts_are_one_user_read_whole() -> None:
     assert isinstance(answer.json(), dict)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"text", b"\xff\xfe", b'{"inputs": "\xff"}', b"[" * 100_000, b"9" * 5000],
-    ids=["empty", "open", "word", "utf-16", "latin-1", "deep", "huge number"],
-)
-def test_a_body_that_is_not_json_is_400(body: bytes) -> None:
-    assert_is_error(post_predict(body), ErrorCode.NOT_JSON)
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ([], "the body is not an object"),
-        ("text", "the body is not an object"),
-        ({}, "give exactly one"),
-        ({"input": "a"}, 'did you mean "inputs"?'),
-        ({"inputs": "a", "posts": ["a"]}, "give exactly one"),
-        ({"inputs": ""}, "inputs: is empty"),
-        ({"inputs": " \n\t"}, "inputs: is empty"),
-        ({"inputs": []}, "inputs: is an empty list"),
-        ({"inputs": ["a", " "]}, "inputs[1]: is empty"),
-        ({"inputs": ["a", 1]}, "inputs[1]: is not a string"),
-        ({"inputs": None}, "inputs: is not a string"),
-        ({"inputs": {"text": "a"}}, "inputs: is not a string"),
-        ({"posts": "a"}, "posts: is not a list of strings"),
-        ({"posts": []}, "posts: is an empty list"),
-        ({"posts": ["a", None]}, "posts[1]: is not a string"),
-        ({"inputs": "a", "extra": 1}, "extra: is not a known field"),
-        ({"inputs": "\ud800"}, "inputs: contains half of a surrogate pair"),
-    ],
-)
-def test_a_wrong_shape_is_422_and_says_where(body: Any, message: str) -> None:
-    assert message in assert_is_error(post_predict(body), ErrorCode.INVALID)
-
-
 def test_too_many_texts_or_bytes_are_413() -> None:
     too_many = assert_is_error(post_predict({"posts": ["a"] * 4}, max_texts=3), ErrorCode.TOO_LARGE)
     assert too_many == "4 texts in one request; allowed: 3"
     assert post_predict({"inputs": ["a"] * 3}, max_texts=3).status_code == 200
     assert_is_error(post_predict({"inputs": "a" * 100}, max_body_bytes=100), ErrorCode.TOO_LARGE)
-
-
-def test_an_endless_body_is_read_only_up_to_the_limit() -> None:
-    sent = 0
-
-    async def endless() -> Message:
-        nonlocal sent
-        sent += 1000
-        return {"type": "http.request", "body": b"a" * 1000, "more_body": True}
-
-    with pytest.raises(APIError, match="more than 5000 bytes"):
-        asyncio.run(read_json_body(Request(SCOPE, endless), max_bytes=5000))
-    assert sent == 6000
-
-
-@pytest.mark.parametrize("length", ["5001", "9" * 19, "9" * 9000])
-def test_a_body_announced_too_large_is_413_before_any_of_it_is_read(length: str) -> None:
-    async def receive() -> Message:
-        raise AssertionError("the body was read")
-
-    length_header = (b"content-length", length.encode())
-    scope = {**SCOPE, "headers": [*SCOPE["headers"], length_header]}
-    with pytest.raises(APIError, match="more than 5000 bytes"):
-        asyncio.run(read_json_body(Request(scope, receive), max_bytes=5000))
-
-
-@pytest.mark.parametrize("key", ["inputs", "posts"])
-def test_texts_are_counted_before_they_are_validated(key: str) -> None:
-    # Each of them is empty, which would be 422.
-    assert_is_error(post_predict({key: [""] * 300_000}), ErrorCode.TOO_LARGE)
-
-
-def test_an_unknown_field_is_reported_whatever_its_name() -> None:
-    fields = {f"a{n}": 1 for n in range(50_000)} | {"inputs": "a"}
-    message = assert_is_error(post_predict(fields), ErrorCode.INVALID)
-    assert message == "a0: is not a known field"
-    body = json.dumps({"inputs": "a", "\ud800": 1}).encode()
-    message = assert_is_error(post_predict(body), ErrorCode.INVALID)
-    assert message == "\\ud800: is not a known field"
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/health", "/ready"])
@@ -386,39 +196,6 @@ def test_every_published_example_is_accepted_and_every_error_is_published() -> N
     assert {int(s) for s in described["responses"]} == {200, *(c.status for c in ErrorCode)}
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
-
-
-def parsed_or_code(body: bytes) -> PredictRequest | ErrorCode:
-    try:
-        return parse_request(body, max_texts=3)
-    except APIError as error:
-        return error.code
-
-
-@given(st.binary() | JSON.map(json.dumps).map(str.encode))
-def test_any_body_is_a_request_or_an_error_of_the_table(body: bytes) -> None:
-    found = parsed_or_code(body)
-    assert not isinstance(found, ErrorCode) or found in (
-        ErrorCode.NOT_JSON,
-        ErrorCode.INVALID,
-        ErrorCode.TOO_LARGE,
-    )
-
-
-@given(st.sampled_from(["inputs", "posts"]), JSON)
-def test_an_accepted_request_contains_only_readable_texts(key: str, value: Any) -> None:
-    found = parsed_or_code(json.dumps({key: value}).encode())
-    if not isinstance(found, ErrorCode):
-        assert found.whole is (key == "posts")
-        assert all(post.strip() for posts in found.users for post in posts)
-    else:
-        assert found in (ErrorCode.INVALID, ErrorCode.TOO_LARGE)
-
-
 def test_server_timing_gives_the_milliseconds_of_each_stage() -> None:
     timing = post_predict({"inputs": "a"}).headers["server-timing"]
     assert timing == "tokenise;dur=1.00, queue;dur=250.00, forward;dur=12.50"
@@ -433,18 +210,6 @@ def test_influence_is_the_difference_to_the_posts_without_each_one() -> None:
     assert [round(one["E"], 6) for one in answer["influence"]] == [0.1, 0.1, 0.1]
     assert [one["N"] for one in answer["influence"]] == [0, 0, 0]
     assert "influence" not in post_predict({"posts": ["a", "b"]}).json()
-
-
-@pytest.mark.parametrize("count", [1, MAX_INFLUENCE_POSTS + 1])
-def test_influence_needs_a_few_posts(count: int) -> None:
-    response = post_predict({"posts": ["a"] * count, "influence": True})
-    assert f"got {count}" in assert_is_error(response, ErrorCode.INVALID)
-
-
-def test_the_posts_of_an_influence_request_count_once_towards_the_limit() -> None:
-    body = {"posts": ["a"] * 10, "influence": True}
-    assert post_predict(body, max_texts=10).status_code == 200
-    assert_is_error(post_predict(body, max_texts=9), ErrorCode.TOO_LARGE)
 
 
 def raw_request(
