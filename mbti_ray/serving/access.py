@@ -31,10 +31,9 @@ class AccessControl:
         """
         self._key_hash = key_hash
         self._origins = config.allow_origins
-        # A website may have its own name resolve to 127.0.0.1 (DNS rebinding), and is then of the
-        # same origin as the service.
-        self._checks_host = _is_loopback(config.host)
         self._hosts = {urlsplit(origin).hostname for origin in config.allow_origins}
+        # A website whose own name resolves to 127.0.0.1 has the same origin (DNS rebinding).
+        self._checks_host = _is_loopback(config.host)
 
     def check(self, request: Request) -> None:
         """

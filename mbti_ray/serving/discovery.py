@@ -1,8 +1,6 @@
-"""The discovery file of a running service, by which other commands find the Ray it runs in.
+"""The discovery file of a running service, by which this user's commands find the Ray it runs in.
 
-One file per host and port, in a folder that only this user can access: whoever can write it decides
-which Ray the commands of this user trust. Knows nothing of Ray except the names of two environment
-variables.
+Whoever can write it decides which Ray they trust. Knows nothing of Ray but two variables' names.
 """
 
 import json
@@ -23,10 +21,7 @@ _VARIABLES = ("RAY_ADDRESS", _AUTH_MODE)
 
 @contextmanager
 def announce_service(port: int, address: str) -> Iterator[None]:
-    """Other commands of this user find the service by its port until the end of the block.
-
-    Args:
-        address: Of the Ray that the service runs in.
+    """Other commands find the service in the Ray at `address` until the end of the block.
 
     Raises:
         StorageError: The folder is not this user's alone.
@@ -60,7 +55,6 @@ def read_ray_environment(port: int) -> dict[str, str] | None:
 
 
 def _discovery_file(port: int) -> Path:
-    # Below the home, not in XDG_RUNTIME_DIR: that one ends with the login in which a service was
-    # started, and is not there for a cron job. Several hosts may share a home.
+    # XDG_RUNTIME_DIR ends with the login that started a service. Hosts may share a home.
     folder = private_folder(user_cache_folder() / "services")
     return folder / f"{socket.gethostname()}-{port}.json"

@@ -27,8 +27,7 @@ PRIVATE_FILES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "state",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "state/servers",
 }
-# A client that sends nothing for so long is disconnected (3,600 s by default); after the deadline,
-# so that a slow request is answered by our own 504.
+# Disconnects silent clients (default: 3,600 s), after the deadline's own 504.
 CLIENT_TIMEOUT = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"
 _AFTER_DEADLINE_S = 5
 # A socket path has at most 107 bytes, of which Ray takes 57 for the node and HAProxy 12 to bind.
