@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def shown(page: Any) -> dict[str, Any]:
 def percent(share: float) -> str:
     if share < 0.005:
         return "< 1 %"
-    return "> 99 %" if share > 0.995 else f"{round(100 * share)} %"
+    return "> 99 %" if share > 0.995 else f"{floor(100 * share + 0.5)} %"
 
 
 def expected(answer: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +193,17 @@ def test_a_truncated_text_is_reported(url: str, open_page: Any, read: Any) -> No
     assert f"in {windows} windows" in page.locator("#extent").inner_text()
     read(page, " ".join(POSTS * 9))
     assert "Longer than the limit: only the first 4 windows" in page.locator("#extent").inner_text()
+
+
+def test_words_that_the_model_does_not_know_are_reported(
+    url: str, open_page: Any, read: Any
+) -> None:
+    page = open_page(url, **STILL)
+    read(page, "読書 読書 читать")
+    share = ask(url, posts=["読書 読書 читать"])["unknown"]
+    assert share > 0
+    shown_text = page.locator("#extent").inner_text().replace("\xa0", " ")
+    assert f"{percent(share)} of its words are unknown" in shown_text
 
 
 def test_the_facts_shown_are_those_of_the_bundle_that_answered(
