@@ -183,7 +183,6 @@ class PredictResponse(BaseModel):
     truncated: bool = Field(description="the input was longer than the limit and was cut")
     windows: int = Field(description="the number of windows that were read")
     unknown: float = Field(description="the share of the words that the tokenizer does not know")
-    unknown: float = Field(0.0, description="the share of words that the tokenizer does not know")
     influence: list[Influence] | None = Field(
         None, description="the contribution of each post; only with influence"
     )
