@@ -70,9 +70,10 @@ def _evaluate(options: argparse.Namespace) -> Result:
         console.print(f"rows: {options.output}")
     if options.report is not None:
         title = f"{home} on {data.description}"
-        write_page(
-            options.report, scorecard_page(title, evaluation.scorecards, data_info=data.facts)
+        page = scorecard_page(
+            title, evaluation.scorecards, data_info=data.facts, groups=evaluation.groups
         )
+        write_page(options.report, page)
         console.print(f"report: {options.report}")
     return {
         "bundle": str(home),
@@ -85,8 +86,10 @@ def _evaluate(options: argparse.Namespace) -> Result:
 
 
 def _summarize(scores: Mapping[str, float]) -> str:
-    accuracy, all_four = scores["acc_mean"], scores["acc_total"]
-    return f"{scores['rows']:,.0f} rows: accuracy {accuracy:.3f}, all four {all_four:.3f}"
+    return (
+        f"{scores['rows']:,.0f} rows: accuracy {scores['acc_mean']:.3f}, macro-F1 "
+        f"{scores['f1_mean']:.3f}, all four {scores['acc_total']:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def scorecard_page(
     findings: Sequence[FindingRecord] = (),
     history: Sequence[Record] = (),
     data_info: Record | None = None,
+    groups: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """The page; charts are those of the first scorecard."""
     main = next(iter(scorecards.values()))
@@ -34,6 +35,7 @@ def scorecard_page(
         [
             *map(warning, wording.caveats(main, data_info)),
             *(_scores(name, card) for name, card in scorecards.items()),
+            *_groups(groups or {}),
             *_side_by_side(scorecards),
             *(_baselines(name, card, len(scorecards) > 1) for name, card in scorecards.items()),
             *_charts(main),
@@ -95,6 +97,21 @@ def _abstention(card: Scorecard) -> Iterator[Html]:
     ]
     yield paragraph("Too close to the threshold for a prediction, and the accuracy of the others:")
     yield table(["predicted X", "accuracy of the others"], rows)
+
+
+def _groups(groups: Mapping[str, Mapping[str, float]]) -> Iterator[Html]:
+    """Rows by what they were to the bundle, such as seen in training or new."""
+    if groups:
+        names = {"acc_mean": "accuracy", "f1_mean": "macro-F1", "acc_total": "all four"}
+        rows = [
+            [name, f"{scores['rows']:,.0f}", *(wording.number(scores[key]) for key in names)]
+            for name, scores in groups.items()
+        ]
+        yield section(
+            "Rows by what the bundle has seen",
+            paragraph("Only rows that it was not trained or validated on show how good it is."),
+            table(["rows", *names.values()], rows),
+        )
 
 
 def _side_by_side(scorecards: Mapping[str, Scorecard]) -> Iterator[Html]:

@@ -267,6 +267,22 @@ def test_the_page_is_the_same_for_the_same_metrics_at_any_time():
     assert full_page() == first
 
 
+def test_rows_that_the_bundle_has_seen_stand_apart_from_new_ones():
+    scores = {"rows": 215.0, "acc_mean": 0.876, "f1_mean": 0.86, "acc_total": 0.56}
+    groups = {"seen in training": scores, "new": scores | {"rows": 25.0, "acc_mean": 0.78}}
+    words = Elements(full_page(groups=groups)).words
+    assert "seen in training 215 0.876 0.860 0.560 new 25 0.780 0.860 0.560" in words
+    assert "Rows by what the bundle has seen" not in Elements(full_page()).words
+
+
+def test_a_warning_about_the_data_is_on_the_page_and_in_the_card():
+    data_info = DATA_INFO | {"warnings": ["posts.csv: 12 of 12 posts in val and test are in train"]}
+    assert Elements(full_page(data_info=data_info)).words.count("12 of 12 posts in val") == 1
+    assert "**posts.csv: 12 of 12 posts in val and test are in train**" in card_of(
+        data_info=data_info
+    )
+
+
 def test_names_are_escaped():
     card = scorecard()
     card["missing"] = {NASTY: NASTY}
