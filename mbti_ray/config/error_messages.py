@@ -104,7 +104,10 @@ def _allowed(schema: type[BaseModel], address: str) -> str:
 
 
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true, false"}
-_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pattern": "matching"}
+_BOUNDS = {
+    **{"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pattern": "matching"},
+    "max_length": "no longer than",
+}
 
 
 def _describe(annotation: Any, constraints: Sequence[Any]) -> str:

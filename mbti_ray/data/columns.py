@@ -85,7 +85,7 @@ class ColumnMap:
         roles = {*self.roles.values()}
         if not self._names:
             return
-        for role in ("type", "text") if labelled else ("text",):
+        for role in ("text", "type") if labelled else ("text",):
             if role not in roles and not (role == "type" and roles >= {*POSITIVE_POLES}):
                 raise DataError(self._missing(role))
 
@@ -94,14 +94,12 @@ class ColumnMap:
         unused = [name for name in self._names if name not in self.roles]
         if not unused:
             return []
-        taken = {*self.roles.values()}
-        hints = [self._hint(role, unused) for role in _LOOKALIKES if role not in taken]
-        return [f"columns not used: {quoted(unused)}{''.join(hints)}"]
+        return [f"columns not used: {quoted(unused)}{self._hints()}"]
 
     def _missing(self, role: str) -> str:
         given = self._given.get(role)
         wanted = f'"{given}", which data.columns.{role} names' if given else _quoted_role(role)
-        hint = self._hint(role, [*self._names])
+        hint = self._hints()
         marks = [mark for mark in SEPARATORS if mark in "".join(self._names)]
         if len(self._names) == 1 and marks:
             hint = f"; to divide it at {marks[0]!r}, set data.separator={marks[0]!r}"
@@ -111,11 +109,18 @@ class ColumnMap:
             f"{hint or nearest(given or _NAMES[role][0], self._names)}"
         )
 
-    def _hint(self, role: str, names: Collection[str]) -> str:
-        alike = [name for name in names if _looks_like(role, name)]
-        if not alike:
-            return ""
-        return f'; "{alike[0]}" looks like the {role}: data.columns.{role}={alike[0]}'
+    def _hints(self) -> str:
+        """What the columns that are not read look like."""
+        alike = {
+            role: name
+            for role in _LOOKALIKES
+            for name in reversed(self._names)
+            if role not in self.roles.values() and _looks_like(role, name)
+        }
+        return "".join(
+            f'; "{name}" looks like the {role}: data.columns.{role}={name}'
+            for role, name in alike.items()
+        )
 
     def _find(self, role: str, names: Collection[str]) -> list[str]:
         """The columns that could have a role."""

@@ -147,6 +147,7 @@ def load_evaluation_data(
     description = f"{source.name}: {len(rows):,} {config.data.unit}s scored ({counts})"
     if source.bad:
         description += f"; {len(source.bad)} bad rows left out"
+    description += "".join(f"; {note}" for note in source.notes)
     posts = {row.number: row.posts for row in source.rows}
     scored = {origin for _, origin in rows}
     if len(scored) == 1 and scored <= set(SPLITS):

@@ -176,6 +176,7 @@ def test_every_mistake_is_reported_at_once_with_its_origin(file):
         ("scaling.use_gpu=maybe", "allowed: true, false, auto"),
         ("seed=-1", "allowed: a whole number at least 0 and below 2147483648"),
         ("name=../up", "allowed: a string matching"),
+        ("data.separator=||", "allowed: a string no longer than 1, null"),
         ("serve.port=70000", "allowed: a whole number at least 1 and at most 65535"),
     ],
 )

@@ -188,6 +188,13 @@ REFUSED = {
         'no column "type"; needed: type (or E, N, T and J), and posts or text; found: "mbti", '
         '"text"; "mbti" looks like the type: data.columns.type=mbti',
     ),
+    "nothing by its usual name": (
+        cells(("u1", "INTJ", "a book"), names=("username", "label", "comment")),
+        'no column "posts" or "text"; needed: type (or E, N, T and J), and posts or text; found: '
+        '"username", "label", "comment"; "comment" looks like the text: data.columns.text=comment; '
+        '"label" looks like the type: data.columns.type=label; "username" looks like the author: '
+        "data.columns.author=username",
+    ),
     "a text by another name": (
         cells(("INTJ", "a book"), names=("type", "Body")),
         'no column "posts" or "text"; needed: type (or E, N, T and J), and posts or text; found: '
