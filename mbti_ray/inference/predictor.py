@@ -7,6 +7,7 @@ Shapes: R inputs, N windows, B windows of one batch, 4 dimensions in the order E
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -135,19 +136,21 @@ class Predictor:
 
     def check_golden(self) -> None:
         """Raise BundleError unless the golden texts reproduce the recorded logits."""
-        golden, allowed = self._runtime.golden, self._runtime.tolerance
-        if not golden:
-            raise BundleError(f"bundle {self.bundle_id}: holds no golden texts; write it again")
-        gap = float((self.golden_logits() - torch.tensor(golden)).abs().max())
+        golden = torch.tensor(self._runtime.golden)
+        allowed = self._runtime.tolerance * max(1.0, float(golden.abs().max()))
+        gap = float((self.golden_logits() - golden).abs().max())
         if not gap <= allowed:
             raise BundleError(
                 f"bundle {self.bundle_id}: does not reproduce its golden logits (off by {gap:.2g}, "
-                f"allowed {allowed:g}); it is damaged, or the versions differ too much"
+                f"allowed {allowed:.2g}); it is damaged, or this machine multiplies float32 in "
+                "less (TF32, bfloat16), or the versions differ too much"
             )
 
     def golden_logits(self) -> Tensor:
-        """The logits [G, 4] of the bundle's golden texts, computed on this machine."""
-        return self.predict_logits([[g.text] for g in self._manifest.golden], whole=False).values
+        """The logits [G, 4] of the bundle's golden texts, computed on this machine in float32."""
+        with _ieee_float32():
+            texts = [[golden.text] for golden in self._manifest.golden]
+            return self.predict_logits(texts, whole=False).values
 
     def predict(self, inputs: Sequence[Sequence[str]], *, whole: bool) -> list[Prediction]:
         """Predictions for R inputs, each a list of posts.
@@ -260,6 +263,21 @@ def pool_windows(rows: Sequence[EncodedRow], logits: Tensor) -> RowLogits:
     tokens = torch.tensor([len(w) for r in rows for w in r.windows], dtype=torch.int64)
     pooled = pool_rows(logits, row_of_window, tokens, len(rows)) if rows else torch.empty(0, 4)
     return RowLogits(pooled, rows)
+
+
+@contextmanager
+def _ieee_float32() -> Iterator[None]:
+    """No TF32 or bfloat16 in products of float32, whatever the image or a library has set."""
+    mkldnn: Any = torch.backends.mkldnn
+    backends = (torch.backends.cuda.matmul, mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 class MBTIClassifier:

@@ -15,10 +15,10 @@ from mbti_ray.config import RunConfig, load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.worker import Worker
-from mbti_ray.errors import ConfigError
+from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.inference.bundle_writer import build_golden_texts, write_bundle
-from mbti_ray.inference.manifest import DecisionRule
+from mbti_ray.inference.manifest import DecisionRule, load_manifest, write_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.model.classifier import MBTIModel, build_model
 
@@ -165,6 +165,45 @@ def test_a_prediction_does_not_depend_on_the_other_rows_of_the_batch(bundle: Pat
     for text, logits in zip(texts, together, strict=True):
         alone = predictor.predict_logits([text], whole=True).values[0]
         assert torch.allclose(alone, logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_golden_logits_are_checked_in_float32_whatever_precision_is_set(
+    bundle: Path, precision: str
+) -> None:
+    # "medium" is bfloat16 on CPUs that have it (a gap of 1e-2), "high" is TF32 on GPUs.
+    before = torch.get_float32_matmul_precision()
+    expected = Predictor.load(bundle).golden_logits()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert torch.equal(Predictor.load(bundle).golden_logits(), expected)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_large_logits_may_differ_in_proportion_and_the_refusal_names_tf32(
+    trained: tuple[RunConfig, Dataset, Outcome], tmp_path: Path
+) -> None:
+    config, data, outcome = trained
+    model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+    with torch.no_grad():
+        model.heads.bias.fill_(50.0)
+    _write(tmp_path / "bundle", config, data, replace(outcome, model=model))
+    manifest = load_manifest(tmp_path / "bundle")
+
+    def shifted(gap: float) -> None:
+        golden = [
+            text.model_copy(update={"logits": [x + gap for x in text.logits]})
+            for text in manifest.golden
+        ]
+        write_manifest(tmp_path / "bundle", manifest.model_copy(update={"golden": golden}))
+
+    shifted(0.04)
+    Predictor.load(tmp_path / "bundle")
+    shifted(0.06)
+    with pytest.raises(BundleError, match=r"golden logits .*TF32"):
+        Predictor.load(tmp_path / "bundle")
 
 
 def test_a_long_text_is_truncated_to_one_window_or_read_whole_in_several(bundle: Path) -> None:

@@ -25,7 +25,8 @@ class Runtime(Protocol):
         device: Device of the inputs and of the logits.
         min_efficient_tokens: A smaller batch leaves the device idle; see `batches_by_length`.
         golden: Logits [G, 4] of the golden texts, which the runtime has to reproduce.
-        tolerance: Largest allowed difference from `golden`; processors round differently.
+        tolerance: Largest allowed difference from `golden` at logits up to 1; larger logits may
+            differ in proportion, since processors add in another order.
     """
 
     device: torch.device
