@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.errors import BundleError
+from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.inference.predictor import Predictor
 from service_command import free_port, served
 
@@ -38,6 +38,22 @@ def client(bundle: Path, damaged_bundle: Path, ray_cluster: None) -> Iterator[ht
     with httpx.Client(base_url=url, trust_env=False, timeout=60) as made:
         yield made
     serve.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gpus": 1}, "serve.gpus=1; the cluster has 2 CPUs and 0 GPUs, enough for 0"),
+        ({"replicas": 2, "cpus": 2}, "serve.replicas=2: each needs serve.cpus=2"),
+    ],
+)
+def test_replicas_that_do_not_fit_are_refused_at_once(
+    bundle: Path, ray_cluster: None, changes: dict[str, int], message: str
+) -> None:
+    from mbti_ray.on_ray.serve.service import start_service
+
+    with pytest.raises(ClusterError, match=message):
+        start_service(bundle, ServeConfig.model_validate(changes))
 
 
 def error_code(response: httpx.Response) -> tuple[int, str]:
