@@ -7,7 +7,7 @@ how a model computes.
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -31,7 +31,7 @@ from mbti_ray.serving.schemas import (
     parse_request,
     read_json_body,
 )
-from mbti_ray.serving.served_model import PredictResult, ServedModel, Timing
+from mbti_ray.serving.served_model import PredictResult, ServedModel
 from mbti_ray.serving.web_pages import add_pages
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,6 @@ _EXAMPLES = {
     "with what was masked": {"inputs": "As an INTJ I'd rather read.", "explain": True},
 }
 
-
 _BUNDLE_HEADER = {
     "name": "X-Bundle-Id",
     "in": "header",
@@ -52,6 +51,14 @@ _BUNDLE_HEADER = {
     "schema": {"type": "string"},
     "description": "the id of the bundle that should answer, where two are served",
 }
+_PREDICT_BODY = {
+    "schema": {"oneOf": [m.model_json_schema() for m in (TextsRequest, UserRequest)]},
+    "examples": {name: {"value": value} for name, value in _EXAMPLES.items()},
+}
+
+
+def _error_responses(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
+    return {c.status: {"model": ErrorResponse, "description": c.meaning} for c in codes}
 
 
 def build_api(
@@ -76,46 +83,29 @@ def build_api(
         redoc_url=None,
         redirect_slashes=False,
     )
-    _add_error_handlers(api, on_error)
     add_pages(api)
     access = AccessControl(config, key_hash)
     access.add_cors(api)
-    _add_predict(api, router, config, access)
-    _add_probes(api, router, access)
-    return api
+    limiter = ConcurrencyLimiter(config.max_queued)
 
+    @api.exception_handler(APIError)
+    async def handle_api_error(_: Request, error: APIError) -> Response:
+        return _error_response(error, on_error)
 
-def _add_error_handlers(api: FastAPI, on_error: Callable[[str], None]) -> None:
-    async def handle_api_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, APIError)
-        on_error(error.code.name.lower())
-        return _error_response(error)
-
-    async def handle_http_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    @api.exception_handler(HTTPException)
+    async def handle_http_error(_: Request, error: HTTPException) -> Response:
         codes = {code.status: code for code in ErrorCode}
         code = codes.get(error.status_code, ErrorCode.INVALID)
-        on_error(code.name.lower())
-        return _error_response(APIError(code), error.headers)
+        return _error_response(APIError(code), on_error, error.headers)
 
-    api.add_exception_handler(APIError, handle_api_error)
-    api.add_exception_handler(HTTPException, handle_http_error)
-
-
-def _error_response(error: APIError, headers: Any = None) -> Response:
-    headers = dict(headers or {})
-    if error.code is ErrorCode.QUEUE_FULL:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if error.code is ErrorCode.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error.as_dict(), error.code.status, headers)
-
-
-def _add_probes(api: FastAPI, router: Router, access: AccessControl) -> None:
+    @api.get("/health")
+    @api.head("/health", include_in_schema=False)
     async def health() -> dict[str, str]:
         """The process is alive and its event loop responds."""
         return {"status": "alive"}
 
+    @api.get("/ready", responses=_error_responses(ErrorCode.NOT_READY))
+    @api.head("/ready", include_in_schema=False)
     async def ready() -> dict[str, str]:
         """The model is loaded and warmed up, and it reproduced its golden texts.
 
@@ -123,23 +113,22 @@ def _add_probes(api: FastAPI, router: Router, access: AccessControl) -> None:
         """
         return {"status": "ready"}
 
+    @api.get("/info", responses=_error_responses(ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN))
     async def info(request: Request) -> dict[str, Any]:
         """Model, data, scores and versions of the bundle that is served."""
         access.check(request)
         return router.info
 
-    api.add_api_route("/health", health)
-    api.add_api_route("/ready", ready, responses=_error_responses(ErrorCode.NOT_READY))
-    for path, probe in (("/health", health), ("/ready", ready)):
-        api.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
-    api.add_api_route(
-        "/info", info, responses=_error_responses(ErrorCode.FORBIDDEN, ErrorCode.UNAUTHORIZED)
+    @api.post(
+        "/predict",
+        response_model=PredictResponse | list[PredictResponse],
+        response_description="an object, or a list for a list of inputs",
+        responses=_error_responses(*ErrorCode),
+        openapi_extra={
+            "parameters": [_BUNDLE_HEADER],
+            "requestBody": {"required": True, "content": {"application/json": _PREDICT_BODY}},
+        },
     )
-
-
-def _add_predict(api: FastAPI, router: Router, config: ServeConfig, access: AccessControl) -> None:
-    limiter = ConcurrencyLimiter(config.max_queued)
-
     async def predict(request: Request) -> Response:
         """A type and four probabilities for each text, or for one user's posts read whole.
 
@@ -148,61 +137,49 @@ def _add_predict(api: FastAPI, router: Router, config: ServeConfig, access: Acce
         tokenizing, waiting for the model, and in the model.
         """
         access.check(request)
-        return await _handle_predict(request, router, config, limiter)
+        try:
+            async with asyncio.timeout(config.deadline_s):
+                body = await read_json_body(request, max_bytes=config.max_body_bytes)
+                parsed = parse_request(body, max_texts=config.max_texts)
+                model = router.route(parsed, request.headers.get("x-bundle-id"))
+                # Only now, so that clients that send slowly occupy no slot.
+                with limiter.slot():
+                    result = await _cancel_on_disconnect(request, _run_model(model, parsed))
+        except TimeoutError:
+            message = f"no answer within {config.deadline_s:g} s"
+            raise APIError(ErrorCode.TOO_SLOW, message) from None
+        except ClientDisconnect:
+            # Nobody receives it; the status is that of access logs, and no error of the table.
+            return Response(status_code=499)
+        return _predict_response(parsed, result, model.bundle_id)
 
-    content = {
-        "schema": {"oneOf": [m.model_json_schema() for m in (TextsRequest, UserRequest)]},
-        "examples": {name: {"value": value} for name, value in _EXAMPLES.items()},
-    }
-    api.add_api_route(
-        "/predict",
-        predict,
-        methods=["POST"],
-        responses={
-            200: {
-                "model": PredictResponse | list[PredictResponse],
-                "description": "an object, or a list for a list of inputs",
-            },
-            **_error_responses(*ErrorCode),
-        },
-        openapi_extra={
-            "parameters": [_BUNDLE_HEADER],
-            "requestBody": {"required": True, "content": {"application/json": content}},
-        },
-    )
+    return api
 
 
-async def _handle_predict(
-    request: Request, router: Router, config: ServeConfig, limiter: ConcurrencyLimiter
+def _error_response(
+    error: APIError, on_error: Callable[[str], None], headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Reads, validates and answers a request before the deadline.
+    on_error(error.code.name.lower())
+    headers = dict(headers or {})
+    if error.code is ErrorCode.QUEUE_FULL:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.code is ErrorCode.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error.as_dict(), error.code.status, headers)
 
-    A slot is taken once the body has arrived, so clients that send slowly occupy none.
-    """
-    try:
-        async with asyncio.timeout(config.deadline_s):
-            body = await read_json_body(request, max_bytes=config.max_body_bytes)
-            parsed = parse_request(body, max_texts=config.max_texts)
-            model = router.route(parsed, request.headers.get("x-bundle-id"))
-            with limiter.slot():
-                result = await _cancel_on_disconnect(request, _run_model(model, parsed))
-    except TimeoutError:
-        message = f"no answer within {config.deadline_s:g} s"
-        raise APIError(ErrorCode.TOO_SLOW, message) from None
-    except ClientDisconnect:
-        # Nobody receives it; the status is that of access logs, and no error of the table.
-        return Response(status_code=499)
+
+def _predict_response(request: PredictRequest, result: PredictResult, bundle_id: str) -> Response:
     predictions = [prediction.as_dict() for prediction in result.predictions]
-    if isinstance(parsed, UserRequest) and parsed.influence:
-        predictions = [predictions[0] | {"influence": _influence(*predictions)}]
+    if isinstance(request, UserRequest) and request.influence:
+        full, *without = (prediction["probabilities"] for prediction in predictions)
+        influence = [{pole: p - less[pole] for pole, p in full.items()} for less in without]
+        predictions = [predictions[0] | {"influence": influence}]
     for prediction, masked in zip(predictions, result.masked or (), strict=False):
         prediction["read"] = masked
+    timing = (f"{stage};dur={1000 * s:.2f}" for stage, s in vars(result.timing).items())
     return JSONResponse(
-        predictions[0] if parsed.is_single else predictions,
-        headers={
-            "X-Bundle-Id": model.bundle_id,
-            "Server-Timing": _server_timing(result.timing),
-        },
+        predictions[0] if request.is_single else predictions,
+        headers={"X-Bundle-Id": bundle_id, "Server-Timing": ", ".join(timing)},
     )
 
 
@@ -214,31 +191,21 @@ async def _cancel_on_disconnect(
     Raises:
         ClientDisconnect: The client disconnected.
     """
+
+    async def wait_for_disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
     computing = asyncio.ensure_future(prediction)
-    disconnected = asyncio.ensure_future(_wait_for_disconnect(request))
+    disconnected = asyncio.ensure_future(wait_for_disconnect())
     try:
         await asyncio.wait((computing, disconnected), return_when=asyncio.FIRST_COMPLETED)
         if not computing.done():
             raise ClientDisconnect
         return computing.result()
     finally:
-        for task in (computing, disconnected):
-            task.cancel()
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _influence(full: dict[str, Any], *without: dict[str, Any]) -> list[dict[str, float]]:
-    """The probabilities of all posts minus those without each post."""
-    all_posts = full["probabilities"]
-    return [{k: p - less["probabilities"][k] for k, p in all_posts.items()} for less in without]
-
-
-def _server_timing(timing: Timing) -> str:
-    return ", ".join(f"{name};dur={1000 * s:.2f}" for name, s in vars(timing).items())
+        computing.cancel()
+        disconnected.cancel()
 
 
 async def _run_model(model: ServedModel, request: PredictRequest) -> PredictResult:
@@ -251,7 +218,3 @@ async def _run_model(model: ServedModel, request: PredictRequest) -> PredictResu
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("prediction failed with %s\n%s", type(error).__name__, frames)
         raise APIError(ErrorCode.INTERNAL) from None
-
-
-def _error_responses(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
-    return {c.status: {"model": ErrorResponse, "description": c.meaning} for c in codes}
