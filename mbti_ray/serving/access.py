@@ -7,10 +7,10 @@ is requested.
 import hashlib
 import hmac
 import ipaddress
+from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request
-from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.serving.schemas import APIError, ErrorCode
@@ -19,6 +19,15 @@ from mbti_ray.serving.schemas import APIError, ErrorCode
 def key_digest(key: str) -> str:
     """The form in which a replica knows the API key: enough to check it, not enough to use it."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+# What browsers ask on behalf of the websites in serve.allow_origins.
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["Authorization", "Content-Type", "X-Bundle-Id"],
+    "expose_headers": ["Retry-After", "Server-Timing", "X-Bundle-Id"],
+    "allow_private_network": True,
+}
 
 
 class AccessControl:
@@ -62,18 +71,6 @@ class AccessControl:
             return True
         # Browsers send no Sec-Fetch-Site to services without TLS on other machines.
         return site is None and (origin is None or origin.partition("://")[2] == host)
-
-    def add_cors(self, api: FastAPI) -> None:
-        """Answers the preflight requests of the allowed websites."""
-        if self._origins:
-            api.add_middleware(
-                CORSMiddleware,
-                allow_origins=self._origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-Bundle-Id"],
-                expose_headers=["Retry-After", "Server-Timing", "X-Bundle-Id"],
-                allow_private_network=True,
-            )
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,11 +13,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.serving.access import AccessControl
+from mbti_ray.serving.access import CORS, AccessControl
 from mbti_ray.serving.admission import ConcurrencyLimiter
 from mbti_ray.serving.router import Router
 from mbti_ray.serving.schemas import (
@@ -85,7 +86,8 @@ def build_api(
     )
     add_pages(api)
     access = AccessControl(config, key_hash)
-    access.add_cors(api)
+    if config.allow_origins:
+        api.add_middleware(CORSMiddleware, allow_origins=config.allow_origins, **CORS)
     limiter = ConcurrencyLimiter(config.max_queued)
 
     @api.exception_handler(APIError)

@@ -40,8 +40,7 @@ def read_ray_environment(port: int) -> dict[str, str] | None:
     """The environment in which Ray connects to the service on a port; None if there is no file.
 
     Raises:
-        StorageError: The folder is not this user's alone.
-        ClusterError: The file is damaged.
+        StorageError, ClusterError: The folder is not this user's alone; the file is damaged.
     """
     file = _discovery_file(port)
     try:

@@ -5,7 +5,6 @@ meanwhile. Must not know who asks for another target, nor Ray.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -13,21 +12,8 @@ from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 from mbti_ray.serving.served_model import ServedModel
 from mbti_ray.serving.target import ServingTarget
 
-
-@dataclass(frozen=True)
-class _RoutingTable:
-    """A target and its models by location; replaced as a whole, so that readers need no lock."""
-
-    target: ServingTarget
-    models: dict[str, ServedModel]
-
-    @property
-    def primary(self) -> ServedModel:
-        return self.models[self.target.primary]
-
-    @property
-    def canary(self) -> ServedModel | None:
-        return self.models[self.target.canary] if self.target.canary else None
+# A target and its models by location: replaced as a whole, so that readers need no lock.
+_Table = tuple[ServingTarget, dict[str, ServedModel]]
 
 
 class Router:
@@ -45,22 +31,24 @@ class Router:
             BundleError: The target cannot be served.
         """
         self._load = load
-        models = {location: load(location, None) for location in target.locations}
-        self._table = _RoutingTable(target, models)
+        self._table: _Table = target, {}
+        self.switch_to(target)
 
     @property
     def target(self) -> ServingTarget:
         """What is served now."""
-        return self._table.target
+        return self._table[0]
 
     @property
     def info(self) -> dict[str, Any]:
         """The body of /info."""
-        table = self._table
-        info = {"bundle_id": table.primary.bundle_id, **table.primary.info}
-        if table.canary is not None:
-            facts = {"bundle_id": table.canary.bundle_id, "share": table.target.canary_share}
-            info["beside"] = {**table.canary.info, **facts}
+        target, models = self._table
+        primary = models[target.primary]
+        info = {"bundle_id": primary.bundle_id, **primary.info}
+        if target.canary:
+            canary = models[target.canary]
+            facts = {"bundle_id": canary.bundle_id, "share": target.canary_share}
+            info["beside"] = {**canary.info, **facts}
         return info
 
     def switch_to(self, target: ServingTarget) -> None:
@@ -69,9 +57,9 @@ class Router:
         Raises:
             BundleError: It cannot be served; the old target still is.
         """
-        loaded = self._table.models
+        loaded = self._table[1]
         models = {loc: self._load(loc, loaded.get(loc)) for loc in target.locations}
-        self._table = _RoutingTable(target, models)
+        self._table = target, models
 
     def route(self, request: PredictRequest, bundle_id: str | None) -> ServedModel:
         """The model for a request: the one the client named, or by the canary's share.
@@ -81,15 +69,15 @@ class Router:
         Raises:
             APIError: NOT_FOUND, for a bundle that is not served.
         """
-        table = self._table
+        target, models = self._table
         if bundle_id is None:
-            if table.canary and _hash_fraction(request) < table.target.canary_share:
-                return table.canary
-            return table.primary
-        for model in table.models.values():
+            if target.canary and _hash_fraction(request) < target.canary_share:
+                return models[target.canary]
+            return models[target.primary]
+        for model in models.values():
             if model.bundle_id == bundle_id:
                 return model
-        served = ", ".join(model.bundle_id for model in table.models.values())
+        served = ", ".join(model.bundle_id for model in models.values())
         raise APIError(ErrorCode.NOT_FOUND, f"no such bundle is served; available: {served}")
 
 

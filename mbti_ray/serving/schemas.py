@@ -54,10 +54,6 @@ class APIError(Exception):
     """An error response; `str()` of it is the message."""
 
     def __init__(self, code: ErrorCode, message: str = "", *, retry_after_s: int = 1) -> None:
-        """
-        Args:
-            retry_after_s: The value of Retry-After, for the codes that send it.
-        """
         super().__init__(message or code.meaning)
         self.code = code
         self.retry_after_s = retry_after_s
@@ -134,7 +130,7 @@ class UserRequest(_Options):
 
     @property
     def users(self) -> list[tuple[str, ...]]:
-        """The posts of each prediction: all of them, and with influence those without each one."""
+        """All posts; with influence also those without each one of them."""
         posts = tuple(self.posts)
         without = [posts[:k] + posts[k + 1 :] for k in range(len(posts))]
         return [posts, *without] if self.influence else [posts]
@@ -190,8 +186,6 @@ class PredictResponse(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
-
     code: str
     message: str
 
