@@ -40,16 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Location, ServeConfig]:
-    """The bundle to serve and the config to serve it with.
-
-    Args:
-        place: A bundle, or a run or study folder, or its URL; None is the newest best bundle under
-            `storage`.
-        overrides: `serve.*=...` and `storage=...`.
+    """The bundle at `place`, by default the newest best one under `storage`, and its config.
 
     Raises:
-        ConfigError: An override is wrong or does not apply to a service.
-        RunError: There is no bundle.
+        ConfigError, RunError: An override does not apply to a service; there is no bundle.
     """
     for item in overrides:
         if not item.startswith(("serve.", "storage=")):

@@ -76,11 +76,7 @@ class ServedModel:
         tokens_per_s: float,
         callback: ServeCallback | None = None,
     ) -> None:
-        """
-        Args:
-            executor: A single thread, in which every forward pass runs.
-            tokens_per_s: As measured by `warm_up`.
-        """
+        """Every forward pass runs in `executor`, a single thread; `warm_up` gives the speed."""
         self._callback = callback or ServeCallback()
         self.predictor = predictor
         self._tokenizer_queue = TokenizerQueue()
@@ -106,7 +102,7 @@ class ServedModel:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The contents of the bundle's manifest, and the runtime."""
+        """The bundle's manifest and the runtime."""
         return self.predictor.info | {"runtime": self._config.runtime}
 
     async def predict(self, request: PredictRequest) -> PredictResult:

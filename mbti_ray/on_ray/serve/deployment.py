@@ -36,8 +36,8 @@ APP_NAME = "mbti"
 API_KEY_NAME = "MBTI_RAY_API_KEY"
 # Enough to fill a forward pass while the previous one runs.
 _TARGET_ONGOING_REQUESTS = 16
-# Room for pages, probes and slow senders when all slots for predictions are taken.
-_EXTRA_ONGOING_REQUESTS = 1024
+# For pages, probes and slow senders: as many as HAProxy has connections, so that these end nothing.
+_EXTRA_ONGOING_REQUESTS = 4096
 # A burst waits in Ray's queue for some milliseconds before a replica can refuse it.
 _MAX_QUEUED_REQUESTS = 1000
 _RETRY_AFTER_S = 1
@@ -63,12 +63,8 @@ class MbtiService:
         start_rollout_thread(service, replica, self._router)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(
-            self._router,
-            self._config,
-            key_hash=self._key_hash,
-            on_error=self._metrics.on_error,
-        )
+        on_error = self._metrics.on_error
+        return build_api(self._router, self._config, key_hash=self._key_hash, on_error=on_error)
 
     def describe(self) -> tuple[str, ServeConfig]:
         """The name of the service, by which its rollout coordinator is found, and its config."""
@@ -112,11 +108,7 @@ def build_app(bundle: Location, config: ServeConfig) -> serve.Application:
 
 
 def load_key_digest() -> str | None:
-    """The digest of the API key in the environment; None: no key is required.
-
-    Raises:
-        ConfigError: The variable is set, but not to a key.
-    """
+    """The digest of the API key in the environment; ConfigError if that is none."""
     key = os.environ.get(API_KEY_NAME)
     if key is None:
         return None

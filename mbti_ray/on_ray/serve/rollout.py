@@ -70,11 +70,7 @@ def _switch(router: Router, target: ServingTarget) -> ReplicaStatus:
 def roll_out(
     service: str, target: ServingTarget, *, runtime: RuntimeKind, replicas: int
 ) -> ServingTarget:
-    """Has every replica of a service serve another target; returns the one that is then served.
-
-    Args:
-        runtime: The runtime of the service.
-        replicas: The minimum number of replicas.
+    """Has every replica, of which there are at least `replicas`, serve another target; returns it.
 
     Raises:
         BundleError: A bundle cannot be served; the previous target still is.
@@ -98,11 +94,7 @@ def roll_out(
 
 
 def roll_back(service: str, *, runtime: RuntimeKind, replicas: int) -> ServingTarget:
-    """Has a service serve its previous target again.
-
-    Raises:
-        BundleError, ClusterError: See `roll_out`; also, there is no previous target.
-    """
+    """As `roll_out`, of the previous target; ClusterError if there is none."""
     target = current_target(service)
     if target is None or target.previous is None:
         raise ClusterError("nothing to roll back to: no other bundle was rolled out")

@@ -60,9 +60,6 @@ def start_service(bundle: Location, config: ServeConfig) -> str:
 def run_service(bundle: Location, config: ServeConfig, *, on_ready: Callable[[str], None]) -> str:
     """Serves until SIGINT or SIGTERM, ends every process that it started, and returns the URL.
 
-    Args:
-        on_ready: Called with the URL when the service is ready.
-
     Raises:
         BundleError, ClusterError: See `start_service`; also, a port is in use.
         ConfigError: The API key is none.
@@ -90,12 +87,7 @@ def run_service(bundle: Location, config: ServeConfig, *, on_ready: Callable[[st
 def change_target(bundle: Location | None, config: ServeConfig) -> ServingTarget:
     """Has the service in the Ray that RAY_ADDRESS names serve another bundle.
 
-    Args:
-        bundle: None rolls back to the previous target.
-        config: Its canary is served too.
-
-    Returns:
-        What is served now.
+    Without a bundle it rolls back to the previous target. Returns what is served now.
 
     Raises:
         BundleError: It cannot be served; the previous target still is.
