@@ -96,7 +96,7 @@ def _compared(data: Dataset, storage: Path) -> dict[str, Any]:
     default = Baseline(
         name="default config",
         description="the preset minilm as it is",
-        given=found["default-config"] > half,
+        predicted=found["default-config"] > half,
         comparable=True,
     )
     cards = {
