@@ -17,12 +17,12 @@ Separator = Annotated[
 
 
 class ColumnNames(ConfigSection):
-    """Names of the columns of a source; null: posts or text, type, author, id in any case."""
+    """Names of the columns of a source, where they are not the usual ones in any case."""
 
-    text: Text | None = None
-    type: Text | None = None
-    author: Text | None = None
-    id: Text | None = None
+    text: Text | None = Field(None, description="column of the texts; null: posts or text")
+    type: Text | None = Field(None, description="column of the types; null: type")
+    author: Text | None = Field(None, description="column of the authors; null: author")
+    id: Text | None = Field(None, description="column copied to predictions; null: id")
 
 
 class DataConfig(ConfigSection):
