@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from mbti_ray.config import StudyConfig, load_study
+from mbti_ray.config import StudyConfig, get_value, load_study
 from mbti_ray.config.search_space import default_point, is_active
 from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError, RunError
