@@ -23,7 +23,7 @@ from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.baselines import TrainingTexts, build_baselines
 from mbti_ray.scores.calibration import fit_temperature, fit_thresholds
 from mbti_ray.scores.diagnosis import diagnose
-from mbti_ray.scores.metrics import score_rows
+from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 
 Floats = NDArray[np.float64]
@@ -32,11 +32,12 @@ Floats = NDArray[np.float64]
 def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
     """Write bundle/ and report.html, then scores.json, which marks the run as finished."""
     facts = data.info.as_dict() | {"bad": len(data.info.bad)}
-    rule = fit_decision_rule(config.scoring, outcome.val_logits.numpy(), data.splits["val"].labels)
+    val_logits, val_labels = outcome.val_logits.numpy(), data.splits["val"].labels
+    rule = fit_decision_rule(config.scoring, val_logits, val_labels)
     history = outcome.progress.history
     scores = {
         "best_epoch": outcome.progress.best_epoch,
-        "val": outcome.val,
+        "val": _scores_as_served(val_logits, val_labels, rule),
         **_test_scores(config, data, outcome.test_logits.numpy(), rule),
         "diagnosis": [finding.as_dict() for finding in diagnose(config, history)],
     }
@@ -101,13 +102,8 @@ def _test_scores(
     )
     raw = Scored(_sigmoid(logits), test.labels, np.full(4, 0.5), test.persons)
     uncalibrated = build_scorecard(raw, (), resamples=0, person=data.info.person)
-    scores = score_rows(
-        torch.from_numpy(calibrated),
-        torch.from_numpy(test.labels),
-        torch.tensor(rule.thresholds, dtype=torch.float64),
-    )
     return {
-        "test": scores,
+        "test": _scores_as_served(logits, test.labels, rule),
         "scorecard": scorecard,
         "calibration": {
             "temperature": rule.temperature,
@@ -118,6 +114,12 @@ def _test_scores(
             "after": _calibration_error(scorecard),
         },
     }
+
+
+def _scores_as_served(logits: Floats, labels: NDArray[np.uint8], rule: DecisionRule) -> Scores:
+    """Scores of uncalibrated logits [R, 4] under the decision rule of the bundle."""
+    calibrated = torch.from_numpy(logits / np.array(rule.temperature))
+    return score_rows(calibrated, torch.from_numpy(labels), torch.tensor(rule.thresholds).double())
 
 
 def _calibration_error(scorecard: Scorecard) -> dict[str, float]:

@@ -1,0 +1,50 @@
+"""The scores of a run are those of its bundle: in float32 and by one decision rule."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mbti_ray.config import RunConfig
+from mbti_ray.data.dataset import prepare_dataset
+from mbti_ray.engine.loop import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.evaluate import main as evaluate_main
+from mbti_ray.inference.finalize import finalize_run
+from mbti_ray.inference.predictor import Predictor
+from mbti_ray.runs.run_folder import RunFolder
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("trainable", ["all", "heads"])
+def test_a_bf16_run_evaluate_and_the_predictor_score_val_and_test_alike(
+    quick: Callable[..., RunConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    trainable: str,
+) -> None:
+    config = quick(
+        "fit.precision=bf16-mixed",
+        "scoring.threshold=balanced_accuracy",
+        f"model.trainable={trainable}",
+    )
+    data = prepare_dataset(config, tmp_path / "cache")
+    folder = RunFolder.at(tmp_path / "run")
+    folder.path.mkdir()
+    finalize_run(config, data, run(config, data, Worker()), folder)
+    scores = json.loads((folder.path / "scores.json").read_text("utf-8"))
+    predictor = Predictor.load(folder.bundle)
+    for split in ("val", "test"):
+        capsys.readouterr()
+        assert evaluate_main([str(folder.bundle), "--split", split, "--json"]) == 0
+        evaluated = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert evaluated["split"] == split
+        assert evaluated["scores"] == pytest.approx(scores[split], abs=1e-5)
+        windows = data.splits[split]
+        predicted = predictor.predict([text.split("\n") for text in windows.texts], whole=True)
+        answers = torch.tensor([p.probabilities for p in predicted]) > predictor.thresholds
+        all_four = (answers == torch.from_numpy(windows.labels).bool()).all(1).double().mean()
+        assert float(all_four) == pytest.approx(scores[split]["acc_total"])
