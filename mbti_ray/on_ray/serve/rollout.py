@@ -10,7 +10,7 @@ apply it.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -83,9 +83,7 @@ def roll_out(
     if error:
         raise BundleError(error)
     published: ServingTarget = ray.get(coordinator.publish.remote(target))
-    error = _wait_for_replicas(
-        lambda: ray.get(coordinator.statuses.remote()), published.version, replicas
-    )
+    error = _wait_for_replicas(coordinator, published.version, replicas)
     if error and published.previous:
         ray.get(coordinator.publish.remote(published.previous))
     if error:
@@ -111,13 +109,11 @@ def _find_load_error(locations: tuple[str, ...], runtime: RuntimeKind) -> str | 
     return None
 
 
-def _wait_for_replicas(
-    statuses: Callable[[], dict[str, ReplicaStatus]], version: int, replicas: int
-) -> str | None:
+def _wait_for_replicas(coordinator: Any, version: int, replicas: int) -> str | None:
     """Waits until all replicas have switched to a version; returns why they did not, else None."""
     end = time.monotonic() + _ROLLOUT_TIMEOUT_S
     while time.monotonic() < end:
-        known = statuses()
+        known: dict[str, ReplicaStatus] = ray.get(coordinator.statuses.remote())
         switched = [status for status in known.values() if status.version == version]
         error = next((status.error for status in switched if status.error), None)
         if error:
