@@ -4,16 +4,19 @@ Whoever can write it decides which Ray they trust. Knows nothing of Ray but two 
 """
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mbti_ray.errors import ClusterError
+from mbti_ray.errors import ClusterError, StorageError
 from mbti_ray.storage.atomic import write_text
 from mbti_ray.storage.local_cache import user_cache_folder
 from mbti_ray.storage.private_folder import private_folder
+
+logger = logging.getLogger(__name__)
 
 _AUTH_MODE = "RAY_AUTH_MODE"
 _VARIABLES = ("RAY_ADDRESS", _AUTH_MODE)
@@ -23,13 +26,17 @@ _VARIABLES = ("RAY_ADDRESS", _AUTH_MODE)
 def announce_service(port: int, address: str) -> Iterator[None]:
     """Other commands find the service in the Ray at `address` until the end of the block.
 
-    Raises:
-        StorageError: The folder is not this user's alone.
+    Where no file can be written, or the folder is not this user's alone, it runs without one.
     """
-    file = _discovery_file(port)
     # A local Ray requires its token by default; a client that connects to it has to ask for that.
     variables = {"RAY_ADDRESS": address, _AUTH_MODE: os.environ.get(_AUTH_MODE, "")}
-    write_text(file, json.dumps(variables))
+    try:
+        file = _discovery_file(port)
+        write_text(file, json.dumps(variables))
+    except StorageError as error:
+        logger.warning("%s; until then --roll-out needs RAY_ADDRESS=%s", error, address)
+        yield
+        return
     try:
         yield
     finally:
