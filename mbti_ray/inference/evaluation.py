@@ -36,7 +36,8 @@ from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
-_CHUNK_ROWS = 256
+# Rows between two reports of progress; on a GPU enough for full passes of short posts.
+_CHUNK_ROWS = {"cpu": 256, "cuda": 4096}
 # The keys of the bundle's config that `evaluate` may override.
 _OVERRIDES = (
     "storage",
@@ -46,6 +47,7 @@ _OVERRIDES = (
     *("data.separator", "data.shares_of", "data.join_rows", "data.conflicting_types"),
     "scoring.resamples",
     "scoring.baselines",
+    "scaling.use_gpu",
 )
 _UNKNOWN = "unknown"
 # What the rows of a group were to the bundle.
@@ -182,7 +184,8 @@ def evaluate_bundle(
     Args:
         advance: Called with the number of rows done since the previous call, and a note.
     """
-    predictor = Predictor.load(bundle, device="cuda" if torch.cuda.is_available() else "cpu")
+    use_gpu = torch.cuda.is_available() and data.config.scaling.use_gpu is not False
+    predictor = Predictor.load(bundle, device="cuda" if use_gpu else "cpu")
     rows = [*data.examples, *data.seen]
     all_logits = _calibrated_logits(predictor, [e.texts for e in rows], advance)
     all_labels = torch.from_numpy(_label_matrix(rows))
@@ -244,8 +247,9 @@ def _calibrated_logits(
 ) -> torch.Tensor:
     """Calibrated logits [R, 4] on the CPU."""
     parts = []
-    for start in range(0, len(texts), _CHUNK_ROWS):
-        part = texts[start : start + _CHUNK_ROWS]
+    step = _CHUNK_ROWS[predictor.device.type]
+    for start in range(0, len(texts), step):
+        part = texts[start : start + step]
         logits = predictor.predict_logits_of_preprocessed(
             part, whole=predictor.unit == "user"
         ).values

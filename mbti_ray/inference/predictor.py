@@ -28,7 +28,9 @@ from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
 from mbti_ray.model.window_pooling import pool_rows
 from mbti_ray.typology import POSITIVE_POLES, type_of
 
+# Padded tokens of a pass, unless the device needs more to be busy.
 _BATCH_TOKENS = 4096
+_EFFICIENT_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -225,12 +227,10 @@ class Predictor:
         windows = [window for row in rows for window in row.windows]
         lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
         output = torch.empty(len(windows), 4, device=self._runtime.device)
-        for indices in batches_by_length(
-            lengths,
-            np.arange(len(windows)),
-            _BATCH_TOKENS,
-            min_efficient_tokens=self.min_efficient_tokens,
-        ):
+        efficient = self.min_efficient_tokens
+        limit = max(_BATCH_TOKENS, _EFFICIENT_PASSES * efficient)
+        members = np.arange(len(windows))
+        for indices in batches_by_length(lengths, members, limit, min_efficient_tokens=efficient):
             logits = self.forward([windows[i] for i in indices])
             output[torch.from_numpy(indices).to(output.device)] = logits
         return pool_windows(rows, output.cpu())

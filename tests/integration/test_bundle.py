@@ -9,17 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig, load_run
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.evaluate import main as evaluate_main
+from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.bundle_writer import build_golden_texts, write_bundle
 from mbti_ray.inference.manifest import DecisionRule, load_manifest, write_manifest
 from mbti_ray.inference.predictor import Predictor
+from mbti_ray.inference.runtimes.torch_runtime import TorchRuntime
 from mbti_ray.model.classifier import MBTIModel, build_model
 
 pytestmark = pytest.mark.integration
@@ -204,6 +208,28 @@ def test_large_logits_may_differ_in_proportion_and_the_refusal_names_tf32(
     shifted(0.06)
     with pytest.raises(BundleError, match=r"golden logits .*TF32"):
         Predictor.load(tmp_path / "bundle")
+
+
+class CountingRuntime(TorchRuntime):
+    """A runtime that needs large passes, as a GPU does, and counts their tokens."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle, "cpu")
+        self.min_efficient_tokens = MIN_EFFICIENT_TOKENS["cuda"]
+        self.passes: list[int] = []
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        self.passes.append(input_ids.numel())
+        return super().__call__(input_ids, attention_mask)
+
+
+def test_passes_are_large_enough_for_the_device(bundle: Path) -> None:
+    loaded = load_bundle(bundle)
+    runtime = CountingRuntime(loaded)
+    texts = [["word " * (1 + n % 20)] for n in range(4000)]
+    Predictor(loaded, runtime).predict(texts, whole=False)
+    assert len(runtime.passes) > 2
+    assert min(runtime.passes[:-1]) >= runtime.min_efficient_tokens
 
 
 def test_a_long_text_is_truncated_to_one_window_or_read_whole_in_several(bundle: Path) -> None:
