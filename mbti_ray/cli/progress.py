@@ -5,17 +5,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mbti_ray.cli.tables import format_values
 
@@ -27,14 +21,14 @@ def is_watched() -> bool:
     return sys.stderr.isatty() and "CI" not in os.environ
 
 
-def _columns() -> tuple[ProgressColumn, ...]:
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+@contextmanager
+def _bar(heading: str, total: int | None, note: str = "") -> Iterator[Callable[..., None]]:
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TimeElapsedColumn(), TextColumn("{task.fields[note]}")),
     )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield partial(bar.update, bar.add_task(heading, total=total, note=note))
 
 
 @contextmanager
@@ -46,9 +40,8 @@ def progress_bar(heading: str, total: int | None) -> Iterator[Callable[[int, str
     if not is_watched():
         yield _log_lines(heading, total)
         return
-    with Progress(*_columns(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(heading, total=total, note="")
-        yield lambda done, note: bar.update(task, advance=done, note=note)
+    with _bar(heading, total) as update:
+        yield lambda done, note: update(advance=done, note=note)
 
 
 def _log_lines(heading: str, total: int | None) -> Callable[[int, str], None]:
@@ -74,9 +67,8 @@ def run_progress() -> Iterator[Callable[[int, int, str], None] | None]:
     if not is_watched():
         yield None
         return
-    with Progress(*_columns(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=None, note="starting workers")
-        yield lambda done, total, note: bar.update(task, advance=done, total=total, note=note)
+    with _bar("training", None, "starting workers") as update:
+        yield lambda done, total, note: update(advance=done, total=total, note=note)
 
 
 @contextmanager

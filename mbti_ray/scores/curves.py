@@ -124,17 +124,13 @@ class Curves:
         return min(self.epochs, key=lambda e: e.loss)
 
     @property
-    def steps(self) -> int:
-        return int(self.last.record["step"])
-
-    @property
     def planned_steps(self) -> int:
         """Optimizer steps of all epochs of the config, whether or not the run stopped early."""
-        return round(self.steps / self.last.number * self.config.fit.epochs)
+        steps = int(self.last.record["step"])
+        return round(steps / self.last.number * self.config.fit.epochs)
 
     @property
     def warmup(self) -> int:
-        """Warm-up steps."""
         return self.config.optim.warmup_of(self.planned_steps)
 
     @property

@@ -16,8 +16,7 @@ from mbti_ray.typology import DIMENSIONS, Dimension
 
 # The seed's "large gap" is 0.95 against 0.65. On its own a gap must be that large; half of it is
 # enough where the validation loss rises too.
-_GAP = 0.15
-_LARGE_GAP = 0.30
+_GAP, _LARGE_GAP = 0.15, 0.30
 # A validation loss fluctuates by a few percent between epochs of a healthy run.
 _LOSS_RISE = 0.05
 # The public set has 77 % I and 86 % N (imbalanced) and 54 % F and 60 % P (not).
@@ -29,19 +28,16 @@ _UNEVEN = 0.05
 # Fewer epochs show no trend.
 _TREND_EPOCHS = 3
 # Still improving: the last epoch alone gained this much; near its best a run gains less.
-_SCORE_STEP = 0.01
-_LOSS_STEP = 0.05
+_SCORE_STEP, _LOSS_STEP = 0.01, 0.05
 # What BERT was fine-tuned with (Devlin et al. 2019, run_classifier.py: warmup_proportion).
 _USUAL_WARMUP = 0.1
 # The loss scale starts at 2^16 and is halved until it fits, which may skip some ten steps.
-_INITIAL_SKIPS = 10
-_SKIPPED_SHARE = 0.05
+_INITIAL_SKIPS, _SKIPPED_SHARE = 10, 0.05
 # AdamW moves a weight by about lr per step, and encoders start with weights of about 0.02: above
 # this rate a few steps erase them, and a run that learns nothing needs a lower rate.
 _HIGHEST_LR = 0.01
 # More dropout than this is not used (Srivastava et al. 2014), nor more weight decay.
-_HIGHEST_DROPOUT = 0.5
-_HIGHEST_DECAY = 0.5
+_HIGHEST_DROPOUT = _HIGHEST_DECAY = 0.5
 
 
 def diagnose(config: RunConfig, history: Sequence[Mapping[str, Any]]) -> list[Finding]:
@@ -60,9 +56,7 @@ def diagnose(config: RunConfig, history: Sequence[Mapping[str, Any]]) -> list[Fi
     curves = Curves(config, [Epoch(record) for record in history])
     findings = [*_skipped_steps(curves), *_long_warmup(curves)]
     if curves.last.is_low():
-        if not curves.best.is_low():
-            return findings + _collapse(curves)
-        return findings + _low(curves)
+        return findings + (_low(curves) if curves.best.is_low() else _collapse(curves))
     overfitting = _overfitting(curves)
     findings += overfitting or _still_improving(curves)
     for dimension in DIMENSIONS:
@@ -73,9 +67,8 @@ def diagnose(config: RunConfig, history: Sequence[Mapping[str, Any]]) -> list[Fi
 def _overfitting(curves: Curves) -> list[Finding]:
     """Seed: "Train Acc: 0.95, Val Acc: 0.65"."""
     last, lowest = curves.last, curves.lowest_loss
-    gap = last.gap("mean")
     rises = last.loss > (1 + _LOSS_RISE) * lowest.loss
-    if gap < (_GAP if rises else _LARGE_GAP):
+    if last.gap("mean") < (_GAP if rises else _LARGE_GAP):
         return []
     evidence = _accuracies(last, "mean")
     if rises:
@@ -148,16 +141,13 @@ def _long_warmup(curves: Curves) -> list[Finding]:
 
 
 def _skipped_steps(curves: Curves) -> list[Finding]:
-    skipped = int(curves.last.record["skipped_steps"])
-    if skipped <= max(_INITIAL_SKIPS, _SKIPPED_SHARE * curves.steps):
+    skipped, steps = (int(curves.last.record[name]) for name in ("skipped_steps", "step"))
+    if skipped <= max(_INITIAL_SKIPS, _SKIPPED_SHARE * steps):
         return []
-    evidence = (
-        f"loss scaling skipped {skipped} of {curves.steps} steps up to epoch {curves.last.number}"
-    )
+    evidence = f"loss scaling skipped {skipped} of {steps} steps up to epoch {curves.last.number}"
     # `auto` uses float16 only where the GPU has no bf16.
     precision = "32" if curves.config.fit.precision == "auto" else "bf16-mixed"
-    tries = curves.tries({"fit.precision": precision})
-    return [Finding("skipped steps", None, evidence, tries)]
+    return [Finding("skipped steps", None, evidence, curves.tries({"fit.precision": precision}))]
 
 
 def _of_dimension(curves: Curves, dimension: Dimension, *, overfits: bool) -> list[Finding]:
@@ -270,14 +260,13 @@ def _regularize(curves: Curves) -> Tries:
     model, optim = curves.config.model, curves.config.optim
     dropout = min(max(0.3, 1.5 * model.dropout), _HIGHEST_DROPOUT)
     decay = min(5 * optim.weight_decay or 0.05, _HIGHEST_DECAY)
-    changed = curves.tries(
-        {
-            "model.dropout": max(model.dropout, dropout),
-            "optim.weight_decay": max(optim.weight_decay, decay),
-            **_rates(curves.config, _half),
-            "fit.patience": min(curves.config.fit.patience or 3, 3),
-        }
-    )
+    tries = {
+        "model.dropout": max(model.dropout, dropout),
+        "optim.weight_decay": max(optim.weight_decay, decay),
+        **_rates(curves.config, _half),
+        "fit.patience": min(curves.config.fit.patience or 3, 3),
+    }
+    changed = curves.tries(tries)
     return {a: round_to_try(v) if isinstance(v, float) else v for a, v in changed.items()}
 
 

@@ -186,37 +186,24 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The rows of one dimension [R], sorted by their probability.
-
-    Attributes:
-        persons: Who wrote each row.
-        positive: 1.0 where the label is the positive pole.
-        starts: Where each run of equal probabilities starts, or None where there are no ties.
-    """
+    """The rows of one dimension [R], sorted by probability; `starts` are those of equal ones."""
 
     persons: NDArray[np.int64]
     positive: Array
-    starts: NDArray[np.int64] | None
+    starts: NDArray[np.int64]
 
     @classmethod
     def of(cls, probability: Array, label: NDArray[Any], persons: NDArray[Any]) -> "Ranking":
         order = np.argsort(probability, kind="stable")
         ordered = probability[order]
         starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        return cls(
-            persons=persons[order].astype(np.int64),
-            positive=label[order].astype(float),
-            starts=starts if len(starts) < len(order) else None,
-        )
+        return cls(persons[order].astype(np.int64), label[order].astype(float), starts)
 
     def auroc(self, weights: Array) -> Array:
         """AUROC [B] of persons weighted by [B, G]: a tie counts half; NaN without two classes."""
         of_row = weights[:, self.persons]
-        positive = of_row * self.positive
-        negative = of_row - positive
-        if self.starts is not None:
-            positive = np.add.reduceat(positive, self.starts, axis=1)
-            negative = np.add.reduceat(negative, self.starts, axis=1)
+        positive = np.add.reduceat(of_row * self.positive, self.starts, axis=1)
+        negative = np.add.reduceat(of_row * (1 - self.positive), self.starts, axis=1)
         below = np.cumsum(negative, axis=1)
         pairs = positive.sum(1) * below[:, -1]
         below -= negative / 2

@@ -8,22 +8,9 @@ from typing import Any, TypedDict
 from mbti_ray.scores.findings import FindingRecord
 
 
-class ObjectiveSummary(TypedDict):
-    """A score that was optimized; `direction` is minimize or maximize."""
-
-    name: str
-    direction: str
-
-
 class RungSummary(TypedDict):
-    """A rung of successive halving.
-
-    Attributes:
-        epoch: After which trials are compared.
-        reached, stopped: Numbers of trials.
-        best: Of all that reached it; None without any.
-        cut: The worst of those that continued; None without any.
-    """
+    """How many trials reached an epoch and stopped there, the best value of all, and the worst of
+    those that continued (`cut`)."""
 
     epoch: int
     reached: int
@@ -32,35 +19,28 @@ class RungSummary(TypedDict):
     cut: float | None
 
 
-class DefaultPoint(TypedDict):
-    """The config without a search: value by address, and the trial that tried it, if any."""
-
-    values: dict[str, Any]
-    trial: int | None
-
-
 class TrialsSummary(TypedDict):
     """What the trials of a study show.
 
     Attributes:
+        objectives: Each with `name` and `direction`, minimize or maximize.
         search: The searched ranges by address, in plain form.
         trials: The fields of `study.records.TrialRecord`, by name.
-        best: Number of the best trial; None where none was evaluated.
-        front: Trials of the Pareto front; empty with one objective.
+        best, front: Numbers of trials: of the best, and of the Pareto front of several objectives.
+        default: The config without a search: `values` by address, and the `trial` that tried it.
         best_values: The params that the best trial ended with.
         importances: Share of each address in the first objective's variance.
-        importances_missing: Why there are none.
         counts: Trials by state, without imported ones.
     """
 
     name: str
-    objectives: list[ObjectiveSummary]
+    objectives: list[dict[str, str]]
     scheduler: str
     search: dict[str, Any]
     trials: list[dict[str, Any]]
     best: int | None
     front: list[int]
-    default: DefaultPoint
+    default: dict[str, Any]
     best_values: dict[str, Any]
     importances: dict[str, float]
     importances_missing: str | None
@@ -71,14 +51,7 @@ class TrialsSummary(TypedDict):
 
 
 class StudySummary(TrialsSummary):
-    """The same with how the study ran.
-
-    Attributes:
-        at_once: Trials that ran side by side.
-        stopped_early: Why the study ended before its trials were done; None if it did not.
-        bundle: Where the bundle comes from, as a sentence.
-        command: What trains the best config again.
-    """
+    """The same with how the study ran, where its bundle is from, and what trains it again."""
 
     at_once: int
     stopped_early: str | None

@@ -34,12 +34,10 @@ OnTrialEnd = Callable[[TrialRecord], None]
 
 @dataclass
 class _RunningTrial:
-    """A trial that runs, and what it has reported so far.
+    """A trial that runs, and what it has reported so far (see `TrialRecord`).
 
-    Attributes:
-        schedule: From which epoch which params, where they changed.
-        reported: Epochs whose objective Optuna has as an intermediate value.
-        written: The user attributes that the database has.
+    `reported` are the epochs that Optuna has as intermediate values, `written` the user attributes
+    that the database has.
     """
 
     trial: optuna.Trial
@@ -64,8 +62,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     Attributes:
         numbers: Number of each trial in the study, by Tune's trial id.
         driver: To be entered while trials run.
-        stop_reason: Why no new trial is started; None while they are.
-        storage_error: Why the study's database cannot be written any more; None while it can.
+        stop_reason: Why no new trial is started, if so.
+        storage_error: Why the study's database cannot be written any more, if so.
     """
 
     def __init__(
@@ -114,11 +112,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if (self._budget < 1 or self._is_full()) and not self.stop_reason:
             # A running trial may still be lost, and then its params have to be tried again.
             return None if self._running else str(Searcher.FINISHED)
-        trial = (
-            None
-            if self.stop_reason
-            else self._guarded(lambda: ask_trial(self._study, self._config.search))
-        )
+        if self.stop_reason:
+            return str(Searcher.FINISHED)
+        trial = self._guarded(lambda: ask_trial(self._study, self._config.search))
         if trial is None:
             self.stop("every point of the search has been tried")
             return str(Searcher.FINISHED)
@@ -251,10 +247,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         return {"numbers": self.numbers}
 
     def save(self, checkpoint_path: str) -> None:
-        """Saves nothing: the database has everything."""
+        """Saves nothing: the database has everything, and `open_study` resumes from it."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Restores nothing; a study is resumed with `open_study`."""
+    restore = save
 
 
 def trial_folder_name(number: int) -> str:

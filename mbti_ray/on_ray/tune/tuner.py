@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     import optuna
 
 _TRIALS = "trials"
+# Of trials.parquet, besides number, state, objectives and params.
+_TRIAL_COLUMNS = ["epochs", "seconds", "started", "ended", "worker", "reason", "imported", "folder"]
 # Checkpoints kept of a trial; other members of a population may be about to copy one.
 _NUM_TO_KEEP = {"asha": 1, "none": 1, "pbt": 4}
 
@@ -283,14 +285,7 @@ def _write_trials(records: list[TrialRecord], config: StudyConfig, folder: RunFo
             "state": r.state,
             **{o: r.values[i] if r.values else None for i, o in enumerate(config.objectives)},
             **{address: r.params.get(address) for address in config.search},
-            "epochs": r.epochs,
-            "seconds": r.seconds,
-            "started": r.started,
-            "ended": r.ended,
-            "worker": r.worker,
-            "reason": r.reason,
-            "imported": r.imported,
-            "folder": r.folder,
+            **{name: getattr(r, name) for name in _TRIAL_COLUMNS},
         }
         for r in records
     ]
