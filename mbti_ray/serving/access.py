@@ -34,10 +34,6 @@ class AccessControl:
     """Decides who may use /predict and /info."""
 
     def __init__(self, config: ServeConfig, key_hash: str | None) -> None:
-        """
-        Args:
-            key_hash: `key_digest` of the API key; None requires none.
-        """
         self._key_hash = key_hash
         self._origins = config.allow_origins
         self._hosts = {urlsplit(origin).hostname for origin in config.allow_origins}
@@ -45,10 +41,7 @@ class AccessControl:
         self._checks_host = _is_loopback(config.host)
 
     def check(self, request: Request) -> None:
-        """
-        Raises:
-            APIError: FORBIDDEN for another website's request, UNAUTHORIZED without the key.
-        """
+        """Raises APIError: FORBIDDEN for another website, UNAUTHORIZED without the key."""
         host = request.headers.get("host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         is_known = not host or _is_loopback(name) or name in self._hosts
