@@ -5,7 +5,6 @@ would. Must not know what a trial does with its point.
 """
 
 import itertools
-import math
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,8 +31,6 @@ Search = Mapping[str, Range]
 
 # How often the sampler may repeat known points before the remaining ones are enumerated.
 _ATTEMPTS = 20
-# The largest finite search space that is enumerated.
-_ENUMERABLE = 10_000
 
 
 def distribution(values: Range) -> BaseDistribution:
@@ -96,7 +93,7 @@ def _new_point(study: optuna.Study, search: Search) -> Point | None:
         point = _sample(study, search)
         if _key(point) not in tried:
             return point
-    if _size(search) > _ENUMERABLE:
+    if any(isinstance(values, FloatRange) for values in search.values()):
         return _sample(study, search)
     untried = (point for point in _all_points(search) if _key(point) not in tried)
     return next(untried, None)
@@ -123,13 +120,6 @@ def _suggest(trial: optuna.Trial, address: str, values: Range) -> Any:
 
 def _key(point: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((address, repr(value)) for address, value in point.items()))
-
-
-def _size(search: Search) -> float:
-    """An upper bound of the number of points; conditions only make it smaller."""
-    return math.prod(
-        len(_values(v)) if not isinstance(v, FloatRange) else math.inf for v in search.values()
-    )
 
 
 def _values(values: Range) -> range | tuple[Any, ...]:

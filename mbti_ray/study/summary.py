@@ -13,7 +13,6 @@ from optuna.study import StudyDirection
 from mbti_ray.config import StudyConfig, get_value
 from mbti_ray.config.schema import mode_of
 from mbti_ray.config.study import IntRange
-from mbti_ray.scores.findings import Finding
 from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
 from mbti_ray.scores.study_summary import RungSummary, TrialsSummary
 from mbti_ray.study.records import EVALUATED, TrialRecord, best_of, front_of, records_of
@@ -28,6 +27,11 @@ def summarize_study(study: optuna.Study, config: StudyConfig) -> TrialsSummary:
     best = best_of(records, config.objectives)
     importances, missing = _importances(study, records)
     several = len(config.objectives) > 1
+    trials = [
+        StudyTrial(r.number, r.state, r.values[0] if r.values else None, r.params)
+        for r in records
+        if r.imported is None
+    ]
     return {
         "name": study.study_name,
         "objectives": [
@@ -48,7 +52,7 @@ def summarize_study(study: optuna.Study, config: StudyConfig) -> TrialsSummary:
         "rungs": [rung_of(config, records, epoch) for epoch in rungs_of(config)],
         "counts": counts_of(records),
         "elapsed_s": elapsed_s(records),
-        "findings": [finding.as_dict() for finding in findings_of(config, records)],
+        "findings": [finding.as_dict() for finding in diagnose_study(config, trials)],
     }
 
 
@@ -56,18 +60,6 @@ def counts_of(records: Sequence[TrialRecord]) -> dict[str, int]:
     """Number of trials by state, without imported ones."""
     states = [r.state for r in records if r.imported is None]
     return {state: states.count(state) for state in sorted(set(states))}
-
-
-def findings_of(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Finding]:
-    """The diagnosis of the search; see `scores.study_diagnosis`."""
-    return diagnose_study(
-        config,
-        [
-            StudyTrial(r.number, r.state, r.values[0] if r.values else None, r.params)
-            for r in records
-            if r.imported is None
-        ],
-    )
 
 
 def max_epochs(config: StudyConfig) -> int:
