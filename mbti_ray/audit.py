@@ -38,7 +38,7 @@ def _audit(options: argparse.Namespace) -> Result:
 
     from mbti_ray.data.audit import audit
     from mbti_ray.data.users import load_users
-    from mbti_ray.reports.audit_page import audit_page, audit_tables
+    from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
 
     source = load_users(config.data)
     with progress_bar("tokenizing", sum(len(row.posts) for row in source.rows)) as advance:
@@ -48,11 +48,14 @@ def _audit(options: argparse.Namespace) -> Result:
     )
     for note in source.notes:
         console.print(note, markup=False, soft_wrap=True)
+    conclusions = list(audit_conclusions(statistics, config))
+    for sentence in conclusions:
+        console.print(sentence, markup=False, soft_wrap=True)
     tables = list(audit_tables(statistics, config))
     for table in tables:
         _print_table(table)
     if options.output is not None:
-        write_page(options.output, audit_page(statistics, tables))
+        write_page(options.output, audit_page(statistics, tables, conclusions))
         console.print(f"page: {escape(str(options.output))}")
     return statistics
 

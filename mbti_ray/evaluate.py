@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
@@ -45,6 +46,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     home = locate_bundle(place, load_run(None, overrides).storage)
 
     from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
+    from mbti_ray.reports.hero import About
     from mbti_ray.reports.html import check_page_path, write_page
     from mbti_ray.reports.scorecard_page import scorecard_page
     from mbti_ray.storage.output_tables import check_extension, write_table
@@ -69,9 +71,13 @@ def _evaluate(options: argparse.Namespace) -> Result:
         write_table(options.output, evaluation.rows)
         console.print(f"rows: {options.output}")
     if options.report is not None:
-        title = f"{home} on {data.description}"
         page = scorecard_page(
-            title, evaluation.scorecards, data_info=data.facts, groups=evaluation.groups
+            f"{home} on {data.description}",
+            evaluation.scorecards,
+            kind="evaluation",
+            about=About(data.config, str(home), str(date.today())),
+            data_info=data.facts,
+            groups=evaluation.groups,
         )
         write_page(options.report, page)
         console.print(f"report: {options.report}")

@@ -6,6 +6,7 @@ the machine that holds the model, in a training worker or a Ray task, but must n
 Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.loop import Outcome
 from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.manifest import DecisionRule
+from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
@@ -50,9 +52,14 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         scores=scores,
         decision_rule=rule,
     )
+    # The best run of a study has none of its own.
+    metrics = [folder.metrics.name] if folder.metrics.exists() else []
     page = scorecard_page(
-        folder.path.name,
+        _title(folder),
         {"test": scores["scorecard"]},
+        kind="run",
+        about=About(config, str(folder.location), str(date.today())),
+        links=["config.yaml", "scores.json", *metrics, "bundle/card.md"],
         calibration=scores["calibration"],
         findings=scores["diagnosis"],
         history=history,
@@ -60,6 +67,12 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
     )
     write_page(folder.report, page)
     folder.write_scores(scores)
+
+
+def _title(folder: RunFolder) -> str:
+    """The name of the run; that of a study's best run names the study."""
+    name = folder.location.name
+    return f"{folder.location.parent.name}/{name}" if name == "best" else name
 
 
 def fit_decision_rule(

@@ -1,11 +1,16 @@
-"""An audit as tables, which the terminal shows too, and as a page. Must not know how it is made."""
+"""An audit as conclusions and tables, which the terminal shows too, and as a page.
 
+Must not know how an audit is made.
+"""
+
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from mbti_ray import __version__
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.reports.charts import Bar, bars
-from mbti_ray.reports.html import page, paragraph, section, table
+from mbti_ray.reports.charts import Bar, bars, shares
+from mbti_ray.reports.html import render_page
 from mbti_ray.reports.wording import percent
 
 # `Audit.as_dict`.
@@ -84,20 +89,62 @@ def _duplicates(found: Statistics, config: RunConfig) -> AuditTable:
     return AuditTable("duplicates", ("",), [*rows])
 
 
-def audit_page(found: Statistics, tables: Iterable[AuditTable]) -> str:
-    """The page of an audit: its `audit_tables`, with charts of types and lengths."""
-    shares = [(t, s, percent(s)) for t, s in found["type_shares"].items()]
-    charts = {
-        "types": [bars("share of users", shares)],
-        "tokens": [
-            bars(f"{unit}s by number of tokens", [_bar(b) for b in lengths["histogram"]])
-            for unit, lengths in found["tokens"].items()
-        ],
-    }
-    parts = [
-        section(t.heading, table(t.header, t.rows), *charts.get(t.heading, ())) for t in tables
+def audit_conclusions(found: Statistics, config: RunConfig) -> Iterator[str]:
+    """What the statistics amount to, one sentence each, the most important first."""
+    users, majority = found["users"], found["majority"]
+    most, share = next(iter(found["type_shares"].items()))
+    yield (
+        f"{users:,} users can be used; always predicting {most} is right for {percent(share)} of "
+        "them, so an accuracy counts only above that of the majority class."
+    )
+    rule, masked = found["most_mentioned_rule"], found["most_mentioned_rule_masked"]
+    leak = f"The type that a user mentions most is right for {percent(rule)}"
+    if masked > majority:
+        yield f"{leak}, and for {percent(masked)} even after masking: the texts still leak it."
+    elif rule > majority:
+        off = "" if config.data.mask else " It is off (data.mask=false)."
+        yield f"{leak}: the texts leak their label, and masking removes that.{off}"
+    else:
+        yield f"{leak}, no more than the majority type: mentions do not leak the label."
+    pole, rarest = min(found["pole_shares"].items(), key=lambda item: min(item[1], 1 - item[1]))
+    yield f"The least balanced letter is {pole}, with {percent(rarest)} of the users."
+    repeats, longer = found["repeats"], found["tokens"]["user"]["longer"]
+    if found["splits"] is None:
+        yield f"The data cannot be split: {found['split_problem']}."
+    elif repeats["near_across"]:
+        yield (
+            f"{repeats['near_across']:,} of {repeats['held_out']:,} posts in val and test are also "
+            "in train: scores on them are too high."
+        )
+    else:
+        yield "No post in val or test is also in train."
+    if longer:
+        yield (
+            f"{percent(longer)} of the users do not fit into one window of "
+            f"{config.model.max_tokens} tokens and are read in several."
+        )
+
+
+def audit_page(found: Statistics, tables: Iterable[AuditTable], conclusions: Iterable[str]) -> str:
+    """The page of an audit: its conclusions and tables, with charts of types and lengths."""
+    charts = {"types": [shares("share of users", found["type_shares"])]}
+    charts["tokens"] = [
+        bars(f"{unit}s by number of tokens", [_bar(b) for b in lengths["histogram"]])
+        for unit, lengths in found["tokens"].items()
     ]
-    return page(found["source"], [paragraph(f"fingerprint {found['fingerprint']}"), *parts])
+    return render_page(
+        "audit.html",
+        title=found["source"],
+        kind="audit",
+        conclusions=conclusions,
+        caveats=(),
+        tiles=(),
+        facts=[("fingerprint", found["fingerprint"]), ("version", f"mbti_ray {__version__}")],
+        links=(),
+        commands=[f"mbti-ray train data.source={shlex.quote(found['source'])}"],
+        tables=tables,
+        charts=charts,
+    )
 
 
 def _bar(lengths: Statistics) -> Bar:

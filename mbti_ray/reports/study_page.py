@@ -3,38 +3,88 @@
 Takes a plain `StudySummary`; must not know Optuna, Ray, or where trials run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
-from urllib.parse import quote
 
 from mbti_ray.reports import study_charts as charts
-from mbti_ray.reports import wording
-from mbti_ray.reports.charts import bars
-from mbti_ray.reports.html import Html, bullets, escape, page, paragraph, section, table, warning
+from mbti_ray.reports.charts import Chart, bars, shares
+from mbti_ray.reports.hero import About, Tile, score_tiles
+from mbti_ray.reports.html import render_page
 from mbti_ray.reports.study_charts import STATE_NAMES, Trial, first_value
+from mbti_ray.reports.wording import short
+from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.scores.study_summary import StudySummary
+from mbti_ray.scores.verdict import verdict
+
+_LINKS = ("best/report.html", "best/bundle/card.md", "config.yaml", "trials.parquet", "trials/")
 
 
-def study_page(study: StudySummary) -> str:
-    """The page, as one file without script or network; links lead to the trials' folders."""
-    return page(
-        f"Study {study['name']}",
-        [
-            *map(warning, _caveats(study)),
-            _summary(study),
-            _against_default(study),
-            *_front(study),
-            section("History", charts.history(study), charts.curves(study)),
-            section("Parallel coordinates", charts.parallel(study)),
-            _importances(study),
-            *_rungs(study),
-            section("Timeline", charts.timeline(study)),
-            _trials(study),
-            *_findings(study),
-            _repeat(study),
+def study_page(
+    study: StudySummary,
+    best_card: Scorecard | None = None,
+    *,
+    about: About,
+    data_info: Mapping[str, Any] | None = None,
+) -> str:
+    """The page, as one file without requests; links lead to the trials' folders.
+
+    Args:
+        best_card: The scorecard of the best config on the test split.
+        data_info: The description of the data.
+    """
+    tested = [] if best_card is None else [f"{verdict(best_card, data_info)}."]
+    several = len(study["objectives"]) > 1
+    pairs = combinations(range(len(study["objectives"])), 2)
+    return render_page(
+        "study.html",
+        title=study["name"],
+        kind="study",
+        conclusions=[
+            _conclusion(study),
+            *tested,
         ],
+        caveats=[*_caveats(study)],
+        tiles=[*_tiles(study), *(score_tiles(best_card, split="test") if best_card else [])],
+        facts=about.facts,
+        links=_LINKS,
+        commands=[study["command"], *about.commands()],
+        study=study,
+        result=_result(study),
+        against_default=[*_against_default(study)],
+        fronts=[charts.front(study, x, y) for x, y in pairs] if several else [],
+        charts=[
+            charts.history(study),
+            charts.curves(study),
+            charts.parallel(study),
+            charts.timeline(study),
+        ],
+        importance=shares("Share", study["importances"]) if study["importances"] else None,
+        rungs=_rungs(study),
+        objectives=", ".join(o["name"] for o in study["objectives"]),
+        state_of=_state,
+        values_of=_values,
+        failed=[t for t in study["trials"] if t["state"] == "FAIL"],
     )
+
+
+def _conclusion(study: StudySummary) -> str:
+    best, name = _trial(study, study["best"]), study["objectives"][0]["name"]
+    if best is None:
+        return "No trial was evaluated."
+    line = f"Trial {best['number']} is the best of {sum(study['counts'].values())}: {name} "
+    line += f"{short(first_value(best))} on validation"
+    default = _trial(study, study["default"]["trial"])
+    value = first_value(default) if default else None
+    return f"{line}, {short(value)} with the default config." if value is not None else f"{line}."
+
+
+def _tiles(study: StudySummary) -> Iterator[Tile]:
+    name = study["objectives"][0]["name"]
+    for title, number in (("best", study["best"]), ("default", study["default"]["trial"])):
+        trial = _trial(study, number)
+        if trial is not None and (value := first_value(trial)) is not None:
+            yield Tile(title, short(value), f"{name} of trial {number}, validation")
 
 
 def _caveats(study: StudySummary) -> Iterator[str]:
@@ -45,135 +95,37 @@ def _caveats(study: StudySummary) -> Iterator[str]:
         yield f"{failed} of {total} trials failed; the reasons are below the table of trials."
 
 
-def _summary(study: StudySummary) -> Html:
+def _result(study: StudySummary) -> list[tuple[str, str]]:
     counts = [f"{n} {STATE_NAMES.get(s, s.lower())}" for s, n in study["counts"].items()]
     imported = sum(bool(t["imported"]) for t in study["trials"])
     if imported:
         counts.append(f"{imported} imported from an earlier study")
-    rows = [["objective", "; ".join(f"{o['direction']} {o['name']}" for o in study["objectives"])]]
     best = _trial(study, study["best"])
-    if best is not None:
-        rows.append(["best", f"trial {best['number']}: {_values(study, best)}"])
-    rows += [
-        ["trials", ", ".join(counts)],
-        ["side by side", str(study["at_once"])],
-        ["scheduler", study["scheduler"]],
-        ["time", f"{study['elapsed_s']:,.0f} s"],
+    return [
+        ("objective", "; ".join(f"{o['direction']} {o['name']}" for o in study["objectives"])),
+        *([("best", f"trial {best['number']}: {_values(best)}")] if best else []),
+        ("trials", ", ".join(counts)),
+        ("side by side", str(study["at_once"])),
+        ("scheduler", study["scheduler"]),
+        ("time", f"{study['elapsed_s']:,.0f} s"),
     ]
-    return section("Result", table([], rows))
 
 
-def _against_default(study: StudySummary) -> Html:
+def _against_default(study: StudySummary) -> Iterator[tuple[str, ...]]:
     default, best = study["default"]["values"], study["best_values"]
-    rows = [
-        [address, _short(default.get(address)), _short(best[address]) if address in best else "-"]
-        for address in study["search"]
-    ]
-    tried = _trial(study, study["default"]["trial"])
-    chosen = _trial(study, study["best"])
+    for address in study["search"]:
+        chosen = short(best[address]) if address in best else "-"
+        yield address, short(default.get(address)), chosen
+    trials = [_trial(study, number) for number in (study["default"]["trial"], study["best"])]
     for index, objective in enumerate(study["objectives"]):
-        cells = [
-            _short(t["values"][index]) if t is not None and t["values"] else "not tried"
-            for t in (tried, chosen)
-        ]
-        rows.append([f"{objective['name']} (validation)", *cells])
-    return section(
-        "The best config compared with the default",
-        paragraph(
-            "The best of many is chosen by its validation score, which is therefore optimistic; "
-            "its test scores are on the page best/report.html."
-        ),
-        table(["default", "best"], rows),
-    )
+        cells = [short(t["values"][index]) if t and t["values"] else "not tried" for t in trials]
+        yield f"{objective['name']} (validation)", *cells
 
 
-def _front(study: StudySummary) -> Iterator[Html]:
-    if len(study["objectives"]) < 2:
-        return
-    pairs = combinations(range(len(study["objectives"])), 2)
-    yield section(
-        "Pareto front",
-        paragraph(
-            "Trials that are not dominated by another in all objectives: "
-            f"{', '.join(map(str, study['front'])) or 'none'}. The bundle is that of the best in "
-            f"{study['objectives'][0]['name']}."
-        ),
-        *(charts.front(study, x, y) for x, y in pairs),
-    )
-
-
-def _importances(study: StudySummary) -> Html:
-    shares = study["importances"]
-    if not shares:
-        return section("Importance", paragraph(f"Not available: {study['importances_missing']}."))
-    lengths = [(name, share, wording.percent(share)) for name, share in shares.items()]
-    return section(
-        "Importance",
-        paragraph(
-            "How much of the difference between better and worse trials each address explains "
-            "(PED-ANOVA), over complete trials."
-        ),
-        bars("Share", lengths),
-    )
-
-
-def _rungs(study: StudySummary) -> Iterator[Html]:
-    if not study["rungs"]:
-        return
-    rows = [
-        [
-            f"epoch {r['epoch']}",
-            str(r["reached"]),
-            str(r["reached"] - r["stopped"]),
-            _short(r["best"]),
-            _short(r["cut"]),
-        ]
-        for r in study["rungs"]
-    ]
-    promoted = [
-        (
-            f"epoch {r['epoch']}",
-            float(r["reached"] - r["stopped"]),
-            f"{r['reached'] - r['stopped']} of {r['reached']}",
-        )
-        for r in study["rungs"]
-    ]
-    yield section(
-        "Rungs",
-        paragraph("After these epochs the scheduler stops the worst trials."),
-        bars("Trials that continued", promoted),
-        table(["reached", "continued", "best", "worst that continued"], rows),
-    )
-
-
-def _trials(study: StudySummary) -> Html:
-    addresses = list(study["search"])
-    rows = [
-        [
-            _linked(trial),
-            _state(trial),
-            _values(study, trial),
-            str(trial["epochs"]),
-            f"{trial['seconds']:.1f}",
-            *(_short(trial["params"][a]) if a in trial["params"] else "-" for a in addresses),
-        ]
-        for trial in study["trials"]
-    ]
-    heading = ", ".join(o["name"] for o in study["objectives"])
-    failed = [
-        f"trial {t['number']}: {t['reason']}" for t in study["trials"] if t["state"] == "FAIL"
-    ]
-    return section(
-        "Trials",
-        table(["state", heading, "epochs", "s", *addresses], rows),
-        *([paragraph("Why trials failed:"), bullets(failed)] if failed else []),
-    )
-
-
-def _linked(trial: Trial) -> Html:
-    if not trial["folder"] or trial["imported"]:
-        return escape(str(trial["number"]))
-    return Html(f'<a href="{escape(quote(trial["folder"]))}/">{trial["number"]}</a>')
+def _rungs(study: StudySummary) -> Chart:
+    continued = [(r["epoch"], r["reached"] - r["stopped"], r["reached"]) for r in study["rungs"]]
+    lengths = [(f"epoch {epoch}", float(n), f"{n} of {of}") for epoch, n, of in continued]
+    return bars("Trials that continued", lengths)
 
 
 def _state(trial: Trial) -> str:
@@ -183,31 +135,13 @@ def _state(trial: Trial) -> str:
     return f"{state} (retry)" if trial.get("retry_of") is not None else state
 
 
-def _values(study: StudySummary, trial: Trial) -> str:
+def _values(trial: Trial) -> str:
     if first_value(trial) is None:
         return "-"
-    values = ", ".join(_short(v) for v in trial["values"])
+    values = ", ".join(short(v) for v in trial["values"])
     seeds = trial["seeds"]
     return f"{values} (seeds {min(seeds):.4g} to {max(seeds):.4g})" if seeds else values
 
 
-def _findings(study: StudySummary) -> Iterator[Html]:
-    if study["findings"]:
-        yield section("Diagnosis of the search", bullets(f["line"] for f in study["findings"]))
-
-
-def _repeat(study: StudySummary) -> Html:
-    return section(
-        "The bundle, and how to repeat it",
-        paragraph(study["bundle"]),
-        Html(f"<p><code>{escape(study['command'])}</code></p>"),
-    )
-
-
 def _trial(study: StudySummary, number: int | None) -> Trial | None:
-    found: Sequence[Trial] = [t for t in study["trials"] if t["number"] == number]
-    return found[0] if found else None
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return next((t for t in study["trials"] if t["number"] == number), None)

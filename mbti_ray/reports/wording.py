@@ -5,14 +5,15 @@ Owns what a careful reader must know about a score. Must not know how it is laid
 
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mbti_ray.scores.findings import FindingRecord, format_value
 from mbti_ray.scores.names import FEW_PERSONS
-from mbti_ray.scores.scorecard import ResamplingInfo, Scorecard
+from mbti_ray.scores.verdict import is_significant
 from mbti_ray.typology import DIMENSIONS
 
-_SIGNIFICANT_P = 0.05
+if TYPE_CHECKING:
+    from mbti_ray.scores.scorecard import ResamplingInfo, Scorecard
 
 HOW_TO_READ = (
     "MCC is 0 and AUROC is 0.5 for random guessing; Brier and ECE are errors of the probabilities, "
@@ -36,6 +37,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def short(value: object) -> str:
+    """A setting or a score with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def format_value_of(interval: Mapping[str, Any] | None) -> str:
     return number(interval["value"] if interval else None)
 
@@ -47,13 +53,19 @@ def format_bounds(interval: Mapping[str, Any] | None) -> str:
     return f"{number(interval['low'])} to {number(interval['high'])}"
 
 
+def short_bounds(interval: Mapping[str, Any] | None) -> str:
+    """`0.861–0.910`; with a negative bound as `format_bounds`."""
+    bounds = format_bounds(interval)
+    return bounds if "-" in bounds else bounds.replace(" to ", "–")
+
+
 def format_interval(interval: Mapping[str, Any] | None) -> str:
     """`0.887 (0.861 to 0.910)`."""
     bounds = format_bounds(interval)
     return f"{format_value_of(interval)} ({bounds})" if bounds else format_value_of(interval)
 
 
-def caveats(card: Scorecard, data_info: Mapping[str, Any] | None) -> list[str]:
+def caveats(card: "Scorecard", data_info: Mapping[str, Any] | None) -> list[str]:
     """What limits how far the scores of this card can be trusted."""
     sentences = []
     intervals = card["intervals"]
@@ -74,7 +86,7 @@ def caveats(card: Scorecard, data_info: Mapping[str, Any] | None) -> list[str]:
     return sentences
 
 
-def describe_intervals(card: Scorecard) -> str:
+def describe_intervals(card: "Scorecard") -> str:
     """How many rows were scored, and what the intervals are."""
     intervals = card["intervals"]
     rows = f"{card['rows']:,} rows of {_count_persons(intervals)}"
@@ -89,12 +101,12 @@ def describe_intervals(card: Scorecard) -> str:
     )
 
 
-def _count_persons(intervals: ResamplingInfo) -> str:
+def _count_persons(intervals: "ResamplingInfo") -> str:
     groups = intervals["groups"]
     return f"{groups:,} {intervals['resampled']}{'s' * (groups != 1)}"
 
 
-def compare_with_baseline(card: Scorecard) -> str:
+def compare_with_baseline(card: "Scorecard") -> str:
     """The model against a baseline on the same rows, claiming no more than the evidence shows."""
     paired = card.get("paired")
     if not paired:
@@ -124,17 +136,13 @@ def _difference(name: str, difference: Mapping[str, Any], level: str) -> str:
     direction = "higher" if value > 0 else "lower"
     size = f"{direction} by {number(abs(value))}" if value else "the same"
     shown = f" ({', '.join(evidence)})" if evidence else ""
-    return f"{name} is {size}{shown}, {_verdict(difference)}"
+    return f"{name} is {size}{shown}, {_chance(difference)}"
 
 
-def _verdict(difference: Mapping[str, Any]) -> str:
-    low, high, p = (difference.get(key) for key in ("low", "high", "p"))
-    if p is None and low is None:
+def _chance(difference: Mapping[str, Any]) -> str:
+    if difference.get("p") is None and difference.get("low") is None:
         return "with no test of whether that is chance"
-    # Where interval and test disagree, the difference is not called significant.
-    excludes_zero = low is None or high is None or low > 0 or high < 0
-    is_significant = excludes_zero and (p is None or p < _SIGNIFICANT_P)
-    return "more than chance explains" if is_significant else "which may be chance"
+    return "more than chance explains" if is_significant(difference) else "which may be chance"
 
 
 def _masking(data_info: Mapping[str, Any]) -> str:

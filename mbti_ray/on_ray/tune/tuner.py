@@ -3,6 +3,7 @@
 Must not know what happens inside a trial (see `trial`) or how the study is stored (`study.store`).
 """
 
+import json
 import math
 import os
 import shlex
@@ -10,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ from mbti_ray.on_ray.train.remote_checkpoints import download_each, ray_storage
 from mbti_ray.on_ray.tune.optuna_searcher import OnTrialEnd, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.tune.schedulers import build_scheduler
 from mbti_ray.on_ray.tune.trial import TrialSetup, build_trainable
+from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.study_page import study_page
 from mbti_ray.runs.run_folder import RunFolder, open_run
@@ -155,7 +158,13 @@ def finish_study(
         "bundle": f"The bundle is made from the checkpoint of trial {best.number}, not retrained.",
         "command": _repeat_command(folder),
     }
-    write_page(folder.report, study_page(summary))
+    page = study_page(
+        summary,
+        json.loads(folder.best.scores.read_text("utf-8"))["scorecard"],
+        about=About(run_config, str(folder.location), str(date.today())),
+        data_info=data.info.as_dict(),
+    )
+    write_page(folder.report, page)
     folder.push()
     return summary
 

@@ -1,0 +1,49 @@
+"""What a scorecard amounts to, in one sentence for the terminal, JSON, pages and the model card.
+
+Claims no more than interval and test show. Must not know how it is laid out.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mbti_ray.scores.names import FEW_PERSONS
+
+if TYPE_CHECKING:
+    from mbti_ray.scores.scorecard import Scorecard
+
+_SIGNIFICANT_P = 0.05
+BASELINE_NAMES = {"tfidf": "TF-IDF", "majority": "the majority class"}
+
+
+def verdict(card: "Scorecard", data_info: Mapping[str, Any] | None = None) -> str:
+    """`0.583 a letter on 6 people: worse than TF-IDF (0.875); do not use it yet`.
+
+    Args:
+        data_info: The description of the data, which tells whether these people are new.
+    """
+    groups, paired = card["intervals"]["groups"], card.get("paired")
+    people = "1 person" if groups == 1 else f"{groups:,} people"
+    if data_info is not None and data_info.get("split_by") == "post":
+        people += " whose other posts it was trained on"
+    start = f"{card['overall']['accuracy']['value']:.3f} a letter on {people}"
+    if not paired or not paired.get("accuracy"):
+        return f"{start}: not compared with any baseline"
+    against, difference = paired["against"], paired["accuracy"]
+    score = card["baselines"][against]["accuracy"]["value"]
+    baseline = f"{BASELINE_NAMES.get(against, against)} ({score:.3f})"
+    if not is_significant(difference):
+        return f"{start}: no better than {baseline} as far as can be told; do not use it yet"
+    if difference["value"] <= 0:
+        return f"{start}: worse than {baseline}; do not use it yet"
+    few = "; with so few people a rough guide" if groups < FEW_PERSONS else ""
+    return f"{start}: better than {baseline}, by more than chance explains{few}"
+
+
+def is_significant(difference: Mapping[str, Any]) -> bool:
+    """Whether a paired difference is more than chance explains; without any test it is not."""
+    low, high, p = (difference.get(key) for key in ("low", "high", "p"))
+    if p is None and low is None:
+        return False
+    # Where interval and test disagree, the difference is not called significant.
+    excludes_zero = low is None or high is None or low > 0 or high < 0
+    return bool(excludes_zero and (p is None or p < _SIGNIFICANT_P))
