@@ -9,6 +9,7 @@ from datetime import datetime
 
 import optuna
 from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
 from mbti_ray.config import StudyConfig, get_value
 from mbti_ray.config.schema import mode_of
@@ -17,7 +18,7 @@ from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
 from mbti_ray.scores.study_summary import RungSummary, TrialsSummary
 from mbti_ray.study.records import EVALUATED, TrialRecord, best_of, front_of, records_of
 
-# Fewer complete trials do not show which address matters.
+# Fewer trials do not show which address matters.
 _FEW_TRIALS = 5
 
 
@@ -25,7 +26,7 @@ def summarize_study(study: optuna.Study, config: StudyConfig) -> TrialsSummary:
     """What the trials of a study show of its search."""
     records = records_of(study)
     best = best_of(records, config.objectives)
-    importances, missing = _importances(study, records)
+    importances, missing = _importances(study)
     several = len(config.objectives) > 1
     trials = [
         StudyTrial(r.number, r.state, r.values[0] if r.values else None, r.params)
@@ -119,22 +120,35 @@ def elapsed_s(records: Sequence[TrialRecord]) -> float:
     return round(total, 3)
 
 
-def _importances(
-    study: optuna.Study, records: Sequence[TrialRecord]
-) -> tuple[dict[str, float], str | None]:
-    """Share of each address in the first objective's variance (PED-ANOVA, Watanabe et al. 2023)."""
-    complete = sum(r.state == "COMPLETE" for r in records)
-    if complete < _FEW_TRIALS:
-        return {}, f"{complete} trials are complete, and it takes {_FEW_TRIALS}"
+def _importances(study: optuna.Study) -> tuple[dict[str, float], str | None]:
+    """How much each address explains of the trials' ranks (PED-ANOVA, Watanabe et al. 2023).
+
+    Trials are ranked as Optuna's TPE does: stopped ones below all complete ones, first by the epoch
+    that they reached, then by the first objective there.
+    """
     sign = 1 if study.directions[0] is StudyDirection.MINIMIZE else -1
+    costs: list[tuple[optuna.trial.FrozenTrial, tuple[int, float, float]]] = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state is TrialState.COMPLETE:
+            costs.append((trial, (0, 0, sign * trial.values[0])))
+        elif trial.state is TrialState.PRUNED and (reached := trial.user_attrs.get("evaluations")):
+            costs.append((trial, (1, -reached[-1][0], sign * reached[-1][1])))
+    if len(costs) < _FEW_TRIALS:
+        return {}, f"{len(costs)} trials were evaluated, and it takes {_FEW_TRIALS}"
+    ranks = {cost: rank for rank, cost in enumerate(sorted({cost for _, cost in costs}))}
+    ranked = optuna.create_study()
+    for trial, cost in costs:
+        ranked.add_trial(
+            optuna.trial.create_trial(
+                value=ranks[cost], params=trial.params, distributions=trial.distributions
+            )
+        )
     with warnings.catch_warnings():
-        # It warns that it is experimental and that it explains low values, which is what it gets.
+        # It warns that it is experimental.
         warnings.simplefilter("ignore", UserWarning)
         try:
             shares = optuna.importance.get_param_importances(
-                study,
-                evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
-                target=lambda trial: sign * trial.values[0],
+                ranked, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
             )
         except (ValueError, RuntimeError) as error:
             return {}, str(error)

@@ -1,6 +1,8 @@
-"""The page of a study as a reader has it: light, dark, on a phone, with links that lead on."""
+"""Reports as a reader has them: light, dark, on a phone; charts that answer, links that lead on."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -9,15 +11,28 @@ import optuna
 import pytest
 import yaml
 
-from mbti_ray.config import StudyConfig, load_study
+from mbti_ray.config import StudyConfig, load_run, load_study
+from mbti_ray.data.audit import audit
+from mbti_ray.data.sources import read_source
+from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
+from mbti_ray.reports.hero import About
 from mbti_ray.reports.study_page import study_page
 from mbti_ray.study.sampling import ask_trial
 from mbti_ray.study.store import open_study
 from mbti_ray.study.summary import summarize_study
+from report_records import scorecard
 
 pytestmark = pytest.mark.browser
 
-PHONE = {"width": 360, "height": 740}
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra: test")
+
+SIZES = {"desktop": {"width": 1400, "height": 900}, "phone": {"width": 390, "height": 844}}
+# The sizes of all texts in CSS pixels, also of those in charts that are scaled or turned.
+TEXT_SIZES = """() => [...document.querySelectorAll("body *")]
+  .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+  .filter((e) => e.checkVisibility())
+  .map((e) => { const m = e.ownerSVGElement ? e.getScreenCTM() : { a: 1, b: 0 };
+    return parseFloat(getComputedStyle(e).fontSize) * Math.hypot(m.a, m.b); })"""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +56,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(14):
         _end(ask_trial(study, config.search), number, folder)
     more = {"at_once": 2, "stopped_early": None, "bundle": "Copied.", "command": "python -m x"}
-    page = study_page(summarize_study(study, config) | more)
+    page = study_page(
+        summarize_study(study, config) | more,  # type: ignore[arg-type]
+        scorecard(40),  # type: ignore[arg-type]
+        about=About(config, "runs/s", "2026-11-25"),
+    )
     (folder / "report.html").write_text(page, "utf-8")
     assert json.dumps(summarize_study(study, config))
     assert isinstance(config, StudyConfig)
@@ -72,30 +91,123 @@ def _end(trial: optuna.Trial | None, number: int, folder: Path) -> None:
         trial.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
 
 
+@pytest.fixture(scope="module")
+def reports(report: Path, bundles: dict[str, Path]) -> dict[str, Path]:
+    """A page of each kind: of the study, of a run that was trained here, of an audit."""
+    config = load_run("quick", ())
+    found = audit(config, read_source("builtin", max_bad_share=0.1)).as_dict()
+    text = audit_page(found, audit_tables(found, config), audit_conclusions(found, config))
+    (report.parent / "audit.html").write_text(text, "utf-8")
+    run = bundles["scored"].parent / "report.html"
+    return {"study": report, "run": run, "audit": report.parent / "audit.html"}
+
+
+@pytest.fixture
+def open_report(open_page: Any) -> Callable[..., Any]:
+    """Opens a report and waits until its charts are drawn."""
+
+    def open_it(path: Path, **settings: Any) -> Any:
+        page = open_page(path.as_uri(), **settings)
+        charts = page.locator(".chart").count()
+        page.wait_for_function(
+            "n => document.querySelectorAll('.chart svg').length === n", arg=charts
+        )
+        return page
+
+    return open_it
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_of_a_study_shows_every_picture(
-    report: Path, open_page: Any, screenshots: Path, scheme: str
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["study", "run", "audit"])
+def test_a_report_fits_the_screen_is_readable_and_accessible(
+    reports: dict[str, Path],
+    open_report: Any,
+    screenshots: Path,
+    kind: str,
+    size: str,
+    scheme: str,
 ) -> None:
-    page = open_page(report.as_uri(), color_scheme=scheme, viewport={"width": 1000, "height": 900})
-    assert page.title() == "Study s"
-    pictures = page.locator("svg").all()
-    assert len(pictures) == 7
-    for picture in pictures:
-        assert picture.get_attribute("aria-label")
-        box = picture.bounding_box()
+    page = open_report(reports[kind], color_scheme=scheme, viewport=SIZES[size])
+    assert page.title().endswith(f": {kind} report")
+    assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["width"]
+    assert min(page.evaluate(TEXT_SIZES)) >= 9
+    assert reports[kind].stat().st_size < 5_000_000
+    for chart in page.locator(".chart").all():
+        assert re.search(r"\d", chart.get_attribute("aria-label"))
+        box = chart.bounding_box()
         assert box["width"] > 200
         assert box["height"] > 20
-    page.screenshot(path=screenshots / f"study-{scheme}.png", full_page=True)
+    page.screenshot(path=screenshots / f"{kind}-{size}-{scheme}.png", full_page=True)
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
 
 
-def test_the_page_of_a_study_fits_a_phone(report: Path, open_page: Any, screenshots: Path) -> None:
-    page = open_page(report.as_uri(), viewport=PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    page.screenshot(path=screenshots / "study-phone.png", full_page=True)
+def test_charts_stand_side_by_side_where_there_is_room(report: Path, open_report: Any) -> None:
+    def columns(size: str) -> int:
+        page = open_report(report, viewport=SIZES[size])
+        tops = [c.bounding_box()["y"] for c in page.locator("#trials-in-charts figure").all()]
+        assert len(tops) == 4
+        return len(tops) // len(set(tops))
+
+    assert columns("desktop") == 2
+    assert columns("phone") == 1
 
 
-def test_each_trial_is_linked_to_its_folder(report: Path, open_page: Any) -> None:
-    page = open_page(report.as_uri())
-    links = [link.evaluate("a => a.href") for link in page.locator("td a, th a").all()]
+def test_a_chart_shows_values_where_it_is_pointed_at(report: Path, open_report: Any) -> None:
+    page = open_report(report, viewport=SIZES["desktop"])
+    marked = ".mark-symbol.role-mark path, .mark-rect.role-mark path"
+    shown_by = ("brier", "best so far", "epoch", "address", "took")
+    for chart, shown in zip(page.locator(".chart").all(), shown_by, strict=False):
+        marks = chart.locator(marked)
+        marks.last.hover(force=True)
+        tooltip = page.locator("#vg-tooltip-element.visible")
+        tooltip.wait_for()
+        assert "trial" in tooltip.inner_text()
+        assert shown in tooltip.inner_text()
+
+
+def test_a_clicked_trial_is_highlighted_in_every_chart_and_in_the_table(
+    report: Path, open_report: Any
+) -> None:
+    page = open_report(report, viewport=SIZES["desktop"])
+    marked = "[stroke='var(--mark)'], [fill='var(--mark)']"
+    assert page.locator(marked).count() == 0
+    page.locator("tr[data-trial='3'] td").first.click()
+    charts = page.locator("#pareto-front .chart, #trials-in-charts .chart").all()
+    assert len(charts) == 5
+    for chart in charts:
+        chart.locator(marked).first.wait_for(state="attached")
+    # A click on a mark does the same; a second one ends it.
+    page.locator("tr[data-trial='3'] td").first.click()
+    page.wait_for_function("s => !document.querySelector(s)", arg=marked)
+    timeline = page.locator("#trials-in-charts .chart").last
+    timeline.locator("path[aria-label*='trial: 6;']").click(force=True)
+    for chart in charts:
+        chart.locator(marked).first.wait_for(state="attached")
+    assert page.locator("tr.chosen").get_attribute("data-trial") == "6"
+
+
+def test_trials_are_sorted_by_the_column_that_is_clicked(report: Path, open_report: Any) -> None:
+    page = open_report(report)
+    head = page.get_by_role("columnheader", name="optim.lr")
+    cells = page.locator("#trials tbody td:last-child")
+    for order, backwards in (("ascending", False), ("descending", True)):
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == order
+        rates = [float(rate) for rate in cells.all_inner_texts()]
+        assert rates == sorted(rates, reverse=backwards)
+
+
+def test_commands_are_copied(report: Path, open_report: Any) -> None:
+    page = open_report(report, permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="copy").nth(1).click()
+    page.get_by_role("button", name="copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "mbti-ray serve runs/s"
+
+
+def test_each_trial_is_linked_to_its_folder(report: Path, open_report: Any) -> None:
+    page = open_report(report)
+    links = [link.evaluate("a => a.href") for link in page.locator("tbody a").all()]
     assert len(links) == 14
     assert all(Path(unquote(urlparse(link).path)).is_dir() for link in links)

@@ -91,3 +91,17 @@ def test_the_figures_of_a_study_count_what_happened(tmp_path: Path) -> None:
     assert set(summary["importances"]) == {"optim.lr"}
     assert summary["rungs"][0] == {"epoch": 1, "reached": 6, "stopped": 1, "best": 0.5, "cut": 0.0}
     assert summary["trials"][6]["reason"] == "diverged"
+
+
+def test_stopped_trials_count_for_the_importance_of_an_address(tmp_path: Path) -> None:
+    rates = {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    config = study_of(tmp_path, **rates, **{"fit.batch_size": {"int_low": 8, "int_high": 64}})
+    study = open_study(tmp_path, config, name="study")
+    for number in range(24):
+        trial = ask_trial(study, config.search)
+        assert trial is not None
+        rate = trial.params["optim.lr"]
+        end(trial, rate, TrialState.PRUNED if number else TrialState.COMPLETE)
+    shares = summarize_study(study, config)["importances"]
+    assert shares["optim.lr"] > 0.6
+    assert sum(shares.values()) == pytest.approx(1)

@@ -89,13 +89,13 @@ const drawings = {
   timeline: ({ rows, unit, lanes }) => {
     const fill = { condition: { test: isChosen, value: "var(--mark)" }, value: "var(--fill)" };
     return { params, height: 30 * lanes.length,
-      encoding: { y: name("worker", { sort: lanes, axis: { domain: false, labelLimit: 110 } }) },
+      encoding: { y: name("worker", { sort: lanes, axis: { domain: false, labelLimit: 110 } }),
+        ...tooltip(rows, { trial: "trial", worker: "worker", took: "took", state: "state" }) },
       layer: [layer("bar", { strokeWidth: 1.5, ...clickable }, {
         x: quantity("start", unit, { scale: { domainMin: 0, nice: false } }), x2: { field: "end" },
         fill, stroke: fill, fillOpacity: { condition: [{ test: "datum.state === 'failed'", value: 0 },
-          { test: "datum.state === 'stopped early'", value: 0.3 }], value: 0.75 },
-        ...tooltip(rows, { trial: "trial", worker: "worker", took: "took", state: "state" }) }),
-      layer("text", { fontSize: 11 }, { x: quantity("middle", unit), text: { field: "label" } })] };
+          { test: "datum.state === 'stopped early'", value: 0.3 }], value: 0.75 } }),
+      layer("text", { fontSize: 11, ...clickable }, { x: quantity("middle", unit), text: { field: "label" } })] };
   },
 
   front: ({ rows, x, y }) => ({
