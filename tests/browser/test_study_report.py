@@ -13,7 +13,7 @@ import yaml
 
 from mbti_ray.config import StudyConfig, load_run, load_study
 from mbti_ray.data.audit import audit
-from mbti_ray.data.sources import read_source
+from mbti_ray.data.users import load_users
 from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
 from mbti_ray.reports.hero import About
 from mbti_ray.reports.study_page import study_page
@@ -95,7 +95,7 @@ def _end(trial: optuna.Trial | None, number: int, folder: Path) -> None:
 def reports(report: Path, bundles: dict[str, Path]) -> dict[str, Path]:
     """A page of each kind: of the study, of a run that was trained here, of an audit."""
     config = load_run("quick", ())
-    found = audit(config, read_source("builtin", max_bad_share=0.1)).as_dict()
+    found = audit(config, load_users(config.data)).as_dict()
     text = audit_page(found, audit_tables(found, config), audit_conclusions(found, config))
     (report.parent / "audit.html").write_text(text, "utf-8")
     run = bundles["scored"].parent / "report.html"

@@ -245,10 +245,13 @@ def test_the_page_has_charts_and_loads_nothing(file, tmp_path, capsys):
     assert verb.main(argv) == 0
     assert str(page) in capsys.readouterr().out.replace("\n", "")
     text = page.read_text("utf-8")
+    # What follows is the script of the pages, which the policy of the page allows no request.
+    text = text[: text.rindex("<script>")]
+    assert "default-src" in text
     addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"')\s>]*)", text)
     assert addresses == ["data:,"]
-    assert not re.search(r"https?://|@import|<script|<iframe|<img", text)
-    assert text.count("<svg") == 3
+    assert not re.search(r"https?://|@import|<iframe|<img", text)
+    assert text.count('<div class="chart">') == 3
     assert "prefers-color-scheme: dark" in text
     assert "a&lt;b&gt;[c]&amp;.csv" in text
     assert "<b>" not in text
