@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
@@ -43,20 +43,19 @@ def _audit(options: argparse.Namespace) -> Result:
     source = load_users(config.data)
     with progress_bar("tokenizing", sum(len(row.posts) for row in source.rows)) as advance:
         statistics = audit(config, source, advance=advance).as_dict()
-    console.print(
-        f"[bold]{escape(statistics['source'])}[/bold] {statistics['fingerprint']}", soft_wrap=True
-    )
+    source_text = Text(statistics["source"], style="bold")
+    console.print(source_text, statistics["fingerprint"], soft_wrap=True)
     for note in source.notes:
-        console.print(note, markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
     conclusions = list(audit_conclusions(statistics, config))
     for sentence in conclusions:
-        console.print(sentence, markup=False, soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
     tables = list(audit_tables(statistics, config))
     for table in tables:
         _print_table(table)
     if options.output is not None:
         write_page(options.output, audit_page(statistics, tables, conclusions))
-        console.print(f"page: {escape(str(options.output))}")
+        console.print(f"page: {options.output}")
     return statistics
 
 
@@ -66,8 +65,8 @@ def _print_table(content: "AuditTable") -> None:
     for name in content.header:
         table.add_column(name, justify="right")
     for row in content.rows:
-        table.add_row(*map(escape, row))
-    console.print(f"\n[bold]{content.heading}[/bold]")
+        table.add_row(*row)
+    console.print(Text(f"\n{content.heading}", style="bold"))
     console.print(table)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.tables import Result, console
@@ -91,7 +91,7 @@ def _print(verdicts: "Sequence[Verdict]") -> None:
     for verdict in verdicts:
         color = _COLORS[verdict.state]
         cells = (verdict.check, verdict.message, verdict.remedy)
-        table.add_row(f"[{color}]{verdict.state}[/{color}]", *map(escape, cells))
+        table.add_row(Text(verdict.state, style=color), *cells)
     console.print(table)
 
 

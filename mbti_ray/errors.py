@@ -13,8 +13,16 @@ A message says where, what was given, what is allowed and the nearest fix. Any o
 bug of this program and keeps its traceback.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# The password of a URL, but not a port; and the values of options that are secret.
+_PASSWORD = re.compile(r"(://[^/:@\s]*:)(?!\d+/)[^@\s]*@")
+_OPTION = re.compile(
+    r"(?i)([?&](?:[\w-]*(?:token|secret|passw|signature|credential)[\w-]*|sig|pwd|"
+    r"(?:access|account|api)[_-]?key)=)[^&\s\"']*"
+)
 
 
 class MbtiRayError(Exception):
@@ -73,3 +81,8 @@ def one_line(message: object, *, limit: int = 1000) -> str:
     if not text and isinstance(message, BaseException):
         return type(message).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def mask_secrets(text: str) -> str:
+    """The text with ``***`` for passwords and secret options of the URLs in it."""
+    return _OPTION.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))

@@ -122,7 +122,7 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
         check_extension(output)
     _check_options(options, is_folder=is_folder)
     for note in check_readable(options.input, config.data):
-        console.print(f"{options.input}: {note}", markup=False, soft_wrap=True)
+        console.print(f"{options.input}: {note}", soft_wrap=True)
     manifest = load_manifest(fetch_bundle(home))
 
     from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars
@@ -137,7 +137,7 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
         summary = _predict_to_folder(job, manifest, options)
     else:
         summary = _predict_to_file(job, output)
-    console.print(f"{summary['rows']:,} rows: {output}", markup=False)
+    console.print(f"{summary['rows']:,} rows: {output}")
     if summary["bad"]:
         _print_bad_rows(options.input, summary["bad"], Path(summary["bad_rows"]))
     return {"bundle": str(home), "bundle_id": manifest.id, "output": str(output), **summary}
@@ -207,7 +207,7 @@ def _predict_missing_parts(job: "PredictionJob", folder: "PartFolder") -> dict[s
 
     before, stats = len(folder.done), PredictionStats()
     if before:
-        console.print(f"{folder.path}: {before} parts are already complete", markup=False)
+        console.print(f"{folder.path}: {before} parts are already complete")
     if folder.finished is None or not folder.is_finished:
         with _row_progress(job) as advance:
             advance(before * job.chunks.part_rows, "")
@@ -246,7 +246,7 @@ def _print_bad_rows(source: str, count: int, written_to: Path) -> None:
         first = [json.loads(line) for line in islice(lines, _SHOWN_BAD_ROWS)]
     print_bad_rows(source, first, written_to)
     more = f"... and {count - len(first)} more, " if count > len(first) else ""
-    console.print(f"{more}all in {written_to}", markup=False)
+    console.print(f"{more}all in {written_to}")
 
 
 def _looks_like_a_path(item: str) -> bool:

@@ -93,7 +93,7 @@ def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Resul
     from mbti_ray.on_ray.serve.service import change_target
 
     target = change_target(bundle, config.serve)
-    console.print(f"now serving {target.describe()}", markup=False, soft_wrap=True)
+    console.print(f"now serving {target.describe()}", soft_wrap=True)
     return {"front": target.primary, "beside": target.canary, "share": target.canary_share}
 
 

@@ -58,7 +58,7 @@ def _train_run(run: RunSetup[RunConfig]) -> Result:
         with run_progress() as show:
             train(run.config, run.data, folder, resources, on_progress=show)
     for note in folder.read_notes():
-        console.print(note, markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
     scores = json.loads(folder.scores.read_text("utf-8"))
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})

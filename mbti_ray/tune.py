@@ -100,7 +100,7 @@ def _print_summary(summary: "StudySummary", folder: RunFolder) -> Result:
     scores = json.loads(folder.best.scores.read_text("utf-8"))
     print_trials(summary)
     if summary["stopped_early"]:
-        console.print(f"ended early: {summary['stopped_early']}", markup=False)
+        console.print(f"ended early: {summary['stopped_early']}")
     best = summary["best_values"]
     print_pairs([("best", ", ".join(f"{a}={format_short(value)}" for a, value in best.items()))])
     print_scores({"val": scores["val"]})
@@ -110,8 +110,8 @@ def _print_summary(summary: "StudySummary", folder: RunFolder) -> Result:
     bundle = best_home / folder.bundle.name
     console.print(f"report: {folder.location / folder.report.name}")
     console.print(f"scorecard: {best_home / folder.report.name}")
-    console.print(f"bundle: {bundle}; {summary['bundle']}", markup=False, soft_wrap=True)
-    console.print(f"repeat: {summary['command']}", markup=False, soft_wrap=True)
+    console.print(f"bundle: {bundle}; {summary['bundle']}", soft_wrap=True)
+    console.print(f"repeat: {summary['command']}", soft_wrap=True)
     return {
         "study": str(folder.location),
         "bundle": str(bundle),

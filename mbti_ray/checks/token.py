@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mbti_ray.checks.verdict import Verdict, group_by_value, join_names
+from mbti_ray.checks.verdict import Verdict, group_by_value, join_names, merge_verdicts
 
 _CHECK = "token"
 _MODE = "RAY_AUTH_MODE"
@@ -28,12 +28,14 @@ class Token:
         path: Where the token was looked for: a file or a variable.
         digest: The first digits of its hash; None if there is no token.
         is_named: Whether the environment names its path.
+        is_exposed: Whether other users of the machine can read its file.
     """
 
     mode: str | None
     path: str
     digest: str | None
     is_named: bool = False
+    is_exposed: bool = False
 
     @property
     def is_on(self) -> bool:
@@ -47,11 +49,13 @@ def find_token(environment: Mapping[str, str] = os.environ, home: Path | None = 
         return Token(mode, _GIVEN, _digest(environment[_GIVEN]), is_named=True)
     path = Path(environment.get(_PATH) or (home or Path.home()) / ".ray" / "auth_token")
     try:
-        text = path.expanduser().read_text("utf-8").strip()
+        path = path.expanduser()
+        text = path.read_text("utf-8").strip()
+        is_exposed = bool(path.stat().st_mode & 0o077)
     except (OSError, UnicodeDecodeError):
-        text = ""
-    is_named = _PATH in environment
-    return Token(mode, str(path), _digest(text) if text else None, is_named=is_named)
+        text, is_exposed = "", False
+    digest = _digest(text) if text else None
+    return Token(mode, str(path), digest, _PATH in environment, is_exposed)
 
 
 def judge_token(token: Token, *, joins: bool) -> Verdict:
@@ -65,6 +69,8 @@ def judge_token(token: Token, *, joins: bool) -> Verdict:
         return Verdict(_CHECK, "wrong", f"{asked} is set, but {token.path} has no token", _HERE)
     if token.digest is None:
         return Verdict(_CHECK, "ok", "none; required as soon as there is a second machine")
+    if token.is_exposed:
+        return _judge_exposed(token)
     if not token.is_on:
         return Verdict(
             _CHECK,
@@ -81,6 +87,9 @@ def judge_tokens(by_machine: Mapping[str, Token], *, is_required: bool) -> list[
     Args:
         is_required: Whether the cluster requires a token.
     """
+    exposed = {machine: _judge_exposed(t) for machine, t in by_machine.items() if t.is_exposed}
+    if exposed:
+        return merge_verdicts(exposed)
     several = len(by_machine) > 1
     if not is_required:
         if not several:
@@ -101,6 +110,11 @@ def judge_tokens(by_machine: Mapping[str, Token], *, is_required: bool) -> list[
         f"{join_names(odd)} would present a different token, or none, when Ray starts there again"
     )
     return [Verdict(_CHECK, "warning", message, _COPY)]
+
+
+def _judge_exposed(token: Token) -> Verdict:
+    message = f"{token.path} can be read by other users, who could run code on all machines"
+    return Verdict(_CHECK, "warning", message, f"chmod 600 {token.path}")
 
 
 def judge_refused_token(token: Token, address: str) -> Verdict:

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mbti_ray.cli.screen import print_error
 from mbti_ray.cli.tables import Result
-from mbti_ray.errors import MbtiRayError
+from mbti_ray.errors import MbtiRayError, mask_secrets
 
 Command = Callable[[argparse.Namespace], Result]
 
@@ -49,10 +50,10 @@ def run_command(
         result = command(options)
     except MbtiRayError as error:
         for line in str(error).splitlines():
-            print(line, file=sys.stderr)
+            print_error(mask_secrets(line))
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print_error("stopped")
         return 130
     if options.json:
         sys.stdout.flush()

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mbti_ray.cli.screen import build_console, print_error
 from mbti_ray.cli.tables import format_values
 
 _LOG_INTERVAL_S = 30.0
@@ -24,10 +24,10 @@ def is_watched() -> bool:
 @contextmanager
 def _bar(heading: str, total: int | None, note: str = "") -> Iterator[Callable[..., None]]:
     columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TimeElapsedColumn(), TextColumn("{task.fields[note]}")),
+        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()),
+        *(TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False)),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=build_console(stderr=True)) as bar:
         yield partial(bar.update, bar.add_task(heading, total=total, note=note))
 
 
@@ -53,7 +53,7 @@ def _log_lines(heading: str, total: int | None) -> Callable[[int, str], None]:
         if time.monotonic() - logged_at > _LOG_INTERVAL_S:
             logged_at = time.monotonic()
             of = f" of {total}" if total else ""
-            print(f"{heading} {position}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+            print_error(f"{heading} {position}{of} {note}".rstrip())
 
     return advance
 

@@ -77,7 +77,7 @@ def set_up_run(
         skipped = folder.location / folder.bad_rows.name
         print_bad_rows(config.data.source, data.info.as_dict()["bad"], skipped)
         for note in data.info.notes:
-            console.print(f"{config.data.source}: {note}", markup=False, soft_wrap=True)
+            console.print(f"{config.data.source}: {note}", soft_wrap=True)
         for warning in data.info.warnings:
             print_warning(f"{config.data.source}: {warning}")
         yield RunSetup(config, folder, data, existing)

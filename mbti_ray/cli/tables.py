@@ -7,11 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from mbti_ray.cli.screen import build_console
 from mbti_ray.scores.names import (
     COMPARED_NAMES,
     DIMENSION_NAMES,
@@ -32,26 +31,26 @@ _SHOWN_BAD_ROWS = 10
 _OTHER_METRICS = [key for key in METRIC_NAMES if key not in ("accuracy", "macro_f1")]
 _SCORE_COLUMNS = ("acc", "majority", "f1")
 # The width is fixed where the output is a file, so that logs of two runs can be diffed.
-console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+console = build_console(width=None if sys.stdout.isatty() else 100)
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """A list of headings, each with a sentence."""
     table = Table.grid(padding=(0, 2))
     for heading, text in pairs:
-        table.add_row(f"[bold]{heading}[/bold]", text)
+        table.add_row(Text(heading, style="bold"), text)
     console.print(table)
 
 
 def print_warning(line: str) -> None:
     """A problem that does not stop the command."""
-    console.print(line, style="yellow", markup=False, soft_wrap=True)
+    console.print(line, style="yellow", soft_wrap=True)
 
 
 def print_bad_rows(source: str, rows: Sequence[Mapping[str, Any]], listed_in: object) -> None:
     """The first of the rows that were left out of the data, with the reasons."""
     for row in rows[:_SHOWN_BAD_ROWS]:
-        console.print(f"{source}:{row['number']}: left out: {row['reason']}", markup=False)
+        console.print(f"{source}:{row['number']}: left out: {row['reason']}")
     if len(rows) > _SHOWN_BAD_ROWS:
         console.print(f"... and {len(rows) - _SHOWN_BAD_ROWS} more, all in {listed_in}")
 
@@ -85,7 +84,7 @@ def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
     table.add_column("")
     if others:
         for heading in scorecards:
-            table.add_column(escape(heading), justify="right")
+            table.add_column(heading, justify="right")
     else:
         for metric in ("accuracy", "macro_f1", *_OTHER_METRICS):
             table.add_column(METRIC_NAMES[metric].replace(" ", "\n"), justify="right")
@@ -122,11 +121,11 @@ def _print_baselines(card: "Scorecard") -> None:
         for name in COMPARED_NAMES.values():
             table.add_column(name, justify="right")
         for name, rates in baselines.items():
-            table.add_row(escape(name), *(_value(rates.get(key)) for key in COMPARED_NAMES))
+            table.add_row(name, *(_value(rates.get(key)) for key in COMPARED_NAMES))
         console.print()
         console.print(table)
     for name, reason in missing.items():
-        console.print(f"{name} is missing: {reason}", markup=False)
+        console.print(f"{name} is missing: {reason}")
     paired = card.get("paired")
     if paired:
         differences = [
@@ -137,7 +136,6 @@ def _print_baselines(card: "Scorecard") -> None:
         console.print(
             f"against {paired['against']} on the same rows: {', '.join(differences)} "
             f"[{paired['test']}]",
-            markup=False,
         )
 
 
@@ -165,7 +163,7 @@ def _difference(difference: Mapping[str, Any]) -> str:
 def print_findings(findings: Sequence["FindingRecord"]) -> None:
     """One line each: the problem, the evidence, and the values to try as shell arguments."""
     for finding in findings:
-        console.print(finding["line"], markup=False, soft_wrap=True)
+        console.print(finding["line"], soft_wrap=True)
 
 
 def format_values(values: Sequence[float] | None) -> str:

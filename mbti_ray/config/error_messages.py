@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from mbti_ray.errors import nearest
+from mbti_ray.errors import mask_secrets, nearest
 
 ErrorDetail = Mapping[str, Any]
 
@@ -71,7 +71,8 @@ def _message(detail: ErrorDetail, address: str, schema: type[BaseModel], known: 
     if allowed and detail["type"] != "value_error":
         reason = f"allowed: {allowed}"
     value = detail["input"]
-    return f"{address}={value!r} is not allowed; {reason}{_nearest_literal(value, schema, address)}"
+    shown = mask_secrets(repr(value))
+    return f"{address}={shown} is not allowed; {reason}{_nearest_literal(value, schema, address)}"
 
 
 def _unknown(address: str, known: list[str]) -> str:

@@ -6,10 +6,11 @@ nothing heavy.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mbti_ray.config.schema import Monitor, RunConfig
 from mbti_ray.config.section import ConfigSection, Count, Positive
+from mbti_ray.errors import mask_secrets
 
 Value = str | float | int | bool | None
 # The condition of a range: values of other searched addresses.
@@ -96,6 +97,16 @@ class StudyOptions(ConfigSection):
         description="of the study: null for SQLite in its folder, journal for a file there that "
         "works on shared folders, or the URL of a database",
     )
+
+    @field_validator("storage")
+    @classmethod
+    def _has_no_secret(cls, storage: str | None) -> str | None:
+        if storage and mask_secrets(storage) != storage:
+            raise ValueError(
+                "it contains a password, which would end up in config.yaml; leave it out and set "
+                "PGPASSWORD or ~/.pgpass (PostgreSQL), or ?read_default_file=FILE (MySQL)"
+            )
+        return storage
 
     @model_validator(mode="after")
     def _ends_and_fits(self) -> "StudyOptions":

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from mbti_ray.errors import ConfigError, StorageError, one_line
+from mbti_ray.errors import ConfigError, StorageError, mask_secrets, one_line
 
 _FILE = "file"
 _BUCKETS = ("s3", "gcs")
@@ -55,11 +55,10 @@ class RemotePath:
         import pyarrow as pa
         from pyarrow.fs import FileSystem
 
-        if urlsplit(url).password is not None:
+        if mask_secrets(url) != url:
             raise ConfigError(
-                f"{url.partition('://')[0]}://...: contains a password, which would end up in "
-                "configs and logs; pass credentials by the environment, a profile or the machine's "
-                "role"
+                f"{mask_secrets(url)}: contains a password or key, which would end up in configs "
+                "and logs; pass credentials by the environment, a profile or the machine's role"
             )
         try:
             with _storage_errors(url, passes=(pa.ArrowInvalid, ImportError, ValueError)):

@@ -143,9 +143,27 @@ def test_a_path_of_a_token_that_leads_nowhere_is_wrong(tmp_path):
 def test_a_token_without_its_mode_is_said_to_be_shown_by_no_worker(tmp_path):
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("s3cret")
+    (tmp_path / ".ray" / "auth_token").chmod(0o600)
     verdict = judge_token(find_token({}, tmp_path), joins=False)
     assert verdict.state == "ok"
     assert "only with RAY_AUTH_MODE=token" in verdict.message
+
+
+@pytest.mark.parametrize(("mode", "state"), [(0o644, "warning"), (0o640, "warning"), (0o600, "ok")])
+def test_a_token_that_other_users_can_read_is_a_warning_with_the_command_that_fixes_it(
+    tmp_path, mode, state
+):
+    file = tmp_path / ".ray" / "auth_token"
+    file.parent.mkdir()
+    file.write_text("s3cret")
+    file.chmod(mode)
+    token = find_token({"RAY_AUTH_MODE": "token"}, tmp_path)
+    for verdict in (
+        judge_token(token, joins=True),
+        *judge_tokens({"a": token}, is_required=True),
+    ):
+        assert verdict.state == state
+        assert verdict.remedy == (f"chmod 600 {file}" if state == "warning" else "")
 
 
 def test_nodes_whose_token_is_another_are_named():

@@ -231,13 +231,16 @@ def test_a_store_that_does_not_answer_is_refused_with_where_it_was_looked_for() 
         ("fsspec+nobody://host/runs", "Protocol not known: nobody"),
         ("s3:///runs", "Missing bucket name"),
         ("s3://", "has no bucket; allowed: s3://BUCKET/PREFIX"),
-        ("s3://key:secret@bucket/runs", "pass credentials by the environment"),
+        ("s3://key:hidden@bucket/runs", "pass credentials by the environment"),
+        ("abfs://runs@account/x?sig=hidden", "account/x?sig=***: contains a password"),
+        ("s3://bucket/runs?region=x&secret_key=hidden", "region=x&secret_key=***: contains"),
+        ("s3://bucket/runs?X-Amz-Signature=hidden", "X-Amz-Signature=***: contains a password"),
     ],
 )
 def test_a_url_that_is_no_storage_is_refused(url: str, reason: str) -> None:
     said = refusal(url)
     assert reason in said
-    assert "secret" not in said
+    assert "hidden" not in said
 
 
 # Runs
