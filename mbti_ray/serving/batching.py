@@ -42,7 +42,7 @@ class ForwardPass:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class WindowLogits:
     """Logits [N, 4] of a request, and when its first pass started and its last one finished.
 
@@ -50,16 +50,10 @@ class WindowLogits:
     """
 
     logits: Tensor
-    started: float
-    finished: float
-
-
-@dataclass
-class _PendingRequest:
-    future: asyncio.Future[WindowLogits]
-    logits: Tensor
     remaining: int
+    done: asyncio.Future[None]
     started: float = math.inf
+    finished: float = math.inf
 
 
 @dataclass(order=True, frozen=True)
@@ -68,7 +62,7 @@ class _QueuedWindow:
 
     length: int
     number: int
-    request: _PendingRequest = field(compare=False)
+    request: WindowLogits = field(compare=False)
     index: int = field(compare=False)
     ids: TokenIds = field(compare=False)
 
@@ -112,8 +106,8 @@ class Batcher:
 
     async def logits(self, windows: Sequence[TokenIds]) -> WindowLogits:
         """The logits of N windows; if the caller is cancelled, its windows leave the queue."""
-        future = asyncio.get_running_loop().create_future()
-        request = _PendingRequest(future, torch.empty(len(windows), 4), len(windows))
+        done = asyncio.get_running_loop().create_future()
+        request = WindowLogits(torch.empty(len(windows), 4), len(windows), done)
         for index, ids in enumerate(windows):
             window = _QueuedWindow(len(ids), next(self._numbers), request, index, ids)
             insort(self._by_length, window)
@@ -122,8 +116,8 @@ class Batcher:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         try:
-            output: WindowLogits = await future
-            return output
+            await done
+            return request
         except asyncio.CancelledError:
             self._remove(request)
             raise
@@ -141,10 +135,10 @@ class Batcher:
                     finished = time.perf_counter()
                     _deliver(batch, logits, started, finished)
                 except Exception as error:
-                    for request in {id(w.request): w.request for w in batch}.values():
+                    for request in {w.request for w in batch}:
                         self._remove(request)
-                        if not request.future.done():
-                            request.future.set_exception(error)
+                        if not request.done.done():
+                            request.done.set_exception(error)
                     continue
                 self._record_pass(batch, finished - started)
         finally:
@@ -185,7 +179,7 @@ class Batcher:
             low, high = (low - 1, high) if take_shorter else (low, high + 1)
         return low, high
 
-    def _remove(self, request: _PendingRequest) -> None:
+    def _remove(self, request: WindowLogits) -> None:
         kept = [w for w in self._by_length if w.request is not request]
         if len(kept) < len(self._by_length):
             self._by_length = kept
@@ -209,5 +203,6 @@ def _deliver(
         request.logits[window.index] = row
         request.remaining -= 1
         request.started = min(request.started, started)
-        if not request.remaining and not request.future.done():
-            request.future.set_result(WindowLogits(request.logits, request.started, finished))
+        request.finished = finished
+        if not request.remaining and not request.done.done():
+            request.done.set_result(None)
