@@ -18,11 +18,7 @@ class ConcurrencyLimiter:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Holds one slot until the end of the block.
-
-        Raises:
-            APIError: QUEUE_FULL.
-        """
+        """Holds one slot until the end of the block, or raises APIError (QUEUE_FULL)."""
         if not self._free:
             raise APIError(ErrorCode.QUEUE_FULL, "busy: too many requests in progress")
         self._free -= 1

@@ -22,13 +22,8 @@ class Router:
     def __init__(
         self, load: Callable[[str, ServedModel | None], ServedModel], target: ServingTarget
     ) -> None:
-        """
-        Args:
-            load: Loads the bundle at a location. It is given the model already loaded from that
-                location, if any, which may be of a bundle that has since been replaced there.
-
-        Raises:
-            BundleError: The target cannot be served.
+        """`load` is given a location and the model already loaded from it, if there is one; that
+        may be of a bundle that has been replaced since. Raises BundleError.
         """
         self._load = load
         self._table: _Table = target, {}
@@ -52,19 +47,13 @@ class Router:
         return info
 
     def switch_to(self, target: ServingTarget) -> None:
-        """Serves another target from now on; may be called from any thread.
-
-        Raises:
-            BundleError: It cannot be served; the old target still is.
-        """
+        """Serves another target from now on, or raises BundleError; callable from any thread."""
         loaded = self._table[1]
         models = {loc: self._load(loc, loaded.get(loc)) for loc in target.locations}
         self._table = target, models
 
     def route(self, request: PredictRequest, bundle_id: str | None) -> ServedModel:
-        """The model for a request: the one the client named, or by the canary's share.
-
-        The same text goes to the same bundle every time.
+        """The model that the client named, or by the canary's share, for a text always the same.
 
         Raises:
             APIError: NOT_FOUND, for a bundle that is not served.

@@ -200,8 +200,7 @@ async def read_json_body(request: Request, *, max_bytes: int) -> bytes:
     """The whole body; a larger one is refused by its Content-Length, or while it arrives.
 
     Raises:
-        APIError: NOT_JSON_TYPE or TOO_LARGE.
-        ClientDisconnect: The client disconnected before the end.
+        APIError, ClientDisconnect: NOT_JSON_TYPE or TOO_LARGE; it ended early.
     """
     too_large = APIError(ErrorCode.TOO_LARGE, f"the body has more than {max_bytes} bytes")
     # Of the types that a website may send elsewhere without asking first, none is JSON.
@@ -221,11 +220,7 @@ async def read_json_body(request: Request, *, max_bytes: int) -> bytes:
 
 
 def parse_request(body: bytes, *, max_texts: int) -> PredictRequest:
-    """Parses and validates the body of POST /predict.
-
-    Raises:
-        APIError: NOT_JSON, INVALID or TOO_LARGE; the message says where.
-    """
+    """Validates the body of POST /predict; APIError NOT_JSON, INVALID or TOO_LARGE says where."""
     document = _parse_object(body)
     if ("inputs" in document) == ("posts" in document):
         hint = "".join(nearest(key, ("inputs", "posts")) for key in list(document)[:1])

@@ -43,14 +43,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Predictions in the order of a request's users, and where the time went.
-
-    Attributes:
-        masked: If the request asked for it: `Predictor.explain_masking` of each post.
-    """
+    """Predictions in the order of a request's users, and where the time went."""
 
     predictions: Sequence[Prediction]
     timing: Timing
+    # `Predictor.explain_masking` of each post, if the request asked for it.
     masked: list[list[dict[str, Any]]] | None = None
 
 
@@ -106,11 +103,7 @@ class ServedModel:
         return self.predictor.info | {"runtime": self._config.runtime}
 
     async def predict(self, request: PredictRequest) -> PredictResult:
-        """A prediction for each of a request's users.
-
-        Raises:
-            APIError: QUEUE_FULL, or TOO_LARGE for a text that must not be truncated.
-        """
+        """A prediction for each of a request's users; APIError QUEUE_FULL, INVALID or TOO_LARGE."""
         start = time.perf_counter()
         keys = [_cache_key(posts, whole=request.whole) for posts in request.users]
         known = {key: self._cache[key] for key in keys if key in self._cache}

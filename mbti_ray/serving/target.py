@@ -5,14 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ServingTarget:
-    """The bundles that a service should serve.
+    """The locations of the bundles that a service should serve.
 
     Attributes:
-        primary: Location of the bundle that answers.
-        canary: Location of a second one, for a share of the requests and for those that select it.
-        canary_share: The share of the requests that name no bundle which the canary answers.
+        canary: A second one, for a share of the requests that name no bundle, and by its name.
         version: Counts the targets of a service; 0 is the one it started with.
-        previous: The target before this one.
     """
 
     primary: str

@@ -27,12 +27,7 @@ _IDLE_EXIT_AFTER_S = 600.0
 
 @dataclass(frozen=True)
 class ReplicaStatus:
-    """How far a replica has come with the current target.
-
-    Attributes:
-        version: The version of the target it last switched to, or failed to.
-        error: Why it failed; None if it serves that target.
-    """
+    """The version of the target that a replica last switched to, or why it failed to."""
 
     version: int
     error: str | None = None

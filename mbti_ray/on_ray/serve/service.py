@@ -42,8 +42,7 @@ def start_service(bundle: Location, config: ServeConfig) -> str:
     """Starts the service in the connected Ray; returns its URL once it is ready.
 
     Raises:
-        BundleError: The bundle cannot be served.
-        ClusterError: There are too few CPUs or GPUs, or it did not become ready.
+        BundleError, ClusterError: The bundle cannot be served; it does not fit or start.
     """
     _check_resources(config)
     serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
