@@ -35,15 +35,11 @@ def load_users(options: DataConfig) -> Source:
 
 
 def _without_placeholders(rows: Sequence[Row], notes: list[str]) -> list[Row]:
-    named = [row.author for row in rows if (row.author or "").lower() in _PLACEHOLDERS]
-    if not named:
-        return [*rows]
-    kinds = ", ".join(f'"{name}" {count:,}' for name, count in Counter(named).most_common(5))
-    notes.append(f"rows of authors that are none, each a user of its own: {kinds}")
-    return [
-        replace(row, author=None) if (row.author or "").lower() in _PLACEHOLDERS else row
-        for row in rows
-    ]
+    named = Counter(row.author for row in rows if (row.author or "").lower() in _PLACEHOLDERS)
+    if named:
+        kinds = ", ".join(f'"{name}" {count:,}' for name, count in named.most_common(5))
+        notes.append(f"rows of authors that are none, each a user of its own: {kinds}")
+    return [replace(row, author=None) if row.author in named else row for row in rows]
 
 
 def _with_one_type(name: str, rows: list[Row], options: DataConfig, notes: list[str]) -> list[Row]:
@@ -102,8 +98,7 @@ def _count(number: int, noun: str) -> str:
 
 def _join(rows: Sequence[Row]) -> Row:
     posts = tuple(post for row in rows for post in row.posts)
-    shares = [row.shares for row in rows if row.shares is not None]
-    if len(rows) > 1 and len(shares) == len(rows):
-        e, n, t, j = (sum(column) / len(rows) for column in zip(*shares, strict=True))
-        return replace(rows[0], posts=posts, shares=(e, n, t, j))
-    return replace(rows[0], posts=posts, shares=rows[0].shares if len(rows) == 1 else None)
+    if any(row.shares is None for row in rows):
+        return replace(rows[0], posts=posts, shares=None)
+    e, n, t, j = (sum(column) / len(rows) for column in zip(*(r.shares for r in rows), strict=True))
+    return replace(rows[0], posts=posts, shares=(e, n, t, j))
