@@ -31,7 +31,7 @@ from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.row_hashes import NEW, RowHashes
 from mbti_ray.inference.runtimes import RuntimeKind
-from mbti_ray.scores.baselines import TrainingTexts, build_baselines
+from mbti_ray.scores.baselines import Baseline, build_baselines, tfidf
 from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
@@ -271,7 +271,7 @@ def _scorecard(
         data.labels,
         np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
         is_masked=is_masked,
-        training=_tfidf_training(data, is_served=is_served),
+        learned=_tfidf(data, is_served=is_served),
     )
     numbers = number_persons(examples)
     scored = Scored(
@@ -291,8 +291,8 @@ def _scorecard(
     )
 
 
-def _tfidf_training(data: EvaluationData, *, is_served: bool) -> Callable[[], TrainingTexts] | str:
-    """A function that gives TF-IDF its training texts, or the reason why it is left out."""
+def _tfidf(data: EvaluationData, *, is_served: bool) -> Callable[[], Baseline] | str:
+    """A function that trains the TF-IDF baseline, or the reason why it is left out."""
     training = data.training
     if not data.config.scoring.baselines:
         return "scoring.baselines=false"
@@ -300,7 +300,7 @@ def _tfidf_training(data: EvaluationData, *, is_served: bool) -> Callable[[], Tr
         return "needs the split of the data that the bundle was trained on"
     if not is_served:
         return "computed only with masking as served"
-    return lambda: TrainingTexts(
+    return lambda: tfidf(
         ["\n".join(e.texts) for e in training],
         _label_matrix(training),
         ["\n".join(e.texts) for e in data.examples],

@@ -22,7 +22,7 @@ from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.scores.baselines import TrainingTexts, build_baselines
+from mbti_ray.scores.baselines import build_baselines, tfidf
 from mbti_ray.scores.calibration import fit_temperature, fit_thresholds
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.metrics import Scores, score_rows
@@ -94,7 +94,7 @@ def _test_scores(
         test.labels,
         test.mentioned,
         is_masked=data.info.mask_version > 0,
-        training=(lambda: TrainingTexts(train.texts, train.labels, test.texts))
+        learned=(lambda: tfidf(train.texts, train.labels, test.texts))
         if config.scoring.baselines
         else "scoring.baselines=false",
     )

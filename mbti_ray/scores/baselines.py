@@ -27,13 +27,9 @@ _NO_TYPE = -1
 
 @dataclass(frozen=True)
 class Baseline:
-    """Predictions that a model is compared with.
+    """Predictions that a model is compared with: True for the positive pole, [R, 4].
 
-    Attributes:
-        name: As in the scorecard.
-        description: One line for readers.
-        predicted: True where the positive pole was predicted, [R, 4].
-        comparable: False for one that reads what the model may not, such as masked type words.
+    It is not `comparable` if it reads what the model may not, such as masked type words.
     """
 
     name: str
@@ -42,21 +38,12 @@ class Baseline:
     comparable: bool = True
 
 
-@dataclass(frozen=True)
-class TrainingTexts:
-    """What TF-IDF is trained on, with labels [N, 4], and the R texts that it classifies."""
-
-    texts: Sequence[str]
-    labels: NDArray[Any]
-    evaluated: Sequence[str]
-
-
 def build_baselines(
     labels: NDArray[Any],
     mentioned: NDArray[Any],
     *,
     is_masked: bool,
-    training: Callable[[], TrainingTexts] | str,
+    learned: Callable[[], Baseline] | str,
 ) -> tuple[list[Baseline], dict[str, str]]:
     """The baselines of R evaluated rows, and by name the reason for each that is missing.
 
@@ -65,7 +52,7 @@ def build_baselines(
         mentioned: The type that each row mentions most before masking, as an index into TYPES, or
             -1, [R].
         is_masked: The model reads the rows without their type words.
-        training: Returns what TF-IDF is trained on; or why there is nothing to train it on.
+        learned: Trains the TF-IDF baseline; or why there is nothing to train it on.
     """
     baselines = [
         majority_class(labels),
@@ -86,11 +73,10 @@ def build_baselines(
             comparable=True,
         )
         baselines.append(masked)
-    if isinstance(training, str):
-        return baselines, {"tfidf": training}
+    if isinstance(learned, str):
+        return baselines, {"tfidf": learned}
     try:
-        given = training()
-        return [*baselines, tfidf(given.texts, given.labels, given.evaluated)], {}
+        return [*baselines, learned()], {}
     except ConfigError as error:
         return baselines, {"tfidf": str(error)}
 

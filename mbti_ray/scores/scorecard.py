@@ -33,16 +33,14 @@ from mbti_ray.typology import DIMENSIONS
 # The rates in which the model is compared with the best baseline.
 PAIRED = ("accuracy", "all_four", *(d.key for d in DIMENSIONS))
 
-_MODEL = "rates of the model"
+# Names of estimates besides those of METRICS.
+_MODEL, _RATES_OF, _F1_OF = "rates of the model", "rates of ", "macro-F1 of "
 
 
 class ResamplingInfo(TypedDict):
     """How the intervals of a scorecard were made.
 
-    Attributes:
-        resampled: What was resampled: "author", or "user" where authors are not known.
-        groups: How many of them there are.
-        resamples: 0 where no intervals were computed.
+    What was resampled is "author", or "user" where authors are not known; `groups` of them.
     """
 
     level: float
@@ -152,8 +150,8 @@ def build_scorecard(
         "overall": _overall(scored, estimates),
         "baselines": {
             b.name: {"description": b.description}
-            | _rates(estimates[_rates_name(b)])
-            | {"macro_f1": estimates[_f1_name(b)].mean().interval(0)}
+            | _rates(estimates[_RATES_OF + b.name])
+            | {"macro_f1": estimates[_F1_OF + b.name].mean().interval(0)}
             for b in baselines
         },
         "missing": dict(missing or {}),
@@ -164,21 +162,11 @@ def build_scorecard(
 def _all_metrics(scored: Scored, persons: NDArray[Any], baselines: Sequence[Baseline]) -> Statistic:
     """Metrics and rates of the model and rates of the baselines, all on the same resamples."""
     metrics = metrics_by_person(scored.probabilities, scored.labels, scored.thresholds, persons)
-    rates = {_MODEL: rates_by_person(scored.correct, persons)} | {
-        _rates_name(b): rates_by_person(_correct(b, scored), persons) for b in baselines
-    }
-    rates |= {
-        _f1_name(b): macro_f1_by_person(b.predicted, scored.labels, persons) for b in baselines
-    }
+    rates = {_MODEL: rates_by_person(scored.correct, persons)}
+    for b in baselines:
+        rates[_RATES_OF + b.name] = rates_by_person(_correct(b, scored), persons)
+        rates[_F1_OF + b.name] = macro_f1_by_person(b.predicted, scored.labels, persons)
     return lambda weights: metrics(weights) | {name: of(weights) for name, of in rates.items()}
-
-
-def _rates_name(baseline: Baseline) -> str:
-    return f"rates of the baseline {baseline.name}"
-
-
-def _f1_name(baseline: Baseline) -> str:
-    return f"macro-F1 of the baseline {baseline.name}"
 
 
 def _correct(baseline: Baseline, scored: Scored) -> NDArray[np.bool_]:
@@ -243,11 +231,11 @@ def _paired(
     if not comparable:
         return None
     mean = RATES.index("accuracy")
-    best = max(comparable, key=lambda b: float(estimates[_rates_name(b)].value[mean]))
-    difference = _rates(estimates[_MODEL] - estimates[_rates_name(best)])
+    best = max(comparable, key=lambda b: float(estimates[_RATES_OF + b.name].value[mean]))
+    difference = _rates(estimates[_MODEL] - estimates[_RATES_OF + best.name])
     sums = correct_sums(scored.correct, persons) - correct_sums(_correct(best, scored), persons)
     p = dict(zip(RATES, sign_flip_p(sums, seed=seed).tolist(), strict=True))
-    macro_f1 = (estimates["macro_f1"] - estimates[_f1_name(best)]).mean().interval(0)
+    macro_f1 = (estimates["macro_f1"] - estimates[_F1_OF + best.name]).mean().interval(0)
     return {
         "against": best.name,
         **{name: difference[name] | {"p": p[name]} for name in PAIRED},

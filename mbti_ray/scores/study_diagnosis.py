@@ -24,13 +24,7 @@ _AGREEING_TRIALS = 3
 
 @dataclass(frozen=True)
 class StudyTrial:
-    """A trial, as the diagnosis of a study needs it.
-
-    Attributes:
-        state: COMPLETE, PRUNED or FAIL; others have not ended and are ignored.
-        value: Its best value of the objective; None if it was never evaluated.
-        params: Value by dotted address.
-    """
+    """A trial, as the diagnosis of a study needs it: the best value of its first objective."""
 
     number: int
     state: str
@@ -94,11 +88,7 @@ def _few_complete(config: StudyConfig, ended: Sequence[StudyTrial]) -> list[Find
 
 
 def _edges(config: StudyConfig, ranked: Sequence[StudyTrial]) -> Iterator[Finding]:
-    """A finding for each range at whose end the best trial is, with others near it.
-
-    Args:
-        ranked: The evaluated trials, best first.
-    """
+    """A finding for each range at whose end the best of the ranked trials is, others near it."""
     if len(ranked) < _FEW_TRIALS:
         return
     best = ranked[0]
@@ -169,5 +159,4 @@ def _with_ends(searched: FloatRange | IntRange, low: float, high: float) -> Rang
 
 def _plain(searched: Range) -> dict[str, Any]:
     """A range as written under `search`."""
-    plain = searched.model_dump(mode="json")
-    return plain if plain["when"] else {k: v for k, v in plain.items() if k != "when"}
+    return searched.model_dump(mode="json", exclude=set() if searched.when else {"when"})
