@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
-from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard
+from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard, print_verdict
 from mbti_ray.config import load_run
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 
@@ -66,6 +66,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
             *((name, _summarize(scores)) for name, scores in evaluation.groups.items()),
         ]
     )
+    verdict = print_verdict(next(iter(evaluation.scorecards.values())), data.facts)
     print_scorecard(evaluation.scorecards)
     if options.output is not None:
         write_table(options.output, evaluation.rows)
@@ -85,6 +86,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
         "bundle": str(home),
         "bundle_id": evaluation.bundle_id,
         "split": data.split,
+        "verdict": verdict,
         "scores": evaluation.scores,
         "groups": evaluation.groups,
         "scorecards": evaluation.scorecards,

@@ -14,6 +14,7 @@ from mbti_ray.cli.tables import (
     print_pairs,
     print_scorecard,
     print_scores,
+    print_verdict,
     print_warning,
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run
@@ -60,13 +61,19 @@ def _train_run(run: RunSetup[RunConfig]) -> Result:
     for note in folder.read_notes():
         console.print(note, soft_wrap=True)
     scores = json.loads(folder.scores.read_text("utf-8"))
+    verdict = print_verdict(scores["scorecard"], run.data.info.as_dict())
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})
     print_findings(scores["diagnosis"])
     bundle = folder.location / folder.bundle.name
     console.print(f"report: {folder.location / folder.report.name}")
     console.print(f"bundle: {bundle}")
-    return {"run": str(folder.location), "bundle": str(bundle), "scores": scores}
+    return {
+        "run": str(folder.location),
+        "bundle": str(bundle),
+        "verdict": verdict,
+        "scores": scores,
+    }
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbti_ray.cli.command import add_existing, build_parser, run_command
 from mbti_ray.cli.progress import trial_progress
@@ -17,6 +17,7 @@ from mbti_ray.cli.tables import (
     print_scorecard,
     print_scores,
     print_trials,
+    print_verdict,
     print_warning,
 )
 from mbti_ray.config import StudyConfig, load_study
@@ -81,7 +82,7 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
             at_once=at_once,
             stopped_early=stopped_early,
         )
-    return _print_summary(summary, folder)
+    return _print_summary(summary, folder, data.info.as_dict())
 
 
 def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") -> str:
@@ -96,13 +97,14 @@ def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") 
     )
 
 
-def _print_summary(summary: "StudySummary", folder: RunFolder) -> Result:
+def _print_summary(summary: "StudySummary", folder: RunFolder, data_info: dict[str, Any]) -> Result:
     scores = json.loads(folder.best.scores.read_text("utf-8"))
     print_trials(summary)
     if summary["stopped_early"]:
         console.print(f"ended early: {summary['stopped_early']}")
     best = summary["best_values"]
     print_pairs([("best", ", ".join(f"{a}={format_short(value)}" for a, value in best.items()))])
+    verdict = print_verdict(scores["scorecard"], data_info)
     print_scores({"val": scores["val"]})
     print_scorecard({"test": scores["scorecard"]})
     print_findings([*scores["diagnosis"], *summary["findings"]])
@@ -115,6 +117,7 @@ def _print_summary(summary: "StudySummary", folder: RunFolder) -> Result:
     return {
         "study": str(folder.location),
         "bundle": str(bundle),
+        "verdict": verdict,
         "trials": summary["counts"],
         "ended_early": summary["stopped_early"],
         "best": best,

@@ -17,7 +17,9 @@ from mbti_ray.scores.names import (
     FEW_PERSONS,
     METRIC_NAMES,
     RATE_NAMES,
+    rates_of,
 )
+from mbti_ray.scores.verdict import verdict
 
 if TYPE_CHECKING:
     from mbti_ray.scores.findings import FindingRecord
@@ -74,6 +76,13 @@ def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     console.print(table)
 
 
+def print_verdict(card: "Scorecard", data_info: Mapping[str, Any] | None) -> str:
+    """The verdict on the test split, which it also returns."""
+    sentence = verdict(card, data_info)
+    console.print(sentence, style="bold", markup=False, soft_wrap=True)
+    return sentence
+
+
 def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
     """One scorecard with all its metrics, or the accuracies of several side by side.
 
@@ -89,7 +98,7 @@ def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
         for metric in ("accuracy", "macro_f1", *_OTHER_METRICS):
             table.add_column(METRIC_NAMES[metric].replace(" ", "\n"), justify="right")
     for key, name in RATE_NAMES.items():
-        cells = [_interval(_rates(card)[key]) for card in scorecards.values()]
+        cells = [_interval(rates_of(card)[key]) for card in scorecards.values()]
         row = main["dimensions"].get(key) or (main["overall"] if key == "accuracy" else {})
         if row and not others:
             cells += [_interval(row["macro_f1"]), *(_value(row.get(m)) for m in _OTHER_METRICS)]
@@ -105,12 +114,6 @@ def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
             style="yellow",
         )
     _print_baselines(main)
-
-
-def _rates(card: "Scorecard") -> dict[str, Any]:
-    """Accuracy of each dimension, their mean, all four, at least three."""
-    dimensions = {key: card["dimensions"][key]["accuracy"] for key in DIMENSION_NAMES}
-    return dimensions | {key: card["overall"][key] for key in RATE_NAMES if key not in dimensions}
 
 
 def _print_baselines(card: "Scorecard") -> None:

@@ -33,14 +33,18 @@ def render_page(template: str, **shown: Any) -> str:
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
         "img-src data:"
     )
-    return _templates().get_template(template).render(shown, script=script, policy=policy)
+    return render_text(template, **shown, script=script, policy=policy)
+
+
+def render_text(template: str, **shown: Any) -> str:
+    return _templates().get_template(template).render(shown)
 
 
 @cache
 def _templates() -> Environment:
     found = Environment(
         loader=PackageLoader("mbti_ray.reports"),
-        autoescape=True,
+        autoescape=lambda name: str(name).endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -49,6 +53,7 @@ def _templates() -> Environment:
     # No line break between a number and its unit.
     found.filters["unbroken"] = lambda text: str(text).replace(" %", "\N{NO-BREAK SPACE}%")
     found.filters["short"] = wording.short
+    found.filters["plain"] = wording.plain
     found.globals |= {"wording": wording, "names": names, "dimensions": DIMENSIONS}
     return found
 

@@ -10,7 +10,7 @@ from mbti_ray.reports import charts, wording
 from mbti_ray.reports.hero import About, score_tiles
 from mbti_ray.reports.html import render_page
 from mbti_ray.scores.findings import FindingRecord
-from mbti_ray.scores.names import COMPARED_NAMES, DIMENSION_NAMES
+from mbti_ray.scores.names import rates_of
 from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.scores.verdict import verdict
 
@@ -51,7 +51,7 @@ def scorecard_page(
         commands=about.commands(),
         scorecards=scorecards,
         groups=groups,
-        rates_of=_rates_of,
+        rates_of=rates_of,
         reliability=charts.reliability(main["dimensions"]),
         confusions=charts.confusions(main["dimensions"]),
         calibration=calibration,
@@ -59,9 +59,3 @@ def scorecard_page(
         findings=findings,
         data_info=data_info,
     )
-
-
-def _rates_of(card: Scorecard) -> dict[str, Any]:
-    """The model's accuracies in the shape of a baseline's."""
-    rates = card["overall"] | {k: card["dimensions"][k]["accuracy"] for k in DIMENSION_NAMES}
-    return {"description": ""} | {key: rates[key] for key in COMPARED_NAMES}

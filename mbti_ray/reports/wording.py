@@ -3,6 +3,7 @@
 Owns what a careful reader must know about a score. Must not know how it is laid out.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,15 @@ UNMASKED = (
     "The texts were not masked: people mention their own type, and the model may have learned to "
     "copy it."
 )
+
+
+# An underscore inside a word is only itself.
+_MARKS = re.compile(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)")
+
+
+def plain(text: object) -> str:
+    """The text on one line, with the special characters of Markdown and HTML escaped."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 def number(value: float | None) -> str:
@@ -77,13 +87,14 @@ def caveats(card: "Scorecard", data_info: Mapping[str, Any] | None) -> list[str]
             if intervals["resamples"]
             else f"the scores are of only {persons}."
         )
-    if data_info is not None and data_info.get("split_by") == "post":
-        sentences.append(SPLIT_BY_POST)
-    if data_info is not None:
-        sentences += data_info.get("warnings", [])
-    if data_info is not None and data_info.get("mask_version") == 0:
-        sentences.append(UNMASKED)
-    return sentences
+    return sentences + data_caveats(data_info or {})
+
+
+def data_caveats(data_info: Mapping[str, Any]) -> list[str]:
+    """What of the data limits how far scores on it can be trusted."""
+    split = [SPLIT_BY_POST] if data_info.get("split_by") == "post" else []
+    unmasked = [UNMASKED] if data_info.get("mask_version") == 0 else []
+    return [*split, *data_info.get("warnings", []), *unmasked]
 
 
 def describe_intervals(card: "Scorecard") -> str:
