@@ -41,7 +41,7 @@ def app(args: Mapping[str, object]) -> Application:
             )
     try:
         folder, config = resolve(bundle, [f"{key}={value}" for key, value in given.items()])
-        # Where Serve listens is not known here; on loopback, only that host would be served.
+        # The host that Serve binds to is unknown here, so the Host header is not checked.
         built = build_app(folder, config.model_copy(update={"host": "0.0.0.0"}))
     except MbtiRayError as error:
         raise InputError(str(error)) from None

@@ -99,7 +99,7 @@ def _tokenize_beginnings(
 ) -> list[list[int]]:
     """The ids of each text; of a long one perhaps only the first ones, more than `max_tokens`.
 
-    Cut at a space, since no token spans one: the ids of a beginning are the first of the whole.
+    Cut at a space, which no token spans: the ids of a beginning are the first ids of the whole.
     """
     limit = _CHARACTERS_PER_TOKEN * max_tokens
     ends = [text.find(" ", limit) if len(text) > limit else -1 for text in texts]

@@ -21,7 +21,7 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-# What browsers ask on behalf of the websites in serve.allow_origins.
+# Preflight answers for the websites in serve.allow_origins.
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
     "allow_headers": ["Authorization", "Content-Type", "X-Bundle-Id"],
@@ -62,7 +62,7 @@ class AccessControl:
         origin = request.headers.get("origin")
         if site in ("same-origin", "none") or origin in self._origins:
             return True
-        # Browsers send no Sec-Fetch-Site to services without TLS on other machines.
+        # Without TLS, browsers send Sec-Fetch-Site only to loopback.
         return site is None and (origin is None or origin.partition("://")[2] == host)
 
 

@@ -151,7 +151,7 @@ def build_api(
             message = f"no answer within {config.deadline_s:g} s"
             raise APIError(ErrorCode.TOO_SLOW, message) from None
         except ClientDisconnect:
-            # Nobody receives it; the status is that of access logs, and no error of the table.
+            # Nobody receives it; access logs use this status for a closed connection.
             return Response(status_code=499)
         return _predict_response(parsed, result, model.bundle_id)
 

@@ -1,6 +1,7 @@
 """The discovery file of a running service, by which this user's commands find the Ray it runs in.
 
-Whoever can write it decides which Ray they trust. Knows nothing of Ray but two variables' names.
+Whoever can write it controls which Ray they connect to. Must know nothing of Ray but the names of
+two environment variables.
 """
 
 import json
@@ -26,7 +27,7 @@ _VARIABLES = ("RAY_ADDRESS", _AUTH_MODE)
 def announce_service(port: int, address: str) -> Iterator[None]:
     """Other commands find the service in the Ray at `address` until the end of the block.
 
-    Where no file can be written, or the folder is not this user's alone, it runs without one.
+    If the file cannot be written, or its folder is not private, the service runs without one.
     """
     # A local Ray requires its token by default; a client that connects to it has to ask for that.
     variables = {"RAY_ADDRESS": address, _AUTH_MODE: os.environ.get(_AUTH_MODE, "")}
@@ -61,6 +62,6 @@ def read_ray_environment(port: int) -> dict[str, str] | None:
 
 
 def _discovery_file(port: int) -> Path:
-    # XDG_RUNTIME_DIR ends with the login that started a service. Hosts may share a home.
+    # Not in XDG_RUNTIME_DIR, which is deleted when the login session that started the service ends.
     folder = private_folder(user_cache_folder() / "services")
     return folder / f"{socket.gethostname()}-{port}.json"

@@ -22,8 +22,8 @@ class Router:
     def __init__(
         self, load: Callable[[str, ServedModel | None], ServedModel], target: ServingTarget
     ) -> None:
-        """`load` is given a location and the model already loaded from it, if there is one; that
-        may be of a bundle that has been replaced since. Raises BundleError.
+        """`load` gets a location and the model loaded from it before, if any, whose bundle may have
+        been replaced since. Raises BundleError.
         """
         self._load = load
         self._table: _Table = target, {}
@@ -53,7 +53,7 @@ class Router:
         self._table = target, models
 
     def route(self, request: PredictRequest, bundle_id: str | None) -> ServedModel:
-        """The model that the client named, or by the canary's share, for a text always the same.
+        """The model that the client named, or one by the canary's share, fixed for each text.
 
         Raises:
             APIError: NOT_FOUND, for a bundle that is not served.

@@ -203,12 +203,12 @@ async def read_json_body(request: Request, *, max_bytes: int) -> bytes:
         APIError, ClientDisconnect: NOT_JSON_TYPE or TOO_LARGE; it ended early.
     """
     too_large = APIError(ErrorCode.TOO_LARGE, f"the body has more than {max_bytes} bytes")
-    # Of the types that a website may send elsewhere without asking first, none is JSON.
+    # A website can send other media types to the service without a preflight request.
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise APIError(ErrorCode.NOT_JSON_TYPE)
     declared = request.headers.get("content-length", "")
-    # As many digits as any size has: int() refuses thousands of them.
+    # int() raises for thousands of digits; 20 are enough for any size.
     if declared.isdecimal() and int(declared[:20]) > max_bytes:
         raise too_large
     body = bytearray()
@@ -226,7 +226,7 @@ def parse_request(body: bytes, *, max_texts: int) -> PredictRequest:
         hint = "".join(nearest(key, ("inputs", "posts")) for key in list(document)[:1])
         raise APIError(ErrorCode.INVALID, f'give exactly one of "inputs" and "posts"{hint}')
     schema = UserRequest if "posts" in document else TextsRequest
-    # Before pydantic looks at each of a million keys or items, and lists an error for each.
+    # Before pydantic validates, and collects an error for, each of a million keys or items.
     for key, value in document.items():
         if key not in schema.model_fields:
             # A key may contain half of a surrogate pair, which no response can.

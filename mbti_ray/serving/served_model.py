@@ -140,7 +140,7 @@ class ServedModel:
         return predictions, timing
 
     def _encode(self, request: PredictRequest, users: Sequence[Posts]) -> list[EncodedRow]:
-        # In the tokenizer thread, because only a cleaned text shows whether it is empty.
+        # In the tokenizer thread, because the text has to be cleaned to find out.
         texts = request.users[0] if request.whole else [posts[0] for posts in request.users]
         for place, text in enumerate(texts):
             if not has_content(text):

@@ -9,7 +9,7 @@ from mbti_ray.errors import StorageError, one_line
 
 
 def private_folder(path: Path) -> Path:
-    """Makes a folder with mode 0700, or checks that one which exists is this user's alone.
+    """Makes a folder with mode 0700, or checks that an existing one is private to this user.
 
     Raises:
         StorageError: It is a symlink or a file, another user's, or accessible to others.
@@ -18,7 +18,7 @@ def private_folder(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        # Not that of the target of a symlink.
+        # lstat: a symlink is not followed.
         found = path.lstat()
     except OSError as error:
         raise StorageError(f"{path}: cannot be made ({one_line(error)})") from None

@@ -1,7 +1,7 @@
 """The HTTP service on Ray Serve: replicas that hold the model.
 
-Owns the threads of a replica and what Serve is told about it. Routes, schemas and queues are those
-of `mbti_ray.serving`; starting and stopping is in `service`.
+Owns the threads of a replica and the options of the deployment. Routes, schemas and queues are
+those of `mbti_ray.serving`; starting and stopping is in `service`.
 """
 
 import os
@@ -36,7 +36,7 @@ APP_NAME = "mbti"
 API_KEY_NAME = "MBTI_RAY_API_KEY"
 # Enough to fill a forward pass while the previous one runs.
 _TARGET_ONGOING_REQUESTS = 16
-# For pages, probes and slow senders: as many as HAProxy has connections, so that these end nothing.
+# For pages, probes and slow senders: the number of connections that HAProxy accepts.
 _EXTRA_ONGOING_REQUESTS = 4096
 # A burst waits in Ray's queue for some milliseconds before a replica can refuse it.
 _MAX_QUEUED_REQUESTS = 1000

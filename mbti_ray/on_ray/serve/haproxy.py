@@ -19,7 +19,7 @@ FAST_PATH = {
     # Ray waits 30 s for external load balancers to notice a draining replica; there are none.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
-# The admin socket has mode 666: whoever reaches it may redirect requests to a server of theirs.
+# The admin socket has mode 666: any user who can reach it can redirect requests.
 PRIVATE_FILES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -27,7 +27,7 @@ PRIVATE_FILES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "state",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "state/servers",
 }
-# Disconnects silent clients (default: 3,600 s), after the deadline's own 504.
+# Disconnects silent clients (default: 3,600 s), but not before the deadline's 504.
 CLIENT_TIMEOUT = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"
 _AFTER_DEADLINE_S = 5
 # A socket path has at most 107 bytes, of which Ray takes 57 for the node and HAProxy 12 to bind.

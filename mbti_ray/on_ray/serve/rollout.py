@@ -70,14 +70,14 @@ def _switch(router: Router, target: ServingTarget) -> ReplicaStatus:
 def roll_out(
     service: str, target: ServingTarget, *, runtime: RuntimeKind, replicas: int
 ) -> ServingTarget:
-    """Has every replica, of which there are at least `replicas`, serve another target; returns it.
+    """Has every replica (at least `replicas` of them) switch to another target; returns it.
 
     Raises:
         BundleError: A bundle cannot be served; the previous target still is.
         ClusterError: Not all replicas switched in time; the previous target is published again.
     """
     coordinator = get_or_create_coordinator(service)
-    # Before any replica tries: none of them is asked to load what cannot work.
+    # Checked in a task first, so that replicas are not asked to load what cannot work.
     task = ray.remote(num_cpus=0)(_find_load_error)
     error = ray.get(task.remote(target.locations, runtime))
     if error:

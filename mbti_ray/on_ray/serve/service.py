@@ -61,7 +61,7 @@ def run_service(bundle: Location, config: ServeConfig, *, on_ready: Callable[[st
 
     Raises:
         BundleError, ClusterError: See `start_service`; also, a port is in use.
-        ConfigError: The API key is none.
+        ConfigError: The API key is not valid.
     """
     load_manifest(fetch_bundle(bundle))
     load_key_digest()
