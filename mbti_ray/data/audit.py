@@ -90,7 +90,7 @@ class Audit:
     """The statistics of one source under one config. Shares are from 0 to 1.
 
     Attributes:
-        rows: Users and bad rows.
+        rows: Rows of the source; several of one author can be one user.
         authors: Distinct authors; 0 if the source names none.
         bad_rows: Rows that cannot be used, by reason.
         majority: Share of the majority type: the accuracy of always predicting it.
@@ -200,16 +200,11 @@ def _split(
         return None, str(error)
 
 
-def _texts_of(examples: Sequence[Example]) -> list[str]:
-    """The posts as the model reads them, in the order of the source."""
-    return [text for e in examples for text in e.texts]
-
-
 def _tokens(
     config: RunConfig, examples: Sequence[Example], posts: Sequence[int], advance: ProgressCallback
 ) -> dict[str, Lengths]:
     """Lengths by post and by user; `posts` is the number of posts of each user, in order."""
-    texts = _texts_of(examples)
+    texts = [text for example in examples for text in example.texts]
     tokenizer = build_tokenizer(config.model.encoder, texts)
     counts: list[int] = []
     for start in range(0, len(texts), _POSTS_AT_ONCE):
@@ -249,18 +244,8 @@ def _repeats(
         return DuplicateCounts(len(repeated), sum(repeated), None, None, None)
     trained = {(e.number, e.post) for e in splits[SPLITS[0]]}
     in_train = [(e.number, e.post) in trained for e in examples for _ in e.texts]
+    pairs = list(zip(raw, in_train, strict=True))
+    seen = {text for text, is_trained in pairs if is_trained}
+    across = sum(text in seen for text, is_trained in pairs if not is_trained)
     held_out, near_across = count_shared(splits)
-    return DuplicateCounts(
-        texts=len(repeated),
-        posts=sum(repeated),
-        held_out=held_out,
-        across=_across(raw, in_train),
-        near_across=near_across,
-    )
-
-
-def _across(texts: Sequence[str], in_train: Sequence[bool]) -> int:
-    """Posts outside of the training split whose text is also in it."""
-    pairs = list(zip(texts, in_train, strict=True))
-    trained = {text for text, is_trained in pairs if is_trained}
-    return sum(text in trained for text, is_trained in pairs if not is_trained)
+    return DuplicateCounts(len(repeated), sum(repeated), held_out, across, near_across)
