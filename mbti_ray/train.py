@@ -62,7 +62,7 @@ def _train_run(run: RunSetup[RunConfig]) -> Result:
         console.print(note, soft_wrap=True)
     scores = json.loads(folder.scores.read_text("utf-8"))
     verdict = print_verdict(scores["scorecard"], run.data.info.as_dict())
-    print_scores({"val": scores["val"]})
+    print_scores("val", scores["val"])
     print_scorecard({"test": scores["scorecard"]})
     print_findings(scores["diagnosis"])
     bundle = folder.location / folder.bundle.name

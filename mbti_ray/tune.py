@@ -105,7 +105,7 @@ def _print_summary(summary: "StudySummary", folder: RunFolder, data_info: dict[s
     best = summary["best_values"]
     print_pairs([("best", ", ".join(f"{a}={format_short(value)}" for a, value in best.items()))])
     verdict = print_verdict(scores["scorecard"], data_info)
-    print_scores({"val": scores["val"]})
+    print_scores("val", scores["val"])
     print_scorecard({"test": scores["scorecard"]})
     print_findings([*scores["diagnosis"], *summary["findings"]])
     best_home = folder.best.location

@@ -31,7 +31,6 @@ Result = Mapping[str, Any]
 _SHOWN_BAD_ROWS = 10
 # Accuracy and macro-F1 come first, with their intervals.
 _OTHER_METRICS = [key for key in METRIC_NAMES if key not in ("accuracy", "macro_f1")]
-_SCORE_COLUMNS = ("acc", "majority", "f1")
 # The width is fixed where the output is a file, so that logs of two runs can be diffed.
 console = build_console(width=None if sys.stdout.isatty() else 100)
 
@@ -57,22 +56,17 @@ def print_bad_rows(source: str, rows: Sequence[Mapping[str, Any]], listed_in: ob
         console.print(f"... and {len(rows) - _SHOWN_BAD_ROWS} more, all in {listed_in}")
 
 
-def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
-    """Accuracy and macro-F1 of each split, and the accuracy of always predicting the majority."""
-    names = DIMENSION_NAMES | {"mean": "mean", "total": "all four"}
+def print_scores(split: str, scores: Mapping[str, float]) -> None:
+    """Accuracy and macro-F1 of a split, and the accuracy of always predicting the majority."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for split in scores:
-        table.add_column(f"{split} accuracy", justify="right")
-        table.add_column("majority", justify="right", style="dim")
-        table.add_column("macro-F1", justify="right")
-    for key, name in names.items():
-        cells = [s.get(f"{kind}_{key}") for s in scores.values() for kind in _SCORE_COLUMNS]
+    for heading in (f"{split} accuracy", "majority", "macro-F1"):
+        table.add_column(heading, justify="right")
+    for key, name in (DIMENSION_NAMES | {"mean": "mean", "total": "all four"}).items():
+        cells = [scores.get(f"{kind}_{key}") for kind in ("acc", "majority", "f1")]
         table.add_row(name, *("" if cell is None else f"{cell:.3f}" for cell in cells))
-    for name, digits in (("loss", 3), ("rows", 0)):
-        table.add_row(
-            name, *(c for s in scores.values() for c in (f"{s[name]:.{digits}f}", "", ""))
-        )
+    table.add_row("loss", f"{scores['loss']:.3f}")
+    table.add_row("rows", f"{scores['rows']:.0f}")
     console.print(table)
 
 

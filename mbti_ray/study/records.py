@@ -4,7 +4,7 @@ Owns the names of a trial's user attributes.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -25,9 +25,7 @@ class TrialRecord:
             None if it was never evaluated.
         params: Value by dotted address, as suggested at its start.
         evaluations: An epoch and the objectives after it, oldest first.
-        epochs: Epochs trained.
         seconds: Time spent in optimizer steps.
-        started, ended: ISO times.
         worker: Host and process that trained it.
         home: The study's folder, if others may run trials of the study too.
         folder: Below the study's folder.
@@ -69,9 +67,6 @@ class TrialRecord:
     def last_params(self) -> dict[str, Any]:
         """The params that it ended with."""
         return dict(self.schedule[-1][1]) if self.schedule else self.params
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 _FIELDS = frozenset(TrialRecord.__dataclass_fields__)

@@ -5,6 +5,7 @@ Reads the study and its config; must not know how anything is drawn.
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 import optuna
@@ -40,7 +41,7 @@ def summarize_study(study: optuna.Study, config: StudyConfig) -> TrialsSummary:
         ],
         "scheduler": config.study.scheduler,
         "search": {a: values.model_dump(mode="json") for a, values in config.search.items()},
-        "trials": [record.as_dict() for record in records],
+        "trials": [asdict(record) for record in records],
         "best": best.number if best else None,
         "front": [r.number for r in front_of(records, config.objectives)] if several else [],
         "default": {
