@@ -41,23 +41,16 @@ Folder = TypeVar("Folder")
 
 @dataclass
 class Progress:
-    """The position of a run.
+    """The position of a run; counts are of what is finished.
 
     Attributes:
-        epoch: Finished epochs.
-        step: Finished optimizer steps in all.
-        epoch_step: Finished optimizer steps of the current epoch.
-        skipped: Optimizer steps without an update: loss scaling overflowed, or the loss was not
-            finite.
+        skipped: Optimizer steps without an update: an overflow, or a loss that is not finite.
         nonfinite: Optimizer steps whose loss was inf or nan.
         sums: Over the current epoch's windows: the training loss, and the number of correct
             answers for each of E/I, S/N, T/F, J/P.
         windows: Windows seen in the current epoch.
         seconds: Time spent in optimizer steps, over all epochs and restarts.
-        best: Best value of the monitored score; None before the first evaluation.
-        best_epoch: The epoch that reached it.
-        best_scores: All validation scores of that epoch.
-        epochs_without_improvement: Evaluations since the best one.
+        best: Best value of the monitored score; `best_scores` are all scores of that epoch.
         stopped: Early stopping has ended the run.
         precision: What the run trains in, resolved; empty in checkpoints of 0.1.0.
         history: The record of each epoch, oldest first.

@@ -1,17 +1,17 @@
 """What the loop trains on: token ids through the whole model, or cached features into the heads.
 
-Both have one interface, so the loop does not know which of them it has. Knows configs, splits and
+The loop does not know which of them it has. Knows configs, splits and
 ranks; must not know epochs, scores or checkpoints.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mbti_ray.config.schema import FitConfig, RunConfig
+from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Windows
@@ -20,38 +20,46 @@ from mbti_ray.engine.frozen_features import FeatureDataLoader, HeadsOnly
 from mbti_ray.engine.validation import Evaluator, extract_features, predict_rows
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel, Stage, set_trainable, use_packed_attention
-from mbti_ray.model.encoder import head_size
 from mbti_ray.model.packed_attention import varlen_problem
 
+Dtype = torch.dtype | None
 
-class TokenInputs:
-    """The whole model on token ids."""
 
-    def __init__(self, fit: FitConfig, data: Dataset, worker: Worker, evaluator: Evaluator) -> None:
-        self._data, self._worker, self._evaluator = data, worker, evaluator
-        self._compiles = fit.compile
-        self._stage: Stage | None = None
-        self._module: nn.Module = evaluator.model
-        self._loader = TokenDataLoader(
-            data.splits["train"],
-            rank=worker.rank,
-            world_size=worker.world_size,
-            batch_tokens=evaluator.batch_tokens,
-            pad_id=evaluator.pad_id,
-            device=worker.device,
-            packed=fit.attention == "packed",
+class Inputs:
+    """The data side of a run."""
+
+    def __init__(
+        self, config: RunConfig, data: Dataset, worker: Worker, model: MBTIModel, dtype: Dtype
+    ) -> None:
+        self._fit, self._data, self._worker, self._model = config.fit, data, worker, model
+        self._evaluator = Evaluator(
+            model,
+            dtype,
+            worker.device,
+            batch_tokens=config.fit.batch_size * config.model.max_tokens,
+            pad_id=data.tokenizer.pad_token_id,
         )
-        if self._loader.packed:
-            use_packed_attention(evaluator.model)
+        self._only_heads = config.model.trainable == "heads"
+        self._cached: dict[tuple[str, Dtype], Tensor] = {}
+        self._stage: Stage | None = None
+        self._graphs_before = _graphs() if config.fit.compile else 0
+        self._module: nn.Module = HeadsOnly(model) if self._only_heads else model
+        if self._is_packed:
+            use_packed_attention(model)
             self._note_fallback()
 
+    @property
+    def _is_packed(self) -> bool:
+        return self._fit.attention == "packed" and not self._only_heads
+
     def _note_fallback(self) -> None:
-        worker, encoder = self._worker, self._evaluator.model.encoder
-        if worker.device.type != "cuda":
+        if self._worker.device.type != "cuda":
             return
-        problem = varlen_problem(worker.device, self._evaluator.dtype, head_size(encoder))
+        encoder: Any = self._model.encoder.config
+        size = encoder.hidden_size // encoder.num_attention_heads
+        problem = varlen_problem(self._worker.device, self._evaluator.dtype, size)
         if problem:
-            worker.note(
+            self._worker.note(
                 f"fit.attention=packed runs without variable-length attention: {problem}; windows "
                 "of equal length are attended to together"
             )
@@ -60,18 +68,36 @@ class TokenInputs:
         """The module that a stage trains, in training mode."""
         if stage != self._stage:
             self._stage = stage
-            set_trainable(self._evaluator.model, stage)
-            if self._compiles:
+            set_trainable(self._model, stage)
+            if self._fit.compile and not self._only_heads:
                 # Beyond eight graphs of a function torch runs it eagerly, without a word: those of
                 # earlier stages and runs of this process must not count.
                 torch.compiler.reset()
                 # Lengths change from batch to batch; a dynamic graph serves them all.
-                self._module = cast(nn.Module, torch.compile(self._evaluator.model, dynamic=True))
+                self._module = cast(nn.Module, torch.compile(self._model, dynamic=True))
         return self._module.train()
+
+    @property
+    def graphs(self) -> int:
+        """How many graphs torch.compile has made in this run."""
+        return _graphs() - self._graphs_before if self._fit.compile else 0
 
     def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
         """This rank's batches of each step of the training split."""
-        return self._loader.iterate(steps)
+        windows, worker, evaluator = self._data.splits["train"], self._worker, self._evaluator
+        ranks = {"rank": worker.rank, "world_size": worker.world_size}
+        if self._only_heads:
+            features = self._features("train", evaluator)
+            return FeatureDataLoader(windows, features, **ranks).iterate(steps)
+        loader = TokenDataLoader(
+            windows,
+            **ranks,
+            batch_tokens=evaluator.batch_tokens,
+            pad_id=evaluator.pad_id,
+            device=worker.device,
+            packed=self._is_packed,
+        )
+        return loader.iterate(steps)
 
     def predict(self, split: str, *, as_served: bool = False) -> Tensor:
         """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank.
@@ -80,40 +106,16 @@ class TokenInputs:
             as_served: Compute in float32, as serving does, whatever the precision of training.
         """
         evaluator = replace(self._evaluator, dtype=None) if as_served else self._evaluator
-        return predict_rows(evaluator.logits, self._data.splits[split], self._worker)
+        logits = evaluator.logits
+        if self._only_heads:
+            features, heads = self._features(split, evaluator), self._model.eval().apply_heads
 
+            @torch.inference_mode()
+            def logits(windows: Windows, members: Indices) -> Tensor:
+                mine = features[torch.from_numpy(members).to(features.device)]
+                return heads(mine.to(self._worker.device))
 
-class FeatureInputs:
-    """The heads on cached features; the same interface."""
-
-    def __init__(self, data: Dataset, worker: Worker, evaluator: Evaluator) -> None:
-        self._data, self._worker, self._evaluator = data, worker, evaluator
-        self._cached: dict[tuple[str, torch.dtype | None], Tensor] = {}
-
-    def prepare(self, stage: Stage) -> nn.Module:
-        set_trainable(self._evaluator.model, stage)
-        return HeadsOnly(self._evaluator.model).train()
-
-    def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
-        loader = FeatureDataLoader(
-            self._data.splits["train"],
-            self._features("train", self._evaluator),
-            rank=self._worker.rank,
-            world_size=self._worker.world_size,
-        )
-        return loader.iterate(steps)
-
-    def predict(self, split: str, *, as_served: bool = False) -> Tensor:
-        evaluator = replace(self._evaluator, dtype=None) if as_served else self._evaluator
-        features = self._features(split, evaluator)
-        model = self._evaluator.model.eval()
-
-        @torch.inference_mode()
-        def apply_heads(windows: Windows, members: Indices) -> Tensor:
-            mine = features[torch.from_numpy(members).to(features.device)]
-            return model.apply_heads(mine.to(self._worker.device))
-
-        return predict_rows(apply_heads, self._data.splits[split], self._worker)
+        return predict_rows(logits, self._data.splits[split], self._worker)
 
     def _features(self, split: str, evaluator: Evaluator) -> Tensor:
         """Features [N, H] of a split, extracted when they are first needed."""
@@ -124,17 +126,7 @@ class FeatureInputs:
         return self._cached[key]
 
 
-def build_inputs(
-    config: RunConfig, data: Dataset, worker: Worker, model: MBTIModel, dtype: torch.dtype | None
-) -> TokenInputs | FeatureInputs:
-    """Cached features where only the heads are trained, token ids otherwise."""
-    evaluator = Evaluator(
-        model,
-        dtype,
-        worker.device,
-        batch_tokens=config.fit.batch_size * config.model.max_tokens,
-        pad_id=data.tokenizer.pad_token_id,
-    )
-    if config.model.trainable == "heads":
-        return FeatureInputs(data, worker, evaluator)
-    return TokenInputs(config.fit, data, worker, evaluator)
+def _graphs() -> int:
+    from torch._dynamo.utils import counters  # takes as long to import as torch itself
+
+    return int(counters["stats"]["unique_graphs"])

@@ -28,7 +28,7 @@ from mbti_ray.engine.checkpoint import (
 )
 from mbti_ray.engine.dataloader import StepBatches
 from mbti_ray.engine.epoch_stats import EpochStats
-from mbti_ray.engine.inputs import build_inputs
+from mbti_ray.engine.inputs import Inputs
 from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
 from mbti_ray.engine.metrics_record import MetricsRecord
 from mbti_ray.engine.optimizer import build_optimizer, load_moments
@@ -115,7 +115,7 @@ class _TrainingLoop:
             enable_gradient_checkpointing(self.model)
         self.precision = resolve_precision(config.fit.precision, worker)
         self.dtype = dtype_of(self.precision)
-        self.inputs = build_inputs(config, data, worker, self.model, self.dtype)
+        self.inputs = Inputs(config, data, worker, self.model, self.dtype)
         self.timer = ThroughputTimer(worker.device, worker.world_size)
         self.stepper = self._build_stepper()
         self.progress = Progress(precision=self.precision)

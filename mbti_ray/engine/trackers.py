@@ -7,7 +7,6 @@ records and the run folder; must not know models.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -24,13 +23,7 @@ _SKIPPED, _WARM_UP, _RECORDED = 5, 2, 5
 Profiler = torch.profiler.profile
 
 
-class Tracker(Protocol):
-    """Where metrics are logged besides metrics.jsonl."""
-
-    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
-
-
-class _TensorBoard:
+class TensorBoardTracker:
     """Event files in the run folder: `tensorboard --logdir runs`."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -47,7 +40,7 @@ class _TensorBoard:
         self._writer.flush()
 
 
-class _MLflow:
+class MLflowTracker:
     """A run on the server of MLFLOW_TRACKING_URI, or in ./mlruns; resumed by its id."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
@@ -73,6 +66,9 @@ class _MLflow:
             self._client.log_metric(self._id, name.replace("/", "."), value, step=step)
 
 
+Tracker = TensorBoardTracker | MLflowTracker
+
+
 def build_tracker(config: RunConfig, worker: Worker, *, first_step: int) -> Tracker | None:
     """The tracker of `fit.tracker`; None on ranks above 0 and without a run folder.
 
@@ -82,8 +78,8 @@ def build_tracker(config: RunConfig, worker: Worker, *, first_step: int) -> Trac
     if worker.rank != 0 or worker.folder is None or config.fit.tracker == "none":
         return None
     if config.fit.tracker == "tensorboard":
-        return _TensorBoard(worker.folder, first_step)
-    return _MLflow(worker.folder, config)
+        return TensorBoardTracker(worker.folder, first_step)
+    return MLflowTracker(worker.folder, config)
 
 
 def flatten_metrics(record: MetricsRecord) -> dict[str, float]:

@@ -90,10 +90,9 @@ class Evaluator:
                 pending[:0] = np.array_split(indices, 2)
 
 
-PredictWindows = Callable[[Windows, Indices], Tensor]
-
-
-def predict_rows(predict: PredictWindows, windows: Windows, worker: Worker) -> Tensor:
+def predict_rows(
+    predict: Callable[[Windows, Indices], Tensor], windows: Windows, worker: Worker
+) -> Tensor:
     """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank.
 
     Args:
@@ -102,7 +101,15 @@ def predict_rows(predict: PredictWindows, windows: Windows, worker: Worker) -> T
     logits = torch.zeros(windows.row_count, len(DIMENSIONS), dtype=torch.float64)
     rows = np.arange(worker.rank, windows.row_count, worker.world_size)
     if len(rows):
-        pooled = _pooled(predict, windows, rows, worker.device)
+        position = np.full(windows.row_count, -1, np.int64)
+        position[rows] = np.arange(len(rows))
+        members = np.flatnonzero(position[windows.row_index] >= 0)
+        pooled = pool_rows(
+            predict(windows, members),
+            torch.from_numpy(position[windows.row_index[members]]).to(worker.device),
+            torch.from_numpy(windows.lengths[members]).to(worker.device),
+            len(rows),
+        )
         logits[torch.from_numpy(rows)] = pooled.double().cpu()
     # The other ranks' rows are zero here, and adding zeros is exact.
     return worker.all_reduce(logits)
@@ -126,18 +133,3 @@ def extract_features(evaluator: Evaluator, windows: Windows, worker: Worker) -> 
     for part in torch.split(features, _REDUCED_ROWS):
         part.copy_(worker.all_reduce(part))
     return features
-
-
-def _pooled(
-    predict: PredictWindows, windows: Windows, rows: Indices, device: torch.device
-) -> Tensor:
-    """Logits [len(rows), 4] of some rows: the pooled logits of their windows."""
-    position = np.full(windows.row_count, -1, np.int64)
-    position[rows] = np.arange(len(rows))
-    members = np.flatnonzero(position[windows.row_index] >= 0)
-    return pool_rows(
-        predict(windows, members),
-        torch.from_numpy(position[windows.row_index[members]]).to(device),
-        torch.from_numpy(windows.lengths[members]).to(device),
-        len(rows),
-    )

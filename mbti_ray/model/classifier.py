@@ -21,7 +21,6 @@ from mbti_ray.model.encoder import (
     build_encoder,
     check_positions,
     encoder_config,
-    has_replaceable_attention,
     layer_kinds,
     layers_of,
     load_encoder,
@@ -53,7 +52,7 @@ class MBTIModel(nn.Module):
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         # Every layer attends alike, with a mask that broadcasts over heads and queries.
-        self._is_uniform = has_replaceable_attention(encoder) and not layer_kinds(encoder)
+        self._is_uniform = bool(encoder._supports_attention_backend) and not layer_kinds(encoder)
         self.heads = Float32Linear(encoder.config.hidden_size, len(DIMENSIONS))  # type: ignore[union-attr, arg-type]
 
     def forward(
@@ -141,7 +140,7 @@ def use_packed_attention(model: MBTIModel) -> None:
     """
     encoder: Any = model.encoder
     takes_positions = "position_ids" in signature(encoder.forward).parameters
-    if not (takes_positions and has_replaceable_attention(encoder)):
+    if not (takes_positions and encoder._supports_attention_backend):
         raise ConfigError(
             f"fit.attention=packed: the attention of {type(encoder).__name__} cannot be replaced; "
             "use padded"

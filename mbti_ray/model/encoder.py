@@ -6,7 +6,6 @@ Must not know heads or labels.
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -110,19 +109,6 @@ def layer_kinds(encoder: nn.Module) -> set[str]:
     """The kinds of attention layers where some have sliding windows, as in ModernBERT."""
     kinds = set(getattr(encoder.config, "layer_types", None) or ())
     return kinds if "sliding_attention" in kinds else set()
-
-
-def has_replaceable_attention(encoder: nn.Module) -> bool:
-    """Whether attention is transformers' interface; older models compute their own."""
-    return bool(encoder._supports_attention_backend)
-
-
-def head_size(encoder: nn.Module) -> int:
-    """Dimensions of an attention head."""
-    config: Any = encoder.config
-    return int(
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
 
 
 def layers_of(encoder: nn.Module) -> nn.ModuleList:

@@ -50,8 +50,20 @@ def packed_attention_forward(
         )
         return padded
     if query.is_cuda and not varlen_problem(query.device, query.dtype, query.shape[-1]):
-        return _varlen(query, key, value, packing, scaling, sliding_window)[None], None
-    attended = _by_length(query, key, value, packing, dropout, scaling, sliding_window)
+        # Imported late: only a GPU needs it.
+        from torch.nn.attention.varlen import varlen_attn
+
+        q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
+        longest, bounds = packing.lengths[0], packing.bounds
+        # Inclusive on both sides; -1 is no limit.
+        window = (sliding_window or 0) - 1
+        attended = varlen_attn(
+            q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(window, window)
+        )
+        assert isinstance(attended, Tensor)
+    else:
+        options = {"dropout_p": dropout, "scale": scaling}
+        attended = _by_length(query, key, value, packing, sliding_window, options)
     return attended[None], None
 
 
@@ -64,36 +76,8 @@ def varlen_problem(device: torch.device, dtype: torch.dtype | None, head_size: i
     return f"heads of {head_size} dimensions exceed 256" if head_size > _MAX_HEAD_SIZE else None
 
 
-def _varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    packing: Packing,
-    scaling: float | None,
-    sliding_window: int | None,
-) -> Tensor:
-    # Imported late: not every supported torch has it, and only a GPU needs it.
-    from torch.nn.attention.varlen import varlen_attn
-
-    q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
-    longest, bounds = packing.lengths[0], packing.bounds
-    # Inclusive on both sides; -1 is no limit.
-    reach = -1 if sliding_window is None else sliding_window - 1
-    attended = varlen_attn(
-        q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(reach, reach)
-    )
-    assert isinstance(attended, Tensor)
-    return attended
-
-
 def _by_length(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    packing: Packing,
-    dropout: float,
-    scaling: float | None,
-    sliding_window: int | None,
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, options: Any
 ) -> Tensor:
     """[T, A, D]: one product for each group of windows of equal length."""
     parts, start = [], 0
@@ -105,10 +89,10 @@ def _by_length(
             for t in (query, key, value)
         )
         mask = None
-        if sliding_window is not None and length > sliding_window:
+        if window is not None and length > window:
             at = torch.arange(length, device=query.device)
-            mask = (at[:, None] - at).abs() < sliding_window
-        attended = scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scaling)
+            mask = (at[:, None] - at).abs() < window
+        attended = scaled_dot_product_attention(q, k, v, mask, **options)
         parts.append(attended.transpose(1, 2).flatten(0, 1))
         start = end
     return torch.cat(parts)

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from mbti_ray.config import RunConfig
 from mbti_ray.data.collate import collate, collate_packed
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.engine.inputs import build_inputs
+from mbti_ray.engine.inputs import Inputs
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import ConfigError
 from mbti_ray.model.classifier import MBTIModel, use_packed_attention
@@ -159,7 +159,7 @@ def test_packed_attention_notes_why_it_cannot_use_the_kernel_of_the_gpu(
     encoder = build_encoder(
         transformers.DistilBertConfig(dim=head, n_heads=1, hidden_dim=32, n_layers=1, vocab_size=90)
     )
-    build_inputs(
+    Inputs(
         quick("fit.attention=packed"),
         data,
         Worker(device="cuda", folder=tmp_path),

@@ -53,10 +53,15 @@ def train(
         StoppedError: It was asked to stop.
     """
     with relay_progress(on_progress) as progress_actor, stop_on_sigterm(folder):
-        name = name or folder.location.name
-        trainer = _build_trainer(
-            config, data, folder, resources, progress_actor, callbacks, name=name
-        )
+        settings = {
+            "config": config.model_dump(mode="json", exclude={"study", "search"}),
+            "data": ray.put(data),
+            "folder": folder.location,
+            "name": name or folder.location.name,
+            "threads": resources.cpus,
+            "progress_actor": progress_actor,
+        }
+        trainer = _build_trainer(settings, config, folder, resources, callbacks=callbacks)
         failure = None
         try:
             trainer.fit()
@@ -89,28 +94,19 @@ def _explain(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiRay
 
 
 def _build_trainer(
+    settings: dict[str, Any],
     config: RunConfig,
-    data: Dataset,
     folder: RunFolder,
     resources: Resources,
-    progress_actor: Any,
-    callbacks: list[Any] | None,
-    *,
-    name: str,
+    **more: Any,
 ) -> TorchTrainer:
     parent = folder.location
+    name = settings["name"]
     for _ in name.split("/"):
         parent = parent.parent
     return TorchTrainer(
         train_loop,
-        train_loop_config={
-            "config": config.model_dump(mode="json", exclude={"study", "search"}),
-            "data": ray.put(data),
-            "folder": folder.location,
-            "name": name,
-            "threads": resources.cpus,
-            "progress_actor": progress_actor,
-        },
+        train_loop_config=settings,
         scaling_config=ScalingConfig(
             num_workers=config.scaling.workers,
             use_gpu=resources.gpus > 0,
@@ -125,7 +121,7 @@ def _build_trainer(
                 preemption_grace_s=config.failure.grace_s,
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
-            callbacks=callbacks,
+            **more,
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
