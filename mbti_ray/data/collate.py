@@ -6,7 +6,7 @@ Legend: B windows of a batch, T tokens of its longest window.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,9 +44,8 @@ class Packing:
         return cls(lengths, positions[None], owner, bounds)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Packing":
-        return Packing(
-            self.lengths, change(self.positions), change(self.owner), change(self.bounds)
-        )
+        tensors = change(self.positions), change(self.owner), change(self.bounds)
+        return Packing(self.lengths, *tensors)
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,10 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        mask = self.attention_mask
-        return Batch(
-            change(self.input_ids),
-            None if mask is None else change(mask),
-            change(self.labels),
-            change(self.weight),
-            None if self.packing is None else self.packing.map(change),
-        )
+        there = {name: value for name, value in vars(self).items() if value is not None}
+        packing = there.pop("packing", None)
+        moved = {name: change(tensor) for name, tensor in there.items()}
+        return replace(self, **moved, packing=packing and packing.map(change))
 
 
 def collate_packed(windows: Windows, indices: Indices, *, weight: float = 1.0) -> Batch:
@@ -114,7 +109,7 @@ def collate(windows: Windows, indices: Indices, *, weight: float = 1.0, pad_id: 
 def pad(
     windows: Sequence[TokenIds | NDArray[np.int32]], *, pad_id: int
 ) -> tuple[Tensor, Tensor | None]:
-    """TokenIds int64 [B, T] of windows padded to the longest, and their mask (None: no padding)."""
+    """Ids int64 [B, T] of windows padded to the longest, and their mask (None: no padding)."""
     lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
     mask = np.arange(int(lengths.max())) < lengths[:, None]
     ids = np.full(mask.shape, pad_id, np.int64)

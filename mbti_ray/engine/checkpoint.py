@@ -102,11 +102,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Raises:
-        RunError: One of its files is missing or damaged.
-    """
+    """Read a checkpoint; RunError where one of its files is missing or damaged."""
     best = folder / "best.safetensors"
     try:
         return Checkpoint(

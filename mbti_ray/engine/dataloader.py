@@ -25,11 +25,9 @@ class StepBatches:
 
     Attributes:
         batches: One for each forward pass, longest windows first; pinned where the device is a GPU.
-        members: The window indices of each batch.
-        collate: Makes a batch of window indices.
+        members: The window indices of each batch, of which `collate` makes it.
         step_windows: Windows in the whole step, over all ranks.
-        tokens: Tokens of the batches without padding.
-        padded: Tokens of the batches with padding.
+        tokens: Without padding; `padded` with it.
     """
 
     batches: list[Batch]

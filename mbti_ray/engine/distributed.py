@@ -5,8 +5,6 @@ pass can neither finish nor repeat it, and the other ranks fail or hang. Here ra
 gradients when all passes of a step are done, so a rank repeats its own passes unnoticed.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -36,12 +34,10 @@ def all_reduce_buckets(buckets: list[Tensor]) -> None:
         work.wait()
 
 
-def _groups(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    group: list[nn.Parameter] = []
+def _groups(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    groups: dict[int, list[nn.Parameter]] = {}
+    before = 0
     for parameter in parameters:
-        group.append(parameter)
-        if sum(p.numel() for p in group) >= _BUCKET_SIZE:
-            yield group
-            group = []
-    if group:
-        yield group
+        groups.setdefault(before // _BUCKET_SIZE, []).append(parameter)
+        before += parameter.numel()
+    return list(groups.values())

@@ -50,11 +50,8 @@ class EpochStats:
     def sync(self, total_steps: int) -> Interruption | None:
         """Sum the steps since the last sync over the ranks, so that all ranks decide alike.
 
-        Returns:
-            What any of the ranks was asked to do.
-
-        Raises:
-            RunError: The loss of more steps than `fit.skip_nonfinite` allows is not finite.
+        Returns what any of the ranks was asked to do. Raises RunError where the loss of more steps
+        than `fit.skip_nonfinite` allows is not finite.
         """
         asked = self.worker.poll_interruption()
         flags = torch.tensor([float(asked == kind) for kind in Interruption]).double()

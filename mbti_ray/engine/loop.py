@@ -7,8 +7,7 @@ there are, is the worker's business.
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,14 +55,12 @@ _SYNC_STEPS = 20
 class Outcome:
     """What a finished run returns.
 
+    Where the test split is not scored, `val` is that of the best evaluation; the rest is empty.
+
     Attributes:
         model: With the weights of the best evaluation, in evaluation mode, on the device.
-        val: Scores of the validation split with those weights: in float32, as they are served, but
-            those of that evaluation where the test split was not scored.
-        test: Scores of the test split, in float32; empty where it was not scored.
-        val_logits: Row logits [R, 4] of the validation split with those weights, on the CPU;
-            empty where the test split was not scored.
-        test_logits: The same for the test split.
+        val: Scores with those weights, computed in float32 as in serving; `test` alike.
+        val_logits: Row logits [R, 4] behind them, on the CPU; `test_logits` alike.
     """
 
     model: MBTIModel
@@ -146,22 +143,12 @@ class _TrainingLoop:
         )
 
     def train(self) -> None:
-        with profiling(self.config, self.worker) as profiler, self._counting_graphs():
+        with profiling(self.config, self.worker) as profiler:
             while self.progress.epoch < self.config.fit.epochs and not self.progress.stopped:
                 self._train_epoch(profiler)
                 self._finish_epoch()
-
-    @contextmanager
-    def _counting_graphs(self) -> Iterator[None]:
-        if not self.config.fit.compile:
-            yield
-            return
-        from torch._dynamo.utils import counters  # as slow to import as torch itself
-
-        before = counters["stats"]["unique_graphs"]
-        yield
-        graphs = counters["stats"]["unique_graphs"] - before
-        self.worker.note(f"torch.compile made {graphs} graphs")
+        if self.inputs.graphs:
+            self.worker.note(f"torch.compile made {self.inputs.graphs} graphs")
 
     def outcome(self, *, score_test: bool) -> Outcome:
         if self.best is not None:

@@ -40,10 +40,8 @@ class Stepper:
         dtype: What autocast computes in; see `resolve_precision`.
         clip_norm: Limit of the gradient norm; None clips nothing.
         skips_nonfinite: Make no update where the gradient is not finite.
-        scaler: Loss scaling; does nothing unless the precision needs it.
         halvings: How often batches are halved because they did not fit into memory.
-        skipped: Whether the last step made no update, as a bool on the device: an overflow, or a
-            loss that is not finite.
+        skipped: Whether the last step made no update, as a bool on the device.
     """
 
     optimizer: Optimizer

@@ -26,23 +26,27 @@ def summarize(config: RunConfig, data: Dataset) -> Summary:
         model = build_model(
             config.model, vocabulary=len(data.tokenizer), seed=config.seed, pretrained=False
         )
-    return [
-        ("model", _parameters(config, model)),
-        ("memory", _memory(config, model)),
-        ("data", _data(config, data)),
-        ("windows", _windows(data)),
-        ("labels", _labels(data)),
-        ("steps", _steps(config, data)),
-    ]
-
-
-def _parameters(config: RunConfig, model: MBTIModel) -> str:
     encoder = sum(p.numel() for p in model.encoder.parameters())
     weights, biases = model.heads.weight.numel(), model.heads.bias.numel()
-    return (
-        f"{config.model.encoder}: encoder {encoder:,} parameters, heads {weights:,} + {biases}, "
-        f"{config.model.pooling} pooling, trainable: {config.model.trainable}"
-    )
+    train = data.splits["train"]
+    lengths, positive = train.lengths, train.labels.mean(0)
+    labels = (f"{d.positive} {s:.1%}" for d, s in zip(DIMENSIONS, positive, strict=True))
+    return [
+        (
+            "model",
+            f"{config.model.encoder}: encoder {encoder:,} parameters, heads {weights:,} + {biases}"
+            f", {config.model.pooling} pooling, trainable: {config.model.trainable}",
+        ),
+        ("memory", _memory(config, model)),
+        ("data", _data(config, data)),
+        (
+            "windows",
+            f"{len(lengths):,} to train on, {lengths.mean():.0f} tokens on average, "
+            f"{int(lengths.max())} at most, {int(lengths.sum()):,} in all",
+        ),
+        ("labels", ", ".join(labels)),
+        ("steps", _steps(config, data)),
+    ]
 
 
 def _memory(config: RunConfig, model: MBTIModel) -> str:
@@ -66,19 +70,6 @@ def _data(config: RunConfig, data: Dataset) -> str:
     if data.info.truncated:
         parts.append(f"{data.info.truncated} {config.data.unit}s longer than the limit, cut")
     return "; ".join(parts)
-
-
-def _windows(data: Dataset) -> str:
-    train = data.splits["train"].lengths
-    return (
-        f"{len(train):,} to train on, {train.mean():.0f} tokens on average, "
-        f"{int(train.max())} at most, {int(train.sum()):,} in all"
-    )
-
-
-def _labels(data: Dataset) -> str:
-    share = data.splits["train"].labels.mean(0)
-    return ", ".join(f"{d.positive} {s:.1%}" for d, s in zip(DIMENSIONS, share, strict=True))
 
 
 def _steps(config: RunConfig, data: Dataset) -> str:

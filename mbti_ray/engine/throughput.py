@@ -8,7 +8,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -25,9 +25,6 @@ class ThroughputTimer:
 
     device: torch.device
     world_size: int
-    _counts: dict[str, int] = field(default_factory=dict)
-    _seconds: dict[str, float] = field(default_factory=dict)
-    _spans: list[Span] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.reset()
@@ -38,7 +35,7 @@ class ThroughputTimer:
     def reset(self) -> None:
         self._counts = dict.fromkeys(("windows", "tokens", "padded"), 0)
         self._seconds = dict.fromkeys(PHASES, 0.0)
-        self._spans = []
+        self._spans: list[Span] = []
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -72,10 +69,9 @@ class ThroughputTimer:
     def read(self, seconds: float) -> dict[str, float]:
         """Metrics over the `seconds` of training since the last reset.
 
-        texts_s (windows a second) and tokens_s (without padding) of all ranks, which have nearly
-        equal shares; padding (share of the computed tokens); share_data, share_forward,
-        share_backward (with the exchange between ranks) and share_update of the time; memory_mib
-        (peak of the GPU's allocated memory, or of the process's resident memory).
+        texts_s (windows a second) and tokens_s (without padding) of all ranks; padding (share of
+        the computed tokens); share_data, share_forward, share_backward (with the exchange between
+        ranks) and share_update of the time; memory_mib (peak of the GPU's, or of the process's).
         """
         self.read_events()
         counts, seconds = self._counts, max(seconds, 1e-9)

@@ -32,11 +32,7 @@ _REDUCED_ROWS = 2**15
 class Evaluator:
     """Runs a model in evaluation mode over windows, longest first.
 
-    Batches that do not fit into memory are divided.
-
-    Attributes:
-        dtype: What autocast computes in; see `resolve_precision`.
-        batch_tokens: Maximum of padded tokens in a forward pass.
+    Batches of at most `batch_tokens` padded tokens; those that do not fit into memory are divided.
     """
 
     model: MBTIModel
@@ -76,11 +72,8 @@ class Evaluator:
             return True
 
         efficient = MIN_EFFICIENT_TOKENS[self.device.type]
-        pending = [
-            *batches_by_length(
-                windows.lengths, members, self.batch_tokens, min_efficient_tokens=efficient
-            )
-        ]
+        lengths, limit = windows.lengths, self.batch_tokens
+        pending = [*batches_by_length(lengths, members, limit, min_efficient_tokens=efficient)]
         while pending:
             indices = pending.pop(0)
             if unless_out_of_memory(partial(write, indices)) is None:

@@ -30,9 +30,7 @@ class Worker:
     """One rank of a run.
 
     Attributes:
-        rank: This process, counted from 0; rank 0 writes the files.
-        world_size: Number of ranks.
-        device: Where the model and the batches are placed.
+        rank: Counted from 0; rank 0 writes the files.
         folder: Run folder that rank 0 writes to; None keeps nothing.
         records: Metrics that were reported, oldest first.
     """

@@ -94,14 +94,9 @@ def _explain(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiRay
 
 
 def _build_trainer(
-    settings: dict[str, Any],
-    config: RunConfig,
-    folder: RunFolder,
-    resources: Resources,
-    **more: Any,
+    settings: dict[str, Any], config: RunConfig, folder: RunFolder, each: Resources, **more: Any
 ) -> TorchTrainer:
-    parent = folder.location
-    name = settings["name"]
+    parent, name = folder.location, settings["name"]
     for _ in name.split("/"):
         parent = parent.parent
     return TorchTrainer(
@@ -109,8 +104,8 @@ def _build_trainer(
         train_loop_config=settings,
         scaling_config=ScalingConfig(
             num_workers=config.scaling.workers,
-            use_gpu=resources.gpus > 0,
-            resources_per_worker=resources.as_dict(),
+            use_gpu=each.gpus > 0,
+            resources_per_worker=each.as_dict(),
         ),
         run_config=RayRunConfig(
             # A path: Ray uses one name both in the dashboard and as the folder.
