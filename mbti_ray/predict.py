@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _ALLOWED = (
     *("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime"),
-    *("data.columns.text", "data.columns.id", "data.separator"),
+    *(f"data.columns.{role}" for role in ("text", "type", "author", "id")),
+    "data.separator",
 )
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 # Input rows per part: seconds on a GPU, a minute or more on a CPU.

@@ -81,13 +81,17 @@ class ColumnMap:
         )
 
     def check(self, *, labelled: bool) -> None:
-        """Raise DataError unless there is a column of texts, and of types if ``labelled``."""
+        """Refuse the columns unless there are texts, types if ``labelled``, and those given.
+
+        Raises:
+            DataError: One is missing.
+        """
         roles = {*self.roles.values()}
-        if not self._names:
-            return
-        for role in ("text", "type") if labelled else ("text",):
-            if role not in roles and not (role == "type" and roles >= {*POSITIVE_POLES}):
-                raise DataError(self._missing(role))
+        if roles >= {*POSITIVE_POLES}:
+            labelled = False
+        needed = ["text", *(["type"] if labelled else []), *self._given]
+        if self._names and (missing := [role for role in needed if role not in roles]):
+            raise DataError(self._missing(missing[0]))
 
     def unused_note(self) -> list[str]:
         """A line about the columns that are not read, if there are any."""

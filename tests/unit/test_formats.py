@@ -227,9 +227,9 @@ def test_columns_can_be_named_and_the_others_are_listed(write):
         'columns not used: "type", "username", "posts"; "username" looks like the author: '
         "data.columns.author=username"
     )
-    assert refusal(source, columns={"text": "bdy"}).startswith(
-        'no column "bdy", which data.columns.text names; needed: '
-    )
+    for role in ("text", "type", "author", "id"):
+        message = refusal(source, columns={"type": "mbti", "text": "body"} | {role: "bdy"})
+        assert message.startswith(f'no column "bdy", which data.columns.{role} names; needed: ')
 
 
 def test_a_column_that_differs_in_case_only_can_be_named(write):
