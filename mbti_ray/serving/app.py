@@ -52,7 +52,7 @@ _BUNDLE_HEADER = {
     "schema": {"type": "string"},
     "description": "the id of the bundle that should answer, where two are served",
 }
-_PREDICT_BODY = {
+_PREDICT_BODY: dict[str, Any] = {
     "schema": {"oneOf": [m.model_json_schema() for m in (TextsRequest, UserRequest)]},
     "examples": {name: {"value": value} for name, value in _EXAMPLES.items()},
 }
@@ -84,7 +84,7 @@ def build_api(
         redoc_url=None,
         redirect_slashes=False,
     )
-    add_pages(api)
+    add_pages(api, _PREDICT_BODY["examples"])
     access = AccessControl(config, key_hash)
     if config.allow_origins:
         api.add_middleware(CORSMiddleware, allow_origins=config.allow_origins, **CORS)

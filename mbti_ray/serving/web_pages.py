@@ -3,27 +3,30 @@
 import base64
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from importlib.resources import files
+from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
+from jinja2 import Environment
 
 
-def add_pages(api: FastAPI) -> None:
-    """Adds the page for people at / and the API documentation at /docs."""
+def add_pages(api: FastAPI, examples: Mapping[str, Any]) -> None:
+    """Adds the page for people at / and the API documentation, with `examples`, at /docs."""
+    page, docs = (
+        (files("mbti_ray.serving") / name).read_text("utf-8") for name in ("page.html", "docs.html")
+    )
+    template = Environment(autoescape=True, trim_blocks=True).from_string(docs)
 
-    def page(name: str) -> Callable[[], Awaitable[Response]]:
-        html = (files("mbti_ray.serving") / name).read_text(encoding="utf-8")
-        headers = _page_headers(html)
+    @api.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def show_page() -> Response:
+        return HTMLResponse(page, headers=_page_headers(page))
 
-        async def show() -> Response:
-            return HTMLResponse(html, headers=headers)
-
-        return show
-
-    for path, name in (("/", "page.html"), ("/docs", "docs.html")):
-        api.add_api_route(path, page(name), methods=["GET", "HEAD"], include_in_schema=False)
+    @api.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    async def show_docs(request: Request) -> Response:
+        html = template.render(api.openapi(), host=request.url.netloc, examples=examples)
+        return HTMLResponse(html, headers=_page_headers(docs))
 
 
 def _page_headers(html: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from html import escape
 from typing import Any
 
 import httpx
@@ -194,6 +195,15 @@ def test_every_published_example_is_accepted_and_every_error_is_published() -> N
     for example in examples.values():
         assert post_predict(example["value"]).status_code == 200
     assert {int(s) for s in described["responses"]} == {200, *(c.status for c in ErrorCode)}
+
+
+def test_the_documentation_page_shows_every_example_and_error_without_a_script() -> None:
+    page = get("/docs").text
+    assert page.count("curl localhost:8000/predict") == 5
+    assert all(
+        f"<td>{code.status}</td><td>{escape(code.meaning)}</td>" in page for code in ErrorCode
+    )
+    assert "<script" not in page
 
 
 def test_server_timing_gives_the_milliseconds_of_each_stage() -> None:
