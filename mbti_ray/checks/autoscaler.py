@@ -27,29 +27,26 @@ _STEP = re.compile(r"NodeUpdater: (\S+): (.+?) \[LogTimer")
 _PROCESS = re.compile(r"This process on node (\S+) was started with")
 _MISMATCH = "its version of Ray or Python differs from the head's"
 _LOOK = f"read {_LOG} on the head (ray monitor CLUSTER.yaml)"
-# Text in the log, and what it means.
-_REASONS = (
-    ("InvalidAuthToken", "its token is missing or differs from the head's"),
-    ("no authentication token was found", "it has no token"),
-    ("No space left on device", "its disk is full"),
-    ("command not found", "a setup command is not installed there"),
+_COPY = (
+    "copy ~/.ray/auth_token to it by file_mounts, with RAY_AUTH_MODE=token in its environment, and "
+    "run `ray up` again"
 )
-_REMEDIES = {
-    _REASONS[0][1]: "copy ~/.ray/auth_token to it by file_mounts, with RAY_AUTH_MODE=token in its "
-    "environment, and run `ray up` again",
+# Text in the log, what it means, and what to do.
+_REASONS = (
+    ("InvalidAuthToken", "its token is missing or differs from the head's", _COPY),
+    ("no authentication token was found", "it has no token", _COPY),
+    ("No space left on device", "its disk is full", _LOOK),
+    ("command not found", "a setup command is not installed there", _LOOK),
+)
+_REMEDIES = {reason: remedy for _, reason, remedy in _REASONS} | {
     _MISMATCH: "install the head's versions there (pip install -c constraints.txt), and run "
-    "`ray up` again",
+    "`ray up` again"
 }
-_REMEDIES[_REASONS[1][1]] = _REMEDIES[_REASONS[0][1]]
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """A kind of machine that the autoscaler may add.
-
-    Attributes:
-        resources: Of each machine; empty if the config does not name them.
-    """
+    """A kind of machine that the autoscaler may add; no resources if the config names none."""
 
     name: str
     resources: Mapping[str, float]
@@ -63,7 +60,7 @@ class Autoscaler:
 
     Attributes:
         types: The kinds of workers.
-        max_workers: The limit for the workers of all types together.
+        max_workers: Of all types together.
         addresses: Of the workers, if the config names machines.
         failures: Why `ray start` failed, by address, if it still does.
     """
@@ -134,7 +131,7 @@ def parse_join_failures(log: str) -> dict[str, str]:
     reasons: dict[str | None, str | None] = {None: None}
     for line in _COLOURS.sub("", log).splitlines():
         mismatched.update(_PROCESS.findall(line))
-        for text, reason in _REASONS:
+        for text, reason, _ in _REASONS:
             if text in line:
                 reasons = dict.fromkeys(reasons, reason)
         step = _STEP.search(line)
@@ -161,7 +158,9 @@ def judge_nodes(
         running: How many workers of each type are running.
     """
     verdicts = [
-        Verdict(_CHECK, "wrong", f"{address} could not join: {reason}", _remedy(reason))
+        Verdict(
+            _CHECK, "wrong", f"{address} could not join: {reason}", _REMEDIES.get(reason, _LOOK)
+        )
         for address, reason in sorted(autoscaler.failures.items())
         if address not in alive
     ]
@@ -176,10 +175,6 @@ def judge_nodes(
             )
             verdicts.append(Verdict(_CHECK, "warning", message, f"wait, or {_LOOK}"))
     return verdicts
-
-
-def _remedy(reason: str) -> str:
-    return _REMEDIES.get(reason, _LOOK)
 
 
 def _configs(logs: Path) -> Iterator[Path]:

@@ -46,14 +46,12 @@ class EncoderReport:
 def inspect_encoder(name: str) -> EncoderReport:
     """Whether `model.encoder` can be loaded on this machine; requests to the hub only if needed."""
     if name == TINY:
-        return EncoderReport(_ok(f"{TINY} is built on demand"), _TINY_BYTES)
+        return _ok(f"{TINY} is built on demand", _TINY_BYTES)
     try:
         place = locate_encoder(name)
     except ConfigError as error:
         message, _, remedy = str(error).partition(": pip")
-        return EncoderReport(
-            Verdict(_CHECK, "wrong", message, f"pip{remedy}" if remedy else _FOLDER)
-        )
+        return _wrong(message, f"pip{remedy}" if remedy else _FOLDER)
     folder = Path(place)
     return _in_folder(name, folder) if folder.is_dir() else _of_the_hub(name)
 
@@ -62,11 +60,11 @@ def _in_folder(name: str, folder: Path) -> EncoderReport:
     weights = next((folder / file for file in _WEIGHTS if (folder / file).is_file()), None)
     if weights is None:
         message = f"{name}: {folder} contains no weights; allowed: {' or '.join(_WEIGHTS[::2])}"
-        return EncoderReport(Verdict(_CHECK, "wrong", message, "save the encoder there again"))
+        return _wrong(message, "save the encoder there again")
     if not any((folder / file).is_file() for file in _TOKENIZERS):
         message = f"{name}: {folder} contains no tokenizer ({_TOKENIZERS[0]})"
-        return EncoderReport(Verdict(_CHECK, "wrong", message, "save its tokenizer there as well"))
-    return EncoderReport(_ok(f"{name} is complete"), _size_of(folder))
+        return _wrong(message, "save its tokenizer there as well")
+    return _ok(f"{name} is complete", _size_of(folder))
 
 
 def _of_the_hub(name: str) -> EncoderReport:
@@ -75,16 +73,18 @@ def _of_the_hub(name: str) -> EncoderReport:
 
     cached = [try_to_load_from_cache(name, file) for file in (_CONFIG, *_WEIGHTS)]
     if isinstance(cached[0], str) and any(isinstance(path, str) for path in cached[1:]):
-        return EncoderReport(_ok(f"{name} is in the hub's cache"), _size_of(Path(cached[0]).parent))
+        return _ok(f"{name} is in the hub's cache", _size_of(Path(cached[0]).parent))
     if any(os.environ.get(v, "0").upper() in ("1", "ON", "YES", "TRUE") for v in _OFFLINE):
         message = f"{name} is not in the hub's cache, and the hub is disabled (HF_HUB_OFFLINE)"
-        return EncoderReport(Verdict(_CHECK, "wrong", message, _CACHE.format(name=name)))
-    return EncoderReport(_ask_hub(name))
+        return _wrong(message, _cache(name))
+    return _ask_hub(name)
 
 
-def _ask_hub(name: str) -> Verdict:
+def _ask_hub(name: str) -> EncoderReport:
+    from huggingface_hub import get_token
+
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    token = _hub_token()
+    token = get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         answer = httpx.head(
@@ -92,34 +92,29 @@ def _ask_hub(name: str) -> Verdict:
         )
     except httpx.HTTPError as error:
         message = f"{name} is not in the hub's cache, and {hub} cannot be reached"
-        return Verdict(_CHECK, "wrong", f"{message} ({type(error).__name__})", _cache(name))
+        return _wrong(f"{message} ({type(error).__name__})", _cache(name))
     if answer.status_code < _FOUND:
         return _ok(f"{name} is not in the hub's cache; {hub} has it")
     if answer.status_code == _MISSING:
         remedy = "correct model.encoder; allowed: a hub name, a folder, minilm, tiny"
-        return Verdict(_CHECK, "wrong", f"{name}: {hub} has no such model", remedy)
+        return _wrong(f"{name}: {hub} has no such model", remedy)
     if answer.status_code in _GATED:
         remedy = "correct model.encoder, or set HF_TOKEN to a token with access to it"
-        return Verdict(_CHECK, "wrong", f"{name}: {hub} refuses access from this machine", remedy)
+        return _wrong(f"{name}: {hub} refuses access from this machine", remedy)
     message = f"{name} is not in the hub's cache, and {hub} answers {answer.status_code}"
-    return Verdict(_CHECK, "wrong", message, _cache(name))
-
-
-def _hub_token() -> str | None:
-    """The token of the environment, or that of `hf auth login`."""
-    if os.environ.get("HF_TOKEN"):
-        return os.environ["HF_TOKEN"]
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
-    return path.read_text("utf-8").strip() if path.is_file() else None
+    return _wrong(message, _cache(name))
 
 
 def _cache(name: str) -> str:
     return _CACHE.format(name=name)
 
 
-def _ok(message: str) -> Verdict:
-    return Verdict(_CHECK, "ok", message)
+def _ok(message: str, weights_bytes: int = 0) -> EncoderReport:
+    return EncoderReport(Verdict(_CHECK, "ok", message), weights_bytes)
+
+
+def _wrong(message: str, remedy: str) -> EncoderReport:
+    return EncoderReport(Verdict(_CHECK, "wrong", message, remedy))
 
 
 def _size_of(folder: Path) -> int:

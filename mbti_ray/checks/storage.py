@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from uuid import uuid4
 
 from mbti_ray.checks.verdict import Verdict, join_names
@@ -19,19 +18,12 @@ from mbti_ray.storage.remote import Location
 _CHECK = "storage"
 _DRIVER = "driver"
 # On a network file system, a new file may appear later on other machines.
-_PATIENCE_S = 3.0
-_POLL_S = 0.1
+_PATIENCE_S, _POLL_S = 3.0, 0.1
 
 
 @dataclass(frozen=True)
 class StorageReport:
-    """The storage folder as one machine sees it.
-
-    Attributes:
-        exists: Whether the folder exists.
-        is_shared: Whether it contains the marker of the driver.
-        problem: Why it could not be read or written; None if it could.
-    """
+    """The storage folder as one machine sees it; `is_shared`: it has the marker of the driver."""
 
     exists: bool
     is_shared: bool
@@ -41,24 +33,21 @@ class StorageReport:
 class StorageMarkers:
     """The marker files of one check, in a temporary subfolder of the storage folder.
 
-    The driver creates and deletes it: `with StorageMarkers(storage) as markers`.
+    The driver creates and deletes it: `with StorageMarkers(storage) as markers`; `problem` is then
+    why it cannot write there.
 
     Args:
-        storage: The storage folder.
         name: Of the subfolder; None makes a new one.
         patience_s: How long a marker of another machine may take to appear.
-
-    Attributes:
-        problem: Why the driver cannot write there; None if it can.
     """
 
     def __init__(
         self, storage: Location, name: str | None = None, *, patience_s: float = _PATIENCE_S
     ) -> None:
         self.storage = storage
-        self._patience_s = patience_s
         self.name = name or f".doctor-{uuid4().hex[:12]}"
         self.problem: str | None = None
+        self._patience_s = patience_s
         self._created: list[Path] = []
 
     def __enter__(self) -> "StorageMarkers":
@@ -70,18 +59,19 @@ class StorageMarkers:
             self.problem = _reason(error)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
+        folder = self.storage / self.name
         with suppress(OSError, MbtiRayError):
-            self._delete()
-        # A folder that did not exist before is deleted.
-        for folder in self._created:
+            if not isinstance(folder, Path):
+                folder.delete()
+                return
+            for path in folder.glob("*"):
+                path.unlink()
+            folder.rmdir()
+        # A folder that did not exist before is deleted, too.
+        for new in self._created:
             with suppress(OSError):
-                folder.rmdir()
+                new.rmdir()
 
     def exchange(self, machine: str) -> StorageReport:
         """On a machine: look for the driver's marker and write one. Never creates the folder."""
@@ -97,32 +87,21 @@ class StorageMarkers:
     def find_missing(self, machines: Iterable[str]) -> set[str]:
         """The machines whose markers do not appear here."""
         end = time.monotonic() + self._patience_s
-        waiting = {name for name in machines if not self._has_marker(name)}
-        while waiting and time.monotonic() < end:
+        missing = set(machines)
+        while missing := {name for name in missing if not self._has_marker(name)}:
+            if time.monotonic() > end:
+                break
             time.sleep(_POLL_S)
-            waiting = {name for name in waiting if not self._has_marker(name)}
-        return waiting
-
-    @property
-    def _folder(self) -> Location:
-        return self.storage / self.name
+        return missing
 
     def _has_marker(self, name: str) -> bool:
-        marker = self._folder / name
-        return marker.exists() and marker.read_text("utf-8") == _text(name)
+        marker = self.storage / self.name / name
+        return marker.exists() and marker.read_text("utf-8") == name
 
     def _write(self, name: str) -> None:
         if isinstance(self.storage, Path):
             (self.storage / self.name).mkdir(parents=True, exist_ok=True)
-        (self._folder / name).write_text(_text(name), "utf-8")
-
-    def _delete(self) -> None:
-        if not isinstance(self._folder, Path):
-            self._folder.delete()
-            return
-        for path in self._folder.glob("*"):
-            path.unlink()
-        self._folder.rmdir()
+        (self.storage / self.name / name).write_text(name, "utf-8")
 
 
 def judge_own_storage(markers: StorageMarkers) -> Verdict:
@@ -139,57 +118,42 @@ def judge_storage(
     *,
     idle: frozenset[str] = frozenset(),
 ) -> list[Verdict]:
-    """The storage folder on all machines.
-
-    Args:
-        idle: Machines on which no worker will run.
-    """
+    """The storage folder on all machines; on the `idle` ones no worker will run."""
     own = judge_own_storage(markers)
     if own.state == "wrong" or not by_machine:
         return [own]
     unseen = markers.find_missing(m for m, report in by_machine.items() if report.is_shared)
-    faults = {
-        machine: fault
-        for machine, report in by_machine.items()
-        if (fault := _fault(report, is_seen=machine not in unseen)) is not None
-    }
-    if not faults:
+    groups: dict[tuple[tuple[str, str], bool], list[str]] = {}
+    for machine, report in by_machine.items():
+        fault = _fault(report, is_seen=machine not in unseen)
+        if fault is not None:
+            groups.setdefault((fault, machine in idle), []).append(machine)
+    if not groups:
         count = len(by_machine)
         nodes = f"by {count} nodes" if count > 1 else "by the node"
         return [Verdict(_CHECK, "ok", f"{markers.storage} is writable {nodes} and read back here")]
-    groups: dict[tuple[str, bool], list[str]] = {}
-    for machine, fault in faults.items():
-        groups.setdefault((fault, machine in idle), []).append(machine)
     remedy = f"mount the same folder at {markers.storage} on all machines, or set storage=s3://..."
     return [
         Verdict(
             _CHECK,
             "warning" if is_idle else "wrong",
-            f"{markers.storage} {fault.format(machines=join_names(machines))}",
+            f"{markers.storage} {fault} {join_names(machines)}{consequence}",
             remedy,
         )
-        for (fault, is_idle), machines in groups.items()
+        for ((fault, consequence), is_idle), machines in groups.items()
     ]
 
 
-def _fault(report: StorageReport, *, is_seen: bool) -> str | None:
+def _fault(report: StorageReport, *, is_seen: bool) -> tuple[str, str] | None:
+    """What goes before and after the names of the machines."""
     if report.problem is not None:
-        problem = report.problem.replace("{", "{{").replace("}", "}}")
-        return f"cannot be used on {{machines}} ({problem})"
+        return "cannot be used on", f" ({report.problem})"
     if not report.exists:
-        return "does not exist on {machines}: other machines would not see its files"
+        return "does not exist on", ": other machines would not see its files"
     if not report.is_shared:
-        return "is another folder on {machines} than here: files written here are missing there"
-    if not is_seen:
-        return "does not show files here that were written on {machines}"
-    return None
-
-
-def _text(name: str) -> str:
-    return f"{name}\n"
+        return "is another folder on", " than here: files written here are missing there"
+    return None if is_seen else ("does not show files here that were written on", "")
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return one_line(error)
+    return getattr(error, "strerror", None) or one_line(error)

@@ -22,7 +22,6 @@ def storage_folder(storage: str) -> Location:
 
     Raises:
         ConfigError: It is a file, or not the URL of a store.
-        StorageError: The store cannot be reached.
     """
     folder = parse_location(storage)
     if isinstance(folder, RemotePath):

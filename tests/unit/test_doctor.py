@@ -394,7 +394,8 @@ def test_a_hub_is_shown_the_token_that_a_login_left(tmp_path, monkeypatch):
     for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "token").write_text("hf_abc\n")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    # The hub's library has read HF_HOME when it was imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     with hub(200) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
         inspect_encoder("nobody/no-such-encoder")

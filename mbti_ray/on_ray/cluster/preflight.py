@@ -59,12 +59,7 @@ _LOOK = (
 
 @dataclass
 class NodeReports:
-    """What the nodes of a cluster reported, by their names.
-
-    Attributes:
-        nodes: As listed by Ray.
-        unanswered: Why a node did not report.
-    """
+    """What the nodes of a cluster, as listed by Ray, reported; or why one did not."""
 
     nodes: Mapping[str, Any]
     machines: dict[str, MachineReport] = field(default_factory=dict)
@@ -150,11 +145,6 @@ def check_before_run(
     config: RunConfig, storage: Location, *, warn: Callable[[str], None] = lambda line: None
 ) -> Nodes:
     """The fast checks before a run or study takes resources; Ray must be connected.
-
-    Args:
-        config: Of the run or study.
-        storage: The storage folder.
-        warn: Called with one line for each warning.
 
     Returns:
         The nodes to plan with: those of the cluster, and those that the autoscaler may add.

@@ -22,12 +22,7 @@ Nodes = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Resources:
-    """The resources of one worker.
-
-    Attributes:
-        cpus: CPUs, which is also the number of torch threads.
-        gpus: 0, 1 or a fraction of one GPU.
-    """
+    """The resources of one worker: CPUs, as many torch threads, and up to one GPU."""
 
     cpus: int
     gpus: float
@@ -76,12 +71,8 @@ def ray_connection(job: str | None = None) -> Iterator[None]:
 def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     """The resources of each worker of a run: by default an equal share of all CPUs.
 
-    Args:
-        config: The run.
-        nodes: The machines to count; None is those of the cluster.
-
     Raises:
-        ClusterError: The cluster has no capacity for `scaling.workers` of them.
+        ClusterError: The nodes, by default all of the cluster, have not enough for all workers.
     """
     nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes)
@@ -101,12 +92,8 @@ def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
 def trial_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     """The resources of each worker of a trial: by default one CPU, so that trials run in parallel.
 
-    Args:
-        config: The study.
-        nodes: The machines to count; None is those of the cluster.
-
     Raises:
-        ClusterError: The cluster has no capacity for `scaling.workers` of them.
+        ClusterError: See `run_resources`.
     """
     nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes) * config.scaling.gpus
