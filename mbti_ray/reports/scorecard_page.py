@@ -53,7 +53,7 @@ def scorecard_page(
         groups=groups,
         rates_of=rates_of,
         reliability=charts.reliability(main["dimensions"]),
-        confusions=charts.confusions(main["dimensions"]),
+        confusions=main["dimensions"],
         calibration=calibration,
         curves=charts.learning_curves(history),
         findings=findings,

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from mbti_ray.reports import study_charts as charts
-from mbti_ray.reports.charts import Chart, bars, shares
+from mbti_ray.reports.charts import bars, shares
 from mbti_ray.reports.hero import About, Tile, score_tiles
 from mbti_ray.reports.html import render_page
-from mbti_ray.reports.study_charts import STATE_NAMES, Trial, first_value
+from mbti_ray.reports.study_charts import STATE_NAMES, Trial, first_value, front, study_charts
 from mbti_ray.reports.wording import short
 from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.scores.study_summary import StudySummary
@@ -34,16 +33,18 @@ def study_page(
         data_info: The description of the data.
     """
     tested = [] if best_card is None else [f"{verdict(best_card, data_info)}."]
+    continued = [
+        (f"epoch {r['epoch']}", n, f"{n} of {r['reached']}")
+        for r in study["rungs"]
+        for n in [r["reached"] - r["stopped"]]
+    ]
     several = len(study["objectives"]) > 1
     pairs = combinations(range(len(study["objectives"])), 2)
     return render_page(
         "study.html",
         title=study["name"],
         kind="study",
-        conclusions=[
-            _conclusion(study),
-            *tested,
-        ],
+        conclusions=[_conclusion(study), *tested],
         caveats=[*_caveats(study)],
         tiles=[*_tiles(study), *(score_tiles(best_card, split="test") if best_card else [])],
         facts=about.facts,
@@ -52,15 +53,10 @@ def study_page(
         study=study,
         result=_result(study),
         against_default=[*_against_default(study)],
-        fronts=[charts.front(study, x, y) for x, y in pairs] if several else [],
-        charts=[
-            charts.history(study),
-            charts.curves(study),
-            charts.parallel(study),
-            charts.timeline(study),
-        ],
+        fronts=[front(study, x, y) for x, y in pairs] if several else [],
+        charts=study_charts(study),
         importance=shares("Share", study["importances"]) if study["importances"] else None,
-        rungs=_rungs(study),
+        rungs=bars("Trials that continued", continued),
         objectives=", ".join(o["name"] for o in study["objectives"]),
         state_of=_state,
         values_of=_values,
@@ -120,12 +116,6 @@ def _against_default(study: StudySummary) -> Iterator[tuple[str, ...]]:
     for index, objective in enumerate(study["objectives"]):
         cells = [short(t["values"][index]) if t and t["values"] else "not tried" for t in trials]
         yield f"{objective['name']} (validation)", *cells
-
-
-def _rungs(study: StudySummary) -> Chart:
-    continued = [(r["epoch"], r["reached"] - r["stopped"], r["reached"]) for r in study["rungs"]]
-    lengths = [(f"epoch {epoch}", float(n), f"{n} of {of}") for epoch, n, of in continued]
-    return bars("Trials that continued", lengths)
 
 
 def _state(trial: Trial) -> str:

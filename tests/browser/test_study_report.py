@@ -134,7 +134,9 @@ def test_a_report_fits_the_screen_is_readable_and_accessible(
     assert min(page.evaluate(TEXT_SIZES)) >= 9
     assert reports[kind].stat().st_size < 5_000_000
     for chart in page.locator(".chart").all():
-        assert re.search(r"\d", chart.get_attribute("aria-label"))
+        assert chart.get_attribute("aria-label")
+        described = chart.locator(".role-mark [aria-label]").first.get_attribute("aria-label")
+        assert re.search(r"\d", described)
         box = chart.bounding_box()
         assert box["width"] > 200
         assert box["height"] > 20

@@ -94,7 +94,7 @@ def test_the_page_is_well_formed_asks_for_nothing_and_has_every_chart():
     assert len(charts) == 4 + 2
     assert len(elements.named("figure")) == 4 + 4 + 2
     for chart in charts:
-        assert re.search(r"\d", chart["description"])
+        assert chart["rows"]
     headings = ("Scores: as served (masked)", "Scores: type words left in", "side by side",
                 "Compared with baselines", "Reliability", "Confusion matrices", "Calibration",
                 "Learning curves", "Diagnosis", "Data")  # fmt: skip

@@ -161,4 +161,4 @@ def test_any_study_has_a_page_with_each_trial_once(found: list[tuple[str, float,
     numbers = [re.sub("<.*?>", "", row) for row in rows_of(html, "Trials")]
     assert numbers == [str(n) for n in range(len(trials))]
     for drawn in re.findall('application/json">(.*?)</script>', html):
-        assert json.loads(drawn)["description"]
+        assert json.loads(drawn)["caption"]

@@ -30,15 +30,15 @@ const drawings = {
 
   reliability: ({ rows, pole }) => ({
     height: 280,
-    encoding: Object.fromEntries([["x", "predicted", `predicted probability of ${pole}`],
-      ["y", "observed", `share of rows that are ${pole}`]].map(([key, field, title]) =>
+    encoding: Object.fromEntries([["x", "probability", `predicted probability of ${pole}`],
+      ["y", "positive", `share of rows that are ${pole}`]].map(([key, field, title]) =>
       [key, quantity(field, title, { scale: { domain: [0, 1], padding: 12 }, axis: { tickCount: 5 } })])),
     layer: [layer("line", { color: "var(--soft)", strokeDash: [4, 4], strokeWidth: 1 }, {},
-      { data: { values: [{ predicted: 0, observed: 0 }, { predicted: 1, observed: 1 }] } }),
+      { data: { values: [0, 1].map((share) => ({ probability: share, positive: share })) } }),
       layer("line", { color: "var(--fill)", strokeWidth: 1.5 }),
-      layer("point", { color: "var(--fill)", opacity: 0.6 }, {
-        size: quantity("share", null, { legend: null, scale: { domain: [0, 1], range: [20, 900] } }),
-        ...tooltip(rows, { between: "probability", rows: "rows", observed: `are ${pole}` }) })] }),
+      layer("point", { color: "var(--fill)", opacity: 0.6 }, { size: quantity("count", null, { legend: null,
+        scale: { domain: [0, rows.reduce((sum, { count }) => sum + count, 0)], range: [20, 900] } }),
+        ...tooltip(rows, { count: "rows", probability: "mean probability", positive: `are ${pole}` }) })] }),
 
   learning: ({ caption, rows }) => {
     // Distinguished by dashes as well as by color.
@@ -68,7 +68,7 @@ const drawings = {
     encoding: { x: quantity("epoch", "epoch", whole), y: quantity("value", objective), color, opacity,
       detail: { field: "trial" }, ...tooltip(rows, { trial: "trial", epoch: "epoch", value: objective }) },
     layer: [layer("line", clickable, { strokeWidth, strokeDash: { value: [1, 0],
-      condition: { test: "datum.stopped && !datum.best", value: [3, 3] } } }),
+      condition: { test: "datum.state !== 'completed' && !datum.best", value: [3, 3] } } }),
       layer("point", { size: 28, ...clickable })] }),
 
   // The scales lie below each other, so that their names stay readable at any width.

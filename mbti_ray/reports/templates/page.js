@@ -18,7 +18,7 @@ function choose(trial) {
 
 for (const place of all(".chart")) {
   const chart = JSON.parse(place.textContent), drawn = drawings[chart.kind](chart);
-  const spec = { description: chart.description, width: "container", height: 260, ...drawn,
+  const spec = { description: chart.caption, width: "container", height: 260, ...drawn,
     data: { values: chart.rows }, autosize: { type: "fit-x", contains: "padding" } };
   vegaEmbed(place, spec, options).then(({ view }) => {
     if (!drawn.params) return;
