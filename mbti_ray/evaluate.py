@@ -49,7 +49,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     from mbti_ray.reports.hero import About
     from mbti_ray.reports.html import check_page_path, write_page
     from mbti_ray.reports.scorecard_page import scorecard_page
-    from mbti_ray.storage.output_tables import check_extension, write_table
+    from mbti_ray.storage.output_tables import check_extension, write_tables
 
     if options.output is not None:
         check_extension(options.output)
@@ -69,7 +69,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     verdict = print_verdict(next(iter(evaluation.scorecards.values())), data.facts)
     print_scorecard(evaluation.scorecards)
     if options.output is not None:
-        write_table(options.output, evaluation.rows)
+        write_tables(options.output, [evaluation.rows], evaluation.rows.schema)
         console.print(f"rows: {options.output}")
     if options.report is not None:
         page = scorecard_page(

@@ -7,10 +7,10 @@ single row, so chunks are never merged or split. Must not know command lines or 
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from mbti_ray.data.chunks import ChunkPlan, nest_table, read_chunks, unnest_tabl
 from mbti_ray.data.progress import ProgressCallback
 from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.on_ray.cluster.resources import trial_resources, workers_at_once
+from mbti_ray.inference.runtimes import RuntimeKind
+from mbti_ray.on_ray.cluster.resources import Resources, trial_resources, workers_at_once
 from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.storage.output_tables import PartFolder, write_json_lines, write_tables
 from mbti_ray.typology import POSITIVE_POLES
@@ -47,12 +48,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """The rows to predict, and the bundle to predict them with.
-
-    Attributes:
-        bundle: Path or URL, resolved on each machine that runs an actor.
-        chunks: Chunks of a source that is readable on the machine of this process.
-    """
+    """The rows to predict, and the path or URL of the bundle, resolved wherever an actor runs."""
 
     bundle: str
     chunks: ChunkPlan
@@ -61,47 +57,15 @@ class PredictionJob:
 
 @dataclass
 class PredictionStats:
-    """Number of rows and throughput of a prediction job.
-
-    Attributes:
-        rows: Rows written.
-        bad: Input rows that were left out.
-        seconds: Time from the start of the first chunk in an actor until the last one was written.
-    """
+    """Rows written and left out, and seconds from the start of the first chunk to the last one."""
 
     rows: int = 0
     bad: int = 0
     seconds: float = 0.0
-    _started: float = field(default=float("inf"), repr=False)
 
     @property
     def rows_s(self) -> float:
         return self.rows / self.seconds if self.seconds else 0.0
-
-    def add(self, chunk: "_PredictedChunk") -> None:
-        self.rows += len(chunk.table)
-        self.bad += len(chunk.bad)
-        self._started = min(self._started, chunk.started)
-        self.update_seconds()
-
-    def update_seconds(self) -> None:
-        self.seconds = max(0.0, time.time() - self._started)
-
-
-@dataclass(frozen=True)
-class _PredictedChunk:
-    """The predictions for a chunk.
-
-    Attributes:
-        records: Number of input rows, including bad ones.
-        started: When an actor started on it, in seconds since the epoch.
-    """
-
-    part: int
-    records: int
-    table: pa.Table
-    bad: list[dict[str, Any]]
-    started: float
 
 
 def predict_to_file(
@@ -109,17 +73,14 @@ def predict_to_file(
 ) -> PredictionStats:
     """Write the predictions of all rows to a file, in order, and unreadable rows to another."""
     stats = PredictionStats()
-
-    def tables(add_bad: Callable[[Iterable[dict[str, Any]]], None]) -> Iterator[pa.Table]:
-        for chunk in _predict_chunks(job):
-            yield chunk.table
-            add_bad(chunk.bad)
-            stats.add(chunk)
-            advance(chunk.records, f"{stats.rows_s:.0f} rows/s")
-
     with write_json_lines(bad_rows) as add_bad:
-        write_tables(output, tables(add_bad), SCHEMA)
-    stats.update_seconds()
+
+        def tables() -> Iterator[pa.Table]:
+            for _, table, bad in _predict_chunks(job, stats, advance):
+                yield table
+                add_bad(bad)
+
+        write_tables(output, tables(), SCHEMA)
     return stats
 
 
@@ -128,33 +89,29 @@ def predict_to_folder(
 ) -> PredictionStats:
     """Predict the missing parts of a folder, one file for each part."""
     stats = PredictionStats()
-    for part, chunks in groupby(_predict_chunks(job), attrgetter("part")):
-        tables: list[pa.Table] = []
-        bad: list[dict[str, Any]] = []
-        for chunk in chunks:
-            tables.append(chunk.table)
-            bad += chunk.bad
-            stats.add(chunk)
-            advance(chunk.records, f"{stats.rows_s:.0f} rows/s")
-        folder.write(part, tables, bad)
-        stats.update_seconds()
+    for part, chunks in groupby(_predict_chunks(job, stats, advance), itemgetter(0)):
+        _, tables, bad = zip(*chunks, strict=True)
+        folder.write(part, tables, list(chain.from_iterable(bad)))
     return stats
 
 
-def _predict_chunks(job: PredictionJob) -> Iterator[_PredictedChunk]:
-    """Each chunk once, in input order; Ray retries the work of lost actors and tasks."""
+def _predict_chunks(
+    job: PredictionJob, stats: PredictionStats, advance: ProgressCallback
+) -> Iterator[tuple[int, pa.Table, list[dict[str, Any]]]]:
+    """The part, predictions and bad rows of each chunk, in input order; Ray retries lost work."""
+    first = float("inf")
     try:
         for batch in _build_dataset(job).iter_batches(batch_size=1, batch_format="pyarrow"):
             (row,) = batch.drop_columns(["rows"]).to_pylist()
             if row["refused"]:
                 raise BundleError(row["refused"])
-            yield _PredictedChunk(
-                part=job.chunks.part_of(row["place"]),
-                records=row["records"],
-                table=unnest_table(batch.column("rows")),
-                bad=json.loads(row["bad"]),
-                started=row["started"],
-            )
+            table, bad = unnest_table(batch.column("rows")), json.loads(row["bad"])
+            yield job.chunks.part_of(row["place"]), table, bad
+            first = min(first, row["started"])
+            stats.rows += len(table)
+            stats.bad += len(bad)
+            stats.seconds = max(0.0, time.time() - first)
+            advance(row["records"], f"{stats.rows_s:.0f} rows/s")
     except Exception as error:
         user_error = _find_user_error(error)
         if user_error is None:
@@ -170,7 +127,10 @@ def _build_dataset(job: PredictionJob) -> Any:
         config = override(config, {"scaling.use_gpu": False})
     resources = trial_resources(config)
     actors = workers_at_once(resources, job.chunks.expected_chunks)
-    _silence_ray_data()
+    # Its messages, and stack traces of errors that are raised anyway, go to its log file only.
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console":
+            handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -181,12 +141,7 @@ def _build_dataset(job: PredictionJob) -> Any:
             _ChunkSource(job.chunks), override_num_blocks=1, num_cpus=0
         ).map_batches(
             _ModelActor,
-            fn_constructor_args=(
-                job.bundle,
-                config.serve.runtime,
-                resources.cpus,
-                resources.device,
-            ),
+            fn_constructor_args=(job.bundle, config.serve.runtime, resources),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=actors),
@@ -198,43 +153,37 @@ def _build_dataset(job: PredictionJob) -> Any:
 class _ModelActor:
     """An actor that loads the bundle once and predicts chunk after chunk."""
 
-    def __init__(self, bundle: str, runtime: Any, threads: int, device: str) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, bundle: str, runtime: RuntimeKind, resources: Resources) -> None:
+        torch.set_num_threads(resources.cpus)
         self._loaded: Predictor | MbtiRayError
         try:
-            folder = fetch_bundle(bundle)
-            self._loaded = Predictor.load(folder, runtime=runtime, threads=threads, device=device)
+            self._loaded = Predictor.load(
+                fetch_bundle(bundle),
+                runtime=runtime,
+                threads=resources.cpus,
+                device=resources.device,
+            )
         except MbtiRayError as error:
             # Raised here, it would reach the driver only as the text of a stack trace.
             self._loaded = error
 
     def __call__(self, chunk: pa.Table) -> pa.Table:
-        started = time.time()
-        if isinstance(self._loaded, MbtiRayError):
-            return _with_predictions(
-                chunk, SCHEMA.empty_table(), started, refused=str(self._loaded)
-            )
-        rows = unnest_table(chunk.column("rows"))
-        predictions = self._loaded.predict(
-            rows.column("posts").to_pylist(), whole=self._loaded.unit == "user"
-        )
-        columns: dict[str, Any] = {n: rows.column(n) for n in ("number", "post", "id")}
-        columns["type"] = [p.mbti_type for p in predictions]
-        for k, pole in enumerate(POSITIVE_POLES):
-            columns[pole] = [p.probabilities[k] for p in predictions]
-        columns["truncated"] = [p.truncated for p in predictions]
-        columns["windows"] = [p.windows for p in predictions]
-        columns["unknown"] = [p.unknown for p in predictions]
-        return _with_predictions(chunk, pa.table(columns, schema=SCHEMA), started)
-
-
-def _with_predictions(
-    chunk: pa.Table, predictions: pa.Table, started: float, *, refused: str | None = None
-) -> pa.Table:
-    """A chunk with its rows replaced by their predictions, or the reason why there are none."""
-    result = chunk.set_column(chunk.column_names.index("rows"), "rows", nest_table(predictions))
-    result = result.append_column("started", pa.array([started]))
-    return result.append_column("refused", pa.array([refused], pa.string()))
+        """The chunk with its rows replaced by their predictions, or with a reason for none."""
+        started, predictor, refused = time.time(), self._loaded, None
+        records: list[dict[str, Any]] = []
+        if isinstance(predictor, MbtiRayError):
+            refused = str(predictor)
+        else:
+            rows = unnest_table(chunk.column("rows")).to_pylist()
+            posts = [row["posts"] for row in rows]
+            predictions = predictor.predict(posts, whole=predictor.unit == "user")
+            for row, prediction in zip(rows, predictions, strict=True):
+                answer = prediction.as_dict()
+                records.append(row | answer | answer["probabilities"])
+        table = nest_table(pa.Table.from_pylist(records, schema=SCHEMA))
+        result = chunk.set_column(chunk.column_names.index("rows"), "rows", table)
+        result = result.append_column("started", pa.array([started]))
+        return result.append_column("refused", pa.array([refused], pa.string()))
 
 
 class _ChunkSource(ray.data.Datasource):  # type: ignore[misc]
@@ -258,13 +207,6 @@ class _ChunkSource(ray.data.Datasource):  # type: ignore[misc]
         plan = self._plan
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ray.data.ReadTask(lambda: read_chunks(plan), metadata)]
-
-
-def _silence_ray_data() -> None:
-    """Send Ray Data's messages, and stack traces of errors raised anyway, to its log file only."""
-    for handler in logging.getLogger("ray.data").handlers:
-        if handler.name == "console":
-            handler.setLevel(logging.CRITICAL)
 
 
 def _find_user_error(error: BaseException | None) -> MbtiRayError | None:

@@ -14,17 +14,17 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from mbti_ray.errors import ConfigError, RunError, nearest
+from mbti_ray.errors import ConfigError, RunError, nearest, one_line
 from mbti_ray.storage.atomic import atomic_file, write_text
 
 EXTENSIONS = (".csv", ".jsonl", ".parquet")
@@ -59,11 +59,6 @@ def check_parent(path: Path) -> None:
         raise ConfigError(f"--output {path}: folder {path.parent} does not exist")
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write one table; see `write_tables`."""
-    write_tables(path, [table], table.schema)
-
-
 def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     """Write tables of one schema to one file, each as soon as it is available.
 
@@ -73,7 +68,16 @@ def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> N
     """
     check_extension(path)
     with atomic_file(path) as temporary:
-        _write_tables(temporary, path.suffix, tables, schema)
+        if path.suffix == ".jsonl":
+            with temporary.open("w", encoding="utf-8") as file:
+                for table in tables:
+                    lines = (json.dumps(r, ensure_ascii=False) + "\n" for r in table.to_pylist())
+                    file.writelines(lines)
+            return
+        writer_class = pq.ParquetWriter if path.suffix == ".parquet" else pc.CSVWriter
+        with writer_class(temporary, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
 
 
 @contextmanager
@@ -90,8 +94,7 @@ def write_json_lines(path: Path) -> Iterator[Callable[[Iterable[Record]], None]]
             path.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class PartSummary:
+class PartSummary(NamedTuple):
     """The number of rows in a part, and the input rows that could not be used."""
 
     rows: int
@@ -116,13 +119,14 @@ class PartFolder:
 
     @cached_property
     def done(self) -> dict[int, PartSummary]:
-        """The complete parts, by number."""
+        """The complete parts, by number; a power failure can leave incomplete files."""
         parts: dict[int, PartSummary] = {}
-        for path in self.path.glob("part-*.parquet"):
-            summary = _summarize_part(path)
-            if summary is not None:
-                parts[int(path.stem.removeprefix("part-"))] = summary
-        return dict(sorted(parts.items()))
+        for path in sorted(self.path.glob("part-*.parquet")):
+            with suppress(pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+                footer = pq.read_metadata(path)
+                bad = json.loads(footer.metadata[_BAD_ROWS_KEY])
+                parts[int(path.stem.removeprefix("part-"))] = PartSummary(footer.num_rows, bad)
+        return parts
 
     @property
     def is_finished(self) -> bool:
@@ -178,7 +182,10 @@ def part_folder(
     manifest = _read_manifest(path)
     with _locked(path, is_new=manifest is None):
         if manifest is not None and fresh:
-            _delete_parts(path)
+            # The manifest last, so that an interrupted deletion can be repeated.
+            for pattern in ("part-*.parquet", ".part-*.parquet.*.tmp", _BAD_ROWS, _MANIFEST):
+                for file in path.glob(pattern):
+                    file.unlink()
             manifest = None
         if manifest is None:
             _write_manifest(path, made_from, settings, None)
@@ -188,16 +195,6 @@ def part_folder(
             yield PartFolder(
                 path, schema, made_from, manifest["settings"], manifest.get("finished")
             )
-
-
-def _summarize_part(part: Path) -> PartSummary | None:
-    """None if the file is incomplete, as a power failure can leave it."""
-    try:
-        footer = pq.read_metadata(part)
-        bad = json.loads(footer.metadata[_BAD_ROWS_KEY])
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-        return None
-    return PartSummary(footer.num_rows, bad)
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
@@ -228,13 +225,8 @@ def _write_manifest(
     settings: Mapping[str, int],
     finished: Mapping[str, int] | None,
 ) -> None:
-    content = {
-        "made_by": _MADE_BY,
-        "made_from": made_from,
-        "settings": settings,
-        "finished": finished,
-    }
-    write_text(path / _MANIFEST, json.dumps(content, indent=1) + "\n")
+    content = {"made_by": _MADE_BY, "made_from": made_from, "settings": settings}
+    write_text(path / _MANIFEST, json.dumps({**content, "finished": finished}, indent=1) + "\n")
 
 
 def _check_same(
@@ -243,7 +235,7 @@ def _check_same(
     for name, values in made_from.items():
         before = existing.get(name, {})
         changed = [
-            f"{key} {_abbreviate(before.get(key))}, now {_abbreviate(value)}"
+            f"{key} {one_line(before.get(key), limit=13)}, now {one_line(value, limit=13)}"
             for key, value in values.items()
             if before.get(key) != value
         ]
@@ -252,11 +244,6 @@ def _check_same(
                 f"{path}: was started with another {name} ({'; '.join(changed)}); --fresh deletes "
                 "its parts first, another folder keeps them"
             )
-
-
-def _abbreviate(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:12] + "…"
 
 
 @contextmanager
@@ -273,24 +260,3 @@ def _locked(path: Path, *, is_new: bool) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _delete_parts(path: Path) -> None:
-    # The manifest last, so that an interrupted deletion can be repeated.
-    for pattern in ("part-*.parquet", ".part-*.parquet.*.tmp", _BAD_ROWS, _MANIFEST):
-        for file in path.glob(pattern):
-            file.unlink()
-
-
-def _write_tables(
-    path: Path, extension: str, tables: Iterable[pa.Table], schema: pa.Schema
-) -> None:
-    if extension == ".jsonl":
-        with path.open("w", encoding="utf-8") as file:
-            for table in tables:
-                file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in table.to_pylist())
-        return
-    writer_class = pq.ParquetWriter if extension == ".parquet" else pc.CSVWriter
-    with writer_class(path, schema) as writer:
-        for table in tables:
-            writer.write_table(table)

@@ -16,7 +16,6 @@ from mbti_ray.storage.output_tables import (
     is_folder_output,
     part_folder,
     write_json_lines,
-    write_table,
     write_tables,
 )
 
@@ -87,10 +86,10 @@ def test_tables_are_written_one_after_another(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
 def test_a_failed_write_is_reported_and_keeps_the_existing_file(tmp_path, name):
     path = tmp_path / name
-    write_table(path, table_of(1))
+    write_tables(path, [table_of(1)], SCHEMA)
     before = path.read_bytes()
     with no_file_over(10_000), pytest.raises(RunError, match=f"{name}: cannot be written .*space"):
-        write_table(path, table_of(*range(100_000)))
+        write_tables(path, [table_of(*range(100_000))], SCHEMA)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [name]
 

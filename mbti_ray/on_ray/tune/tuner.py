@@ -38,7 +38,7 @@ from mbti_ray.reports.html import write_page
 from mbti_ray.reports.study_page import study_page
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.scores.study_summary import StudySummary
-from mbti_ray.storage.output_tables import write_table
+from mbti_ray.storage.output_tables import write_tables
 from mbti_ray.storage.remote import Location, absolute_location, parse_location
 from mbti_ray.study.records import TrialRecord, best_of, count_evaluated, records_of
 from mbti_ray.study.store import open_study
@@ -298,4 +298,5 @@ def _write_trials(records: list[TrialRecord], config: StudyConfig, folder: RunFo
         }
         for r in records
     ]
-    write_table(folder.path / "trials.parquet", pa.Table.from_pylist(rows))
+    table = pa.Table.from_pylist(rows)
+    write_tables(folder.path / "trials.parquet", [table], table.schema)
