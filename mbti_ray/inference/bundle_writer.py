@@ -27,8 +27,7 @@ from mbti_ray.inference.manifest import (
     write_manifest,
 )
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.row_hashes import FILE_NAME as ROW_HASHES
-from mbti_ray.inference.row_hashes import write_row_hashes
+from mbti_ray.inference.row_hashes import ROW_HASHES, write_row_hashes
 from mbti_ray.inference.runtimes import load_runtime
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.reports.model_card import model_card
@@ -73,7 +72,12 @@ def write_bundle(
             model=config.model,
             data=facts,
             scores=scores,
-            versions=_versions(),
+            versions={
+                "mbti_ray": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "python": platform.python_version(),
+            },
             files=files,
             config=config.model_dump(mode="json", exclude={"study", "search"}),
             golden=[GoldenText(text=t, logits=[0.0] * 4) for t in build_golden_texts()],
@@ -116,12 +120,3 @@ def build_golden_texts() -> list[str]:
     posts = [post for row in builtin_rows(users=_GOLDEN_TEXTS) for post in row.posts[:1]]
     shapes = ["a", "Ünïcode 🙂 and https://example.com/x?y=1", " ".join(posts)]
     return [*shapes, *posts[: _GOLDEN_TEXTS - len(shapes)]]
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "mbti_ray": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }

@@ -29,7 +29,7 @@ from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.row_hashes import NEW, RowHashes
+from mbti_ray.inference.row_hashes import hash_row, load_row_hashes
 from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.scores.baselines import Baseline, build_baselines, tfidf
 from mbti_ray.scores.metrics import Scores, score_rows
@@ -55,7 +55,7 @@ _MEANING = {
     "train": "seen in training",
     "val": "seen in validation",
     "test": "held out for testing",
-    NEW: "new to the bundle",
+    "new": "new to the bundle",
     _UNKNOWN: "perhaps seen in training: the bundle is of a version that did not record its rows",
 }
 _PLACE_OF = {mbti_type: place for place, mbti_type in enumerate(TYPES)}
@@ -91,11 +91,6 @@ class EvaluationData:
     facts: dict[str, Any] | None
     split: str
     description: str
-
-    @property
-    def labels(self) -> NDArray[np.uint8]:
-        """0/1 labels [R, 4] of `examples` in the order E, N, T, J."""
-        return _label_matrix(self.examples)
 
 
 @dataclass(frozen=True)
@@ -133,10 +128,15 @@ def load_evaluation_data(
     config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=_OVERRIDES)
     source = load_users(config.data)
     examples = build_examples(config, source.rows, resolve_split_by(config, source))
-    hashes = RowHashes.load(bundle, manifest.id)
-    origins = [hashes.split_of(e.texts) if hashes else _UNKNOWN for e in examples]
+    hashes = load_row_hashes(bundle)
+    rows_hashed = [hash_row(e.texts, salt=manifest.id) for e in examples]
+    # A row that stands in several splits counts as seen.
+    origins = [
+        _UNKNOWN if hashes is None else next((s for s in SPLITS if row in hashes[s]), "new")
+        for row in rows_hashed
+    ]
     tagged = list(zip(examples, origins, strict=True))
-    chosen = {"auto": ("test", NEW, _UNKNOWN), "all": tuple(_MEANING)}.get(split, (split,))
+    chosen = {"auto": ("test", "new", _UNKNOWN), "all": tuple(_MEANING)}.get(split, (split,))
     rows = [(example, origin) for example, origin in tagged if origin in chosen]
     seen = [(e, origin) for e, origin in tagged if split == "auto" and origin not in chosen]
     counts = ", ".join(f"{origins.count(n):,} {m}" for n, m in _MEANING.items() if n in origins)
@@ -145,7 +145,7 @@ def load_evaluation_data(
             f"{source.name}: has no rows for --split {split} ({counts}); allowed: --split all"
         )
     training = [example for example, origin in tagged if origin == "train"]
-    has_training = hashes is not None and hashes.is_whole_split("train", training)
+    has_training = hashes is not None and hashes["train"] <= set(rows_hashed)
     description = f"{source.name}: {len(rows):,} {config.data.unit}s scored ({counts})"
     if source.bad:
         description += f"; {len(source.bad)} bad rows left out"
@@ -186,21 +186,20 @@ def evaluate_bundle(
     """
     use_gpu = torch.cuda.is_available() and data.config.scaling.use_gpu is not False
     predictor = Predictor.load(bundle, device="cuda" if use_gpu else "cpu")
-    rows = [*data.examples, *data.seen]
+    rows, count = [*data.examples, *data.seen], len(data.examples)
     all_logits = _calibrated_logits(predictor, [e.texts for e in rows], advance)
-    all_labels = torch.from_numpy(_label_matrix(rows))
+    labels = torch.from_numpy(_label_matrix(rows))
     groups = {}
     for name in dict.fromkeys(data.origins):
         members = torch.tensor([origin == name for origin in data.origins])
-        groups[name] = score_rows(all_logits[members], all_labels[members], predictor.thresholds)
-    logits = all_logits[: len(data.examples)]
+        groups[name] = score_rows(all_logits[members], labels[members], predictor.thresholds)
+    logits = all_logits[:count]
     inverted = logits.clone()
     # Masking changes few rows; the others keep their logits.
     changed = [i for i, e in enumerate(data.examples) if [*e.texts] != [*data.inverted_texts[i]]]
     if changed:
         texts = [data.inverted_texts[i] for i in changed]
         inverted[changed] = _calibrated_logits(predictor, texts, no_progress)
-    scores = score_rows(logits, torch.from_numpy(data.labels), predictor.thresholds)
     is_masked = data.config.data.mask
     first, second = ("masked", "unmasked") if is_masked else ("unmasked", "masked")
     scorecards = {
@@ -209,7 +208,7 @@ def evaluate_bundle(
     }
     return EvaluationResult(
         bundle_id=predictor.bundle_id,
-        scores=scores,
+        scores=score_rows(logits, labels[:count], predictor.thresholds),
         groups=groups,
         scorecards=scorecards,
         rows=_predictions_table(data.examples, predictor, logits),
@@ -228,11 +227,11 @@ def score_runtimes(
         advance: Called with the number of rows done since the previous call, and the runtime.
     """
     texts = [e.texts for e in data.examples]
+    labels = torch.from_numpy(_label_matrix(data.examples))
     scores: dict[RuntimeKind, Scores] = {}
     for kind in kinds:
         predictor = Predictor.load(bundle, runtime=kind)
         logits = _calibrated_logits(predictor, texts, lambda done, _, k=kind: advance(done, k))  # type: ignore[misc]
-        labels = torch.from_numpy(data.labels)
         scores[kind] = score_rows(logits, labels, predictor.thresholds)
     return scores
 
@@ -250,10 +249,9 @@ def _calibrated_logits(
     step = _CHUNK_ROWS[predictor.device.type]
     for start in range(0, len(texts), step):
         part = texts[start : start + step]
-        logits = predictor.predict_logits_of_preprocessed(
-            part, whole=predictor.unit == "user"
-        ).values
-        parts.append(predictor.calibrate(logits))
+        whole = predictor.unit == "user"
+        logits = predictor.predict_logits(part, whole=whole, is_preprocessed=True)
+        parts.append(predictor.calibrate(logits.values))
         advance(len(part), "")
     return torch.cat(parts)
 
@@ -266,9 +264,9 @@ def _scorecard(
     is_masked: bool,
     is_served: bool,
 ) -> Scorecard:
-    examples = data.examples
+    examples, labels = data.examples, _label_matrix(data.examples)
     baselines, missing = build_baselines(
-        data.labels,
+        labels,
         np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
         is_masked=is_masked,
         learned=_tfidf(data, is_served=is_served),
@@ -276,7 +274,7 @@ def _scorecard(
     numbers = number_persons(examples)
     scored = Scored(
         torch.sigmoid(logits.double()).numpy(),
-        data.labels,
+        labels,
         predictor.thresholds.double().numpy(),
         np.array([numbers[e.person] for e in examples]),
         predictor.abstain,
@@ -311,12 +309,11 @@ def _predictions_table(
     rows: Sequence[Example], predictor: Predictor, logits: torch.Tensor
 ) -> pa.Table:
     probabilities = torch.sigmoid(logits)
-    columns: dict[str, Any] = {
+    columns = probabilities.double().T.numpy()
+    table = {
         "number": [e.number for e in rows],
         "post": [e.post for e in rows],
         "true": [e.mbti_type for e in rows],
         "type": predictor.decide_types(probabilities),
     }
-    for k, pole in enumerate(POSITIVE_POLES):
-        columns[pole] = probabilities[:, k].tolist()
-    return pa.table(columns)
+    return pa.table(table | dict(zip(POSITIVE_POLES, columns, strict=True)))

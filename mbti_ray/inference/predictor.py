@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -19,13 +19,14 @@ from torch import Tensor
 from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
 from mbti_ray.data.mask import MASK_VERSION, find_masked_spans
-from mbti_ray.data.text import clean_text, preprocess_text
+from mbti_ray.data.text import clean_text, has_content, preprocess_text
 from mbti_ray.data.tokenizer import encode_rows
 from mbti_ray.data.windows import EncodedRow, TokenIds
-from mbti_ray.errors import BundleError
+from mbti_ray.errors import BundleError, DataError
 from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
 from mbti_ray.model.window_pooling import pool_rows
+from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.typology import POSITIVE_POLES, type_of
 
 # Padded tokens of a pass, unless the device needs more to be busy.
@@ -75,11 +76,14 @@ class RowLogits:
 
 
 class Predictor:
-    """A bundle, and the runtime that computes its logits."""
+    """A bundle, and the runtime that computes its logits; see `Runtime` for its attributes."""
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         self._manifest = bundle.manifest
         self._runtime = runtime
+        self.bundle_id = bundle.manifest.id
+        self.device = runtime.device
+        self.min_efficient_tokens = runtime.min_efficient_tokens
         self._tokenizer = bundle.tokenizer
         # Of each token id, whether it has a letter or digit: punctuation is known in any language.
         tokens = self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))
@@ -109,26 +113,14 @@ class Predictor:
     ) -> "Predictor":
         """Load a bundle and check that it reproduces its golden logits on this machine.
 
-        Args:
-            runtime: All but torch need an export (`python -m mbti_ray.export`).
-            threads: See `load_runtime`.
-
         Raises:
-            BundleError: It is damaged, or does not reproduce its golden logits.
+            BundleError: It is damaged, has no export for the runtime, or does not reproduce its
+                golden logits.
         """
         bundle = load_bundle(folder)
         predictor = cls(bundle, load_runtime(bundle, runtime, device=device, threads=threads))
         predictor.check_golden()
         return predictor
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the forward pass."""
-        return self._runtime.device
-
-    @property
-    def bundle_id(self) -> str:
-        return self._manifest.id
 
     @property
     def info(self) -> dict[str, Any]:
@@ -194,8 +186,12 @@ class Predictor:
             for row, xs in zip(poles, unsure.tolist(), strict=True)
         ]
 
-    def predict_logits(self, inputs: Sequence[Sequence[str]], *, whole: bool) -> RowLogits:
-        """Uncalibrated logits [R, 4] of raw texts."""
+    def predict_logits(
+        self, inputs: Sequence[Sequence[str]], *, whole: bool, is_preprocessed: bool = False
+    ) -> RowLogits:
+        """Uncalibrated logits [R, 4] of texts, raw or as `preprocess` returns them."""
+        if is_preprocessed:
+            return self._compute_logits(self._tokenize(inputs, whole=whole))
         return self._compute_logits(self.encode(inputs, whole=whole))
 
     def encode(self, inputs: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
@@ -213,12 +209,6 @@ class Predictor:
         hidden = find_masked_spans(text, self._manifest.mask_also) if self._is_masked else []
         return {"text": text, "hidden": [asdict(h) for h in hidden]}
 
-    def predict_logits_of_preprocessed(
-        self, texts: Sequence[Sequence[str]], *, whole: bool
-    ) -> RowLogits:
-        """As `predict_logits`, for texts that are already cleaned and masked."""
-        return self._compute_logits(self._tokenize(texts, whole=whole))
-
     def _tokenize(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         limit = self._manifest.max_windows if whole else 1
         return encode_rows(self._tokenizer, texts, max_tokens=self.max_tokens, max_windows=limit)
@@ -226,33 +216,24 @@ class Predictor:
     def _compute_logits(self, rows: Sequence[EncodedRow]) -> RowLogits:
         windows = [window for row in rows for window in row.windows]
         lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
-        output = torch.empty(len(windows), 4, device=self._runtime.device)
+        output = torch.empty(len(windows), 4, device=self.device)
         efficient = self.min_efficient_tokens
         limit = max(_BATCH_TOKENS, _EFFICIENT_PASSES * efficient)
         members = np.arange(len(windows))
         for indices in batches_by_length(lengths, members, limit, min_efficient_tokens=efficient):
-            logits = self.forward([windows[i] for i in indices])
-            output[torch.from_numpy(indices).to(output.device)] = logits
+            rows_of_batch = torch.from_numpy(indices).to(self.device)
+            output[rows_of_batch] = self.forward([windows[i] for i in indices])
         return pool_windows(rows, output.cpu())
-
-    @property
-    def min_efficient_tokens(self) -> int:
-        """A smaller forward pass takes nearly as long; see `batches_by_length`."""
-        return self._runtime.min_efficient_tokens
 
     def forward(self, windows: Sequence[TokenIds]) -> Tensor:
         """Logits [B, 4] of B windows, on the device: one pass, padded to the longest window."""
         ids, mask = pad(windows, pad_id=self._tokenizer.pad_token_id)
-        device = self._runtime.device
-        return self._runtime(ids.to(device), None if mask is None else mask.to(device))
+        return self._runtime(ids.to(self.device), None if mask is None else mask.to(self.device))
 
-    def warmup_texts(self) -> Iterator[str]:
+    def warmup_texts(self) -> list[str]:
         """Texts from one token to more than a window holds, each twice as long as the previous."""
-        words = 1
-        while words <= self.max_tokens:
-            yield "word " * words
-            words *= 2
-        yield "word " * self.max_tokens
+        powers = (2**n for n in range(self.max_tokens.bit_length()))
+        return ["word " * words for words in (*powers, self.max_tokens)]
 
 
 def pool_windows(rows: Sequence[EncodedRow], logits: Tensor) -> RowLogits:
@@ -277,3 +258,77 @@ def _ieee_float32() -> Iterator[None]:
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
+
+
+class MBTIClassifier:
+    """A trained model in Python; source: the seed's "Inference" section.
+
+    >>> classifier = MBTIClassifier.load_from_checkpoint("runs/quick/best/bundle")
+    >>> classifier.predict("I love analysing complex problems")
+    'INTJ'
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    @classmethod
+    def load_from_checkpoint(cls, path: str | Path, *, device: str = "cpu") -> "MBTIClassifier":
+        """A classifier from a bundle, run or study folder, given by path or URL.
+
+        Raises:
+            RunError: The path holds no bundle.
+            BundleError: The bundle is damaged.
+        """
+        return cls(Predictor.load(fetch_bundle(path), device=device))
+
+    @overload
+    def predict(self, text: str) -> str: ...
+    @overload
+    def predict(self, text: Any) -> list[str]: ...
+    def predict(self, text: Any) -> str | list[str]:
+        """The type of a text; or of each text in a sequence, or a pandas, NumPy or Arrow column.
+
+        Raises:
+            DataError: Something is not a text, or has nothing to read in it.
+        """
+        types = [prediction.mbti_type for prediction in self._predict(text)]
+        return types[0] if isinstance(text, str) else types
+
+    def predict_proba(self, text: Any) -> Tensor:
+        """Probabilities of E, N, T, J: [4] for a text, [R, 4] for what else `predict` takes."""
+        rows = torch.tensor([p.probabilities for p in self._predict(text)]).reshape(-1, 4)
+        return rows[0] if isinstance(text, str) else rows
+
+    def _predict(self, text: Any) -> list[Prediction]:
+        return self._predictor.predict([[t] for t in read_texts(text)], whole=False)
+
+
+def read_texts(texts: Any) -> list[str]:
+    """The texts of `MBTIClassifier.predict`: a text alone, in a sequence, or in a column.
+
+    Raises:
+        DataError: It is something else, or one of its rows has no text to read.
+    """
+    values: list[Any]
+    if isinstance(texts, str):
+        values = [texts]
+    elif isinstance(texts, Sequence) and not isinstance(texts, bytes):
+        values = list(texts)
+    elif getattr(texts, "ndim", None) == 1 and hasattr(texts, "tolist"):
+        values = texts.tolist()
+    elif hasattr(texts, "to_pylist") and hasattr(texts, "type"):
+        values = texts.to_pylist()
+    else:
+        raise DataError(
+            f"got {type(texts).__name__}; allowed: a text, a sequence of texts, or one column of "
+            "texts of pandas, NumPy or Arrow"
+        )
+    for row, value in enumerate(values):
+        where = "" if isinstance(texts, str) else f"row {row} (from 0): "
+        if not isinstance(value, str):
+            is_number = value is None or isinstance(value, int | float)
+            given = str(value) if is_number else type(value).__name__
+            raise DataError(f"{where}expected a text, got {given}")
+        if not has_content(value):
+            raise DataError(f"{where}the text is empty or has invisible characters only")
+    return values

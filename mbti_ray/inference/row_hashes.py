@@ -7,42 +7,21 @@ bundle quotes no row, but whoever has a text can check whether it was one. Must 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mbti_ray.data.examples import Example
 from mbti_ray.data.groups import text_key
-from mbti_ray.data.split import SPLITS
 
-FILE_NAME = "rows.safetensors"
-NEW = "new"
+ROW_HASHES = "rows.safetensors"
 
 
-@dataclass(frozen=True)
-class RowHashes:
-    """The hashes by split (train, val, test); `salt` is the id of the bundle."""
-
-    salt: str
-    splits: Mapping[str, frozenset[int]]
-
-    @classmethod
-    def load(cls, folder: Path, salt: str) -> "RowHashes | None":
-        """Those of a bundle; None if an older version wrote it."""
-        if not (folder / FILE_NAME).exists():
-            return None
-        splits = load_file(folder / FILE_NAME)
-        return cls(salt, {name: frozenset(splits[name].tolist()) for name in SPLITS})
-
-    def split_of(self, texts: Sequence[str]) -> str:
-        """The split that the row was in, train before val before test; otherwise `NEW`."""
-        row = hash_row(texts, salt=self.salt)
-        return next((name for name in SPLITS if row in self.splits[name]), NEW)
-
-    def is_whole_split(self, name: str, rows: Sequence[Example]) -> bool:
-        return {hash_row(row.texts, salt=self.salt) for row in rows} == self.splits[name]
+def load_row_hashes(folder: Path) -> dict[str, set[int]] | None:
+    """The hashes in a bundle by split (train, val, test); None if an older version wrote it."""
+    if not (folder / ROW_HASHES).exists():
+        return None
+    return {name: set(hashes.tolist()) for name, hashes in load_file(folder / ROW_HASHES).items()}
 
 
 def write_row_hashes(folder: Path, salt: str, splits: Mapping[str, Sequence[str]]) -> None:
@@ -51,11 +30,11 @@ def write_row_hashes(folder: Path, salt: str, splits: Mapping[str, Sequence[str]
         name: np.unique(np.array([hash_row([t], salt=salt) for t in rows], np.uint64))
         for name, rows in splits.items()
     }
-    save_file(hashes, folder / FILE_NAME)
+    save_file(hashes, folder / ROW_HASHES)
 
 
 def hash_row(texts: Sequence[str], *, salt: str) -> int:
-    """The hash of a row's texts, one for each post."""
-    text = "\n".join(texts)
-    digest = hashlib.sha256(f"{salt}\n{text_key(text)}".encode("utf-8", "surrogatepass")).digest()
+    """The hash of a row's texts, one for each post; the salt is the id of the bundle."""
+    content = "\n".join([salt, text_key("\n".join(texts))])
+    digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")
