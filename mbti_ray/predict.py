@@ -22,7 +22,7 @@ from mbti_ray.storage.remote import Location, absolute_location
 
 if TYPE_CHECKING:
     from mbti_ray.inference.manifest import Manifest
-    from mbti_ray.on_ray.batch_prediction import PredictionJob, PredictionStats
+    from mbti_ray.on_ray.batch_prediction import PredictionJob
     from mbti_ray.storage.output_tables import PartFolder
 
 _ALLOWED = (
@@ -162,7 +162,7 @@ def _predict_to_file(job: "PredictionJob", output: Path) -> dict[str, Any]:
     bad_rows = output.with_suffix(".bad.jsonl")
     with _row_progress(job) as advance:
         stats = predict_to_file(job, output, bad_rows, advance)
-    return {"rows": stats.rows, "bad": stats.bad, "bad_rows": str(bad_rows), **_speed(stats)}
+    return {**vars(stats), "rows_s": stats.rows_s, "bad_rows": str(bad_rows)}
 
 
 def _predict_to_folder(
@@ -193,12 +193,8 @@ def _predict_to_folder(
                 f"{folder.path}: was started with --part-rows {part_rows}; leave the option out, "
                 "or delete its parts first with --fresh"
             )
-        plan = replace(
-            job.chunks,
-            part_rows=part_rows,
-            chunk_chars=folder.settings["chunk_chars"],
-            done=frozenset(folder.done),
-        )
+        settings: dict[str, Any] = {**folder.settings, "done": frozenset(folder.done)}
+        plan = replace(job.chunks, **settings)
         return _predict_missing_parts(replace(job, chunks=plan), folder)
 
 
@@ -215,7 +211,8 @@ def _predict_missing_parts(job: "PredictionJob", folder: "PartFolder") -> dict[s
         totals = folder.finalize()
     else:
         totals = folder.finished
-    return {**totals, "before": before, "bad_rows": str(folder.bad_rows), **_speed(stats)}
+    speed = {"seconds": stats.seconds, "rows_s": stats.rows_s}
+    return {**totals, **speed, "before": before, "bad_rows": str(folder.bad_rows)}
 
 
 def _determining_values(manifest: "Manifest", runtime: str) -> dict[str, Any]:
@@ -223,10 +220,6 @@ def _determining_values(manifest: "Manifest", runtime: str) -> dict[str, Any]:
     values = {name: getattr(manifest, name) for name in _DETERMINING_FIELDS}
     hashes = {str(kind): export.sha256 for kind, export in manifest.runtimes.items()}
     return {**values, "runtime": runtime, "export": hashes.get(runtime)}
-
-
-def _speed(stats: "PredictionStats") -> dict[str, float]:
-    return {"seconds": stats.seconds, "rows_s": stats.rows_s}
 
 
 @contextmanager

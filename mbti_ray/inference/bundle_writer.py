@@ -45,12 +45,12 @@ def write_bundle(
     model: MBTIModel,
     data: Dataset,
     scores: dict[str, Any],
-    decision_rule: DecisionRule | None = None,
+    rule: DecisionRule | None = None,
 ) -> Manifest:
     """Write a bundle; with a scorecard among the scores, a model card too.
 
     Args:
-        decision_rule: None means a threshold of 0.5 and no calibration.
+        rule: None means a threshold of 0.5 and no calibration.
     """
     info = data.info
     facts = info.as_dict() | {"bad": len(info.bad)}
@@ -81,7 +81,7 @@ def write_bundle(
             files=files,
             config=config.model_dump(mode="json", exclude={"study", "search"}),
             golden=[GoldenText(text=t, logits=[0.0] * 4) for t in build_golden_texts()],
-            **(decision_rule or DecisionRule()).model_dump(),
+            **(rule or DecisionRule()).model_dump(),
         )
         # Computed from the files, as the service will.
         bundle = Bundle(staging, manifest, load_tokenizer(staging))

@@ -33,7 +33,6 @@ Floats = NDArray[np.float64]
 
 def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
     """Write bundle/ and report.html, then scores.json, which marks the run as finished."""
-    facts = data.info.as_dict() | {"bad": len(data.info.bad)}
     val_logits, val_labels = outcome.val_logits.numpy(), data.splits["val"].labels
     rule = fit_decision_rule(config.scoring, val_logits, val_labels)
     history = outcome.progress.history
@@ -43,14 +42,8 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         **_test_scores(config, data, outcome.test_logits.numpy(), rule),
         "diagnosis": [finding.as_dict() for finding in diagnose(config, history)],
     }
-
-    write_bundle(
-        folder.bundle,
-        config=config,
-        model=outcome.model,
-        data=data,
-        scores=scores,
-        decision_rule=rule,
+    manifest = write_bundle(
+        folder.bundle, config=config, model=outcome.model, data=data, scores=scores, rule=rule
     )
     # The best run of a study has none of its own.
     metrics = [folder.metrics.name] if folder.metrics.exists() else []
@@ -63,7 +56,7 @@ def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: Run
         calibration=scores["calibration"],
         findings=scores["diagnosis"],
         history=history,
-        data_info=facts,
+        data_info=manifest.data,
     )
     write_page(folder.report, page)
     folder.write_scores(scores)
@@ -98,13 +91,8 @@ def _test_scores(
         if config.scoring.baselines
         else "scoring.baselines=false",
     )
-    scored = Scored(
-        _sigmoid(calibrated),
-        test.labels,
-        np.array(rule.thresholds),
-        test.persons,
-        rule.abstain,
-    )
+    thresholds, labels = np.array(rule.thresholds), test.labels
+    scored = Scored(_sigmoid(calibrated), labels, thresholds, test.persons, rule.abstain)
     scorecard = build_scorecard(
         scored,
         baselines,
@@ -119,10 +107,8 @@ def _test_scores(
         "test": _scores_as_served(logits, test.labels, rule),
         "scorecard": scorecard,
         "calibration": {
-            "temperature": rule.temperature,
-            "thresholds": rule.thresholds,
+            **rule.model_dump(),
             "threshold_objective": config.scoring.threshold,
-            "abstain": rule.abstain,
             "before": _calibration_error(uncalibrated),
             "after": _calibration_error(scorecard),
         },

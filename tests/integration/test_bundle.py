@@ -63,7 +63,7 @@ def _write(
         model=outcome.model,
         data=data,
         scores={"val": outcome.val, "test": outcome.test},
-        decision_rule=decision,
+        rule=decision,
     )
 
 
