@@ -22,8 +22,7 @@ class Gpus:
     Attributes:
         driver: Version of NVIDIA's driver; None if none is loaded.
         built_for: CUDA version that torch is built for; None for a build for CPUs only.
-        probed: The output of `gpu_probe`; None if it has not run.
-        problem: Why it failed.
+        probed: The output of `gpu_probe`; None if it has not run, or failed with a `problem`.
     """
 
     driver: str | None

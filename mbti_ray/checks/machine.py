@@ -18,14 +18,7 @@ from mbti_ray.checks.versions import installed_versions, torch_cuda_version
 
 @dataclass(frozen=True)
 class MachineQuery:
-    """What to inspect on a machine.
-
-    Attributes:
-        encoder: `model.encoder`.
-        ray_folder: Where Ray writes its files.
-        gpu_timeout_s: How long torch may compute on the GPUs; 0 skips that.
-        logs: The log folder on the head, where the autoscaler logs.
-    """
+    """What to inspect on a machine: 0 s for the GPUs skips them, `logs` is of the autoscaler."""
 
     encoder: str
     ray_folder: Path
@@ -53,11 +46,7 @@ class MachineReport:
 def inspect_machine(
     query: MachineQuery, check_storage: Callable[[], StorageReport] | None = None
 ) -> MachineReport:
-    """Inspect the machine that this is called on.
-
-    Args:
-        check_storage: Looks for the marker of the driver in the storage folder and writes one.
-    """
+    """Inspect the machine that this is called on; see `StorageMarkers.exchange` for its storage."""
     started = time.monotonic()
     # Each of these may wait for another process or machine.
     with ThreadPoolExecutor(3) as pool:

@@ -27,12 +27,8 @@ class Verdict:
     remedy: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        return {
-            "check": self.check,
-            "state": self.state,
-            "found": self.message,
-            "remedy": self.remedy,
-        }
+        names = {"check": self.check, "state": self.state}
+        return names | {"found": self.message, "remedy": self.remedy}
 
     def line(self) -> str:
         """As in an error: `storage: /mnt/runs does not exist on 10.0.0.2; mount it there`."""

@@ -53,8 +53,6 @@ def locked_run_folder(
         StorageError: The storage cannot be reached or written to.
     """
     storage = storage_folder(config.storage)
-    if isinstance(storage, RemotePath):
-        storage.check_writable()
     name = config.name or _default_name(storage, default_name, existing)
     if name == _CACHE:
         raise ConfigError(f"name={name}: is the folder of tokenized data; choose another name")

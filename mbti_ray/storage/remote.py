@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 from mbti_ray.errors import ConfigError, StorageError, mask_secrets, one_line
 
@@ -35,9 +34,7 @@ class RemotePath:
 
     Attributes:
         url: As the user writes it, with the options after a question mark.
-        path: Its path in `filesystem`.
-        filesystem: pyarrow's. It can be pickled; credentials that it found on one machine stay
-            there, each machine finds its own.
+        filesystem: pyarrow's. Pickled without the credentials, which each machine finds itself.
     """
 
     url: str
@@ -153,15 +150,6 @@ class RemotePath:
         with _storage_errors(self.url):
             delete = self.filesystem.delete_file if info.is_file else self.filesystem.delete_dir
             delete(self.path)
-
-    def check_writable(self) -> None:
-        """Raise StorageError if files cannot be written below it, before any work is done."""
-        probe = self / f".probe-{uuid4().hex}"
-        probe._make_parent()
-        with _storage_errors(self.url):
-            with self.filesystem.open_output_stream(probe.path) as file:
-                file.write(b"")
-            self.filesystem.delete_file(probe.path)
 
     def _info(self) -> Any:
         with _storage_errors(self.url):

@@ -200,7 +200,8 @@ def refusal(url: str) -> str:
 @pytest.mark.usefixtures("server")
 def test_a_bucket_that_does_not_exist_is_refused_with_what_to_do() -> None:
     said = refusal("s3://nobody/runs")
-    assert said.startswith("s3://nobody/runs: NO_SUCH_BUCKET")
+    assert said.startswith("s3://nobody/runs/")
+    assert ": NO_SUCH_BUCKET" in said
     assert said.endswith("create the bucket, or name one that exists")
 
 
@@ -213,7 +214,8 @@ def test_wrong_credentials_are_refused_with_where_they_come_from(server: Server)
         said = refusal(f"{server.url}/runs")
     finally:
         known_users_only("inf")
-    assert said.startswith(f"{server.url}/runs: INVALID_ACCESS_KEY_ID")
+    assert said.startswith(f"{server.url}/runs/")
+    assert ": INVALID_ACCESS_KEY_ID" in said
     assert said.endswith("check the credentials (AWS_ACCESS_KEY_ID, a profile, a role)")
 
 

@@ -65,9 +65,6 @@ def judge_connection(token: Token) -> Verdict | None:
     """Why a driver on this machine cannot connect to the running Ray; None if it can.
 
     Also None if no Ray is running, as a local one would be started.
-
-    Args:
-        token: The token of this machine.
     """
     if ray.is_initialized():
         return None
