@@ -105,9 +105,8 @@ class _TrainingLoop:
         self.data = data
         self.worker = worker
         self.train_windows = data.splits["train"]
-        self.model = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed).to(
-            worker.device
-        )
+        model = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed)
+        self.model = model.to(worker.device)
         if config.fit.gradient_checkpointing:
             enable_gradient_checkpointing(self.model)
         self.precision = resolve_precision(config.fit.precision, worker)
@@ -119,9 +118,8 @@ class _TrainingLoop:
         self._stats = EpochStats(config, data, worker, self.progress, self.timer)
         self.best: StateDict | None = None
         self.tracker: Tracker | None = None
-        self.total_steps = config.fit.epochs * math.ceil(
-            len(self.train_windows) / config.fit.step_size
-        )
+        epoch_steps = math.ceil(len(self.train_windows) / config.fit.step_size)
+        self.total_steps = config.fit.epochs * epoch_steps
 
     def _build_stepper(self) -> Stepper:
         # Of windows, over which the loss is summed: a row may have many of them.
@@ -129,11 +127,9 @@ class _TrainingLoop:
         pos_weight = positive_weights(self.config.loss, torch.from_numpy(labels).float().mean(0))
         if pos_weight is not None:
             pos_weight = pos_weight.to(self.worker.device)
+        optim = self.config.optim.model_copy(update={"head_lr": self.config.head_lr})
         return Stepper(
-            build_optimizer(
-                self.model,
-                self.config.optim.model_copy(update={"head_lr": self.config.head_lr}),
-            ),
+            build_optimizer(self.model, optim),
             build_loss(self.config.loss, pos_weight),
             self.dtype,
             self.worker.device,

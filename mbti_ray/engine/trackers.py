@@ -4,8 +4,8 @@ All of it is optional and on rank 0 only; metrics.jsonl is written in any case. 
 records and the run folder; must not know models.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -70,11 +70,7 @@ Tracker = TensorBoardTracker | MLflowTracker
 
 
 def build_tracker(config: RunConfig, worker: Worker, *, first_step: int) -> Tracker | None:
-    """The tracker of `fit.tracker`; None on ranks above 0 and without a run folder.
-
-    Raises:
-        ConfigError: Its package is not installed.
-    """
+    """The tracker of `fit.tracker`; None on ranks above 0 and without a run folder."""
     if worker.rank != 0 or worker.folder is None or config.fit.tracker == "none":
         return None
     if config.fit.tracker == "tensorboard":
@@ -88,24 +84,20 @@ def flatten_metrics(record: MetricsRecord) -> dict[str, float]:
     return {f"{group}/{name}": v for group, values in groups.items() for name, v in values.items()}
 
 
-@contextmanager
-def profiling(config: RunConfig, worker: Worker) -> Iterator[Profiler | None]:
+def profiling(config: RunConfig, worker: Worker) -> AbstractContextManager[Profiler | None]:
     """A profiler whose `step()` has to be called after each optimizer step, or None.
 
     Writes trace.json (for ui.perfetto.dev or chrome://tracing) into the run folder.
     """
     if not config.fit.profile or worker.rank != 0 or worker.folder is None:
-        yield None
-        return
-    path = worker.folder / "trace.json"
-    with torch.profiler.profile(
-        schedule=torch.profiler.schedule(
-            wait=_SKIPPED, warmup=_WARM_UP, active=_RECORDED, repeat=1
-        ),
-        on_trace_ready=lambda profiler: profiler.export_chrome_trace(str(path)),
+        return nullcontext()
+    path = str(worker.folder / "trace.json")
+    steps = torch.profiler.schedule(wait=_SKIPPED, warmup=_WARM_UP, active=_RECORDED, repeat=1)
+    return torch.profiler.profile(
+        schedule=steps,
+        on_trace_ready=lambda profiler: profiler.export_chrome_trace(path),
         record_shapes=True,
-    ) as profiler:
-        yield profiler
+    )
 
 
 def _missing(name: str) -> ConfigError:

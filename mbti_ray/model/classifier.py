@@ -1,9 +1,7 @@
 """The classifier: encoder, pooling, dropout, four heads. It returns logits, not probabilities.
 
 Source: the seed's "Model Components". The four heads are one linear map whose rows are the heads
-in the order E, N, T, J: the same parameters, one matrix product.
-
-Must not know ranks, devices or data files.
+in the order E, N, T, J: the same parameters, one matrix product. Must not know ranks or files.
 
 Legend: B windows, T tokens, H hidden size, 4 dimensions.
 """
@@ -114,8 +112,7 @@ def build_model(
 
     Args:
         vocabulary: Size of the tokenizer's vocabulary; only the tiny encoder is sized by it.
-        pretrained: False builds the architecture with random weights, to count parameters or to
-            load other weights into it.
+        pretrained: False leaves the weights random, to count them or to load others.
     """
     shape = encoder_config(config.encoder, vocabulary=vocabulary, max_tokens=config.max_tokens)
     with torch.random.fork_rng(devices=[]):
@@ -133,11 +130,7 @@ def stage_of_epoch(trainable: str, epoch: int) -> Stage:
 
 
 def use_packed_attention(model: MBTIModel) -> None:
-    """Make the encoder attend within each window of a packed row; padded batches still work.
-
-    Raises:
-        ConfigError: The encoder's attention cannot be replaced, or it takes no position ids.
-    """
+    """Make the encoder attend within each window of a packed row; padded batches still work."""
     encoder: Any = model.encoder
     takes_positions = "position_ids" in signature(encoder.forward).parameters
     if not (takes_positions and encoder._supports_attention_backend):
@@ -152,9 +145,6 @@ def enable_gradient_checkpointing(model: MBTIModel) -> None:
     """Recompute the activations of the encoder's layers in the backward pass.
 
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
-
-    Raises:
-        ConfigError: The encoder does not support it.
     """
     encoder: Any = model.encoder
     if not getattr(encoder, "supports_gradient_checkpointing", False):

@@ -37,17 +37,12 @@ class TrainWorker(Worker):
     """A rank inside TorchTrainer; Ray has already created the process group."""
 
     def __init__(
-        self,
-        folder: RunFolder,
-        name: str,
-        *,
-        progress_actor: Any,
-        is_stop_requested: Callable[[], bool],
+        self, folder: RunFolder, name: str, actor: Any, is_stop_requested: Callable[[], bool]
     ) -> None:
         super().__init__(device=get_device(), folder=folder.path)
         self._run = folder
         self._name = name
-        self._progress_actor = progress_actor
+        self._progress_actor = actor
         self._is_stop_requested = is_stop_requested
         self._gauges = RunGauges(name)
         self._has_seen_preemption = False
@@ -67,14 +62,12 @@ class TrainWorker(Worker):
         newest = ray.train.get_checkpoint()
         if newest is None:
             return []
-        name = Path(newest.path).name
-        location = self._run.location
-        if isinstance(location, Path):
-            path = Path(newest.path)
+        path = Path(newest.path)
+        if isinstance(self._run.location, Path):
             return [path, *(p for p in checkpoints_under(path.parent) if p != path)]
-        store = location / self._run.checkpoints.name
-        others = [p for p in checkpoints_under(store) if p.name != name]
-        return download_each([store / name, *others])
+        store = self._run.location / self._run.checkpoints.name
+        others = [p for p in checkpoints_under(store) if p.name != path.name]
+        return download_each([store / path.name, *others])
 
     def note(self, text: str) -> None:
         super().note(self._run.rewrite_paths(text))
@@ -103,11 +96,7 @@ class TrainWorker(Worker):
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """One rank of a run, from its latest checkpoint to its bundle.
-
-    Args:
-        settings: config, data (an object reference), folder, name, threads and progress_actor.
-    """
+    """One rank of a run, from its latest checkpoint to its bundle; settings as in `trainer`."""
     with open_run(settings["folder"]) as folder:
         if folder.failure.exists():
             # Ray restarts workers that were lost; an error that the user has to fix would recur.
@@ -117,12 +106,8 @@ def train_loop(settings: dict[str, Any]) -> None:
         start_malloc_trim_thread()
         with recording_failure(folder), watch_for_stop(folder) as is_stop_requested:
             config = config_from_dict(settings["config"])
-            worker = TrainWorker(
-                folder,
-                settings["name"],
-                progress_actor=settings["progress_actor"],
-                is_stop_requested=is_stop_requested,
-            )
+            actor = settings["progress_actor"]
+            worker = TrainWorker(folder, settings["name"], actor, is_stop_requested)
             data: Dataset = ray.get(settings["data"])
             outcome = run(config, data, worker)
             if worker.rank == 0:
