@@ -26,6 +26,7 @@ from mbti_ray.engine.out_of_memory import (
 )
 from mbti_ray.engine.precision import autocast
 from mbti_ray.engine.throughput import ThroughputTimer
+from mbti_ray.errors import RunError
 from mbti_ray.model.loss import LossFunction
 from mbti_ray.typology import DIMENSIONS
 
@@ -137,10 +138,14 @@ class Stepper:
             self.scaler.step(self.optimizer)
             return True
 
-        # The second attempt has the memory that the activations took.
         if unless_out_of_memory(update) is None:
+            # A second attempt has the memory that the activations took.
             free_cached_memory(self.device)
-            update()
+            if unless_out_of_memory(update) is None:
+                raise RunError(
+                    f"out of memory: AdamW's state does not fit on {self.device}; try a smaller "
+                    "model.encoder, or model.trainable=heads"
+                )
         self.scaler.update()
 
 

@@ -142,6 +142,17 @@ def test_one_rank_that_runs_out_of_memory_equals_a_rank_that_does_not(
     assert gap(dict(state), dict(alone)) < _ORDER_OF_SUMS
 
 
+def test_an_optimizer_whose_state_does_not_fit_ends_the_run_with_what_to_change(
+    quick: Build, data: Dataset
+) -> None:
+    failure = torch.OutOfMemoryError("moments")
+    with (
+        mock.patch.object(torch.optim.AdamW, "step", side_effect=failure),
+        pytest.raises(RunError, match=r"out of memory: AdamW's state does not fit on cpu; try"),
+    ):
+        run(quick("fit.epochs=1"), data, Worker(), score_test=False)
+
+
 def test_moments_are_those_that_the_optimizer_would_have_made(quick: Build, data: Dataset) -> None:
     states = []
     for allocates in (False, True):
