@@ -90,12 +90,9 @@ class TokenDataLoader:
             return batch.pinned() if self.device.type == "cuda" else batch
 
         efficient = MIN_EFFICIENT_TOKENS[self.device.type]
-        members = list(
-            batches_by_length(lengths, mine, self.batch_tokens, min_efficient_tokens=efficient)
-        )
+        limit = self.batch_tokens
+        members = [*batches_by_length(lengths, mine, limit, min_efficient_tokens=efficient)]
         batches = [collate_members(indices) for indices in members]
         tokens = int(lengths[mine].sum())
         padded = sum(batch.input_ids.numel() for batch in batches)
-        return StepBatches(
-            batches, members, collate_members, len(step), tokens=tokens, padded=padded
-        )
+        return StepBatches(batches, members, collate_members, len(step), tokens, padded)

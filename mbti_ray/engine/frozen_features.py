@@ -57,8 +57,5 @@ class FeatureDataLoader:
                 torch.full((len(indices),), weight),
             )
 
-        tokens = int(windows.lengths[mine].sum())
-        batches = [collate_members(mine)]
-        return StepBatches(
-            batches, [mine], collate_members, len(step), tokens=tokens, padded=tokens
-        )
+        tokens, batches = int(windows.lengths[mine].sum()), [collate_members(mine)]
+        return StepBatches(batches, [mine], collate_members, len(step), tokens, tokens)

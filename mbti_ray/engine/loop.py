@@ -232,18 +232,13 @@ class _TrainingLoop:
 
     def _update_best(self, scores: Scores) -> None:
         progress, value = self.progress, scores[self.config.fit.monitor]
-        if not self._is_better(value):
+        sign = -1 if self.config.fit.monitor_mode == "min" else 1
+        if progress.best is not None and not sign * value > sign * progress.best:
             progress.epochs_without_improvement += 1
             return
         progress.best, progress.best_epoch, progress.best_scores = value, progress.epoch, scores
         progress.epochs_without_improvement = 0
         self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-
-    def _is_better(self, value: float) -> bool:
-        best = self.progress.best
-        if best is None:
-            return True
-        return value < best if self.config.fit.monitor_mode == "min" else value > best
 
     def _early_stopping(self) -> bool:
         """Rank 0 decides, so that all ranks stop after the same epoch."""

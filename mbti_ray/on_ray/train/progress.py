@@ -37,7 +37,18 @@ def relay_progress(on_progress: OnProgress | None) -> Iterator[Any]:
         return
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     ended = threading.Event()
-    thread = threading.Thread(target=_poll, args=(actor, on_progress, ended), daemon=True)
+
+    def poll() -> None:
+        shown, is_last = 0, False
+        while not is_last:
+            # Once more after the end, so that the bar shows the last step.
+            is_last = ended.wait(_POLL_S)
+            done, total, note = ray.get(actor.get.remote())
+            if total:
+                on_progress(done - shown, total, note)
+                shown = done
+
+    thread = threading.Thread(target=poll, daemon=True)
     thread.start()
     try:
         yield actor
@@ -45,14 +56,3 @@ def relay_progress(on_progress: OnProgress | None) -> Iterator[Any]:
         ended.set()
         thread.join()
         ray.kill(actor)
-
-
-def _poll(actor: Any, on_progress: OnProgress, ended: threading.Event) -> None:
-    shown, is_last = 0, False
-    while not is_last:
-        # Once more after the end, so that the bar shows the last step.
-        is_last = ended.wait(_POLL_S)
-        done, total, note = ray.get(actor.get.remote())
-        if total:
-            on_progress(done - shown, total, note)
-            shown = done
