@@ -20,8 +20,7 @@ from mbti_ray.data.windows import Windows
 from mbti_ray.engine.out_of_memory import free_cached_memory, out_of_memory, unless_out_of_memory
 from mbti_ray.engine.precision import autocast
 from mbti_ray.engine.worker import Worker
-from mbti_ray.model.classifier import MBTIModel
-from mbti_ray.model.window_pooling import pool_rows
+from mbti_ray.model.classifier import MBTIModel, pool_rows
 from mbti_ray.typology import DIMENSIONS
 
 # Rows of features that ranks exchange at once.

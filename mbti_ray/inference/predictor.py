@@ -25,7 +25,7 @@ from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError, DataError
 from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
-from mbti_ray.model.window_pooling import pool_rows
+from mbti_ray.model.classifier import pool_rows
 from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.typology import POSITIVE_POLES, type_of
 

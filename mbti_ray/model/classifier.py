@@ -3,7 +3,7 @@
 Source: the seed's "Model Components". The four heads are one linear map whose rows are the heads
 in the order E, N, T, J: the same parameters, one matrix product. Must not know ranks or files.
 
-Legend: B windows, T tokens, H hidden size, 4 dimensions.
+Legend: B windows (N of a split, of R rows), T tokens, H hidden size, 4 dimensions.
 """
 
 from inspect import signature
@@ -120,6 +120,20 @@ def build_model(
         encoder = load_encoder(config.encoder, shape) if pretrained else build_encoder(shape)
         check_positions(config.encoder, encoder, config.max_tokens)
         return MBTIModel(encoder, pooling=config.pooling, dropout=config.dropout)
+
+
+def pool_rows(logits: Tensor, row: Tensor, tokens: Tensor, row_count: int) -> Tensor:
+    """Row logits [R, 4]: the mean of a row's window logits [N, 4], weighted by their tokens [N].
+
+    Args:
+        row: The row of each window, [N].
+    """
+    weight = tokens.to(logits.dtype)
+    total = torch.zeros(row_count, dtype=logits.dtype, device=logits.device)
+    total.index_add_(0, row, weight)
+    pooled = torch.zeros(row_count, logits.shape[1], dtype=logits.dtype, device=logits.device)
+    pooled.index_add_(0, row, logits * weight[:, None])
+    return pooled / total[:, None]
 
 
 def stage_of_epoch(trainable: str, epoch: int) -> Stage:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.model.window_pooling import pool_rows
+from mbti_ray.model.classifier import pool_rows
 
 pytestmark = pytest.mark.unit
 
