@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mbti_ray.errors import ConfigError, StorageError, nearest
 from mbti_ray.reports import wording
@@ -22,12 +22,14 @@ from mbti_ray.storage.atomic import write_text
 from mbti_ray.storage.local_cache import user_cache_folder
 from mbti_ray.typology import DIMENSIONS
 
+_TEMPLATES = Path(__file__).parent / "templates"
 _ENDINGS = (".html",)
 
 
 def render_page(template: str, **shown: Any) -> str:
     """The page of a template; its Content-Security-Policy allows its own script and no request."""
-    script = "\n".join((_chart_library(), _source("charts.js"), _source("page.js")))
+    own = [(_TEMPLATES / name).read_text("utf-8") for name in ("charts.js", "page.js")]
+    script = "\n".join([_chart_library(), *own])
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
@@ -43,7 +45,7 @@ def render_text(template: str, **shown: Any) -> str:
 @cache
 def _templates() -> Environment:
     found = Environment(
-        loader=PackageLoader("mbti_ray.reports"),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=lambda name: str(name).endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -52,16 +54,9 @@ def _templates() -> Environment:
     )
     # No line break between a number and its unit.
     found.filters["unbroken"] = lambda text: str(text).replace(" %", "\N{NO-BREAK SPACE}%")
-    found.filters["short"] = wording.short
-    found.filters["plain"] = wording.plain
+    found.filters |= {"short": wording.short, "plain": wording.plain}
     found.globals |= {"wording": wording, "names": names, "dimensions": DIMENSIONS}
     return found
-
-
-def _source(name: str) -> str:
-    loader = _templates().loader
-    assert loader is not None
-    return loader.get_source(_templates(), name)[0]
 
 
 def _chart_library() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from mbti_ray.scores.findings import FindingRecord, format_value
+from mbti_ray.scores.findings import FindingRecord
 from mbti_ray.scores.names import FEW_PERSONS
 from mbti_ray.scores.verdict import is_significant
 from mbti_ray.typology import DIMENSIONS
@@ -61,12 +61,6 @@ def format_bounds(interval: Mapping[str, Any] | None) -> str:
     if interval is None or interval.get("low") is None or interval.get("high") is None:
         return ""
     return f"{number(interval['low'])} to {number(interval['high'])}"
-
-
-def short_bounds(interval: Mapping[str, Any] | None) -> str:
-    """`0.861–0.910`; with a negative bound as `format_bounds`."""
-    bounds = format_bounds(interval)
-    return bounds if "-" in bounds else bounds.replace(" to ", "–")
 
 
 def format_interval(interval: Mapping[str, Any] | None) -> str:
@@ -193,8 +187,3 @@ def finding_name(finding: FindingRecord) -> str:
     """`overfitting`, or `weak (J/P)` for a finding about one dimension."""
     about = [d.name for d in DIMENSIONS if d.key == finding["dimension"]]
     return " ".join([finding["name"], *(f"({name})" for name in about)])
-
-
-def setting(address: str, value: object) -> str:
-    """`optim.lr=3e-05`, as it is given on the command line."""
-    return f"{address}={format_value(value)}"

@@ -6,7 +6,10 @@ const layer = (type, mark = {}, encoding = {}, more = {}) => ({ mark: { type, ..
 const only = (filter) => ({ transform: [{ filter }] });
 const tooltip = (rows, titles) => ({ tooltip: Object.entries(titles).map(([field, title]) =>
   ({ field, title, type: typeof rows[0]?.[field] === "number" ? "quantitative" : "nominal" })) });
-const whole = { axis: { tickMinStep: 1, format: "d" } };
+const whole = (rows, field) => {
+  const found = [...new Set(rows.map((row) => row[field]))].sort((a, b) => a - b);
+  return { axis: { format: "d", values: found.filter((_, k) => k % Math.ceil(found.length / 10) === 0) } };
+};
 const plain = { axis: { domain: false, labelColor: "var(--ink)", labelLimit: 150 } };
 const clickable = { cursor: "pointer" };
 
@@ -46,7 +49,7 @@ const drawings = {
       "majority class": ["var(--ink)", [1, 3]] };
     const domain = Object.keys(strokes).filter((key) => rows.some(({ series }) => series === key));
     const scale = (k) => ({ scale: { domain, range: domain.map((key) => strokes[key][k]) } });
-    return { encoding: { x: quantity("epoch", "epoch", whole), y: quantity("value"),
+    return { encoding: { x: quantity("epoch", "epoch", whole(rows, "epoch")), y: quantity("value"),
       color: name("series", scale(0)), ...tooltip(rows, { series: "", epoch: "epoch", value: caption }) },
     layer: [layer("line", { strokeWidth: 1.75 }, { strokeDash: name("series", scale(1)) }),
       layer("point", { size: 30 })] };
@@ -55,7 +58,7 @@ const drawings = {
   history: ({ rows, objective }) => {
     const shapes = { completed: "circle", "stopped early": "triangle-down", failed: "cross" };
     const domain = Object.keys(shapes).filter((key) => rows.some(({ state }) => state === key));
-    return { params, encoding: { x: quantity("trial", "trial", whole) },
+    return { params, encoding: { x: quantity("trial", "trial", whole(rows, "trial")) },
       layer: [layer("line", { interpolate: "step-after", color: "var(--soft)" },
         { y: quantity("so_far", objective) }, only("datum.so_far !== null")),
         layer("point", { size: 70, ...clickable }, { y: quantity("value", objective), color, opacity,
@@ -65,7 +68,7 @@ const drawings = {
 
   epochs: ({ rows, objective }) => ({
     params,
-    encoding: { x: quantity("epoch", "epoch", whole), y: quantity("value", objective), color, opacity,
+    encoding: { x: quantity("epoch", "epoch", whole(rows, "epoch")), y: quantity("value", objective), color, opacity,
       detail: { field: "trial" }, ...tooltip(rows, { trial: "trial", epoch: "epoch", value: objective }) },
     layer: [layer("line", clickable, { strokeWidth, strokeDash: { value: [1, 0],
       condition: { test: "datum.state !== 'completed' && !datum.best", value: [3, 3] } } }),
