@@ -11,8 +11,6 @@ from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard, p
 from mbti_ray.config import load_run
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 
-_SPLITS = ("auto", "all", "train", "val", "test")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
@@ -25,15 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--split",
-        choices=_SPLITS,
+        choices=("auto", "all", "train", "val", "test"),
         default="auto",
         help="rows to score; auto: those that it was neither trained nor validated on",
     )
     parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="also write each row's prediction",
+        "--output", type=Path, metavar="FILE", help="also write each row's prediction"
     )
     parser.add_argument(
         "--report", type=Path, metavar="FILE.html", help="also write a report with the scorecard"

@@ -23,7 +23,7 @@ from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.bundle_writer import build_golden_texts, write_bundle
 from mbti_ray.inference.manifest import DecisionRule, load_manifest, write_manifest
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.runtimes.torch_runtime import TorchRuntime
+from mbti_ray.inference.runtimes import TorchRuntime
 from mbti_ray.model.classifier import MBTIModel, build_model
 
 pytestmark = pytest.mark.integration

@@ -10,10 +10,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.inference.bundle import Bundle, load_bundle, load_model, write_runtimes
@@ -32,18 +32,6 @@ _FILES: dict[OnnxKind, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.on
 Exports = dict[OnnxKind, RuntimeExport]
 
 
-class _Graph(nn.Module):
-    """The model with both inputs required, as the exporter needs it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids, attention_mask)
-        return logits
-
-
 def export_onnx(folder: Path) -> Exports:
     """Write the float32 and int8 graphs of a bundle; returns their entries in bundle.json.
 
@@ -55,12 +43,20 @@ def export_onnx(folder: Path) -> Exports:
         BundleError: The float32 graph does not reproduce the bundle's golden logits.
     """
     _check_installed()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     bundle = load_bundle(folder)
     with atomic_folder(folder / _FOLDER) as staging:
         float32, int8 = (staging / name for name in _FILES.values())
         with _silenced():
             _write_graph(bundle, float32)
-            _quantize(float32, int8)
+            quantize_dynamic(
+                str(float32),
+                str(int8),
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                op_types_to_quantize=["MatMul", "Gemm"],
+            )
         exports = _describe_exports(bundle, staging)
     write_runtimes(folder, exports)
     return exports
@@ -93,25 +89,19 @@ def _describe_exports(bundle: Bundle, folder: Path) -> Exports:
 
 
 def _check_installed() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f'export needs {error.name}; install it with pip install "mbti_ray[onnx]"'
-        ) from None
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        if find_spec(name) is None:
+            raise ConfigError(f'export needs {name}; install it with pip install "mbti_ray[onnx]"')
 
 
 def _write_graph(bundle: Bundle, path: Path) -> None:
-    model = load_model(bundle).eval()
     # Two windows, one of them padded, so that the exporter specializes on no shape or mask.
     ids = torch.full((2, 8), 1, dtype=torch.int64)
     mask = torch.ones(2, 8, dtype=torch.bool)
     mask[1, 5:] = False
     sizes = {0: torch.export.Dim("windows"), 1: torch.export.Dim("tokens")}
     program = torch.onnx.export(
-        _Graph(model),
+        load_model(bundle),
         (ids, mask),
         dynamo=True,
         opset_version=_OPSET,
@@ -121,18 +111,6 @@ def _write_graph(bundle: Bundle, path: Path) -> None:
     )
     assert program is not None
     program.save(str(path))
-
-
-def _quantize(source: Path, target: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        str(source),
-        str(target),
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        op_types_to_quantize=["MatMul", "Gemm"],
-    )
 
 
 @contextlib.contextmanager
