@@ -74,11 +74,9 @@ class EvaluationData:
         inverted_texts: The texts of each example with masking inverted: unmasked where the bundle
             masks, masked where it does not.
         training: The training split of the bundle; None for other data.
-        config: The bundle's config with the overrides applied.
         person: What counts as a person in these rows: author or user.
         facts: The dataset facts of the manifest, if the rows are a split of that dataset.
         split: The split that all rows belong to; otherwise all or unseen.
-        description: File, number of rows and split, for display.
     """
 
     examples: list[Example]

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mbti_ray.data.groups import text_key
+from mbti_ray.data.split import SPLITS
+from mbti_ray.errors import BundleError, one_line
 
 ROW_HASHES = "rows.safetensors"
 
@@ -21,7 +24,11 @@ def load_row_hashes(folder: Path) -> dict[str, set[int]] | None:
     """The hashes in a bundle by split (train, val, test); None if an older version wrote it."""
     if not (folder / ROW_HASHES).exists():
         return None
-    return {name: set(hashes.tolist()) for name, hashes in load_file(folder / ROW_HASHES).items()}
+    try:
+        hashes = load_file(folder / ROW_HASHES)
+        return {name: set(hashes[name].tolist()) for name in SPLITS}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BundleError(f"{folder}: {ROW_HASHES} is damaged ({one_line(error)})") from None
 
 
 def write_row_hashes(folder: Path, salt: str, splits: Mapping[str, Sequence[str]]) -> None:

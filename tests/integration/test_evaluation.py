@@ -133,6 +133,17 @@ def test_a_bundle_of_an_older_version_says_that_it_cannot_tell(
     assert "has no rows for --split test" in text
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x02\0\0\0\0\0\0\0{}"])
+def test_damaged_row_hashes_are_refused_in_one_sentence(
+    source: Path, trained: Path, evaluate: Callable[..., Any], tmp_path: Path, content: bytes
+) -> None:
+    shutil.copytree(trained, tmp_path / "broken")
+    (tmp_path / "broken" / "rows.safetensors").write_bytes(content)
+    code, _, text = evaluate(source, bundle=tmp_path / "broken")
+    assert code == 2
+    assert "rows.safetensors is damaged" in text
+
+
 def test_the_bundle_holds_sorted_hashes_of_its_rows_and_no_text(
     trained: Path, rows: list[Row]
 ) -> None:
