@@ -1,0 +1,58 @@
+"""Two gloo ranks train as one does: gradual stages, uneven micro-batches, overflows of float16."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from ranks import run_ranks
+
+from mbti_ray.config import RunConfig, config_from_dict
+from mbti_ray.data.dataset import Dataset, read_dataset
+from mbti_ray.engine.loop import run
+from mbti_ray.engine.worker import Worker
+
+pytestmark = pytest.mark.integration
+
+Build = Callable[..., RunConfig]
+# float32 sums in another order; see test_engine.
+_ORDER_OF_SUMS = 2e-4
+CASES = {
+    "gradual": ["model.trainable=gradual", "fit.epochs=3", "optim.lr=5e-4"],
+    # Steps of 9 windows are 5 and 4 for the ranks, in batches of at most 2 windows.
+    "uneven": ["fit.batch_size=1", "fit.accumulate=9", "fit.epochs=1"],
+    "overflow": ["fit.precision=16-mixed", "fit.epochs=1", "fit.batch_size=64"],
+}
+
+
+def trained(config: RunConfig, data: Dataset) -> dict[str, Any]:
+    """The end of a run whose loss scale, if it has one, overflows at first."""
+    scaler = partial(torch.amp.GradScaler, init_scale=2.0**30)
+    with mock.patch.object(torch.amp, "GradScaler", scaler):
+        outcome = run(config, data, Worker(), score_test=False)
+    return {"weights": dict(outcome.model.state_dict()), "skipped": outcome.progress.skipped}
+
+
+def train_all(rank: int, trees: dict[str, Any], dataset: str) -> dict[str, Any]:
+    data = read_dataset(Path(dataset))
+    return {name: trained(config_from_dict(tree), data) for name, tree in trees.items()}
+
+
+def test_two_ranks_equal_each_other_and_one_rank(
+    quick: Build, data: Dataset, cache: Path, tmp_path: Path
+) -> None:
+    configs = {name: quick("model.dropout=0", *more) for name, more in CASES.items()}
+    trees = {name: config.model_dump(mode="json") for name, config in configs.items()}
+    first, second = run_ranks(train_all, tmp_path, trees, str(cache / data.key))
+    for name, config in configs.items():
+        alone = trained(config, data)
+        assert first[name]["skipped"] == second[name]["skipped"] == alone["skipped"]
+        assert (alone["skipped"] > 0) == (name == "overflow")
+        for key, value in alone["weights"].items():
+            assert torch.equal(first[name]["weights"][key], second[name]["weights"][key])
+            limit = 5e-3 if name == "overflow" else _ORDER_OF_SUMS
+            gap = (first[name]["weights"][key] - value).abs().max()
+            assert gap < limit, (name, key)
