@@ -10,6 +10,7 @@ from mbti_ray.config import RunConfig
 from mbti_ray.errors import ConfigError, RunError, nearest
 from mbti_ray.runs.run_folder import Existing, RunFolder
 from mbti_ray.runs.run_lock import run_lock
+from mbti_ray.storage.atomic import recover_folder
 from mbti_ray.storage.checksums import FileRecord, find_damage
 from mbti_ray.storage.local_cache import local_copy, user_cache_folder
 from mbti_ray.storage.remote import Location, RemotePath, parse_location
@@ -135,6 +136,8 @@ def _is_intact(bundle: Path) -> bool:
 
 def _bundle_in(location: Location) -> Location:
     for folder in (location, location / "bundle", location / "best" / "bundle"):
+        if isinstance(folder, Path):
+            recover_folder(folder)
         if (folder / "bundle.json").is_file():
             return folder
     if not location.exists():

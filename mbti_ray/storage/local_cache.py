@@ -39,7 +39,6 @@ def local_copy(
     if copy.exists() and not is_damaged:
         mark_used(copy)
     else:
-        copy.parent.mkdir(parents=True, exist_ok=True)
         delete_unused(copy.parent)
         is_file, keep = remote.is_file(), not is_damaged
         whole = atomic_file(copy) if is_file else atomic_folder(copy, keep_existing=keep)

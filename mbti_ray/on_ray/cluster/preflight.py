@@ -5,7 +5,7 @@ What is checked on a machine, and what the results mean, belongs to `mbti_ray.ch
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -233,12 +233,18 @@ def _judge_essentials(
     nodes, machines = reports.nodes, reports.machines
     capacity, each = judge_resources(config, reports.resources, reports.addable)
     seen = {name: m.storage for name, m in machines.items() if m.storage is not None}
+    # Neither a worker nor the driver runs there.
+    idle = frozenset(
+        name
+        for name, node in nodes.items()
+        if not node["Resources"].get("CPU") and not connectivity.is_node_here(node["NodeID"])
+    )
     return [
         *_judge_unanswered(reports),
         *judge_versions(
             {_DRIVER: installed_versions()} | {n: m.versions for n, m in machines.items()}
         ),
-        *judge_storage(markers, seen, idle=frozenset(n for n in nodes if _is_idle(nodes[n]))),
+        *judge_storage(markers, seen, idle=idle),
         *_disks(config, markers.storage, machines),
         capacity,
         *_gpus(nodes, machines, is_needed=each is not None and each.gpus > 0),
@@ -286,20 +292,12 @@ def _live_nodes() -> dict[str, Any]:
         (node for node in ray.nodes() if node["Alive"]),
         key=lambda node: (_HEAD not in node["Resources"], node["NodeManagerAddress"]),
     )
-    addresses = [node["NodeManagerAddress"] for node in nodes]
-    return {_name(node, addresses): node for node in nodes}
-
-
-def _name(node: Mapping[str, Any], addresses: Sequence[str]) -> str:
-    address: str = node["NodeManagerAddress"]
-    # Several nodes on one machine, as in tests.
-    return address if addresses.count(address) == 1 else f"{address}-{node['NodeID'][:6]}"
-
-
-def _is_idle(node: Mapping[str, Any]) -> bool:
-    """Whether neither a worker nor the driver runs there."""
-    is_driver = connectivity.is_node_here(node["NodeID"])
-    return not node["Resources"].get("CPU") and not is_driver
+    named: dict[str, Any] = {}
+    for node in nodes:
+        address = node["NodeManagerAddress"]
+        # Several nodes on one machine, as in tests.
+        named[f"{address}-{node['NodeID'][:6]}" if address in named else address] = node
+    return named
 
 
 _inspect_remotely = ray.remote(num_cpus=0, max_retries=0)(inspect_machine)
@@ -313,6 +311,5 @@ def _task_on(node: Mapping[str, Any]) -> Any:
 
 def _reason(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    return f"cannot be checked ({last.strip()[:200]})"
+    last = (str(cause).strip() or type(error).__name__).splitlines()[-1]
+    return f"cannot be checked ({one_line(last, limit=200)})"
