@@ -22,6 +22,7 @@ from mbti_ray.errors import MbtiRayError, StorageError, one_line
 
 _TEMPORARY = ".*.????????.tmp"
 _LEFTOVER_S = 60
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -81,13 +82,15 @@ def recover_folder(path: Path) -> None:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a StorageError about `path`, in one sentence."""
+    """Turns an error of the disk in the block into a StorageError about `path`, in one sentence."""
     try:
         yield
-    except OSError as error:
-        if isinstance(error, MbtiRayError):
+    except Exception as error:
+        # Libraries in other languages have exceptions of their own for a full disk.
+        is_full = any(os.strerror(number) in str(error) for number in _FULL)
+        if isinstance(error, MbtiRayError) or not (is_full or isinstance(error, OSError)):
             raise
-        reason = error.strerror or one_line(error, limit=160)
+        reason = getattr(error, "strerror", None) or one_line(error, limit=160)
         raise StorageError(
             f"{path}: cannot be written ({reason}); free space, or write to another place"
         ) from error

@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from mbti_ray.config import load_run
 from mbti_ray.errors import RunError, StorageError
@@ -120,6 +124,31 @@ def test_a_place_that_cannot_be_written_is_one_sentence() -> None:
         write_text(Path("/proc/x/scores.json"), "{}")
     assert isinstance(error.value, RunError)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a tmpfs")
+@pytest.mark.parametrize("library", ["safetensors", "tokenizers", "python"])
+def test_a_full_disk_is_one_sentence_whichever_library_writes(tmp_path: Path, library: str) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        with pytest.raises(StorageError, match=r"bundle: cannot be written .*No space left"):
+            _write_much(tmp_path / "bundle", library)
+        assert _names(tmp_path) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def _write_much(path: Path, library: str) -> None:
+    with atomic_folder(path) as temporary:
+        if library == "safetensors":
+            save_file({"weight": np.zeros(100_000)}, temporary / "model.safetensors")
+        elif library == "tokenizers":
+            words = {f"word-{number}": number for number in range(20_000)}
+            Tokenizer(WordLevel(words, unk_token="word-0")).save(str(temporary / "t.json"))
+        else:
+            _fill(temporary, "x" * 100_000)
 
 
 def _states_after_kills(what: str, folder: Path) -> list[Any]:
