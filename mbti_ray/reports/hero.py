@@ -55,15 +55,11 @@ class About(NamedTuple):
 
 def score_tiles(card: Scorecard, *, split: str) -> list[Tile]:
     """Mean accuracy of the model and of the baselines that have a name."""
-    own = card["overall"]["accuracy"]
-    tiles = [Tile(f"this model ({split})", wording.number(own["value"]), _below(own))]
-    for name, title in BASELINE_NAMES.items():
-        if rates := (card.get("baselines") or {}).get(name):
-            mean = rates["accuracy"]
-            tiles.append(Tile(title, wording.number(mean["value"]), _below(mean)))
-    return tiles
-
-
-def _below(interval: dict[str, float | None]) -> str:
-    bounds = wording.format_bounds(interval)
-    return f"{bounds}, accuracy a letter" if bounds else "accuracy a letter"
+    found = {f"accuracy a letter ({split})": card["overall"]["accuracy"]}
+    for name, rates in (card.get("baselines") or {}).items():
+        if name in BASELINE_NAMES:
+            found[BASELINE_NAMES[name]] = rates["accuracy"]
+    return [
+        Tile(title, wording.format_value_of(mean), wording.format_bounds(mean))
+        for title, mean in found.items()
+    ]

@@ -47,11 +47,10 @@ def study_page(
         conclusions=[_conclusion(study), *tested],
         caveats=[*_caveats(study)],
         tiles=[*_tiles(study), *(score_tiles(best_card, split="test") if best_card else [])],
-        facts=about.facts,
+        facts=[*about.facts, *_facts(study)],
         links=_LINKS,
         commands=[study["command"], *about.commands()],
         study=study,
-        result=_result(study),
         against_default=[*_against_default(study)],
         fronts=[front(study, x, y) for x, y in pairs] if several else [],
         charts=study_charts(study),
@@ -91,17 +90,14 @@ def _caveats(study: StudySummary) -> Iterator[str]:
         yield f"{failed} of {total} trials failed; the reasons are below the table of trials."
 
 
-def _result(study: StudySummary) -> list[tuple[str, str]]:
+def _facts(study: StudySummary) -> list[tuple[str, str]]:
     counts = [f"{n} {STATE_NAMES.get(s, s.lower())}" for s, n in study["counts"].items()]
     imported = sum(bool(t["imported"]) for t in study["trials"])
     if imported:
         counts.append(f"{imported} imported from an earlier study")
-    best = _trial(study, study["best"])
     return [
         ("objective", "; ".join(f"{o['direction']} {o['name']}" for o in study["objectives"])),
-        *([("best", f"trial {best['number']}: {_values(best)}")] if best else []),
-        ("trials", ", ".join(counts)),
-        ("side by side", str(study["at_once"])),
+        ("trials", f"{', '.join(counts)}; {study['at_once']} at once"),
         ("scheduler", study["scheduler"]),
         ("time", f"{study['elapsed_s']:,.0f} s"),
     ]

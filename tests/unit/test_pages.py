@@ -253,7 +253,8 @@ def test_a_page_needs_no_writable_cache_and_is_the_same_without(tmp_path, monkey
 def test_the_hero_has_the_verdict_the_scores_the_facts_and_the_commands():
     header = Elements(full_page(links=["scores.json"]).split("<nav")[0].split("<header>")[1])
     card = scorecard()
-    for shown in (verdict(card, DATA_INFO), "this model (as served (masked)) 0.845 0.825 to 0.865",
+    for shown in (verdict(card, DATA_INFO), "accuracy a letter (as served (masked)) 0.845",
+                  "0.825 to 0.865",
                   "the majority class 0.700", "data builtin", "model tiny, mean",
                   "date 2026-11-25", "mbti_ray 0.1.0", "mbti-ray serve runs/mine"):  # fmt: skip
         assert shown in header.words
