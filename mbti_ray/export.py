@@ -57,7 +57,11 @@ def _export_and_score(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[
         for kind, export in exports.items()
     }
     write_runtimes(folder, scored)
-    _print_scores(scores, data.description)
+    pairs = [("rows", data.description)]
+    for name, values in scores.items():
+        pairs.append((name, ", ".join(f"{metric} {values[metric]:.4f}" for metric in _SHOWN)))
+    print_pairs(pairs)
+    console.print("use them with serve.runtime=onnx or serve.runtime=onnx-int8")
     return {kind: export.model_dump() for kind, export in scored.items()}
 
 
@@ -71,14 +75,6 @@ def _compare(
         **{name: scores[name] for name in _SHOWN},
         "gained": {name: scores[name] - torch_scores[name] for name in _SHOWN},
     }
-
-
-def _print_scores(scores: dict[Any, dict[str, float]], description: str) -> None:
-    pairs = [("rows", description)]
-    for kind, values in scores.items():
-        pairs.append((kind, ", ".join(f"{name} {values[name]:.4f}" for name in _SHOWN)))
-    print_pairs(pairs)
-    console.print("use them with serve.runtime=onnx or serve.runtime=onnx-int8")
 
 
 if __name__ == "__main__":

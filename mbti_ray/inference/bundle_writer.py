@@ -52,7 +52,7 @@ def write_bundle(
     Args:
         rule: None means a threshold of 0.5 and no calibration.
     """
-    info = data.info
+    info, texts = data.info, build_golden_texts()
     facts = info.as_dict() | {"bad": len(info.bad)}
     with atomic_folder(folder) as staging:
         _save_weights(staging, model, data.tokenizer)
@@ -80,16 +80,13 @@ def write_bundle(
             },
             files=files,
             config=config.model_dump(mode="json", exclude={"study", "search"}),
-            golden=[GoldenText(text=t, logits=[0.0] * 4) for t in build_golden_texts()],
+            golden=[GoldenText(text=text, logits=[0.0] * 4) for text in texts],
             **(rule or DecisionRule()).model_dump(),
         )
         # Computed from the files, as the service will.
         bundle = Bundle(staging, manifest, load_tokenizer(staging))
         logits = Predictor(bundle, load_runtime(bundle)).golden_logits().tolist()
-        golden = [
-            GoldenText(text=g.text, logits=row)
-            for g, row in zip(manifest.golden, logits, strict=True)
-        ]
+        golden = [GoldenText(text=t, logits=row) for t, row in zip(texts, logits, strict=True)]
         manifest = manifest.model_copy(update={"golden": golden})
         write_manifest(staging, manifest)
         if "scorecard" in scores:
