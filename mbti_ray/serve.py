@@ -9,7 +9,6 @@ from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
-from mbti_ray.on_ray.serve.haproxy import haproxy_environment
 from mbti_ray.runs.lookup import locate_bundle
 from mbti_ray.serving.discovery import read_ray_environment
 from mbti_ray.storage.remote import Location
@@ -61,6 +60,9 @@ def _serve(options: argparse.Namespace) -> Result:
 
     def announce(url: str) -> None:
         console.print(f"{url}/ is ready; Ctrl-C stops it")
+
+    # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
+    from mbti_ray.on_ray.serve.haproxy import haproxy_environment
 
     with haproxy_environment(config):
         from mbti_ray.on_ray.serve.service import run_service
