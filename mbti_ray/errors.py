@@ -56,10 +56,12 @@ class StorageError(RunError, OSError):
 
 
 class StoppedError(RunError):
-    """A stop was requested, and the run has saved a checkpoint."""
+    """A stop was requested, by a signal or otherwise, and what was running is saved."""
 
-    # What a shell reports of a process that SIGTERM ended.
-    exit_code = 143
+    def __init__(self, message: str, number: int = 15) -> None:
+        super().__init__(message)
+        # What a shell reports of a process that this signal ended.
+        self.exit_code = 128 + number
 
 
 class ClusterError(MbtiRayError):

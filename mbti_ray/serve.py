@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
-from mbti_ray.cli.tables import Result, console
+from mbti_ray.cli.tables import Result, console, print_warning
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
@@ -67,8 +67,7 @@ def _serve(options: argparse.Namespace) -> Result:
     with haproxy_environment(config):
         from mbti_ray.on_ray.serve.service import run_service
 
-        url = run_service(bundle, config, on_ready=announce)
-    return {"url": url, "bundle": str(bundle)}
+        run_service(bundle, config, on_ready=announce, notify=print_warning)
 
 
 def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Result:

@@ -57,7 +57,7 @@ def _train_run(run: RunSetup[RunConfig]) -> Result:
         resources = run_resources(run.config, nodes)
         run.begin()
         with run_progress() as show:
-            train(run.config, run.data, folder, resources, on_progress=show)
+            train(run.config, run.data, folder, resources, on_progress=show, notify=print_warning)
     for note in folder.read_notes():
         console.print(note, soft_wrap=True)
     scores = json.loads(folder.scores.read_text("utf-8"))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         items="STUDY.yaml, then key=value, such as study.trials=30 or data.source=FILE",
     )
     add_existing(parser)
-    return run_command(parser, _tune, argv)
+    result: dict[str, Any] = {}
+
+    def command(options: argparse.Namespace) -> Result:
+        result.update(_tune(options))
+        return result
+
+    code = run_command(parser, command, argv)
+    # A study that a signal stopped is finished with the trials that it has.
+    name = str(result.get("ended_early")).removeprefix("stopped by ")
+    return code or (128 + signal.Signals[name] if name in signal.Signals.__members__ else 0)
 
 
 def _tune(options: argparse.Namespace) -> Result:

@@ -211,7 +211,7 @@ def test_ctrl_c_once_lets_the_running_trials_end_and_resume_does_the_rest(
     folder = tmp_path / "asked"
     asking = when(lambda: ended(folder) >= 1, lambda: os.kill(os.getpid(), signal.SIGINT))
     place = [str(study_file), f"storage={tmp_path}", "name=asked", "--json"]
-    assert tune(place) == 0
+    assert tune(place) == 130
     asking.join()
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert result["ended_early"] == "stopped by SIGINT"

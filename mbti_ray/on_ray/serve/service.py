@@ -9,8 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import ray
@@ -20,7 +19,7 @@ from ray.serve.exceptions import RayServeException
 
 from mbti_ray.checks.ports import HAPROXY_PORTS, port_problem
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.errors import BundleError, ClusterError
+from mbti_ray.errors import BundleError, ClusterError, StoppedError
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.on_ray.cluster.resources import (
     Resources,
@@ -56,10 +55,17 @@ def start_service(bundle: Location, config: ServeConfig) -> str:
     return url
 
 
-def run_service(bundle: Location, config: ServeConfig, *, on_ready: Callable[[str], None]) -> str:
-    """Serves until SIGINT or SIGTERM, ends every process that it started, and returns the URL.
+def run_service(
+    bundle: Location,
+    config: ServeConfig,
+    *,
+    on_ready: Callable[[str], None],
+    notify: Callable[[str], None],
+) -> NoReturn:
+    """Serves until SIGINT or SIGTERM, and ends every process that it started.
 
     Raises:
+        StoppedError: After a signal.
         BundleError, ClusterError: See `start_service`; also, a port is in use.
         ConfigError: The API key is not valid.
     """
@@ -67,20 +73,31 @@ def run_service(bundle: Location, config: ServeConfig, *, on_ready: Callable[[st
     load_key_digest()
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    _handle_signals(signal.default_int_handler)
-    with ray_connection(f"serve {APP_NAME}"):
-        # Again, because ray.init installs a handler that would end this process before the others.
-        _handle_signals(signal.default_int_handler)
-        try:
-            url = start_service(bundle, config)
-            ray_address = ray.get_runtime_context().gcs_address
-            with announce_service(config.port, ray_address), suppress(KeyboardInterrupt):
-                on_ready(url)
-                threading.Event().wait()
-        finally:
-            _handle_signals(signal.SIG_IGN)
-            serve.shutdown()
-    return url
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        notify("stopping after the requests that are running; Ctrl-C again stops at once")
+        raise KeyboardInterrupt
+
+    _handle_signals(stop)
+    try:
+        with ray_connection(f"serve {APP_NAME}"):
+            # Again, because ray.init installs a handler that ends this process before the others.
+            _handle_signals(stop)
+            try:
+                url = start_service(bundle, config)
+                ray_address = ray.get_runtime_context().gcs_address
+                with announce_service(config.port, ray_address):
+                    on_ready(url)
+                    threading.Event().wait()
+            finally:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                serve.shutdown()
+    except KeyboardInterrupt:
+        pass
+    raise StoppedError(f"stopped by {signal.Signals(received[0]).name}", received[0])
 
 
 def change_target(bundle: Location | None, config: ServeConfig) -> ServingTarget:

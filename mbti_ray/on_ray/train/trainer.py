@@ -4,9 +4,10 @@ What runs on the workers is in `worker`. Must not know how a model is trained.
 """
 
 import errno
+import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,13 +39,16 @@ def train(
     name: str | None = None,
     on_progress: OnProgress | None = None,
     callbacks: list[Any] | None = None,
+    notify: Callable[[str], None] = print,
 ) -> None:
     """Train one run to its end; scores.json and bundle/ are in its folder afterwards.
 
     Resumes from the folder's last checkpoint, and restarts up to `failure.max_failures` times when
-    a worker is lost. SIGTERM, or a file called stop in its folder, makes it save and stop.
+    a worker is lost. Ctrl-C, SIGTERM, or a file called stop in its folder, makes it save and stop;
+    a second Ctrl-C raises KeyboardInterrupt.
 
     Args:
+        notify: Called with messages for the user.
         name: For Ray's dashboard and metrics: the end of the folder's path, by default one part.
         callbacks: Of Ray Train, such as the one that reports to a surrounding trial.
 
@@ -52,7 +56,8 @@ def train(
         RunError: The run failed for a reason that the user can fix.
         StoppedError: It was asked to stop.
     """
-    with relay_progress(on_progress) as progress_actor, stop_on_sigterm(folder):
+    with relay_progress(on_progress) as progress_actor, stop_on_signals(folder, notify) as numbers:
+        _delete_damaged_snapshot(folder)
         settings = {
             "config": config.model_dump(mode="json", exclude={"study", "search"}),
             "data": ray.put(data),
@@ -69,10 +74,20 @@ def train(
             failure = error
         folder.pull()
         if folder.failure.exists():
-            kind = StoppedError if folder.stop.exists() else RunError
-            raise kind(folder.failure.read_text("utf-8").strip())
+            reason = folder.failure.read_text("utf-8").strip()
+            raise StoppedError(reason, *numbers) if folder.stop.exists() else RunError(reason)
         if failure:
             raise _explain(failure, folder) or failure
+
+
+def _delete_damaged_snapshot(folder: RunFolder) -> None:
+    """Ray fails on a snapshot that a full disk left empty; the workers find checkpoints without."""
+    snapshot = folder.checkpoints / "checkpoint_manager_snapshot.json"
+    if folder.remote is None and snapshot.exists():
+        try:
+            json.loads(snapshot.read_text("utf-8"))
+        except ValueError:
+            snapshot.unlink()
 
 
 def _explain(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiRayError | None:
@@ -99,7 +114,7 @@ def _build_trainer(
     parent, name = folder.location, settings["name"]
     for _ in name.split("/"):
         parent = parent.parent
-    return TorchTrainer(
+    return _Trainer(
         train_loop,
         train_loop_config=settings,
         scaling_config=ScalingConfig(
@@ -122,14 +137,33 @@ def _build_trainer(
     )
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leaves SIGINT to `stop_on_signals`; Ray's own handler exits with 1 and saves nothing."""
+
+
 @contextmanager
-def stop_on_sigterm(folder: RunFolder) -> Iterator[None]:
-    """SIGTERM to this process makes the run save and stop, instead of ending the process."""
+def stop_on_signals(folder: RunFolder, notify: Callable[[str], None]) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM makes the run save and stop; yields a list with its number."""
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: folder.request_stop())
+
+    def stop(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not received:
+            received.append(number)
+            notify(
+                "saving a checkpoint at the next step, then stopping; --resume continues from it; "
+                "Ctrl-C again stops at once"
+            )
+            folder.request_stop()
+
+    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

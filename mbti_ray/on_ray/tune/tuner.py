@@ -110,7 +110,8 @@ def run_study(
             searcher.requeue_running()
             folder.push()
             raise StoppedError(
-                f"{folder.location}: interrupted; --resume continues and runs the open trials again"
+                f"{folder.location}: interrupted; --resume continues with the open trials",
+                signal.SIGINT,
             ) from None
     if searcher.storage_error is not None:
         raise searcher.storage_error
