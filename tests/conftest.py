@@ -18,8 +18,8 @@ settings.load_profile("no deadline")
 
 @pytest.fixture(scope="session")
 def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """312 users of the built-in corpus as a CSV file; the test split has an odd number of them."""
-    return _write_users(tmp_path_factory.mktemp("data") / "small.csv", 312)
+    """313 users of the built-in corpus as a CSV file; the test split has an odd number of them."""
+    return _write_users(tmp_path_factory.mktemp("data") / "small.csv", 313)
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def test_the_final_scores_of_a_mixed_precision_run_are_those_that_its_bundle_ser
     predictor = Predictor.load(tmp_path / "b")
     for split, logits in (("val", outcome.val_logits), ("test", outcome.test_logits)):
         texts = [text.split("\n") for text in data.splits[split].texts]
-        served = predictor.predict_logits_of_preprocessed(texts, whole=True).values
+        served = predictor.predict_logits(texts, whole=True, is_preprocessed=True).values
         torch.testing.assert_close(served.double(), logits, atol=1e-5, rtol=0)
 
 
