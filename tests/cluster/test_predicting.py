@@ -229,7 +229,7 @@ def test_another_input_bundle_or_part_size_is_refused_and_fresh_starts_over(
         assert parts_of(output) == before
     assert predict([str(bundle), "--input", str(small_file), *place, "--fresh"]) == 0
     assert list(parts_of(output)) == ["part-000000.parquet"]
-    assert pq.read_table(output).num_rows == 312
+    assert pq.read_table(output).num_rows == 313
 
 
 def test_an_error_in_a_worker_is_one_line(
