@@ -75,9 +75,11 @@ def test_the_path_from_a_csv_to_a_served_model_works_as_written(
     service = subprocess.Popen([*arguments, f"serve.port={port}"], env=environment)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", service)
-        body = re.search(r"-d '(.*)'", curl)
-        assert body
-        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=body[1]).json()
+        words = shlex.split(curl)
+        body = words[words.index("-d") + 1]
+        name, _, value = words[words.index("-H") + 1].partition(": ")
+        url = f"http://127.0.0.1:{port}/predict"
+        answer = httpx.post(url, content=body, headers={name: value}).json()
     finally:
         service.send_signal(signal.SIGTERM)
         service.wait(timeout=60)
@@ -89,7 +91,7 @@ def test_the_path_from_a_csv_to_a_served_model_works_as_written(
     namespace: dict[str, object] = {}
     exec(snippet, namespace)
     classifier = namespace["classifier"]
-    text = json.loads(body[1])["inputs"]
+    text = json.loads(body)["inputs"]
     assert classifier.predict(text) == answer["type"]  # type: ignore[attr-defined]
     probabilities = classifier.predict_proba(text).tolist()  # type: ignore[attr-defined]
     assert probabilities == pytest.approx(list(answer["probabilities"].values()), abs=1e-5)
