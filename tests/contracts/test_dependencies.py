@@ -88,6 +88,12 @@ def test_a_declared_dependency_is_pinned_to_a_version_that_it_allows(requirement
     assert requirement.specifier.contains(pinned[name])
 
 
+def test_every_folder_of_tests_is_collected():
+    pytest_options = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]
+    folders = {f"tests/{path.parent.name}" for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders == set(pytest_options["ini_options"]["testpaths"])
+
+
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 
 
