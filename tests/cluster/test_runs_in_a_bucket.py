@@ -60,7 +60,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def working_copies() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("mbti_ray-*"))
+    return set(Path(tempfile.gettempdir()).glob(f"mbti_ray-{os.geteuid()}/*"))
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def put_up(folder: Path, url: str) -> str:
     for file in folder.iterdir():
         place = parse_location(f"{url}/{file.name}")
         assert isinstance(place, RemotePath)
-        place.put(file)
+        place.upload(file)
     return url
 
 

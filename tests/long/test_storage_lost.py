@@ -87,7 +87,7 @@ def test_a_run_in_a_bucket_whose_machine_is_lost_ends_as_the_uninterrupted_one(
     local = command("train", "quick", *SETTINGS, f"storage={tmp_path}", "name=whole")
     subprocess.run(local, check=True, timeout=300)
     weights = parse_location(f"{url}/bundle/model.safetensors")
-    weights.fetch(tmp_path / "weights")  # type: ignore[union-attr]
+    weights.download(tmp_path / "weights")  # type: ignore[union-attr]
     whole = tmp_path / "whole" / "bundle" / "model.safetensors"
     assert (tmp_path / "weights").read_bytes() == whole.read_bytes()
 
