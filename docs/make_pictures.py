@@ -24,7 +24,7 @@ import pyte
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
-IMAGES = Path(__file__).parent / "images"
+IMAGES = Path(__file__).parent / "pictures"
 SERVICE = "http://127.0.0.1:8000"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
