@@ -9,9 +9,9 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from small_studies import end, study_of
 
-from mbti_ray.config import StudyConfig, get_value, load_study
+from mbti_ray.config import get_value, load_study
 from mbti_ray.config.search_space import default_point, is_active
 from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError, RunError
@@ -28,23 +28,6 @@ CONDITIONAL = {
     "loss.kind": Choices(choices=("bce", "focal")),
     "model.dropout": FloatRange(low=0.0, high=0.5),
 }
-
-
-def study_of(folder: Path, *changes: str, name: str = "study", **search: object) -> StudyConfig:
-    tree = {"preset": "quick", "study": {"trials": 8}}
-    tree["search"] = search or {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(tree), "utf-8")
-    return load_study(str(file), changes)
-
-
-def end(trial: optuna.Trial, value: float, state: TrialState = TrialState.COMPLETE) -> None:
-    """Let a trial end as the searcher does."""
-    attributes = {"values": [value], "evaluations": [[1, value]], "epochs": 1, "seconds": 0.5}
-    for name, attribute in attributes.items():
-        trial.set_user_attr(name, attribute)
-    trial.report(value, 1)
-    trial.study.tell(trial, value if state is TrialState.COMPLETE else None, state=state)
 
 
 def test_a_conditional_address_is_suggested_only_under_its_condition() -> None:

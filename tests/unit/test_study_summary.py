@@ -4,12 +4,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
+from small_studies import end, study_of
 
-from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.study.records import front_of, records_of
 from mbti_ray.study.sampling import ask_trial, fits, perturb
@@ -17,23 +16,6 @@ from mbti_ray.study.store import open_study
 from mbti_ray.study.summary import rungs_of, summarize_study
 
 pytestmark = pytest.mark.unit
-
-
-def study_of(folder: Path, *changes: str, name: str = "study", **search: object) -> StudyConfig:
-    tree = {"preset": "quick", "study": {"trials": 8}}
-    tree["search"] = search or {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(tree), "utf-8")
-    return load_study(str(file), changes)
-
-
-def end(trial: optuna.Trial, value: float, state: TrialState = TrialState.COMPLETE) -> None:
-    """Let a trial end as the searcher does."""
-    attributes = {"values": [value], "evaluations": [[1, value]], "epochs": 1, "seconds": 0.5}
-    for name, attribute in attributes.items():
-        trial.set_user_attr(name, attribute)
-    trial.report(value, 1)
-    trial.study.tell(trial, value if state is TrialState.COMPLETE else None, state=state)
 
 
 def test_rungs_are_those_of_successive_halving(tmp_path: Path) -> None:
