@@ -75,9 +75,9 @@ def test_the_public_names_are_these():
 
 def test_the_public_class_is_importable_from_the_package():
     from mbti_ray import MBTIClassifier
-    from mbti_ray.inference import predictor
+    from mbti_ray.inference import mbti_classifier
 
-    assert MBTIClassifier is predictor.MBTIClassifier
+    assert MBTIClassifier is mbti_classifier.MBTIClassifier
     assert {"load_from_checkpoint", "predict", "predict_proba"} <= set(vars(MBTIClassifier))
 
 
