@@ -43,8 +43,13 @@ def mode_of(monitor: Monitor) -> Literal["min", "max"]:
 
 
 class ModelConfig(ConfigSection):
-    """The encoder and the heads on top of it."""
+    """What reads a row: an encoder with heads, TF-IDF, or both."""
 
+    reader: Literal["windows", "posts", "tfidf", "stack", "best"] = Field(
+        "windows",
+        description="windows or posts: what the encoder reads at once; tfidf: logistic regression "
+        "on TF-IDF features; stack: both; best: whichever wins on validation",
+    )
     encoder: str = Field(
         "distilbert-base-uncased", description="a hub name, a folder, minilm, or tiny"
     )
