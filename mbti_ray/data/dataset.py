@@ -36,7 +36,6 @@ from mbti_ray.data.tokenizer import (
     build_tokenizer,
     encode_rows,
     load_tokenizer,
-    tokenize_on_all_cores,
 )
 from mbti_ray.data.users import load_users
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
@@ -143,10 +142,9 @@ def _build(
     members = split_examples(config, examples)
     training_texts = (text for e in members["train"] for text in e.texts)
     tokenizer = pretrained or build_tokenizer(config.model.encoder, training_texts)
-    with tokenize_on_all_cores():
-        encoded = {
-            name: _encode(config, tokenizer, name, part, advance) for name, part in members.items()
-        }
+    encoded = {
+        name: _encode(config, tokenizer, name, part, advance) for name, part in members.items()
+    }
     held_out, shared = count_shared(members)
     info = DatasetInfo(
         source=source.name,

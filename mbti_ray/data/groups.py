@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 _NOT_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
+_OTHER_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
 # So many letters and digits are no coincidence. Of real tweets, authors shared none of 24 or more.
 _COPY_LETTERS = 64
 # A shorter text that this many people wrote links only those who wrote nothing of their own.
@@ -17,6 +18,8 @@ _COMMON = 25
 
 def text_key(text: str) -> str:
     """Equal for near-duplicates: letters and digits in lower case, or the text if it has none."""
+    if text.isascii():  # the same, ten times faster
+        return text.encode().lower().translate(None, _OTHER_ASCII).decode() or text
     return _NOT_LETTER_OR_DIGIT.sub("", text.casefold()) or text
 
 

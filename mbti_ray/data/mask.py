@@ -45,10 +45,11 @@ _NAMES = re.compile(
     r"|(?P<inside>(?<![A-Z])[IE][NS][TF][JP](?![A-Z])|(?<=[a-z])[IE][ns][tf][jp](?=[A-Z])"
     r"|[ie][ns]f[jp]|[IE][NS]F[JP])[A-Za-z]*))"
 )
-# Most texts hold none, and this finds that out ten times faster.
-_MAY_NAME = re.compile(
-    "[IiEeXx](?:[NnSsXx][TtFfXx][JjPpXx]|[ ._·-] ?[NnSs][ ._·-] ?[TtFf][ ._·-] ?[JjPp])"
-)
+# Most texts hold none, and this finds that out ten times faster: a name's letters stand for 1 to 4,
+# and what may be between them is dropped. An unknown letter may be any of the four.
+_LETTERS = bytes.maketrans(b"IiEeNnSsTtFfJjPpXx", b"1111222233334444xx")
+_GAPS = b" ._-"
+_MAY_NAME = re.compile(b"[1x][2x][3x][4x]")
 _GROUPS = tuple(_NAMES.groupindex.keys() - {"gap"})
 
 _FUNCTION = "[NSTF][ei]"
@@ -78,7 +79,7 @@ _URL = re.compile(
     rf"|(?:[a-z0-9-]+\.)+(?:{_ENDINGS})/(?:{_TAIL})?"
     r"|(?:[a-z0-9-]+\.)+(?:com|org|edu|gov)(?![\w@-])))"
 )
-_MAY_HOLD_URL = re.compile(r"://|\.[A-Za-z]")
+_DOT_IN_WORD = re.compile(r"\.[A-Za-z]")
 _NOT_LETTER = re.compile("[^A-Za-z]")
 
 
@@ -107,7 +108,7 @@ def find_masked_spans(text: str, also: Sequence[str] = ()) -> list[MaskedSpan]:
         folded, places = _folded(_blanked(text, found))
     patterns = [(_TYPE, _NAMES), *((kind, _ALSO[kind]) for kind in also)]
     for kind, pattern in patterns:
-        if pattern is _NAMES and not _MAY_NAME.search(folded):
+        if pattern is _NAMES and not _may_name_a_type(folded):
             continue
         new = [
             MaskedSpan(places(m.start()), places(m.end()), kind) for m in pattern.finditer(folded)
@@ -140,7 +141,7 @@ def type_mentions(text: str) -> list[str]:
     """
     found: list[str] = []
     folded, _ = _folded(text)
-    for match in _NAMES.finditer(folded) if _MAY_NAME.search(folded) else ():
+    for match in _NAMES.finditer(folded) if _may_name_a_type(folded) else ():
         named = next(match[group] for group in _GROUPS if match[group])
         named = _NOT_LETTER.sub("", named).upper()
         if named in TYPES:
@@ -160,7 +161,15 @@ def most_mentioned(mentions: Counter[str]) -> str | None:
 
 
 def _addresses(text: str) -> Iterator[re.Match[str]]:
-    return _URL.finditer(text) if _MAY_HOLD_URL.search(text) else iter(())
+    may_hold = "://" in text or ("." in text and _DOT_IN_WORD.search(text))
+    return _URL.finditer(text) if may_hold else iter(())
+
+
+def _may_name_a_type(folded: str) -> bool:
+    """False only for a text in which `_NAMES` finds nothing."""
+    # Without other characters than ASCII, such as the gap "·", which may be between letters.
+    letters = folded.encode("ascii", "ignore").translate(_LETTERS, _GAPS)
+    return b"1234" in letters or (b"x" in letters and _MAY_NAME.search(letters) is not None)
 
 
 def _with_seams(text: str, hidden: list[MaskedSpan]) -> list[MaskedSpan]:
@@ -238,6 +247,14 @@ class _Fold(dict[int, int | None]):
 _FOLD = _Fold()
 
 
+# ASCII that is visible or white space is left as it is.
+_FOLDABLE = re.compile("[^\t-\r\x1c-~]+")
+
+
+def _fold_run(match: re.Match[str]) -> str:
+    return match.group().translate(_FOLD)
+
+
 class _Places:
     """Maps an index in the folded text to the index in the text."""
 
@@ -252,5 +269,5 @@ def _folded(text: str) -> "tuple[str, _Places | type[int]]":
     """The text as a tokenizer sees it, and a map of its indices to those of the text."""
     if text.isascii():
         return text, int
-    folded = text.translate(_FOLD)
+    folded = _FOLDABLE.sub(_fold_run, text)
     return folded, int if len(folded) == len(text) else _Places(text)

@@ -44,7 +44,8 @@ def repaired_line(message: object, *, limit: int = 200) -> str:
 def clean_text(text: str) -> str:
     """Encoding repaired, Unicode in NFC, each run of control characters and white space a space."""
     text = unicodedata.normalize("NFC", repair_encoding(text))
-    return " ".join(_CONTROL.sub(" ", text).split())
+    # No control character is printable, and most texts are.
+    return " ".join((text if text.isprintable() else _CONTROL.sub(" ", text)).split())
 
 
 def has_content(text: str) -> bool:

@@ -4,27 +4,32 @@ The one way in which training, evaluation and serving tokenize. Must not know of
 splits.
 """
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder, safe_options
 from mbti_ray.data.windows import EncodedRow, split_into_windows
+from mbti_ray.data.word_tokenizer import WordTokenizer
 
-Tokenizer: TypeAlias = PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    Tokenizer: TypeAlias = PreTrainedTokenizerBase
+else:
+    # Processes that prepare data encode rows without loading transformers.
+    Tokenizer = Any
 _TINY_WORDS = 2000
 # Enough texts to find the common words; more of a large file would only take time.
 _TINY_TEXTS = 20_000
 _UNBOUNDED = 10**9
 # More than words have: a beginning of so many characters has more tokens than are read.
 _CHARACTERS_PER_TOKEN = 16
-_PARALLEL = "TOKENIZERS_PARALLELISM"
+# Not an attribute: tokenizers are pickled, and need not take their words along.
+_BY_WORD: "WeakKeyDictionary[Tokenizer, WordTokenizer]" = WeakKeyDictionary()
 
 
 def build_tokenizer(encoder: str, training_texts: Iterable[str]) -> Tokenizer:
@@ -40,6 +45,8 @@ def build_tokenizer(encoder: str, training_texts: Iterable[str]) -> Tokenizer:
 
 def load_tokenizer(place: str | Path, *, name: str | None = None) -> Tokenizer:
     """A tokenizer from a folder or the hub, without a length limit of its own."""
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(place), **safe_options(place))
     except (OSError, ValueError) as error:
@@ -49,34 +56,29 @@ def load_tokenizer(place: str | Path, *, name: str | None = None) -> Tokenizer:
     return tokenizer
 
 
-@contextmanager
-def tokenize_on_all_cores() -> Iterator[None]:
-    """Let the tokenizer use all cores inside this context; elsewhere the model needs them."""
-    before = os.environ.get(_PARALLEL)
-    # Any value also stops the library from warning when the process forks later.
-    os.environ[_PARALLEL] = "true"
-    try:
-        yield
-    finally:
-        os.environ[_PARALLEL] = before or "false"
+def by_word(tokenizer: Tokenizer) -> WordTokenizer:
+    """The same tokenizer as a `WordTokenizer`, made once."""
+    if tokenizer not in _BY_WORD:
+        _BY_WORD[tokenizer] = WordTokenizer(
+            tokenizer.backend_tokenizer.to_str(),
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+        )
+    return _BY_WORD[tokenizer]
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def tokenize(tokenizer: Tokenizer | WordTokenizer, texts: Sequence[str]) -> list[list[int]]:
     """The ids of each text, without special tokens and without a length limit."""
-    if not texts:
-        return []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    words = tokenizer if isinstance(tokenizer, WordTokenizer) else by_word(tokenizer)
+    return words.tokenize(texts)
 
 
 def encode_rows(
-    tokenizer: Tokenizer, rows: Sequence[Sequence[str]], *, max_tokens: int, max_windows: int
+    tokenizer: Tokenizer | WordTokenizer,
+    rows: Sequence[Sequence[str]],
+    *,
+    max_tokens: int,
+    max_windows: int,
 ) -> list[EncodedRow]:
     """The windows of each row of prepared texts; training, evaluation and serving all call this."""
     texts = list(dict.fromkeys(text for row in rows for text in row))
@@ -95,7 +97,7 @@ def encode_rows(
 
 
 def _tokenize_beginnings(
-    tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int
+    tokenizer: Tokenizer | WordTokenizer, texts: Sequence[str], max_tokens: int
 ) -> list[list[int]]:
     """The ids of each text; of a long one perhaps only the first ones, more than `max_tokens`.
 
@@ -120,6 +122,7 @@ def _build_wordpiece(texts: Iterable[str]) -> Tokenizer:
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()

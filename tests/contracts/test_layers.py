@@ -59,6 +59,7 @@ WITHIN = {
             "progress",
             "split",
             "windows",
+            "word_tokenizer",
         ),
         ("collate", "text", "tokenizer"),
         ("columns", "rows"),

