@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from mbti_ray.checks.verdict import Verdict
 
 _COLORS = {"ok": "green", "warning": "yellow", "wrong": "red"}
-_STUDY = ("study", "search")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,25 +63,22 @@ def _doctor(options: argparse.Namespace) -> dict[str, Any]:
         "wrong": counts["wrong"],
         "warnings": counts["warning"],
         "seconds": round(seconds, 1),
-        "checks": [verdict.as_dict() for verdict in verdicts],
+        "checks": [
+            {"check": v.check, "state": v.state, "found": v.message, "remedy": v.remedy}
+            for v in verdicts
+        ],
     }
 
 
 def _load(base: str | None, overrides: list[str]) -> RunConfig:
     """The config of a run, or of a study if the file or an argument has a section of a study."""
-    is_study = any(item.startswith(tuple(f"{s}." for s in _STUDY)) for item in overrides)
-    if base is not None and Path(base).suffix in (".yaml", ".yml") and Path(base).is_file():
-        tree = _tree(Path(base))
-        is_study = is_study or (isinstance(tree, dict) and any(s in tree for s in _STUDY))
+    is_study = any(item.startswith(("study.", "search.")) for item in overrides)
+    # Loading a file that cannot be read reports what is wrong with it.
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, TypeError):
+        if base is not None and base not in PRESETS:
+            tree = yaml.safe_load(Path(base).read_text("utf-8"))
+            is_study = is_study or "study" in tree or "search" in tree
     return load_study(base, overrides) if is_study else load_run(base, overrides)
-
-
-def _tree(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        # Loading it reports what is wrong with it.
-        return None
 
 
 def _print(verdicts: "Sequence[Verdict]") -> None:

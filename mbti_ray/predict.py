@@ -205,13 +205,12 @@ def _predict_missing_parts(job: "PredictionJob", folder: "PartFolder") -> dict[s
     before, stats = len(folder.done), PredictionStats()
     if before:
         console.print(f"{folder.path}: {before} parts are already complete")
-    if folder.finished is None or not folder.is_finished:
+    totals = folder.totals
+    if totals is None:
         with _row_progress(job) as advance:
             advance(before * job.chunks.part_rows, "")
             stats = predict_to_folder(job, folder, advance)
         totals = folder.finalize()
-    else:
-        totals = folder.finished
     speed = {"seconds": stats.seconds, "rows_s": stats.rows_s}
     return {**totals, **speed, "before": before, "bad_rows": str(folder.bad_rows)}
 

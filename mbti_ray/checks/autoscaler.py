@@ -6,17 +6,18 @@ only this log shows it, while `ray up` reports success.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mbti_ray.checks.verdict import Verdict
+from mbti_ray.checks.verdict import Verdict, join_names
 
 _CHECK = "nodes"
-_OPTION = "--autoscaling-config="
+_SCRIPT, _OPTION = "monitor.py", "--autoscaling-config="
 _LOG = "monitor.out"
 _HEAD = "node:__internal_head__"
 _LABEL = "ray.io/node-group"
@@ -56,11 +57,9 @@ class NodeType:
 
 @dataclass(frozen=True)
 class Autoscaler:
-    """The autoscaler of a cluster.
+    """The autoscaler of a cluster: its types of workers, and how many of all types it may run.
 
     Attributes:
-        types: The kinds of workers.
-        max_workers: Of all types together.
         addresses: Of the workers, if the config names machines.
         failures: Why `ray start` failed, by address, if it still does.
     """
@@ -80,27 +79,26 @@ class Autoscaler:
 
     def addable_nodes(self, running: Mapping[str, int]) -> list[dict[str, float]]:
         """The resources of each machine that may still be added to the running ones."""
-        capacity = self.max_workers - sum(running.values())
-        added: list[dict[str, float]] = []
+        capacity = max(self.max_workers - sum(running.values()), 0)
         # Most GPUs first: if not all fit under the limit, these matter.
-        for kind in sorted(self.types, key=lambda t: -t.resources.get("GPU", 0)):
-            left = min(kind.max_workers - running.get(kind.name, 0), capacity)
-            count = left if kind.resources else 0
-            added += [dict(kind.resources)] * max(count, 0)
-            capacity -= max(count, 0)
-        return added
+        kinds = sorted(self.types, key=lambda kind: -kind.resources.get("GPU", 0))
+        added = [
+            dict(kind.resources)
+            for kind in kinds
+            if kind.resources
+            for _ in range(kind.max_workers - running.get(kind.name, 0))
+        ]
+        return added[:capacity]
 
 
 def find_autoscaler(logs: Path) -> Autoscaler | None:
     """The autoscaler that writes its log to a folder of this machine, if there is one."""
-    path = next(_configs(logs), None)
-    if path is None:
-        return None
-    try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None
-    return parse_autoscaler(tree, _end_of(logs / _LOG))
+    with suppress(OSError, yaml.YAMLError):
+        if path := _config_of(logs):
+            log = (logs / _LOG).read_bytes()[-_READ_BYTES:] if (logs / _LOG).exists() else b""
+            tree = yaml.safe_load(path.read_text("utf-8"))
+            return parse_autoscaler(tree, log.decode("utf-8", "replace"))
+    return None
 
 
 def parse_autoscaler(tree: Mapping[str, Any], log: str = "") -> Autoscaler:
@@ -151,49 +149,28 @@ def parse_join_failures(log: str) -> dict[str, str]:
 def judge_nodes(
     autoscaler: Autoscaler, alive: Sequence[str], running: Mapping[str, int]
 ) -> list[Verdict]:
-    """A verdict for each machine that failed to join or is missing.
-
-    Args:
-        alive: Addresses of the live nodes.
-        running: How many workers of each type are running.
-    """
+    """A verdict for each machine that failed to join or is not alive, though it should run."""
+    failed = {a: why for a, why in sorted(autoscaler.failures.items()) if a not in alive}
     verdicts = [
-        Verdict(
-            _CHECK, "wrong", f"{address} could not join: {reason}", _REMEDIES.get(reason, _LOOK)
-        )
-        for address, reason in sorted(autoscaler.failures.items())
-        if address not in alive
+        Verdict(_CHECK, "wrong", f"{address} could not join: {why}", _REMEDIES.get(why, _LOOK))
+        for address, why in failed.items()
     ]
-    named = {address for address in autoscaler.failures if address not in alive}
     for kind in autoscaler.types:
-        missing = kind.min_workers - running.get(kind.name, 0) - len(named)
+        missing = kind.min_workers - running.get(kind.name, 0) - len(failed)
         if missing > 0:
-            absent = [a for a in autoscaler.addresses if a not in alive and a not in named]
-            where = f" ({', '.join(absent[:4])})" if absent else ""
-            message = (
-                f"{missing} of {kind.min_workers} machines of type {kind.name} are missing{where}"
-            )
-            verdicts.append(Verdict(_CHECK, "warning", message, f"wait, or {_LOOK}"))
+            absent = [a for a in autoscaler.addresses if a not in alive and a not in failed]
+            where = f" ({join_names(absent)})" if absent else ""
+            message = f"{missing} of {kind.min_workers} machines of type {kind.name} are missing"
+            verdicts.append(Verdict(_CHECK, "warning", message + where, f"wait, or {_LOOK}"))
     return verdicts
 
 
-def _configs(logs: Path) -> Iterator[Path]:
+def _config_of(logs: Path) -> Path | None:
     """The config of the running autoscaler that writes its log there."""
     for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with suppress(OSError):
             arguments = process.read_bytes().decode("utf-8", "replace").split("\0")
-        except OSError:
-            continue
-        if any(a.endswith("monitor.py") for a in arguments) and f"--logs-dir={logs}" in arguments:
-            for argument in arguments:
-                if argument.startswith(_OPTION) and argument != _OPTION:
-                    yield Path(argument.removeprefix(_OPTION)).expanduser()
-
-
-def _end_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _READ_BYTES))
-            return file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
+            if f"--logs-dir={logs}" in arguments and any(a.endswith(_SCRIPT) for a in arguments):
+                found = [a.removeprefix(_OPTION) for a in arguments if a.startswith(_OPTION)]
+                return Path(found[0]).expanduser() if any(found) else None
+    return None

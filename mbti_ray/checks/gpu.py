@@ -1,8 +1,10 @@
 """The GPUs of a machine: whether torch can compute on them, and NCCL can reduce over them."""
 
 import json
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +35,10 @@ class Gpus:
 
 def find_driver() -> str | None:
     """The version of NVIDIA's kernel driver."""
-    try:
-        words = _DRIVER.read_text("utf-8").splitlines()[0].split()
-    except (OSError, IndexError):
-        return None
-    return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
+    with suppress(OSError):
+        found = re.search(r"\d+\.\d[\d.]*", _DRIVER.read_text("utf-8"))
+        return found[0] if found else "unknown"
+    return None
 
 
 def probe_timeout_s(gpus: float) -> float:
@@ -70,39 +71,34 @@ def judge_gpus(gpus: Gpus, *, counted: int, is_needed: bool) -> Verdict:
         is_needed: Whether the run or study computes on GPUs.
     """
     if gpus.driver is None and not counted:
-        message = "none here" + (", and scaling.use_gpu needs one" if is_needed else "")
-        remedy = "set scaling.use_gpu=auto, or use a machine with a GPU" if is_needed else ""
-        return Verdict(_CHECK, "wrong" if is_needed else "ok", message, remedy)
+        if not is_needed:
+            return Verdict(_CHECK, "ok", "none here")
+        remedy = "set scaling.use_gpu=auto, or use a machine with a GPU"
+        return Verdict(_CHECK, "wrong", "none here, and scaling.use_gpu needs one", remedy)
     bad: State = "wrong" if is_needed or counted else "warning"
     if gpus.built_for is None:
         message = f"{counted or 'some'} found, but torch is a build for CPUs only"
         return Verdict(_CHECK, bad, message, _WHEEL)
+    remedy = f"check nvidia-smi there; driver {gpus.driver} must support CUDA {gpus.built_for}"
     if gpus.problem is not None:
-        return Verdict(_CHECK, bad, f"torch failed: {gpus.problem}", _driver_remedy(gpus))
+        return Verdict(_CHECK, bad, f"torch failed: {gpus.problem}", remedy)
     if gpus.probed is None:
         return Verdict(_CHECK, "ok", f"{counted} found, torch is built for CUDA {gpus.built_for}")
-    return _judge_probed(gpus, gpus.probed, counted, bad)
-
-
-def _judge_probed(gpus: Gpus, probed: dict[str, Any], counted: int, bad: State) -> Verdict:
-    usable = [gpu for gpu in probed["gpus"] if not gpu["problem"]]
-    if len(usable) < max(counted, 1):
-        reasons = [gpu["problem"] for gpu in probed["gpus"] if gpu["problem"]]
-        reason = next(iter([*reasons, probed["reason"]]), None) or "no reason given"
-        message = f"torch can compute on {len(usable)} of {max(counted, 1)} ({reason})"
-        return Verdict(_CHECK, bad, message, _driver_remedy(gpus))
-    names = ", ".join(f"{g['name']} {g['memory_bytes'] / _GIB:.0f} GiB" for g in usable)
+    found, nccl = gpus.probed["gpus"], gpus.probed["nccl"]
+    problems = [gpu["problem"] for gpu in found if gpu["problem"]]
+    usable = len(found) - len(problems)
+    if usable < max(counted, 1):
+        reason = next(filter(None, [*problems, gpus.probed["reason"]]), "no reason given")
+        message = f"torch can compute on {usable} of {max(counted, 1)} ({reason})"
+        return Verdict(_CHECK, bad, message, remedy)
+    names = ", ".join(
+        f"{g['name']} {g['memory_bytes'] / _GIB:.0f} GiB" for g in found if not g["problem"]
+    )
     message = f"{names}; driver {gpus.driver}, torch for CUDA {gpus.built_for}"
-    if probed["nccl"] is None:
+    if nccl is None:
         remedy = "install the build of torch for Linux that has NCCL"
         return Verdict(_CHECK, "warning", f"{message}, no NCCL: one GPU a run only", remedy)
-    if probed.get("together"):
+    if problem := gpus.probed.get("together"):
         remedy = "run with NCCL_DEBUG=INFO to see which connection between the GPUs fails"
-        return Verdict(_CHECK, bad, f"NCCL cannot reduce over them: {probed['together']}", remedy)
-    return Verdict(_CHECK, "ok", f"{message}, NCCL {probed['nccl']}")
-
-
-def _driver_remedy(gpus: Gpus) -> str:
-    return (
-        f"check nvidia-smi there; driver {gpus.driver or 'none'} must support CUDA {gpus.built_for}"
-    )
+        return Verdict(_CHECK, bad, f"NCCL cannot reduce over them: {problem}", remedy)
+    return Verdict(_CHECK, "ok", f"{message}, NCCL {nccl}")

@@ -6,7 +6,7 @@ this package: it runs where perhaps only torch is installed.
 
 import json
 import warnings
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
@@ -14,51 +14,45 @@ import torch
 def main() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        is_available = torch.cuda.is_available()
-    report: dict[str, Any] = {
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [
+        {
+            "name": torch.cuda.get_device_name(n),
+            "memory_bytes": torch.cuda.get_device_properties(n).total_memory,
+            "problem": _problem(lambda n=n: _multiplies(n)),  # type: ignore[misc]
+        }
+        for n in range(count)
+    ]
+    has_nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+    version = torch.cuda.nccl.version() if has_nccl else ()  # type: ignore[no-untyped-call]
+    is_tried = count > 1 and has_nccl and not any(gpu["problem"] for gpu in gpus)
+    report = {
         "torch": torch.__version__,
-        "built_for": torch.version.cuda,
-        "gpus": [_try(n) for n in range(torch.cuda.device_count())] if is_available else [],
-        "nccl": _nccl(),
+        "gpus": gpus,
+        "nccl": ".".join(map(str, version)) or None,
         "reason": " ".join(str(caught[0].message).split())[:300] if caught else None,
+        "together": _problem(lambda: _reduces(count)) if is_tried else None,
     }
-    if len(report["gpus"]) > 1 and report["nccl"] and not any(g["problem"] for g in report["gpus"]):
-        report["together"] = _try_together(len(report["gpus"]))
     print(json.dumps(report))
 
 
-def _try(number: int) -> dict[str, Any]:
-    """Its name, its memory, and whether a matrix product is right."""
-    problem = None
+def _problem(is_right: Callable[[], bool]) -> str | None:
     try:
-        ones = torch.ones(128, 128, device=f"cuda:{number}")
-        if float((ones @ ones).sum()) != 128.0**3:
-            problem = "wrong results"
-    except Exception as error:
-        problem = " ".join(str(error).split())[:200]
-    memory = torch.cuda.get_device_properties(number).total_memory
-    return {
-        "name": torch.cuda.get_device_name(number),
-        "memory_bytes": memory,
-        "problem": problem,
-    }
-
-
-def _nccl() -> str | None:
-    if not torch.distributed.is_available() or not torch.distributed.is_nccl_available():
-        return None
-    return ".".join(str(part) for part in torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
-
-
-def _try_together(count: int) -> str | None:
-    """All-reduce over the GPUs of this machine through NCCL; returns the problem, if any."""
-    try:
-        tensors = [torch.ones(1024, device=f"cuda:{n}") for n in range(count)]
-        torch.cuda.nccl.all_reduce(tensors)  # type: ignore[no-untyped-call]
-        is_right = all(float(t.sum()) == 1024.0 * count for t in tensors)
+        return None if is_right() else "wrong results"
     except Exception as error:
         return " ".join(str(error).split())[:200]
-    return None if is_right else "wrong sums"
+
+
+def _multiplies(number: int) -> bool:
+    ones = torch.ones(128, 128, device=f"cuda:{number}")
+    return float((ones @ ones).sum()) == 128.0**3
+
+
+def _reduces(count: int) -> bool:
+    """Whether an all-reduce over the GPUs of this machine through NCCL is right."""
+    tensors = [torch.ones(1024, device=f"cuda:{n}") for n in range(count)]
+    torch.cuda.nccl.all_reduce(tensors)  # type: ignore[no-untyped-call]
+    return all(float(t.sum()) == 1024.0 * count for t in tensors)
 
 
 if __name__ == "__main__":

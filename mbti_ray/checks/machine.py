@@ -8,11 +8,12 @@ from pathlib import Path
 
 from mbti_ray.checks.autoscaler import Autoscaler, find_autoscaler
 from mbti_ray.checks.disk import Disk, measure_disk
-from mbti_ray.checks.encoder import EncoderReport, inspect_encoder
+from mbti_ray.checks.encoder import inspect_encoder
 from mbti_ray.checks.gpu import Gpus, find_driver, probe_gpus
 from mbti_ray.checks.network import gloo_address
 from mbti_ray.checks.storage import StorageReport
 from mbti_ray.checks.token import Token, find_token
+from mbti_ray.checks.verdict import Verdict
 from mbti_ray.checks.versions import installed_versions, torch_cuda_version
 
 
@@ -28,11 +29,11 @@ class MachineQuery:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """The facts of one machine."""
+    """The facts of one machine; `encoder` with the bytes of its weights there."""
 
     versions: dict[str, str]
     token: Token
-    encoder: EncoderReport
+    encoder: tuple[Verdict, int]
     disk: Disk
     gpus: Gpus
     storage: StorageReport | None

@@ -13,6 +13,10 @@ from mbti_ray.checks.verdict import Verdict, join_names
 
 _CHECK = "network"
 _INTERFACE = "GLOO_SOCKET_IFNAME"
+_REMEDY = (
+    f"set {_INTERFACE} to the network interface in the environment of `ray start` there, as "
+    "clusters/node/environment.sh does"
+)
 
 
 def gloo_address(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -32,8 +36,4 @@ def judge_gloo(addresses: Mapping[str, str | None]) -> Verdict:
     if not on_loopback:
         return Verdict(_CHECK, "ok", "workers on several machines can connect")
     message = f"Gloo would bind to loopback on {join_names(on_loopback)}, unreachable for others"
-    remedy = (
-        f"set {_INTERFACE} to the network interface in the environment of `ray start` there, as "
-        "clusters/node/environment.sh does"
-    )
-    return Verdict(_CHECK, "wrong", message, remedy)
+    return Verdict(_CHECK, "wrong", message, _REMEDY)

@@ -38,13 +38,10 @@ def judge_ports(config: ServeConfig, *, with_dashboard: bool) -> list[Verdict]:
     if with_dashboard:
         remedy = "another Ray may run here; the next free port will be used"
         needed.append(("127.0.0.1", _DASHBOARD, "dashboard", remedy))
-    taken = []
-    for host, port, use, remedy in needed:
-        reason = port_problem(host, port)
-        if reason is not None:
-            message = f"{host or '*'}:{port} ({use}): {reason}"
-            taken.append(Verdict(_CHECK, "warning", message, remedy))
-    if taken:
-        return taken
-    ports = ", ".join(str(port) for _, port, _, _ in needed)
-    return [Verdict(_CHECK, "ok", f"{ports} are free")]
+    taken = [
+        Verdict(_CHECK, "warning", f"{host or '*'}:{port} ({use}): {reason}", remedy)
+        for host, port, use, remedy in needed
+        if (reason := port_problem(host, port)) is not None
+    ]
+    free = ", ".join(str(port) for _, port, _, _ in needed)
+    return taken or [Verdict(_CHECK, "ok", f"{free} are free")]

@@ -4,6 +4,7 @@ The driver writes a marker file, each machine looks for it and writes its own, a
 for those. This detects folders that have the same path on every machine, but are different disks.
 """
 
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from mbti_ray.checks.verdict import Verdict, join_names
+from mbti_ray.checks.verdict import Verdict, group_by_value, join_names
 from mbti_ray.errors import MbtiRayError, one_line
 from mbti_ray.storage.remote import Location
 
@@ -62,15 +63,10 @@ class StorageMarkers:
     def __exit__(self, *error: object) -> None:
         folder = self.storage / self.name
         with suppress(OSError, MbtiRayError):
-            if not isinstance(folder, Path):
-                folder.delete()
-                return
-            for path in folder.glob("*"):
-                path.unlink()
-            folder.rmdir()
-        # A folder that did not exist before is deleted, too.
-        for new in self._created:
-            with suppress(OSError):
+            shutil.rmtree(folder) if isinstance(folder, Path) else folder.delete()
+        # A folder that did not exist before is deleted, too, unless it is in use by now.
+        with suppress(OSError):
+            for new in self._created:
                 new.rmdir()
 
     def exchange(self, machine: str) -> StorageReport:
@@ -123,36 +119,29 @@ def judge_storage(
     if own.state == "wrong" or not by_machine:
         return [own]
     unseen = markers.find_missing(m for m, report in by_machine.items() if report.is_shared)
-    groups: dict[tuple[tuple[str, str], bool], list[str]] = {}
-    for machine, report in by_machine.items():
-        fault = _fault(report, is_seen=machine not in unseen)
-        if fault is not None:
-            groups.setdefault((fault, machine in idle), []).append(machine)
-    if not groups:
-        count = len(by_machine)
-        nodes = f"by {count} nodes" if count > 1 else "by the node"
-        return [Verdict(_CHECK, "ok", f"{markers.storage} is writable {nodes} and read back here")]
+    faults = {
+        machine: (fault, machine in idle)
+        for machine, report in by_machine.items()
+        if (fault := _fault(report, is_seen=machine not in unseen))
+    }
+    nodes = f"by {len(by_machine)} nodes" if len(by_machine) > 1 else "by the node"
     remedy = f"mount the same folder at {markers.storage} on all machines, or set storage=s3://..."
-    return [
-        Verdict(
-            _CHECK,
-            "warning" if is_idle else "wrong",
-            f"{markers.storage} {fault} {join_names(machines)}{consequence}",
-            remedy,
-        )
-        for ((fault, consequence), is_idle), machines in groups.items()
-    ]
+    wrong = []
+    for (fault, is_idle), machines in group_by_value(faults).items():
+        message = f"{markers.storage} {fault.replace('{}', join_names(machines), 1)}"
+        wrong.append(Verdict(_CHECK, "warning" if is_idle else "wrong", message, remedy))
+    return wrong or [Verdict(_CHECK, "ok", f"{markers.storage} is writable {nodes} and read back")]
 
 
-def _fault(report: StorageReport, *, is_seen: bool) -> tuple[str, str] | None:
-    """What goes before and after the names of the machines."""
+def _fault(report: StorageReport, *, is_seen: bool) -> str | None:
+    """What is wrong with it, with {} for the names of the machines."""
     if report.problem is not None:
-        return "cannot be used on", f" ({report.problem})"
+        return f"cannot be used on {{}} ({report.problem})"
     if not report.exists:
-        return "does not exist on", ": other machines would not see its files"
+        return "does not exist on {}: other machines would not see its files"
     if not report.is_shared:
-        return "is another folder on", " than here: files written here are missing there"
-    return None if is_seen else ("does not show files here that were written on", "")
+        return "is another folder on {} than here: files written here are missing there"
+    return None if is_seen else "does not show files here that were written on {}"
 
 
 def _reason(error: Exception) -> str:

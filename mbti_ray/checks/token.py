@@ -12,11 +12,9 @@ from pathlib import Path
 from mbti_ray.checks.verdict import Verdict, group_by_value, join_names, merge_verdicts
 
 _CHECK = "token"
-_MODE = "RAY_AUTH_MODE"
-_GIVEN = "RAY_AUTH_TOKEN"
-_PATH = "RAY_AUTH_TOKEN_PATH"
-_COPY = "copy the head's ~/.ray/auth_token there, with RAY_AUTH_MODE=token in its environment"
-_HERE = "copy the head's ~/.ray/auth_token to this machine and set RAY_AUTH_MODE=token"
+_MODE, _GIVEN, _PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_COPY = f"copy the head's ~/.ray/auth_token there, with {_MODE}=token in its environment"
+_HERE = f"copy the head's ~/.ray/auth_token to this machine and set {_MODE}=token"
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,6 @@ class Token:
     is_named: bool = False
     is_exposed: bool = False
 
-    @property
-    def is_on(self) -> bool:
-        return self.mode is not None and self.mode.lower() == "token"
-
 
 def find_token(environment: Mapping[str, str] = os.environ, home: Path | None = None) -> Token:
     """The token of this machine, looked for where Ray looks."""
@@ -49,67 +43,49 @@ def find_token(environment: Mapping[str, str] = os.environ, home: Path | None = 
         return Token(mode, _GIVEN, _digest(environment[_GIVEN]), is_named=True)
     path = Path(environment.get(_PATH) or (home or Path.home()) / ".ray" / "auth_token")
     try:
-        path = path.expanduser()
-        text = path.read_text("utf-8").strip()
-        is_exposed = bool(path.stat().st_mode & 0o077)
+        text = path.expanduser().read_text("utf-8").strip()
+        is_exposed = bool(path.expanduser().stat().st_mode & 0o077)
     except (OSError, UnicodeDecodeError):
         text, is_exposed = "", False
-    digest = _digest(text) if text else None
-    return Token(mode, str(path), digest, _PATH in environment, is_exposed)
+    return Token(mode, str(path), _digest(text) if text else None, _PATH in environment, is_exposed)
 
 
 def judge_token(token: Token, *, joins: bool) -> Verdict:
-    """The token of one machine.
-
-    Args:
-        joins: Whether the machine connects to a Ray that runs elsewhere.
-    """
-    if token.digest is None and (token.is_named or (token.is_on and joins)):
-        asked = _PATH if token.is_named else f"{_MODE}=token"
-        return Verdict(_CHECK, "wrong", f"{asked} is set, but {token.path} has no token", _HERE)
+    """The token of one machine; `joins`: whether it connects to a Ray that runs elsewhere."""
+    is_on = (token.mode or "").lower() == "token"
     if token.digest is None:
+        if token.is_named or (is_on and joins):
+            asked = _PATH if token.is_named else f"{_MODE}=token"
+            message = f"{asked} is set, but {token.path} has no token"
+            return Verdict(_CHECK, "wrong", message, _HERE)
         return Verdict(_CHECK, "ok", "none; required as soon as there is a second machine")
     if token.is_exposed:
         return _judge_exposed(token)
-    if not token.is_on:
-        return Verdict(
-            _CHECK,
-            "ok",
-            f"found in {token.path}; a worker started here with `ray start --address` presents it "
-            f"only with {_MODE}=token",
-        )
-    return Verdict(_CHECK, "ok", f"{_MODE}=token, with the token in {token.path}")
+    if is_on:
+        return Verdict(_CHECK, "ok", f"{_MODE}=token, with the token in {token.path}")
+    message = "a worker started here with `ray start --address` presents it only with"
+    return Verdict(_CHECK, "ok", f"found in {token.path}; {message} {_MODE}=token")
 
 
 def judge_tokens(by_machine: Mapping[str, Token], *, is_required: bool) -> list[Verdict]:
-    """The tokens of the machines of a cluster.
-
-    Args:
-        is_required: Whether the cluster requires a token.
-    """
+    """The tokens of the machines of a cluster, which requires one or does not."""
     exposed = {machine: _judge_exposed(t) for machine, t in by_machine.items() if t.is_exposed}
     if exposed:
         return merge_verdicts(exposed)
     several = len(by_machine) > 1
-    if not is_required:
-        if not several:
-            return [Verdict(_CHECK, "ok", "not required, and there is only one machine")]
-        remedy = (
-            "`ray get-auth-token --generate` once, the same file on all machines, and "
-            f"{_MODE}=token before each `ray start`"
-        )
+    if not is_required and several:
+        remedy = f"`ray get-auth-token --generate` once, then on each machine: {_COPY}"
         message = "not required: whoever reaches Ray's ports can run code on all machines"
         return [Verdict(_CHECK, "warning", message, remedy)]
-    groups = group_by_value({machine: token.digest for machine, token in by_machine.items()})
-    if len(groups) == 1:
-        where = f", the same on {len(by_machine)} nodes" if several else ""
-        return [Verdict(_CHECK, "ok", f"required{where}")]
-    common = next(iter(groups))
-    odd = [machine for digest, where in groups.items() if digest != common for machine in where]
-    message = (
-        f"{join_names(odd)} would present a different token, or none, when Ray starts there again"
-    )
-    return [Verdict(_CHECK, "warning", message, _COPY)]
+    if not is_required:
+        return [Verdict(_CHECK, "ok", "not required, and there is only one machine")]
+    _, *others = group_by_value({m: t.digest for m, t in by_machine.items()}).values()
+    if others:
+        odd = join_names(machine for machines in others for machine in machines)
+        message = f"{odd} would present a different token, or none, when Ray starts there again"
+        return [Verdict(_CHECK, "warning", message, _COPY)]
+    where = f", the same on {len(by_machine)} nodes" if several else ""
+    return [Verdict(_CHECK, "ok", f"required{where}")]
 
 
 def _judge_exposed(token: Token) -> Verdict:

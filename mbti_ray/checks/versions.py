@@ -6,8 +6,9 @@ with a misleading message.
 
 import hashlib
 import platform
+import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,16 +16,17 @@ from pathlib import Path
 from mbti_ray.checks.verdict import State, Verdict, group_by_value, join_names
 
 # Their objects are sent between processes, or the processes communicate through them.
-_DECISIVE = ("ray", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "mbti_ray")
+_DECISIVE = ("python", "ray", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "mbti_ray")
 _OTHERS = ("datasets", "optuna", "pydantic", "safetensors")
+_SHOWN = ("python", "ray", "torch", "transformers", "mbti_ray")
 _NONE = "none"
 _REMEDY = "pip install -c constraints.txt on all machines, from the same constraints.txt"
 
 
 def installed_versions() -> dict[str, str]:
     """The versions of Python, the libraries and this package on this machine."""
-    found = {name: _version(name) for name in (*_DECISIVE, *_OTHERS) if name != "mbti_ray"}
-    return {"python": platform.python_version(), **found, "mbti_ray": _package_version()}
+    own = {"python": platform.python_version(), "mbti_ray": _package_version()}
+    return {name: own.get(name) or _version(name) for name in (*_DECISIVE, *_OTHERS)}
 
 
 def torch_cuda_version() -> str | None:
@@ -33,47 +35,33 @@ def torch_cuda_version() -> str | None:
     if spec is None or spec.origin is None:
         return None
     text = Path(spec.origin).with_name("version.py").read_text("utf-8")
-    values: dict[str, str | None] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition("=")
-        values[name.partition(":")[0].strip()] = value.strip().strip("'\"")
-    built_for = values.get("cuda")
-    return None if built_for in (None, "None") else built_for
+    found = re.search(r"^cuda\b.*= '(.+)'", text, re.MULTILINE)
+    return found[1] if found else None
 
 
 def judge_versions(by_machine: Mapping[str, Mapping[str, str]]) -> list[Verdict]:
     """A verdict for each difference, or one with the versions that all have."""
-    machines = list(by_machine)
-    here = by_machine[machines[0]]
+    here = next(iter(by_machine.values()))
     verdicts = []
     for name in here:
-        groups = group_by_value({m: _public(by_machine[m].get(name, _NONE)) for m in machines})
+        # torch 2.13.0+cpu on a head and 2.13.0+cu130 on its workers are compatible.
+        found = {m: v.get(name, _NONE).partition("+")[0] for m, v in by_machine.items()}
+        groups = group_by_value(found)
         state = _state(name, list(groups))
-        if state is not None:
+        if state != "ok":
             versions = ", ".join(f"{value} on {join_names(m)}" for value, m in groups.items())
             remedy = _REMEDY if name != "mbti_ray" else "install the same code on all machines"
             verdicts.append(Verdict("versions", state, f"{name} is {versions}", remedy))
-    if not verdicts:
-        shown = ("python", "ray", "torch", "transformers", "mbti_ray")
-        versions = ", ".join(f"{name} {here[name]}" for name in shown)
-        where = f"; the same on {join_names(machines)}" if len(machines) > 1 else ""
-        verdicts.append(Verdict("versions", "ok", versions + where))
-    return verdicts
+    versions = ", ".join(f"{name} {here[name]}" for name in _SHOWN)
+    where = f"; the same on {join_names(by_machine)}" if len(by_machine) > 1 else ""
+    return verdicts or [Verdict("versions", "ok", versions + where)]
 
 
-def _state(name: str, values: list[str]) -> State | None:
-    if name in _DECISIVE and _NONE in values:
-        return "wrong"
-    if len(values) == 1:
-        return None
-    if name == "python":
-        return "warning" if len({value.rpartition(".")[0] for value in values}) == 1 else "wrong"
-    return "wrong" if name in _DECISIVE else "warning"
-
-
-def _public(value: str) -> str:
-    # torch 2.13.0+cpu on a head and 2.13.0+cu130 on its workers are compatible.
-    return value.partition("+")[0]
+def _state(name: str, values: list[str]) -> State:
+    if len(values) == 1 and not (name in _DECISIVE and _NONE in values):
+        return "ok"
+    is_patch = name == "python" and len({value.rpartition(".")[0] for value in values}) == 1
+    return "warning" if is_patch or name in _OTHERS else "wrong"
 
 
 def _version(name: str) -> str:
@@ -83,7 +71,7 @@ def _version(name: str) -> str:
         return _NONE
 
 
-@lru_cache(maxsize=1)
+@cache
 def _package_version() -> str:
     """The version of this package with a hash of its files: code is sent without a new number."""
     from mbti_ray import __version__

@@ -102,7 +102,7 @@ def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
     try:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _delete_leftovers(path.parent)
+            delete_leftovers(path.parent, _TEMPORARY)
             create(temporary)
             with try_lock(temporary):
                 yield temporary
@@ -127,9 +127,9 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 @cache
-def _delete_leftovers(folder: Path) -> None:
-    """Delete the temporaries of killed processes; once per folder in a process."""
-    for path in folder.glob(_TEMPORARY):
+def delete_leftovers(folder: Path, pattern: str) -> None:
+    """Delete what killed processes have left unlocked; once per folder in a process."""
+    for path in folder.glob(pattern):
         with suppress(OSError):
             # A new one may not be locked yet.
             if time.time() - path.lstat().st_mtime > _LEFTOVER_S:

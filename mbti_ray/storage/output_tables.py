@@ -10,7 +10,6 @@ A large table may also be a folder of parts, so that an interrupted command can 
 columns mean or how they are computed.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,17 +17,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from mbti_ray.errors import ConfigError, RunError, nearest, one_line
-from mbti_ray.storage.atomic import atomic_file, write_text
+from mbti_ray.storage.atomic import atomic_file, try_lock, write_text
 
 EXTENSIONS = (".csv", ".jsonl", ".parquet")
-_MADE_BY = "mbti_ray predict"
 _MANIFEST = "_manifest.json"
 _BAD_ROWS = "_bad_rows.jsonl"
 # Metadata key of a part's bad rows: a part and its bad rows are written as one file.
@@ -101,21 +100,27 @@ class PartSummary(NamedTuple):
     bad: Sequence[Record]
 
 
-@dataclass(frozen=True)
-class PartFolder:
-    """A folder of parts, locked for this process; see `part_folder`.
+class _Manifest(BaseModel):
+    """What `part_folder` was called with, and the totals that `finalize` wrote."""
 
-    Attributes:
-        schema: Schema of every part.
-        settings: Fixed when the folder was created.
-        finished: Totals that `finalize` wrote; None before.
-    """
+    made_by: Literal["mbti_ray predict"] = "mbti_ray predict"
+    made_from: dict[str, dict[str, Any]]
+    settings: dict[str, int]
+    finished: dict[str, int] | None = None
+
+
+@dataclass
+class PartFolder:
+    """A folder of parts with one schema, locked for this process; see `part_folder`."""
 
     path: Path
     schema: pa.Schema
-    made_from: Mapping[str, Any]
-    settings: Mapping[str, int]
-    finished: Mapping[str, int] | None = None
+    _manifest: _Manifest
+
+    @property
+    def settings(self) -> Mapping[str, int]:
+        """Fixed when the folder was created."""
+        return self._manifest.settings
 
     @cached_property
     def done(self) -> dict[int, PartSummary]:
@@ -129,8 +134,10 @@ class PartFolder:
         return parts
 
     @property
-    def is_finished(self) -> bool:
-        return self.finished is not None and len(self.done) == self.finished["parts"]
+    def totals(self) -> Mapping[str, int] | None:
+        """What `finalize` returned; None as long as a part is missing."""
+        totals = self._manifest.finished
+        return totals if totals and len(self.done) == totals["parts"] else None
 
     @property
     def bad_rows(self) -> Path:
@@ -145,17 +152,18 @@ class PartFolder:
 
     def finalize(self) -> Mapping[str, int]:
         """Write the bad rows and mark the folder as finished; returns the totals."""
-        parts = [self.done[number] for number in sorted(self.done)]
+        parts = [part for _, part in sorted(self.done.items())]
         with write_json_lines(self.bad_rows) as add:
             for part in parts:
                 add(part.bad)
-        finished = {
-            "parts": len(parts),
-            "rows": sum(part.rows for part in parts),
-            "bad": sum(len(part.bad) for part in parts),
-        }
-        _write_manifest(self.path, self.made_from, self.settings, finished)
+        rows, bad = sum(part.rows for part in parts), sum(len(part.bad) for part in parts)
+        finished = {"parts": len(parts), "rows": rows, "bad": bad}
+        self._manifest = self._manifest.model_copy(update={"finished": finished})
+        self.write_manifest()
         return finished
+
+    def write_manifest(self) -> None:
+        write_text(self.path / _MANIFEST, self._manifest.model_dump_json(indent=1) + "\n")
 
 
 @contextmanager
@@ -163,8 +171,8 @@ def part_folder(
     path: Path,
     schema: pa.Schema,
     *,
-    made_from: Mapping[str, Mapping[str, Any]],
-    settings: Mapping[str, int],
+    made_from: dict[str, dict[str, Any]],
+    settings: dict[str, int],
     fresh: bool,
 ) -> Iterator[PartFolder]:
     """A folder to write parts into: a new one, or an existing one with the same `made_from`.
@@ -180,24 +188,24 @@ def part_folder(
     """
     check_parent(path)
     manifest = _read_manifest(path)
-    with _locked(path, is_new=manifest is None):
-        if manifest is not None and fresh:
-            # The manifest last, so that an interrupted deletion can be repeated.
-            for pattern in ("part-*.parquet", ".part-*.parquet.*.tmp", _BAD_ROWS, _MANIFEST):
-                for file in path.glob(pattern):
-                    file.unlink()
-            manifest = None
-        if manifest is None:
-            _write_manifest(path, made_from, settings, None)
-            yield PartFolder(path, schema, made_from, settings)
-        else:
-            _check_same(path, manifest["made_from"], made_from)
-            yield PartFolder(
-                path, schema, made_from, manifest["settings"], manifest.get("finished")
-            )
+    path.mkdir(exist_ok=True)
+    with try_lock(path) as has_lock:
+        if not has_lock:
+            raise RunError(f"{path}: another command is writing to it; wait for it")
+        if manifest is not None and not fresh:
+            _check_same(path, manifest.made_from, made_from)
+            yield PartFolder(path, schema, manifest)
+            return
+        # The manifest last, so that an interrupted deletion can be repeated.
+        for pattern in ("part-*.parquet", ".part-*.parquet.*.tmp", _BAD_ROWS, _MANIFEST):
+            for file in path.glob(pattern) if manifest else ():
+                file.unlink()
+        folder = PartFolder(path, schema, _Manifest(made_from=made_from, settings=settings))
+        folder.write_manifest()
+        yield folder
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
+def _read_manifest(path: Path) -> _Manifest | None:
     file = path / _MANIFEST
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; allowed for parts: a folder")
@@ -209,24 +217,12 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
             )
         return None
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        if manifest["made_by"] == _MADE_BY and manifest["settings"] and manifest["made_from"]:
-            return manifest
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise RunError(
-        f"{file}: is damaged or not written by {_MADE_BY}; delete the folder or name another"
-    )
-
-
-def _write_manifest(
-    path: Path,
-    made_from: Mapping[str, Any],
-    settings: Mapping[str, int],
-    finished: Mapping[str, int] | None,
-) -> None:
-    content = {"made_by": _MADE_BY, "made_from": made_from, "settings": settings}
-    write_text(path / _MANIFEST, json.dumps({**content, "finished": finished}, indent=1) + "\n")
+        return _Manifest.model_validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        raise RunError(
+            f"{file}: is damaged or not written by mbti_ray predict; delete the folder or name "
+            "another"
+        ) from None
 
 
 def _check_same(
@@ -244,19 +240,3 @@ def _check_same(
                 f"{path}: was started with another {name} ({'; '.join(changed)}); --fresh deletes "
                 "its parts first, another folder keeps them"
             )
-
-
-@contextmanager
-def _locked(path: Path, *, is_new: bool) -> Iterator[None]:
-    """Lock a folder for the duration of the block; create it if it is new."""
-    if is_new:
-        path.mkdir(exist_ok=True)
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path}: another command is writing to it; wait for it") from None
-        yield
-    finally:
-        os.close(handle)

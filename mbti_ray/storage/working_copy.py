@@ -3,18 +3,17 @@
 Must not know what is in them.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 from mbti_ray.errors import StorageError
-from mbti_ray.storage.atomic import try_lock
+from mbti_ray.storage.atomic import delete_leftovers, try_lock
 from mbti_ray.storage.private_folder import private_folder
 from mbti_ray.storage.remote import RemotePath
 
@@ -44,29 +43,13 @@ def locked_working_copy(path: Path, remote: RemotePath) -> Iterator[None]:
         folder = private_folder(root.parent)
     except StorageError as error:
         raise StorageError(f"{error}; or set TMPDIR to another folder") from None
-    with ExitStack() as stack:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            # Otherwise a copy could be taken for a leftover before it is locked.
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            _delete_leftovers(folder)
-            root.mkdir(mode=0o700)
-            stack.enter_context(try_lock(root))
-        finally:
-            os.close(handle)
-        try:
+    delete_leftovers(folder, "*")
+    root.mkdir(mode=0o700)
+    try:
+        with try_lock(root):
             yield
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-
-
-def _delete_leftovers(folder: Path) -> None:
-    for root in folder.iterdir():
-        # A link or a pipe, or deleted in between.
-        with suppress(OSError), try_lock(root) as is_leftover:
-            # On a pipe, rmtree would wait for ever.
-            if is_leftover and root.is_dir():
-                shutil.rmtree(root, ignore_errors=True)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def rewrite_paths(text: str, remote: RemotePath) -> str:

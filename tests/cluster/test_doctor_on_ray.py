@@ -143,7 +143,7 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
 
 def test_a_node_that_is_gone_is_said_not_to_answer(tmp_path):
     from mbti_ray.checks.storage import StorageMarkers
-    from mbti_ray.on_ray.cluster.preflight import _judge_unanswered, _live_nodes, query_nodes
+    from mbti_ray.on_ray.cluster.preflight import _judge_essentials, _live_nodes, query_nodes
 
     nodes = _live_nodes()
     gone = {"Resources": {"CPU": 1.0}, "NodeManagerAddress": "10.0.0.9", "NodeID": "0" * 56}
@@ -151,9 +151,9 @@ def test_a_node_that_is_gone_is_said_not_to_answer(tmp_path):
         answers = query_nodes(
             load_run("quick"), nodes | {"10.0.0.9": gone}, markers, gpu_within_s=0.0
         )
-    assert list(answers.machines) == list(nodes)
-    (verdict,) = _judge_unanswered(answers)
-    assert verdict.state == "wrong"
+        assert list(answers.machines) == list(nodes)
+        verdict = _judge_essentials(load_run("quick"), answers, markers)[0]
+    assert (verdict.check, verdict.state) == ("nodes", "wrong")
     assert verdict.message.startswith("10.0.0.9: ")
     assert verdict.remedy
 

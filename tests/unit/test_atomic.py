@@ -103,7 +103,7 @@ def test_what_a_killed_process_left_is_deleted_but_nothing_in_use(tmp_path: Path
     os.utime(folder / ".link.0123abcd.tmp", (long_ago, long_ago), follow_symlinks=False)
     with atomic_folder(folder / "best") as in_use:
         os.utime(in_use, (long_ago, long_ago))
-        atomic._delete_leftovers.cache_clear()
+        atomic.delete_leftovers.cache_clear()
         write_text(folder / "scores.json", "{}")
     assert outside.exists()
     assert [n for n in _names(folder) if not n.startswith((".link", ".fifo"))] == [

@@ -15,7 +15,7 @@ from mbti_ray.checks.disk import (
 )
 from mbti_ray.checks.storage import StorageMarkers, StorageReport, judge_own_storage, judge_storage
 from mbti_ray.checks.token import Token, find_token, judge_refused_token, judge_token, judge_tokens
-from mbti_ray.checks.verdict import Verdict, first_wrong, join_names, merge_verdicts
+from mbti_ray.checks.verdict import Verdict, join_names, merge_verdicts
 from mbti_ray.checks.versions import installed_versions, judge_versions, torch_cuda_version
 from mbti_ray.config import load_run, load_study
 from mbti_ray.storage.remote import parse_location
@@ -23,12 +23,6 @@ from mbti_ray.storage.remote import parse_location
 pytestmark = pytest.mark.unit
 
 # --- verdicts ---------------------------------------------------------------------------------
-
-
-def test_the_first_wrong_verdict_is_found_after_others():
-    ok, warning, wrong = (Verdict("x", state, "") for state in ("ok", "warning", "wrong"))
-    assert first_wrong([ok, wrong]) is wrong
-    assert first_wrong([ok, warning]) is None
 
 
 def test_machines_that_found_the_same_share_a_line_and_are_named():
@@ -186,7 +180,7 @@ def test_a_folder_that_all_see_is_written_and_read_back_and_left_as_it_was(tmp_p
     with StorageMarkers(storage) as markers:
         seen = {name: _on_a_node(markers).exchange(name) for name in ("a", "b")}
         (verdict,) = judge_storage(markers, seen)
-    assert verdict.line() == f"storage: {storage} is writable by 2 nodes and read back here"
+    assert verdict.line() == f"storage: {storage} is writable by 2 nodes and read back"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -274,7 +268,7 @@ def test_room_is_measured_where_the_folder_would_be(tmp_path):
 )
 def test_a_disk_on_which_ray_stops_storing_is_wrong(free, total, state):
     gib = 1 << 30
-    (verdict,) = judge_ray_disk({"a": Disk("/tmp/ray", free * gib, total * gib)})
+    verdict = judge_ray_disk(Disk("/tmp/ray", free * gib, total * gib))
     assert verdict.state == state
     assert bool(verdict.remedy) == (state != "ok")
 

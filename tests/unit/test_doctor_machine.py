@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from mbti_ray.checks.clock import judge_clocks, least_skew_s
 from mbti_ray.checks.encoder import inspect_encoder
@@ -33,13 +34,13 @@ def _encoder_folder(folder: Path, *files: str) -> Path:
 
 
 def test_the_tiny_encoder_is_always_there():
-    assert inspect_encoder("tiny").verdict.state == "ok"
+    assert inspect_encoder("tiny")[0].state == "ok"
 
 
 def test_a_folder_with_weights_and_tokenizer_can_be_loaded(tmp_path):
     folder = _encoder_folder(tmp_path / "e", "config.json", "model.safetensors", "tokenizer.json")
-    found = inspect_encoder(str(folder))
-    assert (found.verdict.state, found.weights_bytes) == ("ok", 2)
+    verdict, weights_bytes = inspect_encoder(str(folder))
+    assert (verdict.state, weights_bytes) == ("ok", 2)
 
 
 @pytest.mark.parametrize(
@@ -51,14 +52,14 @@ def test_a_folder_with_weights_and_tokenizer_can_be_loaded(tmp_path):
     ],
 )
 def test_a_folder_that_lacks_something_is_wrong(files, says, tmp_path):
-    verdict = inspect_encoder(str(_encoder_folder(tmp_path / "e", *files))).verdict
+    verdict, _ = inspect_encoder(str(_encoder_folder(tmp_path / "e", *files)))
     assert verdict.state == "wrong"
     assert says in verdict.message
     assert verdict.remedy
 
 
 def test_a_folder_that_is_not_there_is_wrong(tmp_path):
-    verdict = inspect_encoder(str(tmp_path / "none")).verdict
+    verdict, _ = inspect_encoder(str(tmp_path / "none"))
     assert verdict.state == "wrong"
     assert "no such folder" in verdict.message
     assert "on every machine" in verdict.remedy
@@ -85,6 +86,14 @@ def hub(status: int) -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
+def use_hub(monkeypatch: pytest.MonkeyPatch, address: str, *, is_offline: bool = False) -> None:
+    """The hub's library has read its environment when it was imported."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @pytest.mark.parametrize(
     ("status", "state", "says"),
     [
@@ -96,35 +105,31 @@ def hub(status: int) -> Iterator[tuple[str, list[str]]]:
     ],
 )
 def test_a_hub_is_asked_for_what_its_cache_lacks(status, state, says, tmp_path, monkeypatch):
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     with hub(status) as (address, asked):
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        verdict = inspect_encoder("nobody/no-such-encoder").verdict
+        use_hub(monkeypatch, address)
+        verdict, _ = inspect_encoder("nobody/no-such-encoder")
     assert verdict.state == state
     assert says in verdict.message
     assert asked == ["/nobody/no-such-encoder/resolve/main/config.json"]
 
 
 def test_a_hub_is_shown_the_token_that_a_login_left(tmp_path, monkeypatch):
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     (tmp_path / "token").write_text("hf_abc\n")
-    # The hub's library has read HF_HOME when it was imported.
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     with hub(200) as (address, asked):
-        monkeypatch.setenv("HF_ENDPOINT", address)
+        use_hub(monkeypatch, address)
         inspect_encoder("nobody/no-such-encoder")
     assert asked == ["/nobody/no-such-encoder/resolve/main/config.json Bearer hf_abc"]
 
 
 def test_a_hub_that_is_not_reached_is_wrong_and_says_how_to_do_without(monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with _listening() as port:
         pass
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-    verdict = inspect_encoder("nobody/no-such-encoder").verdict
+    use_hub(monkeypatch, f"http://127.0.0.1:{port}")
+    verdict, _ = inspect_encoder("nobody/no-such-encoder")
     assert verdict.state == "wrong"
     assert f"http://127.0.0.1:{port} cannot be reached" in verdict.message
     assert "hf download nobody/no-such-encoder" in verdict.remedy
@@ -132,9 +137,8 @@ def test_a_hub_that_is_not_reached_is_wrong_and_says_how_to_do_without(monkeypat
 
 def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch):
     with hub(200) as (address, asked):
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        verdict = inspect_encoder("nobody/no-such-encoder").verdict
+        use_hub(monkeypatch, address, is_offline=True)
+        verdict, _ = inspect_encoder("nobody/no-such-encoder")
     assert verdict.state == "wrong"
     assert "HF_HUB_OFFLINE" in verdict.message
     assert asked == []
@@ -239,7 +243,7 @@ def test_a_clock_between_question_and_answer_is_right_and_others_are_off_at_leas
     ("skew", "state"), [(0, "ok"), (1.5, "ok"), (-30, "warning"), (4000, "wrong")]
 )
 def test_clocks_that_are_off_are_named(skew, state):
-    (verdict,) = judge_clocks({"a": 0.0, "b": skew})
+    verdict = judge_clocks({"a": 0.0, "b": skew})
     assert verdict.state == state
     if state != "ok":
         assert f"b by {skew:+d} s" in verdict.message

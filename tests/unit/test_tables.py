@@ -138,12 +138,11 @@ def test_a_resumed_folder_keeps_its_parts_and_settings_and_becomes_one_table(sta
     with opened(started, settings={"part_rows": 99, "chunk_chars": 1}) as folder:
         assert folder.settings == SETTINGS
         assert {n: part.rows for n, part in folder.done.items()} == {0: 2, 2: 1}
-        assert not folder.is_finished
+        assert folder.totals is None
         folder.write(1, [table_of(3)], [{"number": 4, "reason": "no posts"}])
         assert folder.finalize() == {"parts": 3, "rows": 4, "bad": 2}
     with opened(started) as folder:
-        assert folder.is_finished
-        assert folder.finished == {"parts": 3, "rows": 4, "bad": 2}
+        assert folder.totals == {"parts": 3, "rows": 4, "bad": 2}
     assert pq.read_table(started).column("number").to_pylist() == [1, 2, 3, 5]
     lines = (started / "_bad_rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == [4, 6]
@@ -166,7 +165,7 @@ def test_damaged_and_deleted_parts_are_computed_again(started):
     (started / "part-000002.parquet").unlink()
     with opened(started) as folder:
         assert list(folder.done) == [0]
-        assert not folder.is_finished
+        assert folder.totals is None
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from mbti_ray.errors import one_line
 _raylet: Any = ray._raylet
 _CHECK = "cluster"
 _TIMEOUT_S = 4.0
-_DASHBOARD_TIMEOUT_S = 2.0
 _SUBMIT = "ray job submit --working-dir . -- python -m mbti_ray.doctor --cluster"
 
 
@@ -66,32 +65,33 @@ def judge_connection(token: Token) -> Verdict | None:
 
     Also None if no Ray is running, as a local one would be started.
     """
-    if ray.is_initialized():
-        return None
-    address = canonicalize_bootstrap_address(None)
+    address = None if ray.is_initialized() else canonicalize_bootstrap_address(None)
     if address is None:
         return None
+    if problem := _connect_problem(address):
+        return _wrong(f"no Ray answers at {address} ({problem})", _start_or_name())
+    return _ask_head(address, token)
+
+
+def judge_dashboard() -> Verdict:
+    """Whether the dashboard can be reached from this machine."""
+    url = ray._private.worker.get_dashboard_url()
+    if not url:
+        return Verdict("dashboard", "warning", "not running", "pip install 'ray[default]'")
+    if problem := _connect_problem(url):
+        remedy = "use `ray dashboard CLUSTER.yaml`, or an SSH tunnel to the head"
+        message = f"{url} cannot be reached from here ({problem})"
+        return Verdict("dashboard", "warning", message, remedy)
+    return Verdict("dashboard", "ok", f"http://{url}")
+
+
+def _connect_problem(address: str) -> str | None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S).close()
     except OSError as error:
-        return _wrong(f"no Ray answers at {address} ({error.strerror or error})", _start_or_name())
-    return _ask_head(address, token)
-
-
-def judge_dashboard() -> list[Verdict]:
-    """Whether the dashboard can be reached from this machine."""
-    url = ray._private.worker.get_dashboard_url()
-    if not url:
-        return [Verdict("dashboard", "warning", "not running", "pip install 'ray[default]'")]
-    host, _, port = url.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _DASHBOARD_TIMEOUT_S).close()
-    except OSError as error:
-        message = f"{url} cannot be reached from here ({error.strerror or error})"
-        remedy = "use `ray dashboard CLUSTER.yaml`, or an SSH tunnel to the head"
-        return [Verdict("dashboard", "warning", message, remedy)]
-    return [Verdict("dashboard", "ok", f"http://{url}")]
+        return error.strerror or str(error)
+    return None
 
 
 def _ask_head(address: str, token: Token) -> Verdict | None:
@@ -120,22 +120,16 @@ def _ask_head(address: str, token: Token) -> Verdict | None:
 
 
 def _judge_head(address: str, versions: dict[str, str] | None, nodes: list[str]) -> Verdict | None:
-    here = _versions_here()
-    there = {name: (versions or here).get(name, here[name]) for name in here}
+    here = dict(zip(("ray", "python"), compute_version_info(), strict=True))
+    there = here | {name: v for name, v in (versions or {}).items() if name in here}
     if there != here:
-        theirs = " and ".join(f"{name} {there[name]}" for name in here)
-        own = " and ".join(f"{name} {value}" for name, value in here.items())
+        theirs, own = (" and ".join(map(" ".join, v.items())) for v in (there, here))
         remedy = f"pip install 'ray=={there['ray']}' with Python {there['python']} on this machine"
         return _wrong(f"{address} runs {theirs}, this machine has {own}", remedy)
     if not any(_is_own(node) for node in nodes):
         message = f"this machine is not a node of the Ray at {address}, and drivers run on nodes"
         return _wrong(message, f"submit the command as a job: {_SUBMIT}")
     return None
-
-
-def _versions_here() -> dict[str, str]:
-    ray_version, python = compute_version_info()
-    return {"ray": ray_version, "python": python}
 
 
 def _is_own(address: str) -> bool:

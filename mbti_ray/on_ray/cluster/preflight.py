@@ -30,7 +30,7 @@ from mbti_ray.checks.network import judge_gloo
 from mbti_ray.checks.ports import judge_ports
 from mbti_ray.checks.storage import StorageMarkers, judge_own_storage, judge_storage
 from mbti_ray.checks.token import find_token, judge_token, judge_tokens
-from mbti_ray.checks.verdict import Verdict, first_wrong, group_by_value, join_names, merge_verdicts
+from mbti_ray.checks.verdict import Verdict, group_by_value, join_names, merge_verdicts
 from mbti_ray.checks.versions import installed_versions, judge_versions
 from mbti_ray.config import RunConfig
 from mbti_ray.errors import ClusterError, one_line
@@ -66,29 +66,29 @@ class NodeReports:
     skews: dict[str, float] = field(default_factory=dict)
     unanswered: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, machine: MachineReport, asked: float, answered: float) -> None:
+    def add(self, name: str, machine: MachineReport, asked: float) -> None:
         self.machines[name] = machine
-        self.skews[name] = least_skew_s(machine.clock_s, asked + machine.duration_s, answered)
+        self.skews[name] = least_skew_s(machine.clock_s, asked + machine.duration_s, time.time())
 
     @property
     def resources(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in self.nodes.values()]
 
     @property
-    def addable(self) -> list[dict[str, float]]:
-        """The resources of the machines that the autoscaler may add."""
-        scaler = self._autoscaler
-        return scaler.addable_nodes(scaler.count_running(list(self.nodes.values())))
-
-    def judge_missing(self) -> list[Verdict]:
-        alive = [node["NodeManagerAddress"] for node in self.nodes.values()]
-        scaler = self._autoscaler
-        return judge_nodes(scaler, alive, scaler.count_running(list(self.nodes.values())))
-
-    @property
-    def _autoscaler(self) -> Autoscaler:
+    def autoscaler(self) -> Autoscaler:
         found = (m.autoscaler for m in self.machines.values() if m.autoscaler)
         return next(found, Autoscaler((), 0))
+
+    @property
+    def addable(self) -> list[dict[str, float]]:
+        """The resources of the machines that the autoscaler may add."""
+        running = self.autoscaler.count_running([*self.nodes.values()])
+        return self.autoscaler.addable_nodes(running)
+
+    def judge_missing(self) -> list[Verdict]:
+        running = self.autoscaler.count_running([*self.nodes.values()])
+        alive = [node["NodeManagerAddress"] for node in self.nodes.values()]
+        return judge_nodes(self.autoscaler, alive, running)
 
 
 def check_this_machine(config: RunConfig) -> list[Verdict]:
@@ -106,7 +106,7 @@ def check_this_machine(config: RunConfig) -> list[Verdict]:
             *_disks(config, markers.storage, {"this machine": machine}),
             judge_resources(config, [here], [])[0],
             judge_gpus(machine.gpus, counted=int(here.get("GPU", 0)), is_needed=needs_gpu),
-            machine.encoder.verdict,
+            machine.encoder[0],
             *judge_ports(config.serve, with_dashboard=True),
         ]
 
@@ -122,23 +122,20 @@ def check_cluster(config: RunConfig) -> list[Verdict]:
         except (ClusterError, ConnectionError, RuntimeError, RayError) as error:
             message = one_line(error, limit=300)
             return [Verdict("cluster", "wrong", message, "start Ray, or correct RAY_ADDRESS")]
-        with StorageMarkers(storage_folder(config.storage)) as markers:
-            nodes = _live_nodes()
-            gpus = max(node["Resources"].get("GPU", 0) for node in nodes.values())
-            timeout_s = probe_timeout_s(gpus)
-            reports = query_nodes(config, nodes, markers, gpu_within_s=timeout_s)
-            return [
-                Verdict("cluster", "ok", f"{len(nodes)} node(s): {join_names(nodes)}"),
-                *reports.judge_missing(),
-                *_judge_essentials(config, reports, markers),
-                *judge_tokens(
-                    {name: m.token for name, m in reports.machines.items()},
-                    is_required=connectivity.requires_token(),
-                ),
-                *judge_clocks(reports.skews),
-                *connectivity.judge_dashboard(),
-                *judge_ports(config.serve, with_dashboard=False),
-            ]
+        markers = stack.enter_context(StorageMarkers(storage_folder(config.storage)))
+        nodes = _live_nodes()
+        gpus = max(node["Resources"].get("GPU", 0) for node in nodes.values())
+        reports = query_nodes(config, nodes, markers, gpu_within_s=probe_timeout_s(gpus))
+        tokens = {name: m.token for name, m in reports.machines.items()}
+        return [
+            Verdict("cluster", "ok", f"{len(nodes)} node(s): {join_names(nodes)}"),
+            *reports.judge_missing(),
+            *_judge_essentials(config, reports, markers),
+            *judge_tokens(tokens, is_required=connectivity.requires_token()),
+            judge_clocks(reports.skews),
+            connectivity.judge_dashboard(),
+            *judge_ports(config.serve, with_dashboard=False),
+        ]
 
 
 def check_before_run(
@@ -157,9 +154,9 @@ def check_before_run(
         reports = query_nodes(config, nodes, markers, gpu_within_s=0.0)
         verdicts = _judge_essentials(config, reports, markers)
         verdicts += [v for v in reports.judge_missing() if v.state == "warning"]
-    wrong = first_wrong(verdicts)
-    if wrong is not None:
-        raise ClusterError(wrong.line())
+    for verdict in verdicts:
+        if verdict.state == "wrong":
+            raise ClusterError(verdict.line())
     for verdict in verdicts:
         if verdict.state == "warning":
             warn(verdict.line())
@@ -170,20 +167,13 @@ def query_nodes(
     config: RunConfig, nodes: Mapping[str, Any], markers: StorageMarkers, *, gpu_within_s: float
 ) -> NodeReports:
     """Inspect every node: a single local node in this process, otherwise by tasks."""
-    reports = NodeReports(nodes)
-    query = MachineQuery(
-        config.model.encoder,
-        connectivity.ray_temp_folder(),
-        gpu_within_s,
-        connectivity.session_logs_folder(),
-    )
+    reports, asked = NodeReports(nodes), time.time()
+    folder, logs = connectivity.ray_temp_folder(), connectivity.session_logs_folder()
+    query = MachineQuery(config.model.encoder, folder, gpu_within_s, logs)
     if len(nodes) == 1 and connectivity.is_node_here(next(iter(nodes.values()))["NodeID"]):
         (name,) = nodes
-        asked = time.time()
-        machine = inspect_machine(query, partial(markers.exchange, name))
-        reports.add(name, machine, asked, time.time())
+        reports.add(name, inspect_machine(query, partial(markers.exchange, name)), asked)
         return reports
-    asked = time.time()
     waiting = {
         _task_on(node).remote(query, partial(markers.exchange, name)): name
         for name, node in nodes.items()
@@ -194,9 +184,9 @@ def query_nodes(
         ready, _ = ray.wait(list(waiting), timeout=max(0.0, end - time.monotonic()))
         if not ready:
             break
-        answered, name = time.time(), waiting.pop(ready[0])
+        name = waiting.pop(ready[0])
         try:
-            reports.add(name, ray.get(ready[0]), asked, answered)
+            reports.add(name, ray.get(ready[0]), asked)
         except (RayError, ImportError, AttributeError) as error:
             reports.unanswered[name] = _reason(error)
     for ref, name in waiting.items():
@@ -232,6 +222,7 @@ def _judge_essentials(
     """The checks without which a run or study would fail, in the order in which it would."""
     nodes, machines = reports.nodes, reports.machines
     capacity, each = judge_resources(config, reports.resources, reports.addable)
+    versions = {_DRIVER: installed_versions()} | {n: m.versions for n, m in machines.items()}
     seen = {name: m.storage for name, m in machines.items() if m.storage is not None}
     # Neither a worker nor the driver runs there.
     idle = frozenset(
@@ -239,27 +230,29 @@ def _judge_essentials(
         for name, node in nodes.items()
         if not node["Resources"].get("CPU") and not connectivity.is_node_here(node["NodeID"])
     )
+    unanswered = [
+        Verdict("nodes", "wrong", f"{join_names(n)}: {why}", _SEND if _LACKING in why else _LOOK)
+        for why, n in group_by_value(reports.unanswered).items()
+    ]
     return [
-        *_judge_unanswered(reports),
-        *judge_versions(
-            {_DRIVER: installed_versions()} | {n: m.versions for n, m in machines.items()}
-        ),
+        *unanswered,
+        *judge_versions(versions),
         *judge_storage(markers, seen, idle=idle),
         *_disks(config, markers.storage, machines),
         capacity,
         *_gpus(nodes, machines, is_needed=each is not None and each.gpus > 0),
         *judge_network(config, nodes, machines, each),
-        *merge_verdicts({name: m.encoder.verdict for name, m in machines.items()}),
+        *merge_verdicts({name: m.encoder[0] for name, m in machines.items()}),
     ]
 
 
 def _disks(
     config: RunConfig, storage: Location, machines: Mapping[str, MachineReport]
 ) -> list[Verdict]:
-    verdicts = judge_ray_disk({name: m.disk for name, m in machines.items()})
-    weights = max((m.encoder.weights_bytes for m in machines.values()), default=0)
+    verdicts = merge_verdicts({name: judge_ray_disk(m.disk) for name, m in machines.items()})
     if isinstance(storage, Path):
-        need = estimate_disk_need(config, weights)
+        weights_bytes = max((m.encoder[1] for m in machines.values()), default=0)
+        need = estimate_disk_need(config, weights_bytes)
         verdicts.append(judge_storage_disk(measure_disk(storage), need))
     return verdicts
 
@@ -277,13 +270,6 @@ def _gpus(
         if m.gpus.driver is not None or "GPU" in nodes[name]["Resources"]
     }
     return merge_verdicts(with_gpu) if with_gpu else [Verdict("gpu", "ok", "none in this cluster")]
-
-
-def _judge_unanswered(reports: NodeReports) -> list[Verdict]:
-    return [
-        Verdict("nodes", "wrong", f"{join_names(n)}: {why}", _SEND if _LACKING in why else _LOOK)
-        for why, n in group_by_value(reports.unanswered).items()
-    ]
 
 
 def _live_nodes() -> dict[str, Any]:

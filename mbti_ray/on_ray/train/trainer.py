@@ -6,7 +6,6 @@ What runs on the workers is in `worker`. Must not know how a model is trained.
 import errno
 import json
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from mbti_ray.config import RunConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError, one_line
 from mbti_ray.on_ray.cluster.resources import Resources
+from mbti_ray.on_ray.signals import handle_signals
 from mbti_ray.on_ray.train.progress import OnProgress, relay_progress
 from mbti_ray.on_ray.train.remote_checkpoints import ray_storage
 from mbti_ray.on_ray.train.worker import train_loop
@@ -146,11 +146,8 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 def stop_on_signals(folder: RunFolder, notify: Callable[[str], None]) -> Iterator[list[int]]:
     """The first Ctrl-C or SIGTERM makes the run save and stop; yields a list with its number."""
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
 
-    def stop(number: int, frame: object) -> None:
+    def stop(number: int) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not received:
@@ -161,9 +158,5 @@ def stop_on_signals(folder: RunFolder, notify: Callable[[str], None]) -> Iterato
             )
             folder.request_stop()
 
-    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handle_signals(stop):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -120,15 +120,18 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         self._budget -= 1
         self._running[trial_id] = _RunningTrial(trial, dict(trial.params))
-        number = self.numbers[trial_id] = trial.number
-        self._guarded(lambda: self.driver.claim(trial))
-        self._guarded(lambda: trial.set_user_attr("folder", f"trials/{trial_folder_name(number)}"))
-        self._guarded(lambda: trial.set_user_attr("seed", self._config.seed))
-        if is_shared(self._config):
-            self._guarded(lambda: trial.set_user_attr("home", self._home))
-        # Before it runs, so that no other trial ever gets its number and folder.
-        self._guarded(self._push)
+        self.numbers[trial_id] = trial.number
+        self._guarded(lambda: self._claim(trial))
         return dict(trial.params)
+
+    def _claim(self, trial: optuna.Trial) -> None:
+        self.driver.claim(trial)
+        trial.set_user_attr("folder", f"trials/{trial_folder_name(trial.number)}")
+        trial.set_user_attr("seed", self._config.seed)
+        if is_shared(self._config):
+            trial.set_user_attr("home", self._home)
+        # Before it runs, so that no other trial ever gets its number and folder.
+        self._push()
 
     def _is_full(self) -> bool:
         """Whether the trials of all drivers are as many as wanted."""

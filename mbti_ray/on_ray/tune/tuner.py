@@ -8,9 +8,7 @@ import math
 import os
 import shlex
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,7 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.on_ray.cluster.resources import Resources
+from mbti_ray.on_ray.signals import handle_signals
 from mbti_ray.on_ray.train.remote_checkpoints import download_each, ray_storage
 from mbti_ray.on_ray.tune.optuna_searcher import OnTrialEnd, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.tune.schedulers import build_scheduler
@@ -103,7 +102,14 @@ def run_study(
         on_trial_end=on_trial_end,
     )
     tuner = _tuner(config, data, folder, resources, searcher, at_once=at_once)
-    with searcher.driver, _stopping_on_signals(searcher, notify):
+
+    def stop(number: int) -> None:
+        if searcher.stop_reason and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        searcher.stop(f"stopped by {signal.Signals(number).name}")
+        notify("no new trial starts and those that run continue; Ctrl-C again interrupts them")
+
+    with searcher.driver, handle_signals(stop):
         try:
             tuner.fit()
         except KeyboardInterrupt:
@@ -148,16 +154,19 @@ def finish_study(
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
     )(_finish_best)
-    run_config = _best_run_config(config, best, resources)
+    # With the threads of the trial: sums in another order would give other weights.
+    values = {**best.last_params, "scaling.cpus": resources.cpus}
+    run_config = override(_run_of(config), values)
     plain = run_config.model_dump(mode="json")
     ray.get(task.remote(plain, ray.put(data), checkpoint, folder.best.location, resources))
+    repeated = shlex.quote(str(folder.best.location / folder.config.name))
     folder.best.pull()
     summary: StudySummary = {
         **summarize_study(study, config),
         "at_once": at_once,
         "stopped_early": stopped_early,
         "bundle": f"The bundle is made from the checkpoint of trial {best.number}, not retrained.",
-        "command": _repeat_command(folder),
+        "command": f"python -m mbti_ray.train {repeated} name={folder.path.name}-again",
     }
     page = study_page(
         summary,
@@ -188,17 +197,6 @@ def _best_with_checkpoint(
     if home == folder.location or best_of(others, config.objectives) is None:
         raise RunError(f"{folder.location}: the checkpoint of trial {best.number} is missing")
     return _best_with_checkpoint(others, config, folder)
-
-
-def _best_run_config(config: StudyConfig, best: TrialRecord, resources: Resources) -> RunConfig:
-    # With the threads of the trial: sums in another order would give other weights.
-    return override(_run_of(config), {**best.last_params, "scaling.cpus": resources.cpus})
-
-
-def _repeat_command(folder: RunFolder) -> str:
-    name = f"{folder.path.name}-again"
-    config = shlex.quote(str(folder.best.location / folder.config.name))
-    return f"python -m mbti_ray.train {config} name={name}"
 
 
 def _finish_best(
@@ -261,28 +259,6 @@ def _tuner(
     )
 
 
-@contextmanager
-def _stopping_on_signals(searcher: StudySearcher, notify: Notify) -> Iterator[None]:
-    """After Ctrl-C or SIGTERM no new trial starts; Ctrl-C again raises KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        if searcher.stop_reason and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        searcher.stop(f"stopped by {signal.Signals(number).name}")
-        notify("no new trial starts and those that run continue; Ctrl-C again interrupts them")
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _run_of(config: StudyConfig) -> RunConfig:
     """The run config that every trial starts from; its monitor is the study's objective."""
     return override(config, {"fit.monitor": config.objective})
@@ -290,13 +266,10 @@ def _run_of(config: StudyConfig) -> RunConfig:
 
 def _write_trials(records: list[TrialRecord], config: StudyConfig, folder: RunFolder) -> None:
     rows = [
-        {
-            "number": r.number,
-            "state": r.state,
-            **{o: r.values[i] if r.values else None for i, o in enumerate(config.objectives)},
-            **{address: r.params.get(address) for address in config.search},
-            **{name: getattr(r, name) for name in _TRIAL_COLUMNS},
-        }
+        {"number": r.number, "state": r.state}
+        | {o: r.values[i] if r.values else None for i, o in enumerate(config.objectives)}
+        | {address: r.params.get(address) for address in config.search}
+        | {name: getattr(r, name) for name in _TRIAL_COLUMNS}
         for r in records
     ]
     table = pa.Table.from_pylist(rows)
