@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard, print_verdict
 from mbti_ray.config import load_run
-from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, run_of
+from mbti_ray.runs.run_lock import run_lock
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> Result:
+    files = [file.resolve().parent for file in (options.output, options.report) if file is not None]
+    with ExitStack() as locks:
+        for run in {run_of(folder) for folder in files} - {None}:
+            locks.enter_context(run_lock(run))
+        return _evaluate_and_write(options)
+
+
+def _evaluate_and_write(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
     home = locate_bundle(place, load_run(None, overrides).storage)
 

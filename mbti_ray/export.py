@@ -9,8 +9,9 @@ from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs
 from mbti_ray.config import load_run
-from mbti_ray.runs.lookup import locate_bundle
+from mbti_ray.runs.lookup import locate_bundle, run_of
 from mbti_ray.runs.run_folder import open_run
+from mbti_ray.runs.run_lock import run_lock
 
 _SHOWN = ("acc_mean", "acc_total", "brier")
 
@@ -31,7 +32,7 @@ def _export(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
     home = locate_bundle(place, load_run(None, overrides).storage)
     # Not in this user's cache, where other processes may be reading the bundle.
-    with open_run(home) as folder:
+    with run_lock(run_of(home) or home), open_run(home) as folder:
         exports = _export_and_score(folder.path, overrides)
         folder.push()
     return {"bundle": str(home), "runtimes": exports}

@@ -5,7 +5,9 @@ Imports nothing heavy: `--help` and user errors are answered before torch or Ray
 
 import argparse
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,8 +46,16 @@ def add_existing(parser: argparse.ArgumentParser) -> None:
 def run_command(
     parser: argparse.ArgumentParser, command: Command, argv: Sequence[str] | None = None
 ) -> int:
-    """Parse, run, print; the exit code is 0, 2 for a user error, 130 for Ctrl-C."""
+    """Parse, run, print; the exit code is 0, 2 for a user error, 130 for Ctrl-C, 143 for SIGTERM."""
     options = parser.parse_intermixed_args(argv)
+    received = [signal.SIGINT]
+
+    def stop(number: int, frame: object) -> None:
+        received.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if is_main else None
     try:
         result = command(options)
     except MbtiRayError as error:
@@ -54,7 +64,10 @@ def run_command(
         return error.exit_code
     except KeyboardInterrupt:
         print_error("stopped")
-        return 130
+        return 128 + received[-1]
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     if options.json:
         sys.stdout.flush()
         print(json.dumps(result), flush=True)

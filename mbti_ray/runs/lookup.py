@@ -86,12 +86,22 @@ def _check_existing(storage: Location, name: str, existing: Existing) -> None:
         raise RunError(f"{location}: contains no config.yaml, so it is not a run; not deleted")
 
 
+def run_of(location: Location) -> Location | None:
+    """The run or study that a folder belongs to, at most two levels above it; None without one."""
+    places = [p for p in (location, location.parent, location.parent.parent) if p.name]
+    # The outermost: the best of a study has a config of its own, but not its own lock.
+    return next((p for p in reversed(places) if (p / "config.yaml").is_file()), None)
+
+
 def newest_bundle(storage: Location) -> Location:
     """The newest bundle in a storage folder: the best of a study, otherwise that of a run.
 
     Raises:
         RunError: There is none.
     """
+    for old in storage.glob("*/config.yaml") if isinstance(storage, Path) else ():
+        recover_folder(old.parent / "bundle")
+        recover_folder(old.parent / "best" / "bundle")
     for pattern in ("*/best/bundle/bundle.json", "*/bundle/bundle.json"):
         found = sorted(storage.glob(pattern), key=_modified)
         if found:

@@ -1,6 +1,7 @@
 """A run belongs to one command at a time: real processes, a disk and an S3 server."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 from s3_server import Server, s3_server
 
 from mbti_ray import train, tune
+from mbti_ray.__main__ import main
 from mbti_ray.errors import RunError, StorageError
 from mbti_ray.runs import run_lock as lock
 from mbti_ray.runs.run_lock import run_lock
@@ -170,3 +172,52 @@ def test_storage_that_cannot_be_written_is_one_sentence() -> None:
         run_lock(Path("/proc/runs/dup")),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["export", "{}/study/best/bundle", "data.source=x.csv"],
+        ["evaluate", "{}/study", "data.source=x.csv", "--report", "{}/study/best/scores.html"],
+    ],
+)
+def test_what_writes_into_a_run_in_use_is_refused(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "study" / "best" / "bundle"
+    bundle.mkdir(parents=True)
+    for file in (bundle / "bundle.json", bundle.parent / "config.yaml"):
+        file.write_text("{}")
+    (tmp_path / "study" / "config.yaml").write_text("{}")
+    with run_lock(tmp_path / "study"):
+        assert main([item.format(tmp_path) for item in argv]) == 2
+    assert "study: in use by process" in capsys.readouterr().err
+    assert main([item.format(tmp_path) for item in argv]) == 2
+    assert "in use" not in capsys.readouterr().err
+    assert not list(tmp_path.glob("**/.*.lock"))
+
+
+WAITS = """
+import sys, time
+from pathlib import Path
+from mbti_ray.cli.command import build_parser, run_command
+from mbti_ray.runs.run_lock import run_lock
+def command(options):
+    with run_lock(Path(options.items[0])):
+        print("held", flush=True)
+        time.sleep(600)
+sys.exit(run_command(build_parser("train", "", items=""), command))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_training_begins_leaves_no_lock_and_is_the_exit_code(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", WAITS, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(number)
+        assert process.wait(60) == code
+    assert list(tmp_path.iterdir()) == []

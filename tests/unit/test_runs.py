@@ -203,6 +203,14 @@ def test_storage_has_to_be_a_folder(tmp_path):
 # A bundle to read
 
 
+def test_a_bundle_whose_replacement_was_cut_off_is_the_newest_again(storage):
+    run = storage / "cut"
+    (run / ".bundle.0123abcd.old").mkdir(parents=True)
+    (run / ".bundle.0123abcd.old" / "bundle.json").write_text("{}")
+    (run / "config.yaml").write_text("{}")
+    assert newest_bundle(storage) == run / "bundle"
+
+
 def test_the_newest_bundle_is_a_studys_even_where_a_run_is_newer(storage):
     best = make_bundle(storage / "study" / "best" / "bundle", age=100)
     make_bundle(storage / "run" / "bundle", age=1)

@@ -17,6 +17,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from mbti_ray.config import load_run
 from mbti_ray.errors import RunError, StorageError
 from mbti_ray.runs.run_folder import RunFolder, open_run
+from mbti_ray.storage.atomic import delete_leftovers
 from mbti_ray.storage.remote import RemotePath
 from mbti_ray.storage.working_copy import working_copy_path
 
@@ -166,13 +167,22 @@ def test_what_a_killed_process_left_is_deleted_by_the_next_and_what_a_living_one
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as other:
         assert other.stdout is not None
         left = Path(other.stdout.readline().strip())
+        _let_time_pass(machine)
         with open_run(bucket / "run"):
             assert (left / "metrics.jsonl").exists()
         other.kill()
     assert (left / "metrics.jsonl").exists()
+    _let_time_pass(machine)
     with open_run(bucket / "run"):
         assert not left.exists()
     assert files_under(machine) == set()
+
+
+def _let_time_pass(machine: Path) -> None:
+    """What is a minute old and not locked is a leftover; a process looks once."""
+    delete_leftovers.cache_clear()
+    for path in (machine / "tmp").glob("mbti_ray-*/*"):
+        os.utime(path, (0, 0), follow_symlinks=False)
 
 
 def _planted(folder: Path, victim: Path) -> None:
@@ -194,6 +204,7 @@ def test_links_and_pipes_among_working_copies_are_not_followed_and_what_a_kill_l
     assert copies == machine / "tmp" / f"mbti_ray-{os.geteuid()}"
     assert copies.stat().st_mode & 0o777 == 0o700
     _planted(copies, victim)
+    _let_time_pass(machine)
     with open_run(bucket / "run"):
         assert not (copies / ("2" * 32)).exists()
     assert (victim / "file").read_text() == "mine"

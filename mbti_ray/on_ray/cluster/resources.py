@@ -5,6 +5,8 @@ Must not know what workers do with them.
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +57,11 @@ def ray_connection(job: str | None = None) -> Iterator[None]:
     # progress by reports.
     try:
         job_config = JobConfig(metadata={"job_name": job} if job else {})
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=job_config)
+        if threading.current_thread() is threading.main_thread():
+            # Ray replaces it by one that exits with 15.
+            signal.signal(signal.SIGTERM, handler)
     except ConnectionError:
         address = os.environ.get("RAY_ADDRESS")
         raise ClusterError(
