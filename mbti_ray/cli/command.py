@@ -46,7 +46,7 @@ def add_existing(parser: argparse.ArgumentParser) -> None:
 def run_command(
     parser: argparse.ArgumentParser, command: Command, argv: Sequence[str] | None = None
 ) -> int:
-    """Parse, run, print; the exit code is 0, 2 for a user error, 130 for Ctrl-C, 143 for SIGTERM."""
+    """Parse, run, print; the exit code is 0, 2 for a user error, 130 or 143 after a signal."""
     options = parser.parse_intermixed_args(argv)
     received = [signal.SIGINT]
 
