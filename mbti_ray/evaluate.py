@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> Result:
     files = [file.resolve().parent for file in (options.output, options.report) if file is not None]
     with ExitStack() as locks:
-        for run in set(filter(None, map(run_of, files))):
+        for run in {run for folder in files if (run := run_of(folder)) is not None}:
             locks.enter_context(run_lock(run))
         return _evaluate_and_write(options)
 

@@ -5,7 +5,6 @@ Each run recovers to the weights of an undisturbed run, or reports in one line w
 
 import json
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -122,26 +121,31 @@ def test_losing_one_of_two_elastic_workers_costs_the_steps_since_the_checkpoint(
     assert (folder / "bundle" / "bundle.json").exists()
 
 
-def test_a_full_disk_ends_the_run_with_what_to_do_and_the_resumed_run_is_complete(
+@pytest.mark.parametrize("epochs", [pytest.param(0, marks=pytest.mark.long), 2])
+def test_a_disk_that_fills_ends_the_run_with_what_to_do_and_the_resumed_run_is_complete(
+    epochs: int,
     small_file: Path,
     disk: Callable[[int], Path],
     fill: Callable[[Path, int], None],
     when: Callable[..., threading.Thread],
-    tmp_path: Path,
     expected: dict[str, torch.Tensor],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     # There is space at the start; then something else fills the disk but for a few lines.
     small_disk = disk(30)
-    config = small_disk / "full" / "config.yaml"
-    filling = when(config.exists, lambda: fill(small_disk, 300))
+    folder = small_disk / "full"
+    filling = when(
+        lambda: (folder / "config.yaml").exists() and len(epochs_of(folder)) >= epochs,
+        lambda: fill(small_disk, 300),
+    )
     assert train(arguments(small_file, small_disk, "full", "failure.max_failures=0")) == 2
     filling.join()
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert "could not be saved" in error
     assert "free some space" in error
     assert "--resume" in error
-    # With more space, here on a larger disk, it resumes.
-    shutil.copytree(small_disk / "full", tmp_path / "full")
-    assert train(["--resume", f"storage={tmp_path}", "name=full"]) == 0
-    assert_ended_as(tmp_path / "full", expected)
+    assert len(epochs_of(folder)) < EPOCHS
+    assert epochs == 0 or any(checkpoints_under(folder / "checkpoints"))
+    (small_disk / "filler").unlink()
+    assert train(["--resume", f"storage={small_disk}", "name=full"]) == 0
+    assert_ended_as(folder, expected)
