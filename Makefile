@@ -3,7 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-long lint types clean
+# Two at a time: torch computes in one thread of each, and all tests with Ray are in one of them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+.PHONY: setup demo check test test-long lint types clean
 
 setup: .venv/installed
 
@@ -17,8 +20,12 @@ setup: .venv/installed
 demo: setup
 	$(BIN)/python examples/demo.py
 
+# What a change of a line should pass: under a minute.
+check: setup lint types
+	$(PYTEST) -m "not long" tests/contracts tests/unit
+
 test: setup lint types
-	$(BIN)/python -m pytest -m "not long and not hosts"
+	$(PYTEST) -m "not long and not hosts"
 
 # Faults that take longer than a change should wait for, and several hosts in namespaces of this
 # machine (as root, with openssh-server, rsync, iproute2 and curl).

@@ -16,6 +16,13 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, one runs all tests that share a machine's only Ray."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("cluster", "hosts", "long")):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """313 users of the built-in corpus as a CSV file; the test split has an odd number of them."""

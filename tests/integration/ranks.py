@@ -1,5 +1,6 @@
 """Runs a function of a test on several gloo ranks, each in a process of its own."""
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ def run_ranks(
 ) -> list[Any]:
     """What `function(rank, *arguments)`, importable by name, returns on each rank."""
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_rank, args=(function, str(folder), world_size, arguments), nprocs=world_size)
+    # Forked from a process that has imported it all once.
+    multiprocessing.set_forkserver_preload(["mbti_ray.engine.loop"])
+    values = (function, str(folder), world_size, arguments)
+    mp.start_processes(_rank, values, nprocs=world_size, start_method="forkserver")
     paths = [folder / f"rank{rank}.pt" for rank in range(world_size)]
     return [torch.load(path, weights_only=True) for path in paths]
 

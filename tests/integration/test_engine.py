@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+from ranks import run_ranks
 
 from mbti_ray.config import RunConfig, config_from_dict
 from mbti_ray.data.dataset import Dataset, prepare_dataset, read_dataset
@@ -74,9 +74,8 @@ def test_two_workers_give_the_weights_and_scores_of_one(
     # An odd number of rows: an evaluation with a padded sampler would count one twice.
     assert data.splits["test"].row_count % 2 == 1
     alone = run(config, data, Worker())
-    arguments = (config.model_dump(mode="json"), str(cache / data.key), str(tmp_path))
-    mp.spawn(_run_rank, args=arguments, nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    tree = config.model_dump(mode="json")
+    ranks = run_ranks(_train_rank, tmp_path, tree, str(cache / data.key))
     assert gap(ranks[0]["weights"], ranks[1]["weights"]) == 0.0
     assert gap(weights(alone), ranks[0]["weights"]) < _ORDER_OF_SUMS
     for rank in ranks:
@@ -85,17 +84,9 @@ def test_two_workers_give_the_weights_and_scores_of_one(
         assert rank["val"] == pytest.approx(alone.val, abs=1e-4)
 
 
-def _run_rank(rank: int, tree: dict[str, Any], dataset: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
+def _train_rank(rank: int, tree: dict[str, Any], dataset: str) -> dict[str, Any]:
     outcome = run(config_from_dict(tree), read_dataset(Path(dataset)), Worker())
-    torch.save(
-        {"weights": weights(outcome), "val": outcome.val, "test": outcome.test},
-        Path(folder) / f"rank{rank}.pt",
-    )
-    torch.distributed.destroy_process_group()
+    return {"weights": weights(outcome), "val": outcome.val, "test": outcome.test}
 
 
 def test_a_run_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run_bit_for_bit(

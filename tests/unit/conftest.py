@@ -1,6 +1,6 @@
-"""An S3 server, a bucket of each test, and a machine of its own for the process."""
+"""An S3 server, a bucket of each test, a machine of its own for the process, files of settings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +38,14 @@ def place(request: pytest.FixtureRequest, server: Server) -> Iterator[RemotePath
     name = request.node.name.translate(dict.fromkeys(b"[]/:"))
     yield remote(f"{server.url}/{name}" if request.param == "s3" else f"fsspec+memory://x/{name}")
     MemoryFileSystem.store.clear()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., str]:
+    """Writes a YAML file and gives its path."""
+
+    def write(text: str, name: str = "my.yaml") -> str:
+        (tmp_path / name).write_text(text, "utf-8")
+        return str(tmp_path / name)
+
+    return write

@@ -1,6 +1,7 @@
 """Presets, files and arguments resolve to one config, or to a message for every mistake."""
 
 import pytest
+from config_files import LR_SEARCH, mistakes_of
 
 from mbti_ray.config import (
     PRESETS,
@@ -15,26 +16,6 @@ from mbti_ray.config.error_messages import config_addresses
 from mbti_ray.errors import ConfigError
 
 pytestmark = pytest.mark.unit
-
-LR_SEARCH = "search: {optim.lr: {low: 1.0e-5, high: 1.0e-2, log: true}}\n"
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Writes a YAML file and gives its path."""
-
-    def _file(text, name="my.yaml"):
-        (tmp_path / name).write_text(text, "utf-8")
-        return str(tmp_path / name)
-
-    return _file
-
-
-def mistakes_of(load, *arguments):
-    """The lines with which something is refused."""
-    with pytest.raises(ConfigError) as caught:
-        load(*arguments)
-    return str(caught.value).splitlines()
 
 
 # Resolving

@@ -46,6 +46,11 @@ def server() -> Iterator[Server]:
         yield found
 
 
+@pytest.fixture(autouse=True)
+def settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_SETTLE_S", 0.5)
+
+
 @pytest.fixture(params=["disk", "bucket"])
 def run(request: pytest.FixtureRequest, tmp_path: Path, server: Server) -> Location:
     """A run that does not exist yet."""

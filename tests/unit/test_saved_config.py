@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from config_files import LR_SEARCH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,19 +20,6 @@ from mbti_ray.config.resume import describe_schedule_change, resumed_run, resume
 from mbti_ray.errors import RunError
 
 pytestmark = pytest.mark.unit
-
-LR_SEARCH = "search: {optim.lr: {low: 1.0e-5, high: 1.0e-2, log: true}}\n"
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Writes a YAML file and gives its path."""
-
-    def _file(text, name="my.yaml"):
-        (tmp_path / name).write_text(text, "utf-8")
-        return str(tmp_path / name)
-
-    return _file
 
 
 @st.composite

@@ -252,7 +252,7 @@ def test_a_database_that_is_taken_within_an_ask_is_waited_for_and_the_trial_is_o
 ) -> None:
     config = study_of(tmp_path)
     study = open_study(tmp_path, config, name="study")
-    study.sampler = sampler = Held(tmp_path / "optuna.db", for_s=2)
+    study.sampler = sampler = Held(tmp_path / "optuna.db", for_s=0.5)
     trial = guarded(lambda: ask_trial(study, config.search), where="study")
     assert trial is not None
     assert trial.params
@@ -267,11 +267,12 @@ def test_a_database_that_stays_held_is_said_in_one_line(
     monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.1)
     config = study_of(tmp_path)
     study = open_study(tmp_path, config, name="study")
-    study.sampler = sampler = Held(tmp_path / "optuna.db", for_s=2)
+    study.sampler = sampler = Held(tmp_path / "optuna.db", for_s=600)
     with pytest.raises(RunError, match=r"^study: .*\(database is locked\).*--resume$"):
         guarded(lambda: ask_trial(study, config.search), where="study")
     assert sampler.releasing is not None
-    sampler.releasing.join()
+    sampler.releasing.cancel()
+    sampler.releasing.function()
     # A resumed study tries what was interrupted again.
     resumed = open_study(tmp_path, config, name="study")
     assert counts_of(records_of(resumed)) == {"FAIL": 1}

@@ -1,6 +1,7 @@
 """Studies: the search space, its ranges and conditions, and what is refused."""
 
 import pytest
+from config_files import mistakes_of
 
 from mbti_ray.config import RunConfig, load_run, load_study, override
 from mbti_ray.config.error_messages import config_addresses
@@ -8,24 +9,6 @@ from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Writes a YAML file and gives its path."""
-
-    def _file(text, name="my.yaml"):
-        (tmp_path / name).write_text(text, "utf-8")
-        return str(tmp_path / name)
-
-    return _file
-
-
-def mistakes_of(load, *arguments):
-    """The lines with which something is refused."""
-    with pytest.raises(ConfigError) as caught:
-        load(*arguments)
-    return str(caught.value).splitlines()
 
 
 def test_a_study_is_a_run_and_a_search_space(file):
