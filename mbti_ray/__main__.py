@@ -11,6 +11,7 @@ VERBS = {
     "train": "train one run",
     "tune": "search hyperparameters",
     "evaluate": "score a bundle on labeled rows",
+    "compare": "compare two bundles on the same persons",
     "predict": "predict texts or a file",
     "export": "export a bundle to ONNX Runtime, in float32 and int8",
     "serve": "start the HTTP service",

@@ -9,7 +9,7 @@ from mbti_ray.cli.tables import Result, console, print_warning
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
-from mbti_ray.runs.lookup import locate_bundle
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.serving.discovery import read_ray_environment
 from mbti_ray.storage.remote import Location
 
@@ -35,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     change.add_argument(
         "--roll-back", action="store_true", help="switch it back to the previous bundle"
     )
+    parser.add_argument(
+        "--gate",
+        metavar="FILE",
+        help="with --roll-out: refuse the bundle if it is worse than the one that is served, on "
+        "the people of this labeled file, by more than chance explains",
+    )
     return run_command(parser, _serve, argv)
 
 
@@ -53,8 +59,10 @@ def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Location, Serv
 
 def _serve(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
+    if options.gate and not options.roll_out:
+        raise ConfigError("command line: --gate FILE goes with --roll-out")
     if options.roll_out or options.roll_back:
-        return _change(place, overrides, back=options.roll_back)
+        return _change(place, overrides, back=options.roll_back, gate=options.gate)
     bundle, config = resolve(place, overrides)
     console.print(f"serving {bundle}")
 
@@ -70,7 +78,7 @@ def _serve(options: argparse.Namespace) -> Result:
         run_service(bundle, config, on_ready=announce, notify=print_warning)
 
 
-def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Result:
+def _change(place: str | None, overrides: Sequence[str], *, back: bool, gate: str | None) -> Result:
     keys = (_PORT,) if back else (*_CHANGEABLE, _PORT)
     if back and place:
         raise ConfigError(
@@ -93,7 +101,14 @@ def _change(place: str | None, overrides: Sequence[str], *, back: bool) -> Resul
 
     from mbti_ray.on_ray.serve.service import change_target
 
-    target = change_target(bundle, config.serve)
+    def check(served: str) -> None:
+        if bundle is not None and gate is not None:
+            from mbti_ray.inference.comparison import require_no_worse
+
+            folders = fetch_bundle(served), fetch_bundle(bundle)
+            console.print(require_no_worse(*folders, gate), soft_wrap=True)
+
+    target = change_target(bundle, config.serve, check=check)
     console.print(f"now serving {target.describe()}", soft_wrap=True)
     return {"front": target.primary, "beside": target.canary, "share": target.canary_share}
 

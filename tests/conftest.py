@@ -90,6 +90,23 @@ def damaged_bundle(other_bundle: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def worse_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as `bundle`, that answers ENTJ whatever it reads."""
+    folder = tmp_path_factory.mktemp("worse") / "bundle"
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "bundle.json").read_text("utf-8"))
+    manifest["thresholds"] = [0.0] * 4
+    (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 users of the built-in corpus who are not in the small file."""
+    return _write_users(tmp_path_factory.mktemp("data") / "people.csv", 60, seed=1)
+
+
+@pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A local Ray of two CPUs for the whole session, stopped at its end."""
     import mbti_ray.on_ray  # noqa: F401  # sets what Ray reads when it is imported
@@ -100,12 +117,12 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ray.shutdown()
 
 
-def _write_users(path: Path, users: int) -> Path:
+def _write_users(path: Path, users: int, *, seed: int = 20260) -> Path:
     from mbti_ray.data.builtin_corpus import builtin_rows
 
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["type", "posts", "id"])
-        for row in builtin_rows(users=users):
+        for row in builtin_rows(users=users, seed=seed):
             writer.writerow([row.mbti_type, "|||".join(row.posts), f"user-{row.number}"])
     return path

@@ -22,6 +22,7 @@ from mbti_ray.scores.names import (
 from mbti_ray.scores.verdict import verdict
 
 if TYPE_CHECKING:
+    from mbti_ray.scores.comparison import Comparison
     from mbti_ray.scores.findings import FindingRecord
     from mbti_ray.scores.scorecard import Scorecard
     from mbti_ray.scores.study_summary import StudySummary
@@ -134,6 +135,23 @@ def _print_baselines(card: "Scorecard") -> None:
             f"against {paired['against']} on the same rows: {', '.join(differences)} "
             f"[{paired['test']}]",
         )
+
+
+def print_comparison(found: "Comparison") -> None:
+    """How the second of two bundles differs from the first, and whose letters flipped."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "A", "B", "B - A"):
+        table.add_column(heading, justify="left" if heading in ("", "B - A") else "right")
+    for name, difference in found["differences"].items():
+        cells = [f"{difference[which]:.3f}" for which in ("first", "second")]
+        label = (RATE_NAMES | METRIC_NAMES)[name]
+        table.add_row(label, *cells, _difference(difference))
+    console.print(table)
+    flips = (
+        f"{DIMENSION_NAMES[key]} {n['corrected']} corrected, {n['spoiled']} spoiled"
+        for key, n in found["flips"].items()
+    )
+    console.print(f"letters that flipped: {'; '.join(flips)}", soft_wrap=True)
 
 
 def _value(interval: Mapping[str, Any] | None) -> str:

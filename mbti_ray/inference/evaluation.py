@@ -27,11 +27,12 @@ from mbti_ray.data.split import SPLITS
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
-from mbti_ray.inference.manifest import load_manifest
+from mbti_ray.inference.manifest import Manifest, load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.row_hashes import hash_row, load_row_hashes
 from mbti_ray.inference.runtimes import RuntimeKind
-from mbti_ray.scores.baselines import Baseline, build_baselines, tfidf
+from mbti_ray.inference.tfidf_baseline import train_tfidf_baseline
+from mbti_ray.scores.baselines import Baseline, build_baselines
 from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
@@ -39,7 +40,7 @@ from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 # Rows between two reports of progress; on a GPU enough for full passes of short posts.
 _CHUNK_ROWS = {"cpu": 256, "cuda": 4096}
 # The keys of the bundle's config that `evaluate` may override.
-_OVERRIDES = (
+OVERRIDES = (
     "storage",
     "data.source",
     "data.max_bad_share",
@@ -123,16 +124,11 @@ def load_evaluation_data(
         DataError: The source cannot be read, or has no such rows.
     """
     manifest = load_manifest(bundle)
-    config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=_OVERRIDES)
+    config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=OVERRIDES)
     source = load_users(config.data)
     examples = build_examples(config, source.rows, resolve_split_by(config, source))
     hashes = load_row_hashes(bundle)
-    rows_hashed = [hash_row(e.texts, salt=manifest.id) for e in examples]
-    # A row that stands in several splits counts as seen.
-    origins = [
-        _UNKNOWN if hashes is None else next((s for s in SPLITS if row in hashes[s]), "new")
-        for row in rows_hashed
-    ]
+    origins = find_origins(bundle, manifest, examples)
     tagged = list(zip(examples, origins, strict=True))
     chosen = {"auto": ("test", "new", _UNKNOWN), "all": tuple(_MEANING)}.get(split, (split,))
     rows = [(example, origin) for example, origin in tagged if origin in chosen]
@@ -143,7 +139,9 @@ def load_evaluation_data(
             f"{source.name}: has no rows for --split {split} ({counts}); allowed: --split all"
         )
     training = [example for example, origin in tagged if origin == "train"]
-    has_training = hashes is not None and hashes["train"] <= set(rows_hashed)
+    has_training = hashes is not None and hashes["train"] <= {
+        hash_row(e.texts, salt=manifest.id) for e in training
+    }
     description = f"{source.name}: {len(rows):,} {config.data.unit}s scored ({counts})"
     if source.bad:
         description += f"; {len(source.bad)} bad rows left out"
@@ -168,6 +166,16 @@ def load_evaluation_data(
     )
 
 
+def find_origins(bundle: Path, manifest: Manifest, examples: Sequence[Example]) -> list[str]:
+    """What each row was to a bundle: train, val, test, new, or unknown to an old bundle."""
+    hashes = load_row_hashes(bundle)
+    if hashes is None:
+        return [_UNKNOWN] * len(examples)
+    rows = (hash_row(e.texts, salt=manifest.id) for e in examples)
+    # A row that stands in several splits counts as seen.
+    return [next((s for s in SPLITS if row in hashes[s]), "new") for row in rows]
+
+
 def _with_masking_inverted(config: RunConfig, example: Example, posts: Sequence[str]) -> list[str]:
     own_posts = posts if example.post < 0 else posts[example.post : example.post + 1]
     mask, also = not config.data.mask, config.data.mask_also
@@ -186,7 +194,7 @@ def evaluate_bundle(
     predictor = Predictor.load(bundle, device="cuda" if use_gpu else "cpu")
     rows, count = [*data.examples, *data.seen], len(data.examples)
     all_logits = _calibrated_logits(predictor, [e.texts for e in rows], advance)
-    labels = torch.from_numpy(_label_matrix(rows))
+    labels = torch.from_numpy(label_matrix(rows))
     groups = {}
     for name in dict.fromkeys(data.origins):
         members = torch.tensor([origin == name for origin in data.origins])
@@ -225,7 +233,7 @@ def score_runtimes(
         advance: Called with the number of rows done since the previous call, and the runtime.
     """
     texts = [e.texts for e in data.examples]
-    labels = torch.from_numpy(_label_matrix(data.examples))
+    labels = torch.from_numpy(label_matrix(data.examples))
     scores: dict[RuntimeKind, Scores] = {}
     for kind in kinds:
         predictor = Predictor.load(bundle, runtime=kind)
@@ -234,7 +242,7 @@ def score_runtimes(
     return scores
 
 
-def _label_matrix(examples: Sequence[Example]) -> NDArray[np.uint8]:
+def label_matrix(examples: Sequence[Example]) -> NDArray[np.uint8]:
     labels = [labels_of(e.mbti_type) for e in examples]
     return np.array(labels, np.uint8).reshape(-1, len(POSITIVE_POLES))
 
@@ -262,7 +270,7 @@ def _scorecard(
     is_masked: bool,
     is_served: bool,
 ) -> Scorecard:
-    examples, labels = data.examples, _label_matrix(data.examples)
+    examples, labels = data.examples, label_matrix(data.examples)
     baselines, missing = build_baselines(
         labels,
         np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
@@ -296,9 +304,9 @@ def _tfidf(data: EvaluationData, *, is_served: bool) -> Callable[[], Baseline] |
         return "needs the split of the data that the bundle was trained on"
     if not is_served:
         return "computed only with masking as served"
-    return lambda: tfidf(
+    return lambda: train_tfidf_baseline(
         ["\n".join(e.texts) for e in training],
-        _label_matrix(training),
+        label_matrix(training),
         ["\n".join(e.texts) for e in data.examples],
     )
 

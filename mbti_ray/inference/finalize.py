@@ -18,11 +18,12 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.loop import Outcome
 from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.manifest import DecisionRule
+from mbti_ray.inference.tfidf_baseline import train_tfidf_baseline
 from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.scores.baselines import build_baselines, tfidf
+from mbti_ray.scores.baselines import build_baselines
 from mbti_ray.scores.calibration import fit_temperature, fit_thresholds
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.metrics import Scores, score_rows
@@ -87,7 +88,7 @@ def _test_scores(
         test.labels,
         test.mentioned,
         is_masked=data.info.mask_version > 0,
-        learned=(lambda: tfidf(train.texts, train.labels, test.texts))
+        learned=(lambda: train_tfidf_baseline(train.texts, train.labels, test.texts))
         if config.scoring.baselines
         else "scoring.baselines=false",
     )

@@ -1,12 +1,12 @@
 """Baselines that a model has to beat: predictions that need no encoder.
 
 A baseline is its predictions for the evaluated rows, however they were made; the scorecard counts
-them as it counts the model's. scikit-learn is an extra, imported only where it is needed.
+them as it counts the model's. Must not know how TF-IDF is trained: that one is handed in.
 
-Shapes: N training rows, R evaluated rows, 4 dimensions in the order E/I, S/N, T/F, J/P.
+Shapes: R evaluated rows, 4 dimensions in the order E/I, S/N, T/F, J/P.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,6 @@ from numpy.typing import NDArray
 
 from mbti_ray.errors import ConfigError
 from mbti_ray.typology import TYPES, labels_of
-
-MAX_FEATURES = 200_000
-# Of the logistic regression: 10 did better than 1 on tweets, with a tweet or a user as the row.
-INVERSE_PENALTY = 10.0
 
 _LABELS = np.array([labels_of(t) for t in TYPES], dtype=bool)
 # Index into TYPES of a row that mentions no type.
@@ -107,54 +103,3 @@ def most_mentioned_type(
     most_common = int(same.sum(0).argmax())
     predicted = _LABELS[np.where(mentioned < 0, most_common, mentioned)]
     return Baseline(name, description, predicted, comparable)
-
-
-def tfidf(train_texts: Sequence[str], train_labels: NDArray[Any], texts: Sequence[str]) -> Baseline:
-    """TF-IDF of words and word pairs with a logistic regression per dimension.
-
-    Trained on labels [N, 4]. What cannot be learned is predicted as the majority class of the
-    training rows: a dimension with one class, and all of them where no word occurs in two texts.
-
-    Raises:
-        ConfigError: scikit-learn is not installed.
-    """
-    classify = _logistic_regression(train_texts, texts)
-    columns = [classify(label) for label in train_labels.astype(bool).T]
-    return Baseline(
-        name="tfidf",
-        description="TF-IDF of words and word pairs with logistic regression",
-        predicted=np.stack(columns, axis=1),
-    )
-
-
-def _logistic_regression(
-    train_texts: Sequence[str], texts: Sequence[str]
-) -> Callable[[NDArray[np.bool_]], NDArray[np.bool_]]:
-    """A function from the training labels of one dimension [N] to predictions for the texts [R]."""
-    try:
-        from sklearn import feature_extraction, linear_model
-    except ImportError as error:
-        raise ConfigError(
-            "the TF-IDF baseline needs scikit-learn: pip install 'mbti_ray[baselines]'"
-        ) from error
-    vectorizer = feature_extraction.text.TfidfVectorizer(
-        ngram_range=(1, 2),
-        min_df=2,
-        sublinear_tf=True,
-        max_features=MAX_FEATURES,
-        dtype=np.float32,
-    )
-    try:
-        train = vectorizer.fit_transform(train_texts)
-    except ValueError:
-        # scikit-learn's way of reporting that no word occurs in two texts.
-        return lambda label: np.full(len(texts), label.mean() >= 0.5)
-    evaluated = vectorizer.transform(texts)
-
-    def classify(label: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        if label.all() or not label.any():
-            return np.full(len(texts), label[0])
-        model = linear_model.LogisticRegression(C=INVERSE_PENALTY, max_iter=1000)
-        return np.asarray(model.fit(train, label).predict(evaluated), dtype=bool)
-
-    return classify

@@ -9,7 +9,7 @@ Shapes: R rows, G persons, B resamples, k values.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,11 @@ Statistic = Callable[[Array], dict[str, Array]]
 LEVEL = 0.95
 # Resamples are computed in blocks of this many cells B x R: 1.6 MB an array, some 20 in all.
 _BLOCK_CELLS = 200_000
-# Sign flips: all of them up to this many, beyond that this many random ones.
-_EXACT_FLIPS = 10_000
-_RANDOM_FLIPS = 10_000
+# Swaps of persons: all of them up to this many, beyond that this many random ones.
+_EXACT_SWAPS = 10_000
+_RANDOM_SWAPS = 10_000
+# Metrics that differ by rounding only are equal.
+_ROUNDING = 1e-12
 
 
 class Interval(TypedDict):
@@ -96,40 +98,55 @@ def _resampled_weights(rows: int, groups: int, resamples: int, seed: int) -> Ite
 
 
 def sign_flip_p(differences: Array, *, seed: int) -> Array:
-    """Two-sided p-values [k] of differences [G, k], summed per person, under a sign-flip test.
-
-    If two classifiers are equally good, the difference of a person could as well have had the
-    other sign. A flip negates all rows of a person at once, because they are not independent:
-    flipping single rows (McNemar's test) would count one prolific author as that many witnesses.
-    Up to 10,000 flips are enumerated, the identity among them; beyond that 10,000 random ones are
-    drawn, with the correction (hits + 1) / (flips + 1) of Phipson and Smyth 2010.
-    """
-    # Persons without a difference look the same however they are flipped.
-    differences = differences[differences.any(1)]
-    groups = len(differences)
-    if 2**groups <= _EXACT_FLIPS:
-        flips = np.arange(2**groups)[:, None] >> np.arange(groups) & 1
-        return np.asarray(_count_extreme(flips, differences, differences) / 2**groups)
-    # Persons with the same differences are exchangeable: only how many are flipped matters.
-    distinct, persons = np.unique(differences, axis=0, return_counts=True)
-    generator = np.random.default_rng(seed)
-    hits = np.zeros(differences.shape[1])
-    block = max(1, _BLOCK_CELLS // len(distinct))
-    for start in range(0, _RANDOM_FLIPS, block):
-        size = (min(block, _RANDOM_FLIPS - start), len(distinct))
-        hits += _count_extreme(generator.binomial(persons, 0.5, size), differences, distinct)
-    return (hits + 1) / (_RANDOM_FLIPS + 1)
+    """Two-sided p-values [k] of differences [G, k], summed per person; see `swap_test`."""
+    return swap_test(differences, np.zeros_like(differences), lambda sums: sums, seed=seed)[0]
 
 
-def _count_extreme(flipped: NDArray[Any], differences: Array, distinct: Array) -> Array:
-    """In how many of n flips [k] the sum is as far from 0 as the observed one.
+def swap_test(
+    first: Array, second: Array, statistic: Callable[[Array], Array], *, seed: int
+) -> tuple[Array, Array]:
+    """Permutation tests of two classifiers, given what each one's metrics are sums of per person.
+
+    If two classifiers are equally good, either could have made the predictions for a person. A swap
+    exchanges all rows of a person at once, because they are not independent: swapping single rows
+    (McNemar's test) would count one prolific author as that many witnesses. Up to 10,000 swaps are
+    enumerated, the identity among them; beyond that 10,000 random ones are drawn, with the
+    correction (hits + 1) / (swaps + 1) of Phipson and Smyth 2010.
 
     Args:
-        flipped: How many persons of each distinct difference are flipped, [n, D].
-        differences: As observed, [G, k].
-        distinct: The distinct rows of `differences`, [D, k].
+        first, second: The sums of each person, [G, k].
+        statistic: From sums [n, k] over all persons to m metrics [n, m].
+
+    Returns:
+        p-values [m] of the metrics of the second being other than, and lower than, the first's.
     """
-    # Counts, and quarters of counts, add up exactly: no tolerance is needed.
-    observed = differences.sum(0)
-    sums = observed - 2 * (flipped.astype(float) @ distinct)
-    return np.asarray((np.abs(sums) >= np.abs(observed)).sum(0), dtype=float)
+    moved = second - first
+    # Persons without a difference look the same however they are swapped.
+    moved = moved[moved.any(1)]
+    totals = first.sum(0), second.sum(0)
+
+    def differences(swapped: Array) -> Array:
+        change = swapped @ distinct
+        return statistic(totals[1] - change) - statistic(totals[0] + change)
+
+    groups, swaps = len(moved), _RANDOM_SWAPS
+    # Persons with the same difference are exchangeable: only how many are swapped matters.
+    distinct, persons = np.unique(moved, axis=0, return_counts=True)
+    observed = differences(np.zeros((1, len(distinct))))[0]
+    hits = np.zeros((2, len(observed)))
+    is_exact = 2**groups <= _EXACT_SWAPS
+    if is_exact:
+        distinct, swaps = moved, 2**groups
+    generator = np.random.default_rng(seed)
+    block = max(1, _BLOCK_CELLS // max(1, len(distinct)))
+    for start in range(0, swaps, block):
+        size = min(block, swaps - start)
+        if is_exact:
+            swapped = np.arange(start, start + size)[:, None] >> np.arange(groups) & 1
+        else:
+            swapped = generator.binomial(persons, 0.5, (size, len(distinct)))
+        found = differences(swapped.astype(float))
+        hits[0] += (np.abs(found) >= np.abs(observed) - _ROUNDING).sum(0)
+        hits[1] += (found <= observed + _ROUNDING).sum(0)
+    two_sided, lower = hits / swaps if is_exact else (hits + 1) / (swaps + 1)
+    return two_sided, lower

@@ -26,7 +26,12 @@ def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_a_bundle_is_rolled_out_and_back_under_load_and_no_request_fails(
-    service: Service, bundle: Path, other_bundle: Path, damaged_bundle: Path
+    service: Service,
+    bundle: Path,
+    other_bundle: Path,
+    damaged_bundle: Path,
+    worse_bundle: Path,
+    new_people: Path,
 ) -> None:
     first, second = load_manifest(bundle).id, load_manifest(other_bundle).id
     with Load(service.url).running() as load:
@@ -46,6 +51,10 @@ def test_a_bundle_is_rolled_out_and_back_under_load_and_no_request_fails(
         load.bundles.clear()
         load.wait_for(20)
         assert set(load.bundles) == {second}
+
+        worse = service.command(str(worse_bundle), "--roll-out", "--gate", str(new_people))
+        assert worse.returncode == 2
+        assert f"is worse than {second}, which is served, on 60 people" in worse.stderr
 
         back = service.command("--roll-back")
         assert back.returncode == 0, back.stderr

@@ -250,7 +250,7 @@ def test_random_flips_agree_with_all_flips(monkeypatch):
     differences[:, 2] = np.r_[np.ones(8), -np.ones(4)]
     alike = differences[:, [2]]
     exact = [sign_flip_p(d, seed=0) for d in (differences, alike)]
-    monkeypatch.setattr(resampling, "_EXACT_FLIPS", 0)
+    monkeypatch.setattr(resampling, "_EXACT_SWAPS", 0)
     random = [sign_flip_p(d, seed=0) for d in (differences, alike)]
     # Four standard errors of a share of 10,000.
     np.testing.assert_allclose(np.concatenate(random), np.concatenate(exact), atol=0.02)

@@ -29,6 +29,7 @@ from mbti_ray.on_ray.cluster.resources import (
 )
 from mbti_ray.on_ray.serve.deployment import APP_NAME, build_app, build_target, load_key_digest
 from mbti_ray.on_ray.serve.rollout import roll_back, roll_out
+from mbti_ray.on_ray.serve.rollout_coordinator import current_target
 from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.serving.discovery import announce_service
 from mbti_ray.serving.target import ServingTarget
@@ -100,10 +101,15 @@ def run_service(
     raise StoppedError(f"stopped by {signal.Signals(received[0]).name}", received[0])
 
 
-def change_target(bundle: Location | None, config: ServeConfig) -> ServingTarget:
+def change_target(
+    bundle: Location | None, config: ServeConfig, *, check: Callable[[str], None]
+) -> ServingTarget:
     """Has the service in the Ray that RAY_ADDRESS names serve another bundle.
 
     Without a bundle it rolls back to the previous target. Returns what is served now.
+
+    Args:
+        check: Called with the location of the bundle that is served; raises to keep it.
 
     Raises:
         BundleError: It cannot be served; the previous target still is.
@@ -119,6 +125,10 @@ def change_target(bundle: Location | None, config: ServeConfig) -> ServingTarget
         facts = {"runtime": running.runtime, "replicas": states.get("RUNNING", 1)}
         if bundle is None:
             return roll_back(service, **facts)
+        served = current_target(service)
+        if served is None:
+            raise ClusterError("the service does not say what it serves yet; try again in a moment")
+        check(served.primary)
         return roll_out(service, build_target(bundle, config), **facts)
 
 

@@ -1,0 +1,60 @@
+"""`python -m mbti_ray.compare`: two bundles on the same persons, and which one is better."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mbti_ray.cli.command import build_parser, run_command, split_base
+from mbti_ray.cli.progress import progress_bar
+from mbti_ray.cli.tables import Result, console, print_comparison, print_pairs
+from mbti_ray.config import load_run
+from mbti_ray.errors import ConfigError
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
+
+_EXAMPLE = "python -m mbti_ray.compare runs/old runs/new data.source=people.csv"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    parser = build_parser(
+        "compare",
+        "Compare two bundles on labeled rows that neither has seen in training: the differences\n"
+        f"with intervals and p-values, and who flipped.\n\n  {_EXAMPLE}",
+        items="A B (bundles, runs or studies, by folder or URL), then data.source=FILE",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="also write what both predict for each row"
+    )
+    return run_command(parser, _compare, argv)
+
+
+def _compare(options: argparse.Namespace) -> Result:
+    first, rest = split_base(options.items)
+    second, overrides = split_base(rest)
+    if first is None or second is None:
+        raise ConfigError(f"command line: compare takes two bundles: {_EXAMPLE}")
+    storage = load_run(None, overrides).storage
+    homes = locate_bundle(first, storage), locate_bundle(second, storage)
+
+    from mbti_ray.inference.comparison import compare_bundles, load_compared_rows
+    from mbti_ray.scores.comparison import describe_comparison
+    from mbti_ray.storage.output_tables import check_extension, write_tables
+
+    if options.output is not None:
+        check_extension(options.output)
+    bundles = fetch_bundle(homes[0]), fetch_bundle(homes[1])
+    rows = load_compared_rows(*bundles, overrides)
+    with progress_bar("predictions", 2 * len(rows.examples)) as advance:
+        found, table = compare_bundles(*bundles, rows, advance)
+    verdict = describe_comparison(found, "A", "B")
+    print_pairs([("A", str(homes[0])), ("B", str(homes[1])), ("data", rows.description)])
+    console.print(verdict, style="bold", markup=False, soft_wrap=True)
+    print_comparison(found)
+    if options.output is not None:
+        write_tables(options.output, [table], table.schema)
+        console.print(f"rows: {options.output}")
+    return {"first": str(homes[0]), "second": str(homes[1]), "verdict": verdict, **found}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

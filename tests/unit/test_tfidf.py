@@ -1,0 +1,91 @@
+"""TF-IDF: it is scikit-learn's to the last digits, and is saved without it."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from mbti_ray.errors import ConfigError
+from mbti_ray.model import tfidf
+from mbti_ray.model.tfidf import find_words, fit_tfidf, load_tfidf
+from mbti_ray.typology import labels_of
+
+pytestmark = pytest.mark.unit
+
+ODD = [
+    "",
+    "a I ?!",
+    "Straße STRASSE İstanbul ISTANBUL ǅ ﬁne",
+    "don't l'été naïve_café 北京 北京 привет_мир",
+    "one\ntwo two_two\ttwo 12 3 ½½ x2",
+    "Unseen words only, entirely",
+]
+
+
+def some_texts(count, *, seed, words=60):
+    rng = np.random.default_rng(seed)
+    vocabulary = [f"wort{i}" for i in range(words)] + ["Été", "北京", "don't", "x"]
+    return [" ".join(rng.choice(vocabulary, rng.integers(3, 40))) for _ in range(count)]
+
+
+def some_labels(count, *, seed=0):
+    return (np.random.default_rng(seed).random((count, 4)) < [0.2, 0.7, 0.5, 0.4]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("max_features", [200_000, 150])
+def test_logits_are_those_of_scikit_learn(monkeypatch, max_features):
+    text = pytest.importorskip("sklearn.feature_extraction.text", reason="needs the extra")
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    monkeypatch.setattr(tfidf, "MAX_FEATURES", max_features)
+    texts, labels = [*some_texts(120, seed=1), *ODD, *ODD], some_labels(132)
+    new = [*some_texts(40, seed=2), *ODD]
+    model = fit_tfidf(texts, labels)
+    vectorizer = text.TfidfVectorizer(
+        ngram_range=(1, 2), min_df=2, sublinear_tf=True, max_features=max_features
+    )
+    fitted, evaluated = vectorizer.fit_transform(texts), vectorizer.transform(new)
+    assert [*model.features] == [*vectorizer.get_feature_names_out()]
+    got = model.logits([model.encode(t) for t in new])
+    for k, label in enumerate(labels.T):
+        balanced = linear_model.LogisticRegression(
+            C=tfidf.INVERSE_PENALTY, max_iter=1000, class_weight="balanced"
+        )
+        expected = balanced.fit(fitted, label).decision_function(evaluated)
+        # It is fitted in float32, and the solver stops at a tolerance.
+        np.testing.assert_allclose(got[:, k], expected, atol=2e-3)
+
+
+def test_a_pair_may_be_a_feature_whose_words_are_none():
+    model = tfidf.TfidfModel(["big cat"], np.ones(1), np.ones((4, 1)), np.zeros(4))
+    texts = ["a big CAT", "cat big", "big", "big dog cat"]
+    got = model.logits([model.encode(text) for text in texts])
+    np.testing.assert_array_equal(got[:, 0], [1, 0, 0, 0])
+
+
+def test_a_saved_model_gives_the_same_logits_without_scikit_learn(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="needs the extra")
+    model = fit_tfidf(some_texts(60, seed=1), some_labels(60))
+    model.save(tmp_path)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    loaded = load_tfidf(tmp_path)
+    new = [loaded.encode(text) for text in [*some_texts(20, seed=3), *ODD]]
+    np.testing.assert_allclose(loaded.logits(new), model.logits(new), atol=1e-5)
+    assert {p.suffix for p in tmp_path.iterdir()} == {".safetensors", ".txt"}
+
+
+def test_weights_that_do_not_fit_the_features_are_refused(tmp_path):
+    tfidf.TfidfModel(["two", "words"], np.ones(2), np.ones((4, 2)), np.zeros(4)).save(tmp_path)
+    (tmp_path / "tfidf_features.txt").write_text("two\nwords\nmore")
+    with pytest.raises(ValueError, match="3 features do not fit"):
+        load_tfidf(tmp_path)
+
+
+def test_words_are_in_lower_case_and_have_two_letters():
+    assert find_words("I am_A b2 x É Été") == ["am_a", "b2", "été"]
+
+
+def test_without_its_extra_training_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'mbti_ray\[baselines\]'") as error:
+        fit_tfidf(["a b", "a b"], np.array([labels_of(t) for t in ("INTJ", "ENFP")]))
+    assert "\n" not in str(error.value)
