@@ -13,7 +13,7 @@ VERBS = {
     "evaluate": "score a bundle on labeled rows",
     "compare": "compare two bundles on the same persons",
     "predict": "predict texts or a file",
-    "export": "export a bundle to ONNX Runtime, in float32 and int8",
+    "export": "export a bundle to ONNX Runtime or transformers",
     "serve": "start the HTTP service",
     "audit": "describe a data file",
     "doctor": "check whether the configuration can run here",

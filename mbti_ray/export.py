@@ -1,4 +1,4 @@
-"""`python -m mbti_ray.export`: export a bundle to ONNX Runtime, and measure its accuracy."""
+"""`python -m mbti_ray.export`: a bundle for ONNX Runtime or for transformers."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,8 +8,9 @@ from typing import Any
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs
-from mbti_ray.config import load_run
-from mbti_ray.runs.lookup import locate_bundle, run_of
+from mbti_ray.config import RunConfig, apply_overrides, load_run
+from mbti_ray.errors import ConfigError
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, run_of
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.runs.run_lock import run_lock
 
@@ -21,21 +22,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(
         "export",
         "Export a bundle to ONNX, in float32 and with int8 weights, and score both on labeled\n"
-        "rows. Use them with serve.runtime=onnx or serve.runtime=onnx-int8.",
+        "rows. Use them with serve.runtime=onnx or serve.runtime=onnx-int8.\n\n"
+        "With --to hf: a folder that transformers loads, and its card as README.md.",
         items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "
         "data.source=FILE",
+    )
+    parser.add_argument(
+        "--to", nargs=2, metavar=("hf", "FOLDER"), help="write a folder for transformers instead"
+    )
+    parser.add_argument(
+        "--license", metavar="ID", help="of the model, for its card: apache-2.0 (with --to hf)"
+    )
+    parser.add_argument(
+        "--language", metavar="CODE", help="of the texts, for its card: en (with --to hf)"
     )
     return run_command(parser, _export, argv)
 
 
 def _export(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
+    if options.to:
+        return _export_for_transformers(options, place, overrides)
+    if options.license or options.language:
+        raise ConfigError("command line: --license and --language go with --to hf FOLDER")
     home = locate_bundle(place, load_run(None, overrides).storage)
     # Not in this user's cache, where other processes may be reading the bundle.
     with run_lock(run_of(home) or home), open_run(home) as folder:
         exports = _export_and_score(folder.path, overrides)
         folder.push()
     return {"bundle": str(home), "runtimes": exports}
+
+
+def _export_for_transformers(
+    options: argparse.Namespace, place: str | None, overrides: Sequence[str]
+) -> Result:
+    form, target = options.to
+    if form != "hf":
+        raise ConfigError(f"command line: --to {form}; allowed: hf")
+    config = apply_overrides(RunConfig(), overrides, allowed=("storage",))
+    bundle = locate_bundle(place, config.storage)
+
+    from mbti_ray.inference.transformers_export import export_transformers
+
+    exported = export_transformers(
+        fetch_bundle(bundle), Path(target), license_id=options.license, language=options.language
+    )
+    print_pairs(
+        [
+            ("folder", target),
+            ("class", exported["class"]),
+            ("golden texts", f"probabilities differ by at most {exported['gap']:.1g}"),
+        ]
+    )
+    console.print(f'load it with transformers.pipeline("text-classification", "{target}")')
+    return {"bundle": str(bundle), "folder": target, **exported}
 
 
 def _export_and_score(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[str, Any]]:

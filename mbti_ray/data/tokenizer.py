@@ -16,7 +16,7 @@ from mbti_ray.data.windows import EncodedRow, split_into_windows
 from mbti_ray.data.word_tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     Tokenizer: TypeAlias = PreTrainedTokenizerBase
 else:
@@ -43,12 +43,19 @@ def build_tokenizer(encoder: str, training_texts: Iterable[str]) -> Tokenizer:
     return load_tokenizer(locate_encoder(encoder), name=encoder)
 
 
-def load_tokenizer(place: str | Path, *, name: str | None = None) -> Tokenizer:
-    """A tokenizer from a folder or the hub, without a length limit of its own."""
+def load_tokenizer(
+    place: str | Path, *, name: str | None = None, config: "PreTrainedConfig | None" = None
+) -> Tokenizer:
+    """A tokenizer from a folder or the hub, without a length limit of its own.
+
+    Args:
+        config: The encoder's, where config.json has another.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(place), **safe_options(place))
+        options = safe_options(place)
+        tokenizer = AutoTokenizer.from_pretrained(str(place), config=config, **options)
     except (OSError, ValueError) as error:
         raise encoder_load_error(name or str(place), error) from None
     # Windows limit the length; the tokenizer's own limit would only print warnings.

@@ -1,7 +1,8 @@
 """The bundle: a self-contained folder with everything that serving needs, and proof that it works.
 
     model.safetensors   weights of the encoder and the heads
-    config.json         the encoder's architecture, as transformers writes it
+    config.json         the encoder's architecture, under a model type that transformers does not
+                        know, so that it does not load a bundle as a model of its own
     tokenizer files     as transformers writes them
     rows.safetensors    hashes of the rows of its splits, by which `evaluate` knows them
     bundle.json         the manifest: label order, pooling, limits, masking version, thresholds,
@@ -14,6 +15,7 @@ in bundle.json with its SHA-256. Must not know run folders, Ray or HTTP.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from mbti_ray.inference.manifest import (
 )
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.encoder import build_encoder, read_encoder_config
+from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.checksums import find_damage
 
 
@@ -56,9 +59,10 @@ def load_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{folder}: {damage}; copy the bundle again")
     with _reported_as_damage(folder):
         for name in ("config.json", "tokenizer_config.json"):
-            if "auto_map" in json.loads((folder / name).read_text("utf-8")):
+            content = json.loads((folder / name).read_text("utf-8"))
+            if "auto_map" in (*content, *content.get("encoder", ())):
                 raise BundleError(f"{folder}: {name} asks to run code (auto_map), which is refused")
-        return Bundle(folder, manifest, load_tokenizer(folder))
+        return Bundle(folder, manifest, load_tokenizer(folder, config=read_encoder_config(folder)))
 
 
 def load_model(bundle: Bundle) -> MBTIModel:
@@ -79,6 +83,20 @@ def load_model(bundle: Bundle) -> MBTIModel:
     return model.eval()
 
 
+def copy_bundle(folder: Path, target: Path) -> None:
+    """Copy a bundle to a folder, which appears whole, and replaces only another bundle.
+
+    Raises:
+        BundleError: Something else is there.
+    """
+    if target.exists() and folder.samefile(target):
+        return
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        load_manifest(target)
+    with atomic_folder(target) as staging:
+        shutil.copytree(folder, staging, dirs_exist_ok=True)
+
+
 def write_runtimes(folder: Path, runtimes: Mapping[OnnxKind, RuntimeExport]) -> None:
     """Replace the `runtimes` entry of a bundle.json."""
     manifest = load_manifest(folder)
@@ -86,8 +104,11 @@ def write_runtimes(folder: Path, runtimes: Mapping[OnnxKind, RuntimeExport]) -> 
 
 
 def _find_unlisted(folder: Path, manifest: Manifest) -> str | None:
-    """A file that bundle.json does not list; the temporary files of an export do not count."""
-    listed = {"bundle.json", "card.md", *manifest.files}
+    """A file that bundle.json does not list; README.md is the card where a hub shows it.
+
+    The temporary files of an export do not count, nor does what a hub adds.
+    """
+    listed = {"bundle.json", "card.md", "README.md", *manifest.files}
     listed |= {export.file for export in manifest.runtimes.values()}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)

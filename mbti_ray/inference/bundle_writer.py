@@ -30,6 +30,7 @@ from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.row_hashes import ROW_HASHES, write_row_hashes
 from mbti_ray.inference.runtimes import load_runtime
 from mbti_ray.model.classifier import MBTIModel
+from mbti_ray.model.encoder import BUNDLE_MODEL_TYPE
 from mbti_ray.reports.model_card import model_card
 from mbti_ray.storage.atomic import atomic_folder, write_text
 from mbti_ray.storage.checksums import describe_file
@@ -84,7 +85,7 @@ def write_bundle(
             **(rule or DecisionRule()).model_dump(),
         )
         # Computed from the files, as the service will.
-        bundle = Bundle(staging, manifest, load_tokenizer(staging))
+        bundle = Bundle(staging, manifest, load_tokenizer(staging, config=model.encoder.config))
         logits = Predictor(bundle, load_runtime(bundle)).golden_logits().tolist()
         golden = [GoldenText(text=t, logits=row) for t, row in zip(texts, logits, strict=True)]
         manifest = manifest.model_copy(update={"golden": golden})
@@ -108,7 +109,8 @@ def _save_weights(folder: Path, model: MBTIModel, tokenizer: Tokenizer) -> None:
     # A bundle may not ask to run code, and needs none.
     vars(config).pop("auto_map", None)
     tokenizer.init_kwargs.pop("auto_map", None)
-    config.save_pretrained(folder)
+    content = {"model_type": BUNDLE_MODEL_TYPE, "encoder": json.loads(config.to_json_string())}
+    write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
     tokenizer.save_pretrained(folder)
 
 

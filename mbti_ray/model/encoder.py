@@ -15,6 +15,9 @@ from transformers.utils import logging as transformers_logging
 from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder, safe_options
 from mbti_ray.errors import ConfigError
 
+# Transformers does not know it, so what loads a bundle as a model of its own fails at once.
+BUNDLE_MODEL_TYPE = "mbti_ray"
+
 # Its load report lists the pooler, which is dropped on purpose.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -95,8 +98,11 @@ def _without_pooler(model: nn.Module) -> nn.Module:
 
 
 def read_encoder_config(folder: Path) -> PreTrainedConfig:
-    """The transformers configuration in a bundle folder."""
-    return AutoConfig.for_model(**json.loads((folder / "config.json").read_text("utf-8")))
+    """The encoder's configuration in a bundle folder."""
+    content = json.loads((folder / "config.json").read_text("utf-8"))
+    # Before bundles had a model type of their own, transformers took one for its encoder alone.
+    shape = content["encoder"] if content["model_type"] == BUNDLE_MODEL_TYPE else content
+    return AutoConfig.for_model(**shape)
 
 
 def position_offset(encoder: nn.Module) -> int:

@@ -19,6 +19,17 @@ from mbti_ray.typology import DIMENSIONS
 # A JSON object of scores.json or of the description of the data.
 Record = Mapping[str, Any]
 
+# The base model as hubs call it, where `model.encoder` has another name; None where there is none.
+_BASE_MODELS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "tiny": None}
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_HUB_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "mcc": "matthews_correlation",
+    "auroc": "roc_auc",
+    "brier": "brier_score",
+}
+
 NOT_FOR_DECISIONS = (
     "It is no basis for decisions about people: not for hiring, grading, treatment or diagnosis, "
     "and not for telling people who they are."
@@ -65,4 +76,70 @@ def model_card(
         ],
         findings=scores.get("diagnosis"),
     )
+    return _spaced(text)
+
+
+def hub_card(
+    card: str,
+    manifest: Record,
+    *,
+    library: str,
+    license_id: str | None = None,
+    language: str | None = None,
+    usage: Record | None = None,
+) -> str:
+    """A bundle's card as model hubs read it: license, languages, base model, scores on top.
+
+    Args:
+        card: card.md of the bundle.
+        manifest: bundle.json.
+        library: What loads the repository or folder.
+        usage: Of `transformers_usage.md`, which then replaces the card's last section.
+    """
+    from huggingface_hub import ModelCardData
+
+    _, _, body = card.removeprefix("---\n").partition("\n---\n")
+    if usage is not None:
+        body = body.partition("## How to use")[0] + render_text("transformers_usage.md", **usage)
+    encoder, source = manifest["model"]["encoder"], manifest["data"]["source"]
+    is_builtin = source == "builtin"
+    data = ModelCardData(
+        model_name=f"mbti_ray {manifest['id']}",
+        library_name=library,
+        pipeline_tag="text-classification",
+        license=license_id or "unknown",
+        language=language or ("en" if is_builtin else None),
+        base_model=_BASE_MODELS.get(encoder, encoder if _HUB_NAME.fullmatch(encoder) else None),
+        tags=["mbti", "personality", "multi-label-classification"],
+        eval_results=_evaluations(manifest["scores"].get("scorecard"), source),
+    )
+    return f"---\n{data.to_yaml()}\n---\n" + _spaced(f"\n{body}")
+
+
+def _evaluations(card: Scorecard | None, source: str) -> list[Any]:
+    """What a hub shows of a scorecard: accuracies a letter, and the means of other metrics."""
+    from huggingface_hub import EvalResult
+
+    if card is None:
+        return []
+    overall: Any = card["overall"]
+    found = [(name, overall.get(key), METRIC_NAMES[key]) for key, name in _HUB_METRICS.items()]
+    found.append(("accuracy", overall.get("all_four"), "all four right"))
+    found += [("accuracy", card["dimensions"][d.key]["accuracy"], d.name) for d in DIMENSIONS]
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=wording.source_name(source),
+            dataset_name=wording.source_name(source),
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(value["value"], 4),
+        )
+        for metric, value, name in found
+        if value is not None
+    ]
+
+
+def _spaced(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
