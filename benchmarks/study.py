@@ -84,7 +84,7 @@ def _run(verb: str, *items: str) -> None:
 def _probabilities(folder: Path, data: Dataset) -> np.ndarray[Any, Any]:
     predictor = Predictor.load(fetch_bundle(folder))
     texts = [[text] for text in data.splits["test"].texts]
-    return np.array([p.probabilities for p in predictor.predict(texts, whole=False)])
+    return np.array([[*p.probabilities.values()] for p in predictor.predict(texts, whole=False)])
 
 
 def _compared(data: Dataset, storage: Path) -> dict[str, Any]:

@@ -9,12 +9,12 @@ __version__ = "0.1.0"
 __all__ = ["MBTIClassifier", "__version__"]
 
 if TYPE_CHECKING:
-    from mbti_ray.inference.mbti_classifier import MBTIClassifier
+    from mbti_ray.mbti_classifier import MBTIClassifier
 
 
 def __getattr__(name: str) -> Any:
     if name == "MBTIClassifier":
-        from mbti_ray.inference.mbti_classifier import MBTIClassifier
+        from mbti_ray.mbti_classifier import MBTIClassifier
 
         return MBTIClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -95,8 +95,8 @@ def _predict(options: argparse.Namespace, texts: list[str]) -> Result:
 
 
 def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Result:
-    from mbti_ray.inference.mbti_classifier import read_texts
     from mbti_ray.inference.predictor import Predictor
+    from mbti_ray.inference.texts import read_texts
 
     try:
         read_texts(texts)

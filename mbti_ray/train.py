@@ -2,7 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from mbti_ray.cli.command import add_existing, build_parser, run_command
 from mbti_ray.cli.progress import run_progress
@@ -19,6 +21,10 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import describe_schedule_change, resumed_run
+from mbti_ray.data.frames import save_frame
+from mbti_ray.errors import ConfigError
+from mbti_ray.runs.lookup import storage_folder
+from mbti_ray.storage.local_cache import user_cache_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +36,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_existing(parser)
     return run_command(parser, _train, argv)
+
+
+def train_on(source: Any, *, preset: str, settings: Mapping[str, Any]) -> str:
+    """Train one run on a source or data frame, as the command does; returns where its bundle is.
+
+    Args:
+        source: As `data.source` takes it, or a data frame as `save_frame` takes it.
+        settings: Values by their addresses.
+
+    Raises:
+        MbtiRayError: What the command reports as one line.
+    """
+    values = [f"{key}={_as_argument(value)}" for key, value in settings.items()]
+    try:
+        storage = load_run(preset, values).storage
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("command line: ", "settings: ")) from None
+    if not isinstance(source, str | Path):
+        folder = storage_folder(storage)
+        local = folder if isinstance(folder, Path) else user_cache_folder()
+        source = save_frame(source, local / "frames")
+    items = [preset, f"data.source={source}", *values]
+    return str(_train(argparse.Namespace(items=items, existing="refuse"))["bundle"])
+
+
+def _as_argument(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _train(options: argparse.Namespace) -> Result:

@@ -14,7 +14,7 @@ import jsonschema
 from fastapi import FastAPI
 
 from mbti_ray.config.schema import ServeConfig
-from mbti_ray.inference.predictor import Prediction
+from mbti_ray.inference.prediction import Prediction
 from mbti_ray.serving.app import build_api
 from mbti_ray.serving.schemas import (
     APIError,
@@ -58,7 +58,12 @@ class Echo:
         if "boom" in users[0]:
             raise RuntimeError(users[0])
         predictions = [
-            Prediction("INTJ", (len(posts) / 10, 0.9, 0.9, 0.9), truncated=False, windows=1)
+            Prediction(
+                "INTJ",
+                {"E": len(posts) / 10, "N": 0.9, "T": 0.9, "J": 0.9},
+                truncated=False,
+                windows=1,
+            )
             for posts in users
         ]
         span = {"start": 0, "end": 1, "kind": "type"}

@@ -24,6 +24,7 @@ from mbti_ray.data.tokenizer import encode_rows
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle
+from mbti_ray.inference.prediction import Prediction
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
 from mbti_ray.model.classifier import pool_rows
 from mbti_ray.typology import POSITIVE_POLES, type_of
@@ -31,34 +32,6 @@ from mbti_ray.typology import POSITIVE_POLES, type_of
 # Padded tokens of a pass, unless the device needs more to be busy.
 _BATCH_TOKENS = 4096
 _EFFICIENT_PASSES = 4
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one input.
-
-    Attributes:
-        mbti_type: Four letters; X where the bundle abstains.
-        probabilities: Of the positive poles E, N, T, J.
-        truncated: Part of the input was not read because it exceeds the limits.
-        windows: Number of windows that were read.
-        unknown: Share of the words that the tokenizer does not know, as in another script.
-    """
-
-    mbti_type: str
-    probabilities: tuple[float, float, float, float]
-    truncated: bool
-    windows: int
-    unknown: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "type": self.mbti_type,
-            "probabilities": dict(zip(POSITIVE_POLES, self.probabilities, strict=True)),
-            "truncated": self.truncated,
-            "windows": self.windows,
-            "unknown": self.unknown,
-        }
 
 
 @dataclass(frozen=True)
@@ -160,10 +133,11 @@ class Predictor:
         predictions = []
         for mbti_type, p, row in zip(types, probabilities.tolist(), logits.rows, strict=True):
             unknown = self._unknown_share(row)
+            by_pole = dict(zip(POSITIVE_POLES, p, strict=True))
             if unknown == 1 and self.abstain:
                 mbti_type = "XXXX"
             predictions.append(
-                Prediction(mbti_type, tuple(p), row.truncated, len(row.windows), unknown)
+                Prediction(mbti_type, by_pole, row.truncated, len(row.windows), unknown)
             )
         return predictions
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.text import has_content
 from mbti_ray.data.windows import EncodedRow, TokenIds
-from mbti_ray.inference.predictor import Prediction, Predictor, pool_windows
+from mbti_ray.inference.prediction import Prediction
+from mbti_ray.inference.predictor import Predictor, pool_windows
 from mbti_ray.serving.admission import check_wait
 from mbti_ray.serving.batching import Batcher, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest

@@ -136,7 +136,7 @@ def test_the_band_and_the_threshold_are_the_bundles_and_x_is_explained(
 ) -> None:
     predictor = Predictor.load(bundles["scored"])
     texts = [post for row in builtin_rows(users=60) for post in row.posts[:1]]
-    types = [p.mbti_type for p in predictor.predict([[t] for t in texts], whole=True)]
+    types = [p.type for p in predictor.predict([[t] for t in texts], whole=True)]
     text, mbti_type = next(
         (t, m) for t, m in zip(texts, types, strict=True) if 0 < m.count("X") < 4
     )

@@ -115,10 +115,10 @@ def test_predictions_keep_the_order_and_ids_of_the_file(
 
 def assert_predicted(bundle: Path, rows: list[dict[str, Any]], users: list[Any]) -> None:
     expected = Predictor.load(bundle).predict(users, whole=True)
-    assert [row["type"] for row in rows] == [p.mbti_type for p in expected]
+    assert [row["type"] for row in rows] == [p.type for p in expected]
     assert [row["windows"] for row in rows] == [p.windows for p in expected]
     for row, prediction in zip(rows, expected, strict=True):
-        given = [row[pole] for pole in "ENTJ"]
+        given = {pole: row[pole] for pole in "ENTJ"}
         assert given == pytest.approx(prediction.probabilities, abs=1e-5)
 
 

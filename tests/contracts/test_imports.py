@@ -40,7 +40,7 @@ def loaded_at_start() -> set[str]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["-c", "import mbti_ray"],
+        ["-c", "from mbti_ray import MBTIClassifier"],
         ["-c", "import mbti_ray.cli.command"],
         ["-c", "import mbti_ray.config, mbti_ray.runs.run_folder, mbti_ray.typology"],
         ["-m", "mbti_ray", "--help"],
@@ -74,8 +74,7 @@ def test_the_public_names_are_these():
 
 
 def test_the_public_class_is_importable_from_the_package():
-    from mbti_ray import MBTIClassifier
-    from mbti_ray.inference import mbti_classifier
+    from mbti_ray import MBTIClassifier, mbti_classifier
 
     assert MBTIClassifier is mbti_classifier.MBTIClassifier
     assert {"load_from_checkpoint", "predict", "predict_proba"} <= set(vars(MBTIClassifier))

@@ -108,10 +108,10 @@ def test_heads_are_in_the_order_e_n_t_j_from_weights_to_prediction(
     fixed = replace(outcome, model=model)
     _write(tmp_path / "bundle", config, data, fixed)
     prediction = Predictor.load(tmp_path / "bundle").predict([["any text"]], whole=False)[0]
-    assert prediction.mbti_type == "ESTP"
+    assert prediction.type == "ESTP"
     expected = torch.sigmoid(torch.tensor([4.0, -3.0, 2.0, -1.0])).tolist()
     assert list(prediction.as_dict()["probabilities"]) == ["E", "N", "T", "J"]
-    assert list(prediction.probabilities) == pytest.approx(expected)
+    assert [*prediction.probabilities.values()] == pytest.approx(expected)
 
 
 def test_predictions_use_the_temperatures_thresholds_and_abstain_band_of_the_bundle(
@@ -128,9 +128,9 @@ def test_predictions_use_the_temperatures_thresholds_and_abstain_band_of_the_bun
     _write(tmp_path / "bundle", config, data, replace(outcome, model=model), decision)
     (prediction,) = Predictor.load(tmp_path / "bundle").predict([["any text"]], whole=False)
     expected = torch.sigmoid(torch.tensor([2.0, -3.0, 0.2, 1.0])).tolist()
-    assert list(prediction.probabilities) == pytest.approx(expected)
+    assert [*prediction.probabilities.values()] == pytest.approx(expected)
     # 0.88 is clear; 0.05 lies within 0.1 of 0.01; 0.55 of 0.5, and 0.73 of 0.8.
-    assert prediction.mbti_type == "EXXX"
+    assert prediction.type == "EXXX"
 
 
 def test_masked_spans_are_positions_in_the_cleaned_text(bundle: Path) -> None:

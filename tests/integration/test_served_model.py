@@ -75,7 +75,7 @@ def test_results_are_the_predictors_for_texts_and_for_users_in_windows(
     expected = predictor.predict([[text] for text in inputs], whole=False)
     expected += predictor.predict([posts], whole=True)
     for found, right in zip([*one_by_one.predictions, *whole.predictions], expected, strict=True):
-        assert found.mbti_type == right.mbti_type
+        assert found.type == right.type
         assert (found.truncated, found.windows) == (right.truncated, right.windows)
         assert found.probabilities == pytest.approx(right.probabilities, abs=1e-6)
     assert whole.predictions[0].windows > 1

@@ -54,7 +54,7 @@ class ServeMetrics(ServeCallback):
         for stage, seconds in vars(result.timing).items():
             self._stage.observe(seconds, tags={"stage": stage})
         for prediction in result.predictions:
-            for dimension, pole in zip(DIMENSIONS, prediction.mbti_type, strict=True):
+            for dimension, pole in zip(DIMENSIONS, prediction.type, strict=True):
                 self._poles.inc(tags={"dimension": dimension.name, "pole": pole})
 
     def on_error(self, code: str) -> None:

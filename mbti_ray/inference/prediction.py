@@ -1,0 +1,76 @@
+"""What is predicted for one input, and for several: records that show themselves in a notebook.
+
+Must not know models, so that importing it is cheap.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mbti_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one input; as a string it is the type.
+
+    Attributes:
+        type: Four letters; X where the bundle abstains.
+        probabilities: Of the positive poles, by letter: E, N, T, J.
+        truncated: Part of the input was not read because it exceeds the limits.
+        windows: Number of windows that were read.
+        unknown: Share of the words that the tokenizer does not know, as in another script.
+    """
+
+    type: str
+    probabilities: dict[str, float]
+    truncated: bool
+    windows: int
+    unknown: float = 0.0
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the bundle abstains on any of the four letters."""
+        return "X" in self.type
+
+    def as_dict(self) -> dict[str, Any]:
+        """The prediction as the HTTP service answers it."""
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        return self.type
+
+    def _repr_html_(self) -> str:
+        return Predictions([self])._repr_html_()
+
+
+class Predictions(list[Prediction]):
+    """The predictions for several inputs, in their order."""
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A pandas DataFrame: a row for each input, a column for each probability.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ConfigError(
+                "to_frame needs pandas; install it with pip install pandas, or use as_dict() of "
+                "each prediction"
+            ) from None
+        rows = [
+            {"type": p.type, **p.probabilities, "abstained": p.abstained}
+            | {"truncated": p.truncated, "windows": p.windows, "unknown": p.unknown}
+            for p in self
+        ]
+        columns = ["type", *"ENTJ", "abstained", "truncated", "windows", "unknown"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        from mbti_ray.reports.html import render_text
+
+        return render_text("predictions.html", predictions=self)

@@ -1,0 +1,161 @@
+"""`MBTIClassifier`: a model in Python, for notebooks and programs.
+
+Owns what it takes (texts, posts, columns, data frames) and what it returns. Must not know Ray, HTTP
+or how logits are computed. Importing it loads no torch: that waits for the first model.
+
+Shapes: R texts, 4 dimensions in the order E, N, T, J.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from mbti_ray.inference.prediction import Prediction, Predictions
+from mbti_ray.inference.texts import read_posts, read_texts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mbti_ray.inference.predictor import Predictor
+
+
+class MBTIClassifier:
+    """A trained model in Python; source: the seed's "Inference" section.
+
+    >>> classifier = MBTIClassifier.from_pretrained("runs/quick/best/bundle")
+    >>> classifier.predict("I love analysing complex problems")
+    'INTJ'
+    """
+
+    def __init__(self, predictor: "Predictor", folder: Path) -> None:
+        self._predictor = predictor
+        self._folder = folder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        place: str | Path,
+        *,
+        revision: str | None = None,
+        runtime: Literal["torch", "onnx", "onnx-int8"] = "torch",
+        device: str = "cpu",
+    ) -> "MBTIClassifier":
+        """A classifier from a bundle, run or study, by path, URL, or id on the Hugging Face Hub.
+
+        Args:
+            revision: Of a model on the hub: a branch, tag or commit.
+
+        Raises:
+            RunError: There is no bundle.
+            BundleError: The bundle is damaged.
+        """
+        from mbti_ray.inference.hub import fetch_pretrained
+        from mbti_ray.inference.predictor import Predictor
+
+        folder = fetch_pretrained(place, revision=revision)
+        return cls(Predictor.load(folder, runtime=runtime, device=device), folder)
+
+    @classmethod
+    def load_from_checkpoint(cls, path: str | Path, *, device: str = "cpu") -> "MBTIClassifier":
+        """The seed's name of `from_pretrained`."""
+        return cls.from_pretrained(path, device=device)
+
+    @classmethod
+    def fit(
+        cls, data: Any, *, preset: str = "quick", settings: Mapping[str, Any] | None = None
+    ) -> "MBTIClassifier":
+        """Train a model as `python -m mbti_ray.train` does; its run folder is kept.
+
+        Args:
+            data: A file, a hub dataset or `builtin`, as `data.source` takes it; or a data frame of
+                pandas, polars or Arrow, which is saved as a Parquet file in the storage folder.
+            preset: A preset or a YAML file.
+            settings: Values by their addresses: `{"optim.lr": 1e-4, "name": "mine"}`.
+
+        Raises:
+            MbtiRayError: What the command reports as one line.
+        """
+        from mbti_ray.train import train_on
+
+        return cls.from_pretrained(train_on(data, preset=preset, settings=settings or {}))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Copy the bundle to a folder, which appears whole.
+
+        Raises:
+            RunError: The folder has other contents than a bundle.
+        """
+        from mbti_ray.inference.bundle import copy_bundle
+
+        copy_bundle(self._folder, Path(folder))
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None) -> str:
+        """Upload the bundle to the Hugging Face Hub with its card; returns the URL.
+
+        Args:
+            private: Whether a new repository is; None means what the account has set.
+
+        Raises:
+            RunError: The hub cannot be reached or refuses.
+        """
+        from mbti_ray.inference.hub import push_bundle
+
+        return push_bundle(self._folder, repo_id, private=private)
+
+    def __call__(self, texts: Any) -> Prediction | Predictions:
+        """The prediction for a text, or for each text of what `predict` takes."""
+        predictions = self._predict([[text] for text in read_texts(texts)], whole=False)
+        return predictions[0] if isinstance(texts, str) else predictions
+
+    def predict_posts(self, posts: Any) -> Prediction | Predictions:
+        """The prediction for a person from all posts together, or for each of several persons.
+
+        Args:
+            posts: A list of texts, or a list of such lists.
+
+        Raises:
+            DataError: Somebody has no post, or one with nothing to read in it.
+        """
+        people, are_several = read_posts(posts)
+        predictions = self._predict(people, whole=True)
+        return predictions if are_several else predictions[0]
+
+    @overload
+    def predict(self, text: str) -> str: ...
+    @overload
+    def predict(self, text: Any) -> list[str]: ...
+    def predict(self, text: Any) -> str | list[str]:
+        """The type of a text; or of each text in a sequence, or a pandas, NumPy or Arrow column.
+
+        Raises:
+            DataError: Something is not a text, or has nothing to read in it.
+        """
+        found = self(text)
+        return found.type if isinstance(found, Prediction) else [p.type for p in found]
+
+    def predict_proba(self, text: Any) -> "Tensor":
+        """Probabilities of E, N, T, J: [4] for a text, [R, 4] for what else `predict` takes."""
+        import torch
+
+        found = self(text)
+        if isinstance(found, Prediction):
+            return torch.tensor([*found.probabilities.values()])
+        return torch.tensor([[*p.probabilities.values()] for p in found]).reshape(-1, 4)
+
+    def _predict(self, rows: list[list[str]], *, whole: bool) -> Predictions:
+        return Predictions(self._predictor.predict(rows, whole=whole))
+
+    def __repr__(self) -> str:
+        from mbti_ray.reports.wording import source_name
+        from mbti_ray.scores.verdict import verdict
+
+        info = self._predictor.info
+        model, data, card = info["model"], info["data"], info["scores"].get("scorecard")
+        rows = f"{data['rows']['train']:,} {info['unit']}s" if data.get("rows") else "rows"
+        parts = [
+            f"bundle {info['id']}",
+            f"{source_name(model['encoder'])} with {model['pooling']} pooling",
+            f"trained on {rows} of {source_name(data['source'])}",
+            verdict(card, data) if card else "not scored",
+        ]
+        return f"<MBTIClassifier: {'; '.join(parts)}>"
