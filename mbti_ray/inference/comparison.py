@@ -18,7 +18,8 @@ from mbti_ray.data.users import load_users
 from mbti_ray.errors import BundleError, ConfigError, DataError
 from mbti_ray.inference.evaluation import OVERRIDES, find_origins, label_matrix
 from mbti_ray.inference.manifest import load_manifest
-from mbti_ray.inference.predictor import Prediction, Predictor
+from mbti_ray.inference.prediction import Prediction
+from mbti_ray.inference.predictor import Predictor
 from mbti_ray.scores.comparison import Comparison, compare, describe_comparison
 from mbti_ray.scores.scorecard import Scored
 from mbti_ray.typology import POSITIVE_POLES
@@ -100,11 +101,11 @@ def compare_bundles(
     scored = []
     for name, bundle in (("first", first), ("second", second)):
         predictions = _predict(bundle, rows.posts, advance, name)
-        probabilities = np.array([p.probabilities for p in predictions])
+        probabilities = np.array([[*p.probabilities.values()] for p in predictions])
         scored.append(
             Scored(probabilities, labels, np.array(load_manifest(bundle).thresholds), persons)
         )
-        columns[f"type_{name}"] = [p.mbti_type for p in predictions]
+        columns[f"type_{name}"] = [p.type for p in predictions]
         for k, pole in enumerate(POSITIVE_POLES):
             columns[f"{pole}_{name}"] = probabilities[:, k].tolist()
     found = compare(*scored, resamples=rows.config.scoring.resamples, seed=rows.config.seed)
