@@ -12,7 +12,7 @@ from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import PRESETS, load_run
-from mbti_ray.reports.html import check_page_path, write_page
+from mbti_ray.reports.html import write_page
 
 if TYPE_CHECKING:
     from mbti_ray.reports.audit_page import AuditTable
@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _audit(options: argparse.Namespace) -> Result:
     config = load_run(*split_base(options.items))
     if options.output is not None:
-        check_page_path(options.output)
+        from mbti_ray.storage.output_tables import check_extension
+
+        check_extension(options.output, (".html",))
 
     from mbti_ray.data.audit import audit
     from mbti_ray.data.users import load_users

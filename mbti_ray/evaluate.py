@@ -52,14 +52,14 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
 
     from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
     from mbti_ray.reports.hero import About
-    from mbti_ray.reports.html import check_page_path, write_page
+    from mbti_ray.reports.html import write_page
     from mbti_ray.reports.scorecard_page import scorecard_page
     from mbti_ray.storage.output_tables import check_extension, write_tables
 
     if options.output is not None:
         check_extension(options.output)
     if options.report is not None:
-        check_page_path(options.report, option="--report")
+        check_extension(options.report, (".html",), option="--report")
     bundle = fetch_bundle(home)
     data = load_evaluation_data(bundle, overrides, split=options.split)
     with progress_bar("rows", len(data.origins)) as advance:

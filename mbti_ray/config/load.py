@@ -6,6 +6,7 @@ heavy, so that `--help` and mistakes are answered at once.
 """
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,10 +83,7 @@ def apply_overrides(
 
 def get_value(config: RunConfig, address: str) -> Any:
     """The value at a dotted address."""
-    value: Any = config
-    for part in address.split("."):
-        value = getattr(value, part)
-    return value
+    return attrgetter(address)(config)
 
 
 def load_config(schema: type[Config], base: str, overrides: Sequence[str]) -> Config:

@@ -15,7 +15,7 @@ from typing import Any
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mbti_ray.errors import ConfigError, StorageError, nearest
+from mbti_ray.errors import StorageError
 from mbti_ray.reports import wording
 from mbti_ray.scores import names
 from mbti_ray.storage.atomic import write_text
@@ -23,7 +23,6 @@ from mbti_ray.storage.local_cache import user_cache_folder
 from mbti_ray.typology import DIMENSIONS
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_ENDINGS = (".html",)
 
 
 def render_page(template: str, **shown: Any) -> str:
@@ -69,19 +68,6 @@ def _chart_library() -> str:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, library)
     return library
-
-
-def check_page_path(path: Path, *, option: str = "--output") -> None:
-    """Raise ConfigError unless a page can be written there, before any work is done."""
-    if path.suffix not in _ENDINGS:
-        raise ConfigError(
-            f'{option} {path}: unknown extension "{path.suffix}"; allowed: '
-            f"{', '.join(_ENDINGS)}{nearest(path.suffix, _ENDINGS)}"
-        )
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option} {path}: folder {path.parent} does not exist")
-    if path.is_dir():
-        raise ConfigError(f"{option} {path}: is a folder; allowed: a file")
 
 
 def write_page(path: Path, text: str) -> None:

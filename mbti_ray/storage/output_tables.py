@@ -42,20 +42,24 @@ def is_folder_output(output: str) -> bool:
     return path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix
 
 
-def check_extension(path: Path) -> None:
-    """Raise ConfigError unless the extension is a known format and the parent folder exists."""
-    if path.suffix not in EXTENSIONS:
+def check_extension(
+    path: Path, allowed: Sequence[str] = EXTENSIONS, *, option: str = "--output"
+) -> None:
+    """Raise ConfigError unless a file with an allowed extension can be written in its folder."""
+    if path.suffix not in allowed:
         raise ConfigError(
-            f'--output {path}: unknown extension "{path.suffix}"; allowed: {", ".join(EXTENSIONS)}'
-            f"{nearest(path.suffix, EXTENSIONS)}"
+            f'{option} {path}: unknown extension "{path.suffix}"; allowed: {", ".join(allowed)}'
+            f"{nearest(path.suffix, allowed)}"
         )
-    check_parent(path)
+    check_parent(path, option=option)
+    if path.is_dir():
+        raise ConfigError(f"{option} {path}: is a folder; allowed: a file")
 
 
-def check_parent(path: Path) -> None:
+def check_parent(path: Path, *, option: str = "--output") -> None:
     """Raise ConfigError unless the parent folder of an output exists."""
     if not path.parent.is_dir():
-        raise ConfigError(f"--output {path}: folder {path.parent} does not exist")
+        raise ConfigError(f"{option} {path}: folder {path.parent} does not exist")
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:

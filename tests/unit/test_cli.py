@@ -143,7 +143,7 @@ def files_in(folder):
         (["serve", "{d}/none"], "none: no such folder"),
         (["serve", "optim.lr=1"], '"optim.lr=1" does not apply to a service; allowed: serve.*, st'),
         (["serve", "serve.prt=1"], 'unknown key "serve.prt"; allowed here: runtime, '),
-        (["serve", "serve.port=0"], "serve.port='0' is not allowed; allowed: a whole number at l"),
+        (["serve", "serve.port=0"], "serve.port='0' is not allowed; allowed: greater than"),
         (["doctor", "optim.lrr=1"], 'command line: unknown key "optim.lrr"'),
         (
             ["doctor", "qick"],

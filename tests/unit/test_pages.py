@@ -18,11 +18,12 @@ from mbti_ray.reports import wording
 from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
 from mbti_ray.reports.charts import learning_curves
 from mbti_ray.reports.hero import About
-from mbti_ray.reports.html import check_page_path, write_page
+from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.scores.baselines import majority_class
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 from mbti_ray.scores.verdict import verdict
+from mbti_ray.storage.output_tables import check_extension
 from report_records import (
     CALIBRATION,
     DATA_INFO,
@@ -261,9 +262,15 @@ def test_the_hero_has_the_verdict_the_scores_the_facts_and_the_commands():
     assert header.named("a") == [{"href": "scores.json"}]
 
 
-def test_an_audit_begins_with_its_conclusions():
-    config = load_run("quick", ())
-    found = audit(config, load_users(config.data)).as_dict()
+@pytest.fixture(scope="module")
+def audited():
+    """The statistics of the built-in corpus."""
+    config = load_run("quick")
+    return audit(config, load_users(config.data)).as_dict()
+
+
+def test_an_audit_begins_with_its_conclusions(audited):
+    config, found = load_run("quick"), audited
     first, *others = conclusions = [*audit_conclusions(found, config)]
     most, share = next(iter(found["type_shares"].items()))
     assert f"always predicting {most} is right for {100 * share:.1f} %" in first
@@ -286,10 +293,8 @@ def test_an_audit_begins_with_its_conclusions():
         ({"splits": None, "split_problem": "too few"}, "cannot be split: too few."),
     ],
 )  # fmt: skip
-def test_conclusions_of_an_audit_follow_its_statistics(changes, sentence):
-    config = load_run("quick", ())
-    found = audit(config, load_users(config.data)).as_dict() | changes
-    assert any(sentence in line for line in audit_conclusions(found, config))
+def test_conclusions_of_an_audit_follow_its_statistics(audited, changes, sentence):
+    assert any(sentence in s for s in audit_conclusions(audited | changes, load_run("quick")))
 
 
 def test_a_page_is_written_whole_and_leaves_no_other_file(tmp_path):
@@ -307,4 +312,4 @@ def test_a_page_is_written_whole_and_leaves_no_other_file(tmp_path):
 def test_a_page_that_cannot_be_written_is_refused(tmp_path, name, message):
     (tmp_path / "d.html").mkdir()
     with pytest.raises(ConfigError, match=f"^--report .*{message}"):
-        check_page_path(tmp_path / name, option="--report")
+        check_extension(tmp_path / name, (".html",), option="--report")

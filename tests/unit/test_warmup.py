@@ -44,7 +44,7 @@ def test_the_small_presets_warm_up_for_a_share_of_any_run(preset: str) -> None:
 
 @pytest.mark.parametrize("value", ["1.5", "-1", "-0.1", "x"])
 def test_a_warmup_that_is_neither_is_refused(value: str) -> None:
-    with pytest.raises(ConfigError, match="a whole number at least 0, a number above 0 and below"):
+    with pytest.raises(ConfigError, match="allowed: "):
         load_run("quick", [f"optim.warmup_steps={value}"])
 
 

@@ -18,37 +18,25 @@ from mbti_ray.study.summary import max_epochs
 
 def build_scheduler(config: StudyConfig) -> TrialScheduler:
     """The scheduler that `study.scheduler` names, over epochs."""
-    if config.study.scheduler == "asha":
-        return _build_asha(config)
+    if config.study.scheduler == "none":
+        return FIFOScheduler()
     if config.study.scheduler == "pbt":
-        return _build_population(config)
-    return FIFOScheduler()
-
-
-def _build_asha(config: StudyConfig) -> TrialScheduler:
-    """Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning"."""
-    # The report after the last of several seeds must not find the trial stopped.
+        # Jaderberg et al. 2017, "Population Based Training of Neural Networks"
+        rng = random.Random(config.seed)
+        return _Population(
+            time_attr="epoch",
+            perturbation_interval=config.study.grace_epochs,
+            custom_explore_fn=lambda values: values | perturb(config.search, values, rng),
+            log_config=False,
+        )
+    # Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning". The report after the
+    # last of several seeds must not find the trial stopped.
     longest = max_epochs(config) + (config.study.seeds > 1)
     return ASHAScheduler(
         time_attr="epoch",
         max_t=max(longest, config.study.grace_epochs),
         grace_period=min(config.study.grace_epochs, longest),
         reduction_factor=config.study.reduction,
-    )
-
-
-def _build_population(config: StudyConfig) -> TrialScheduler:
-    """Jaderberg et al. 2017, "Population Based Training of Neural Networks"."""
-    rng = random.Random(config.seed)
-
-    def explore(values: dict[str, Any]) -> dict[str, Any]:
-        return values | perturb(config.search, values, rng)
-
-    return _Population(
-        time_attr="epoch",
-        perturbation_interval=config.study.grace_epochs,
-        custom_explore_fn=explore,
-        log_config=False,
     )
 
 
