@@ -5,6 +5,7 @@ Owns the names of a trial's user attributes.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import le, mul
 from typing import Any
 
 import optuna
@@ -104,27 +105,27 @@ def count_evaluated(records: Iterable[TrialRecord]) -> int:
 
 def best_of(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> TrialRecord | None:
     """The trial that is best in the first objective, pruned or not; None if none is evaluated."""
-    sign = 1 if mode_of(objectives[0]) == "min" else -1
-    evaluated = [r for r in records if r.was_evaluated]
-    return min(evaluated, key=lambda r: (sign * _values(r)[0], r.number), default=None)
+    costs = _costs(records, objectives)
+    return min(costs, key=lambda c: (c[1][0], c[0].number))[0] if costs else None
 
 
 def front_of(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> list[TrialRecord]:
     """The Pareto front: trials that no other beats in one objective and equals in the rest."""
-    signs = [1 if mode_of(o) == "min" else -1 for o in objectives]
-    evaluated = [r for r in records if r.was_evaluated]
-    costs = [[s * v for s, v in zip(signs, _values(r), strict=True)] for r in evaluated]
+    costs = _costs(records, objectives)
     return [
         record
-        for record, cost in zip(evaluated, costs, strict=True)
-        if not any(_dominates(other, cost) for other in costs)
+        for record, cost in costs
+        if not any(other != cost and all(map(le, other, cost)) for _, other in costs)
     ]
 
 
-def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
-
-
-def _values(record: TrialRecord) -> list[float]:
-    assert record.values is not None
-    return record.values
+def _costs(
+    records: Iterable[TrialRecord], objectives: Sequence[Monitor]
+) -> list[tuple[TrialRecord, list[float]]]:
+    """The evaluated trials with their values, signed so that lower is better."""
+    signs = [1 if mode_of(o) == "min" else -1 for o in objectives]
+    return [
+        (record, list(map(mul, signs, record.values or ())))
+        for record in records
+        if record.was_evaluated
+    ]

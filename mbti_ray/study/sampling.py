@@ -42,11 +42,6 @@ def distribution(values: Range) -> BaseDistribution:
     return IntDistribution(values.int_low, values.int_high)
 
 
-def distributions(search: Search, point: Point) -> dict[str, BaseDistribution]:
-    """The distribution of each address of a point."""
-    return {address: distribution(search[address]) for address in point}
-
-
 def fits(search: Search, point: Point) -> bool:
     """Whether a point has exactly the addresses that its own conditions activate, in range."""
     active = {a for a in search if is_active(search[a], point)}
@@ -122,17 +117,13 @@ def _key(point: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((address, repr(value)) for address, value in point.items()))
 
 
-def _values(values: Range) -> range | tuple[Any, ...]:
-    if isinstance(values, IntRange):
-        return range(values.int_low, values.int_high + 1)
-    assert isinstance(values, Choices)
-    return values.choices
-
-
 def _all_points(search: Search) -> Iterator[Point]:
-    addresses = parents_first(search)
-    seen = set()
-    for chosen in itertools.product(*(_values(search[a]) for a in addresses)):
+    addresses, seen = parents_first(search), set()
+    values = [
+        range(v.int_low, v.int_high + 1) if isinstance(v, IntRange) else range_ends(v)
+        for v in map(search.__getitem__, addresses)
+    ]
+    for chosen in itertools.product(*values):
         point: Point = {}
         for address, value in zip(addresses, chosen, strict=True):
             if is_active(search[address], point):

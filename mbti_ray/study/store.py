@@ -23,7 +23,7 @@ from mbti_ray.errors import ConfigError, RunError, one_line
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.study.drivers import GRACE_S, HEARTBEAT_S, fail_dead_trials, requeue
 from mbti_ray.study.records import EVALUATED, best_of, record_of
-from mbti_ray.study.sampling import distributions, fits
+from mbti_ray.study.sampling import distribution, fits
 
 Result = TypeVar("Result")
 
@@ -151,7 +151,7 @@ def _imported(
         state=trial.state,
         values=trial.values,
         params=trial.params,
-        distributions=distributions(config.search, trial.params),
+        distributions={a: distribution(config.search[a]) for a in trial.params},
         user_attrs={k: v for k, v in trial.user_attrs.items() if k in copied}
         | {"imported": f"{name}, trial {trial.number}"},
         intermediate_values=trial.intermediate_values if len(config.objectives) == 1 else None,

@@ -4,6 +4,7 @@ Reads the study and its config; must not know how anything is drawn.
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -60,8 +61,7 @@ def summarize_study(study: optuna.Study, config: StudyConfig) -> TrialsSummary:
 
 def counts_of(records: Sequence[TrialRecord]) -> dict[str, int]:
     """Number of trials by state, without imported ones."""
-    states = [r.state for r in records if r.imported is None]
-    return {state: states.count(state) for state in sorted(set(states))}
+    return dict(sorted(Counter(r.state for r in records if r.imported is None).items()))
 
 
 def max_epochs(config: StudyConfig) -> int:
@@ -113,11 +113,10 @@ def elapsed_s(records: Sequence[TrialRecord]) -> float:
         for r in records
         if r.imported is None and r.started and r.ended
     )
-    total, end = 0.0, None
+    total, end = 0.0, datetime.min
     for start, stop in spans:
-        counted_from = start if end is None else max(start, end)
-        total += max(0.0, (stop - counted_from).total_seconds())
-        end = stop if end is None else max(end, stop)
+        total += max(0.0, (stop - max(start, end)).total_seconds())
+        end = max(end, stop)
     return round(total, 3)
 
 

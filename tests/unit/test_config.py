@@ -128,7 +128,7 @@ def test_every_mistake_is_reported_at_once_with_its_origin(file):
         f"{path}: optim.lr=-1 is not allowed; ",
         f'{path}: unknown key "optim.lrr"; allowed here: lr, ',
         f"{path}: fit.epochs=0 is not allowed; ",
-        'command line: unknown key "model.poolin"; allowed here: encoder, pooling, ',
+        'command line: unknown key "model.poolin"; allowed here: ',
         "command line: seed='x' is not allowed; ",
         "command line: loss.kind='bc' is not allowed; ",
     ]
