@@ -55,7 +55,7 @@ def test_columns_of_every_library_are_predicted_like_a_list(
         (pd.DataFrame({"text": TEXTS}), r"got DataFrame; allowed: a text, a sequence of texts"),
         (pa.table({"text": TEXTS}), "got Table; allowed"),
         ({"text": TEXTS}, "got dict; allowed"),
-        (iter(TEXTS), "got list_iterator; allowed"),
+        pytest.param(iter(TEXTS), "got list_iterator; allowed", id="iterator"),
         (np.array([TEXTS]), "got ndarray; allowed"),
         (None, "got NoneType; allowed"),
         (3.5, "got float; allowed"),
