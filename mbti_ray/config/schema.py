@@ -229,6 +229,18 @@ class FailureConfig(ConfigSection):
     )
 
 
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+
+
+class BaseRates(ConfigSection):
+    """The share of each positive pole among the people asked; null: as in the training data."""
+
+    E: OpenShare | None = None
+    N: OpenShare | None = None
+    T: OpenShare | None = None
+    J: OpenShare | None = None
+
+
 class ServeConfig(ConfigSection):
     """The HTTP service."""
 
@@ -243,6 +255,7 @@ class ServeConfig(ConfigSection):
         description="share of the requests that the second bundle answers; at 0 only those that "
         "ask for it by the header X-Bundle-Id",
     )
+    base_rates: BaseRates = BaseRates()
     allow_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$")], ...] = Field(
         (), description="other websites whose pages may use the service, as https://example.com"
     )

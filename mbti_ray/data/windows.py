@@ -27,6 +27,10 @@ class EncodedRow:
     windows: list[TokenIds]
     truncated: bool
 
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.windows))
+
 
 def split_into_windows(
     posts: Sequence[TokenIds], *, cls_id: int, sep_id: int, max_tokens: int, max_windows: int
@@ -103,6 +107,11 @@ class Windows:
         return np.diff(self.offsets)
 
     @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """Tokens of each row in all its windows: [R]."""
+        return np.bincount(self.row_index, self.lengths, minlength=self.row_count).astype(np.int64)
+
+    @cached_property
     def row_index(self) -> NDArray[np.int32]:
         """Index in `rows` of the row that each window belongs to: [N]."""
         # A copy, because Arrow memory is read-only and torch does not accept read-only arrays.
@@ -135,6 +144,44 @@ class Windows:
 
     def _column(self, name: str) -> pa.ListArray:
         return self.table.column(name).chunk(0)
+
+
+def shorten_rows(
+    windows: Windows, shares: Sequence[float], *, min_tokens: int, max_rows: int
+) -> Windows:
+    """The beginnings of rows, each a row of its own: of a row one for each share of its tokens.
+
+    Args:
+        min_tokens: No row gets shorter than this.
+        max_rows: Of more rows, so many are taken, evenly spaced.
+    """
+    count, offsets = windows.row_count, windows.offsets
+    taken = np.unique(np.linspace(0, count - 1, min(count, max_rows)).astype(np.int64))
+    bounds = np.searchsorted(windows.row_index, np.arange(count + 1))
+    encoded, origin = [], []
+    for row in taken.tolist():
+        own = [
+            windows.ids[offsets[w] : offsets[w + 1]].tolist()
+            for w in range(bounds[row], bounds[row + 1])
+        ]
+        total = sum(map(len, own))
+        for share in shares:
+            if total * share >= min_tokens:
+                encoded.append(EncodedRow(_first_tokens(own, int(total * share)), truncated=True))
+                origin.append(row)
+    return build_windows(encoded, windows.rows.take(pa.array(origin, pa.int64())))
+
+
+def _first_tokens(windows: Sequence[TokenIds], count: int) -> list[TokenIds]:
+    """The windows up to `count` tokens; one that is cut ends as it did, with [SEP]."""
+    kept: list[TokenIds] = []
+    for window in windows:
+        # [CLS] and [SEP] alone say nothing.
+        if count < 3:
+            break
+        kept.append(window if len(window) <= count else [*window[: count - 1], window[-1]])
+        count -= len(window)
+    return kept
 
 
 def build_windows(encoded: Sequence[EncodedRow], rows: pa.Table) -> Windows:

@@ -117,6 +117,10 @@ class Inputs:
 
         return predict_rows(logits, self._data.splits[split], self._worker)
 
+    def predict_windows(self, windows: Windows) -> Tensor:
+        """Logits [R, 4] of rows that are no split, as `predict` has them, as served."""
+        return predict_rows(replace(self._evaluator, dtype=None).logits, windows, self._worker)
+
     def _features(self, split: str, evaluator: Evaluator) -> Tensor:
         """Features [N, H] of a split, extracted when they are first needed."""
         key = split, evaluator.dtype

@@ -18,6 +18,7 @@ from torch import Tensor
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.batch_sampler import length_grouped_steps
 from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.windows import Windows, shorten_rows
 from mbti_ray.engine.checkpoint import (
     Checkpoint,
     Progress,
@@ -49,6 +50,10 @@ from mbti_ray.typology import DIMENSIONS
 
 # Steps between two syncs of the epoch's statistics: each one waits for the device.
 _SYNC_STEPS = 20
+# Of what rows of val are read again, from which the temperature of short texts is learned: a third
+# of the tokens of as many rows.
+_SHARES = (1 / 4, 1 / 16, 1 / 64)
+_MIN_TOKENS, _SHORT_ROWS = 8, 2000
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Outcome:
         model: With the weights of the best evaluation, in evaluation mode, on the device.
         val: Scores with those weights, computed in float32 as in serving; `test` alike.
         val_logits: Row logits [R, 4] behind them, on the CPU; `test_logits` alike.
+        short: The beginnings of rows of val, and their logits in `short_logits`.
     """
 
     model: MBTIModel
@@ -69,6 +75,8 @@ class Outcome:
     test: Scores
     val_logits: Tensor
     test_logits: Tensor
+    short: Windows | None = None
+    short_logits: Tensor | None = None
 
 
 def run(config: RunConfig, data: Dataset, worker: Worker, *, score_test: bool = True) -> Outcome:
@@ -156,7 +164,12 @@ class _TrainingLoop:
             return Outcome(model, progress, progress.best_scores, {}, empty, empty)
         val, test = (self.inputs.predict(split, as_served=True) for split in ("val", "test"))
         scores = self._scores("val", val), self._scores("test", test)
-        return Outcome(model, progress, *scores, val, test)
+        short = shorten_rows(
+            self.data.splits["val"], _SHARES, min_tokens=_MIN_TOKENS, max_rows=_SHORT_ROWS
+        )
+        return Outcome(
+            model, progress, *scores, val, test, short, self.inputs.predict_windows(short)
+        )
 
     def _train_epoch(self, profiler: Profiler | None) -> None:
         config, progress = self.config, self.progress

@@ -31,6 +31,7 @@ from mbti_ray.inference.row_hashes import ROW_HASHES, write_row_hashes
 from mbti_ray.inference.runtimes import load_runtime
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.encoder import BUNDLE_MODEL_TYPE
+from mbti_ray.model.loss import positive_weights
 from mbti_ray.reports.model_card import model_card
 from mbti_ray.storage.atomic import atomic_folder, write_text
 from mbti_ray.storage.checksums import describe_file
@@ -82,7 +83,7 @@ def write_bundle(
             files=files,
             config=config.model_dump(mode="json", exclude={"study", "search"}),
             golden=[GoldenText(text=text, logits=[0.0] * 4) for text in texts],
-            **(rule or DecisionRule()).model_dump(),
+            **(rule or DecisionRule()).model_dump() | {"base_rates": _base_rates(config, data)},
         )
         # Computed from the files, as the service will.
         bundle = Bundle(staging, manifest, load_tokenizer(staging, config=model.encoder.config))
@@ -100,6 +101,17 @@ def write_bundle(
             )
             write_text(staging / "card.md", card)
     return manifest
+
+
+def _base_rates(config: RunConfig, data: Dataset) -> list[float]:
+    """The share of each positive pole that the model's probabilities assume."""
+    train = data.splits["train"]
+    of_windows = torch.from_numpy(train.labels[train.row_index]).float().mean(0)
+    weights = positive_weights(config.loss, of_windows)
+    share = torch.from_numpy(train.labels).double().mean(0).clamp(1e-3, 1 - 1e-3)
+    # A positive that counts w times moves the odds by w.
+    odds = share / (1 - share) * (1 if weights is None else weights)
+    return (odds / (1 + odds)).tolist()
 
 
 def _save_weights(folder: Path, model: MBTIModel, tokenizer: Tokenizer) -> None:

@@ -195,10 +195,10 @@ def evaluate_bundle(
     rows, count = [*data.examples, *data.seen], len(data.examples)
     all_logits = _calibrated_logits(predictor, [e.texts for e in rows], advance)
     labels = torch.from_numpy(label_matrix(rows))
-    groups = {}
+    groups, thresholds = {}, predictor.decision.thresholds
     for name in dict.fromkeys(data.origins):
         members = torch.tensor([origin == name for origin in data.origins])
-        groups[name] = score_rows(all_logits[members], labels[members], predictor.thresholds)
+        groups[name] = score_rows(all_logits[members], labels[members], thresholds)
     logits = all_logits[:count]
     inverted = logits.clone()
     # Masking changes few rows; the others keep their logits.
@@ -214,7 +214,7 @@ def evaluate_bundle(
     }
     return EvaluationResult(
         bundle_id=predictor.bundle_id,
-        scores=score_rows(logits, labels[:count], predictor.thresholds),
+        scores=score_rows(logits, labels[:count], thresholds),
         groups=groups,
         scorecards=scorecards,
         rows=_predictions_table(data.examples, predictor, logits),
@@ -238,7 +238,7 @@ def score_runtimes(
     for kind in kinds:
         predictor = Predictor.load(bundle, runtime=kind)
         logits = _calibrated_logits(predictor, texts, lambda done, _, k=kind: advance(done, k))  # type: ignore[misc]
-        scores[kind] = score_rows(logits, labels, predictor.thresholds)
+        scores[kind] = score_rows(logits, labels, predictor.decision.thresholds)
     return scores
 
 
@@ -257,7 +257,7 @@ def _calibrated_logits(
         part = texts[start : start + step]
         whole = predictor.unit == "user"
         logits = predictor.predict_logits(part, whole=whole, is_preprocessed=True)
-        parts.append(predictor.calibrate(logits.values))
+        parts.append(predictor.calibrate(logits))
         advance(len(part), "")
     return torch.cat(parts)
 
@@ -281,9 +281,9 @@ def _scorecard(
     scored = Scored(
         torch.sigmoid(logits.double()).numpy(),
         labels,
-        predictor.thresholds.double().numpy(),
+        predictor.decision.thresholds.double().numpy(),
         np.array([numbers[e.person] for e in examples]),
-        predictor.abstain,
+        predictor.decision.abstain,
     )
     return build_scorecard(
         scored,
@@ -320,6 +320,6 @@ def _predictions_table(
         "number": [e.number for e in rows],
         "post": [e.post for e in rows],
         "true": [e.mbti_type for e in rows],
-        "type": predictor.decide_types(probabilities),
+        "type": predictor.decision.decide_types(probabilities),
     }
     return pa.table(table | dict(zip(POSITIVE_POLES, columns, strict=True)))

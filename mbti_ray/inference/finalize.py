@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig, ScoringConfig
 from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.windows import Windows
 from mbti_ray.engine.loop import Outcome
 from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.manifest import DecisionRule
@@ -24,7 +25,12 @@ from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.baselines import build_baselines
-from mbti_ray.scores.calibration import fit_temperature, fit_thresholds
+from mbti_ray.scores.calibration import (
+    Lengths,
+    fit_length_scaling,
+    fit_temperature,
+    fit_thresholds,
+)
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
@@ -34,12 +40,12 @@ Floats = NDArray[np.float64]
 
 def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
     """Write bundle/ and report.html, then scores.json, which marks the run as finished."""
-    val_logits, val_labels = outcome.val_logits.numpy(), data.splits["val"].labels
-    rule = fit_decision_rule(config.scoring, val_logits, val_labels)
+    val_logits = outcome.val_logits.numpy()
+    rule = fit_decision_rule(config.scoring, outcome, data.splits["val"])
     history = outcome.progress.history
     scores = {
         "best_epoch": outcome.progress.best_epoch,
-        "val": _scores_as_served(val_logits, val_labels, rule),
+        "val": _scores_as_served(val_logits, data.splits["val"], rule),
         **_test_scores(config, data, outcome.test_logits.numpy(), rule),
         "diagnosis": [finding.as_dict() for finding in diagnose(config, history)],
     }
@@ -69,13 +75,29 @@ def _title(folder: RunFolder) -> str:
     return f"{folder.location.parent.name}/{name}" if name == "best" else name
 
 
-def fit_decision_rule(
-    scoring: ScoringConfig, logits: Floats, labels: NDArray[np.uint8]
-) -> DecisionRule:
-    """Temperatures and thresholds, fitted to the logits [R, 4] and labels [R, 4] of validation."""
-    temperature = fit_temperature(logits, labels) if scoring.calibrate else [1.0] * 4
-    thresholds = fit_thresholds(_sigmoid(logits / temperature), labels, scoring.threshold)
-    return DecisionRule(temperature=temperature, thresholds=thresholds, abstain=scoring.abstain)
+def fit_decision_rule(scoring: ScoringConfig, outcome: Outcome, val: Windows) -> DecisionRule:
+    """Temperatures and thresholds, fitted to the validation rows and their beginnings."""
+    rule, logits = DecisionRule(abstain=scoring.abstain), outcome.val_logits.numpy()
+    if scoring.calibrate:
+        temperature = fit_temperature(logits, val.labels)
+        length = fit_length_scaling(_rows_of_all_lengths(outcome, val))
+        rule = rule.model_copy(update={"temperature": temperature, "length": length})
+    probabilities = _sigmoid(logits / rule.temperatures(val.tokens))
+    thresholds = fit_thresholds(probabilities, val.labels, scoring.threshold)
+    return rule.model_copy(update={"thresholds": thresholds})
+
+
+def _rows_of_all_lengths(outcome: Outcome, val: Windows) -> Lengths:
+    parts = [(val, outcome.val_logits, True)]
+    if outcome.short is not None and outcome.short_logits is not None:
+        parts.append((outcome.short, outcome.short_logits, False))
+    return Lengths(
+        logits=np.concatenate([logits.numpy() for _, logits, _ in parts]),
+        labels=np.concatenate([rows.labels for rows, _, _ in parts]),
+        tokens=np.concatenate([rows.tokens for rows, _, _ in parts]).astype(float),
+        persons=np.concatenate([rows.persons for rows, _, _ in parts]),
+        is_whole=np.repeat([whole for *_, whole in parts], [r.row_count for r, *_ in parts]),
+    )
 
 
 def _test_scores(
@@ -83,7 +105,7 @@ def _test_scores(
 ) -> dict[str, Any]:
     """Scores and scorecard of the test split, with calibration error before and after fitting."""
     test, train = data.splits["test"], data.splits["train"]
-    calibrated = logits / np.array(rule.temperature)
+    calibrated = logits / rule.temperatures(test.tokens)
     baselines, missing = build_baselines(
         test.labels,
         test.mentioned,
@@ -105,7 +127,7 @@ def _test_scores(
     raw = Scored(_sigmoid(logits), test.labels, np.full(4, 0.5), test.persons)
     uncalibrated = build_scorecard(raw, (), resamples=0, person=data.info.person)
     return {
-        "test": _scores_as_served(logits, test.labels, rule),
+        "test": _scores_as_served(logits, test, rule),
         "scorecard": scorecard,
         "calibration": {
             **rule.model_dump(),
@@ -116,10 +138,11 @@ def _test_scores(
     }
 
 
-def _scores_as_served(logits: Floats, labels: NDArray[np.uint8], rule: DecisionRule) -> Scores:
+def _scores_as_served(logits: Floats, rows: Windows, rule: DecisionRule) -> Scores:
     """Scores of uncalibrated logits [R, 4] under the decision rule of the bundle."""
-    calibrated = torch.from_numpy(logits / np.array(rule.temperature))
-    return score_rows(calibrated, torch.from_numpy(labels), torch.tensor(rule.thresholds).double())
+    calibrated = torch.from_numpy(logits / rule.temperatures(rows.tokens))
+    labels = torch.from_numpy(rows.labels)
+    return score_rows(calibrated, labels, torch.tensor(rule.thresholds).double())
 
 
 def _calibration_error(scorecard: Scorecard) -> dict[str, float]:

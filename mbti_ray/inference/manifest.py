@@ -6,15 +6,19 @@ types, numbers that are not finite and paths out of the bundle are refused. Must
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mbti_ray.config.data_section import MaskKind
 from mbti_ray.config.schema import ModelConfig
 from mbti_ray.config.section import Count, Positive
 from mbti_ray.errors import BundleError, one_line
+from mbti_ray.scores.calibration import LengthScaling
 from mbti_ray.storage.atomic import write_text
 from mbti_ray.storage.checksums import FileRecord
 from mbti_ray.typology import POSITIVE_POLES
@@ -61,6 +65,9 @@ class DecisionRule(BaseModel):
         thresholds: Probability above which the positive pole is predicted, in the order E, N, T, J.
         temperature: Divides the logits before the sigmoid, in the order E, N, T, J.
         abstain: A probability closer to its threshold than this is answered with X.
+        base_rates: Share of each positive pole that the probabilities assume: that of the training
+            rows, as the weights of the loss change it. None in older bundles.
+        length: How the temperatures change with the tokens read; None where they do not.
     """
 
     model_config = _STRICT
@@ -68,6 +75,15 @@ class DecisionRule(BaseModel):
     thresholds: Annotated[list[Probability], _Four] = [0.5] * 4
     temperature: Annotated[list[Positive], _Four] = [1.0] * 4
     abstain: Probability = 0.0
+    base_rates: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], _Four] | None = None
+    length: LengthScaling | None = None
+
+    def temperatures(self, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+        """The temperatures [R, 4] of rows of which so many tokens were read [R]."""
+        factors = (
+            self.length.factors(np.asarray(tokens)) if self.length else np.ones((len(tokens), 4))
+        )
+        return np.asarray(factors * np.array(self.temperature))
 
 
 class Manifest(DecisionRule):

@@ -22,6 +22,8 @@ class Prediction:
         truncated: Part of the input was not read because it exceeds the limits.
         windows: Number of windows that were read.
         unknown: Share of the words that the tokenizer does not know, as in another script.
+        tokens: How much text was read.
+        more_posts: By letter, as `Decision.more_posts` says; None where the length says nothing.
     """
 
     type: str
@@ -29,6 +31,8 @@ class Prediction:
     truncated: bool
     windows: int
     unknown: float = 0.0
+    tokens: int = 0
+    more_posts: dict[str, int | None] | None = None
 
     @property
     def abstained(self) -> bool:
@@ -37,7 +41,10 @@ class Prediction:
 
     def as_dict(self) -> dict[str, Any]:
         """The prediction as the HTTP service answers it."""
-        return dict(vars(self))
+        answer = dict(vars(self))
+        if self.more_posts is None:
+            del answer["more_posts"]
+        return answer
 
     def __str__(self) -> str:
         return self.type

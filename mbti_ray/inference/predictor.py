@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbti_ray.config.schema import BaseRates
 from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
 from mbti_ray.data.mask import MASK_VERSION, find_masked_spans
@@ -24,10 +25,11 @@ from mbti_ray.data.tokenizer import encode_rows
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle
+from mbti_ray.inference.decision import Decision
 from mbti_ray.inference.prediction import Prediction
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
 from mbti_ray.model.classifier import pool_rows
-from mbti_ray.typology import POSITIVE_POLES, type_of
+from mbti_ray.typology import POSITIVE_POLES
 
 # Padded tokens of a pass, unless the device needs more to be busy.
 _BATCH_TOKENS = 4096
@@ -50,7 +52,9 @@ class RowLogits:
 class Predictor:
     """A bundle, and the runtime that computes its logits; see `Runtime` for its attributes."""
 
-    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+    def __init__(
+        self, bundle: Bundle, runtime: Runtime, base_rates: BaseRates | None = None
+    ) -> None:
         self._manifest = bundle.manifest
         self._runtime = runtime
         self.bundle_id = bundle.manifest.id
@@ -61,9 +65,7 @@ class Predictor:
         tokens = self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))
         special = set(self._tokenizer.all_special_tokens)
         self._is_word = np.array([t not in special and any(map(str.isalnum, t)) for t in tokens])
-        self._temperature = torch.tensor(self._manifest.temperature)
-        self.thresholds = torch.tensor(self._manifest.thresholds)
-        self.abstain = self._manifest.abstain
+        self.decision = Decision(self._manifest, base_rates)
         self.unit = self._manifest.unit
         self._is_masked = self._manifest.mask_version > 0
         self.max_tokens: int = bundle.manifest.model.max_tokens
@@ -82,15 +84,21 @@ class Predictor:
         runtime: RuntimeKind = "torch",
         device: str | torch.device = "cpu",
         threads: int | None = None,
+        base_rates: BaseRates | None = None,
     ) -> "Predictor":
         """Load a bundle and check that it reproduces its golden logits on this machine.
 
+        Args:
+            base_rates: See `Decision`.
+
         Raises:
+            ConfigError: It does not know the base rates of its training data.
             BundleError: It is damaged, has no export for the runtime, or does not reproduce its
                 golden logits.
         """
         bundle = load_bundle(folder)
-        predictor = cls(bundle, load_runtime(bundle, runtime, device=device, threads=threads))
+        computed_by = load_runtime(bundle, runtime, device=device, threads=threads)
+        predictor = cls(bundle, computed_by, base_rates)
         predictor.check_golden()
         return predictor
 
@@ -128,36 +136,37 @@ class Predictor:
 
     def to_predictions(self, logits: RowLogits) -> list[Prediction]:
         """Predictions from uncalibrated logits [R, 4]."""
-        probabilities = torch.sigmoid(self.calibrate(logits.values))
-        types = self.decide_types(probabilities)
+        calibrated = self.calibrate(logits)
+        probabilities = torch.sigmoid(calibrated)
+        types = self.decision.decide_types(probabilities)
         predictions = []
-        for mbti_type, p, row in zip(types, probabilities.tolist(), logits.rows, strict=True):
+        for mbti_type, p, z, row in zip(
+            types, probabilities.tolist(), calibrated.tolist(), logits.rows, strict=True
+        ):
             unknown = self._unknown_share(row)
             by_pole = dict(zip(POSITIVE_POLES, p, strict=True))
-            if unknown == 1 and self.abstain:
+            if unknown == 1 and self.decision.abstain:
                 mbti_type = "XXXX"
+            more = self.decision.more_posts(z, tokens=row.tokens, posts=self._count_posts(row))
             predictions.append(
-                Prediction(mbti_type, by_pole, row.truncated, len(row.windows), unknown)
+                Prediction(
+                    mbti_type, by_pole, row.truncated, len(row.windows), unknown, row.tokens, more
+                )
             )
         return predictions
+
+    def _count_posts(self, row: EncodedRow) -> int:
+        """About how many posts were read: each ends with [SEP], as does each part of a long one."""
+        return sum(window.count(self._tokenizer.sep_token_id) for window in row.windows)
 
     def _unknown_share(self, row: EncodedRow) -> float:
         ids = np.concatenate(row.windows)
         unknown = int((ids == self._tokenizer.unk_token_id).sum())
         return unknown / (unknown + int(self._is_word[ids].sum())) if unknown else 0.0
 
-    def calibrate(self, logits: Tensor) -> Tensor:
-        """Logits [R, 4] divided by the bundle's temperatures, on the CPU."""
-        return logits.cpu() / self._temperature
-
-    def decide_types(self, probabilities: Tensor) -> list[str]:
-        """The type of each row of calibrated probabilities [R, 4]; X where the bundle abstains."""
-        unsure = (probabilities - self.thresholds).abs() < self.abstain
-        poles = (probabilities > self.thresholds).tolist()
-        return [
-            "".join("X" if x else letter for letter, x in zip(type_of(row), xs, strict=True))
-            for row, xs in zip(poles, unsure.tolist(), strict=True)
-        ]
+    def calibrate(self, logits: RowLogits) -> Tensor:
+        """Calibrated logits [R, 4], on the CPU; see `Decision.calibrate`."""
+        return self.decision.calibrate(logits.values, [row.tokens for row in logits.rows])
 
     def predict_logits(
         self, inputs: Sequence[Sequence[str]], *, whole: bool, is_preprocessed: bool = False

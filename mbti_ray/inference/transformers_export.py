@@ -25,6 +25,7 @@ from mbti_ray.inference.manifest import Manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.transformers_model import MBTIConfig, MBTIForSequenceClassification
 from mbti_ray.model.classifier import MBTIModel
+from mbti_ray.scores.calibration import LengthScaling
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.typology import POSITIVE_POLES
 
@@ -62,7 +63,9 @@ def export_transformers(
     with torch.no_grad():
         model.heads.weight.div_(temperature[:, None])
         model.heads.bias.div_(temperature)
-    exported = _plain_model(model) or _custom_model(model)
+    length = bundle.manifest.length
+    # No class of transformers has a temperature that follows the length of the text.
+    exported = (None if length else _plain_model(model)) or _custom_model(model, length)
     max_tokens = bundle.manifest.model.max_tokens
     with atomic_folder(target) as staging:
         exported.save_pretrained(staging)
@@ -157,13 +160,15 @@ _HEADS = {
 }
 
 
-def _custom_model(model: MBTIModel) -> PreTrainedModel:
+def _custom_model(model: MBTIModel, length: LengthScaling | None) -> PreTrainedModel:
     """The model of `transformers_model`, whose code is saved beside its weights."""
     MBTIConfig.register_for_auto_class()
     MBTIForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
     encoder: Any = model.encoder.config
     shape = json.loads(encoder.to_json_string())
-    config = MBTIConfig(encoder=shape, pooling=model.pooling)
+    config = MBTIConfig(
+        encoder=shape, pooling=model.pooling, length=length.model_dump() if length else None
+    )
     custom = MBTIForSequenceClassification(_with_labels(config))
     custom.encoder.load_state_dict(model.encoder.state_dict())
     custom.classifier.load_state_dict(model.heads.state_dict())
@@ -200,7 +205,8 @@ def _largest_gap(folder: Path, bundle: Bundle, predictor: Predictor) -> float:
     trusted = {"trust_remote_code": True}  # The code is our own.
     model = AutoModelForSequenceClassification.from_pretrained(folder, **trusted).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, **trusted)
-    expected = torch.sigmoid(predictor.calibrate(predictor.golden_logits()))
+    texts = [[golden.text] for golden in bundle.manifest.golden]
+    expected = torch.sigmoid(predictor.calibrate(predictor.predict_logits(texts, whole=False)))
     gaps = []
     for golden, row in zip(bundle.manifest.golden, expected, strict=True):
         text = predictor.preprocess(golden.text)

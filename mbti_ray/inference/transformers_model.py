@@ -15,15 +15,24 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class MBTIConfig(PreTrainedConfig):  # type: ignore[misc]
-    """Configuration: that of the encoder, as a mapping, and how its tokens are pooled."""
+    """Configuration: that of the encoder, as a mapping, and how its tokens are pooled.
+
+    `length` has the slope of each label and the tokens, `low` to `high`, between which its logits
+    are divided by `(tokens / reference) ** slope`.
+    """
 
     model_type = "mbti_ray"
 
     def __init__(
-        self, encoder: dict[str, Any] | None = None, pooling: str = "mean", **options: Any
+        self,
+        encoder: dict[str, Any] | None = None,
+        pooling: str = "mean",
+        length: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         self.encoder = encoder or {"model_type": "distilbert"}
         self.pooling = pooling
+        self.length = length
         super().__init__(**options)
 
 
@@ -57,6 +66,9 @@ class MBTIForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             weight = mask.unsqueeze(-1).to(states.dtype)
             pooled = (states * weight).sum(1) / weight.sum(1)
         logits = self.classifier(pooled)
+        if length := self.config.length:
+            tokens = mask.sum(1).clamp(length["low"], length["high"]) / length["reference"]
+            logits = logits / tokens[:, None] ** torch.tensor(length["slope"]).to(logits)
         loss = None
         if labels is not None:
             loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))

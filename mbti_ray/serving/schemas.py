@@ -156,6 +156,18 @@ class Influence(Probabilities):
     """How much lower each probability would be without a post."""
 
 
+class MorePosts(BaseModel):
+    """About how many more posts like those read would make each letter 80 % probable.
+
+    0: it is so already; null: more than the model was tested with, or no number of them.
+    """
+
+    E: int | None
+    N: int | None
+    T: int | None
+    J: int | None
+
+
 class MaskedSpan(BaseModel):
     """Characters (Unicode code points) from start to end, exclusive, that were masked."""
 
@@ -179,6 +191,10 @@ class PredictResponse(BaseModel):
     truncated: bool = Field(description="the input was longer than the limit and was cut")
     windows: int = Field(description="the number of windows that were read")
     unknown: float = Field(description="the share of the words that the tokenizer does not know")
+    tokens: int = Field(description="how much text was read, in words or parts of words")
+    more_posts: MorePosts | None = Field(
+        None, description="only of a model whose confidence depends on the length of a text"
+    )
     influence: list[Influence] | None = Field(
         None, description="the contribution of each post; only with influence"
     )

@@ -45,8 +45,7 @@ def test_a_bf16_run_evaluate_and_the_predictor_score_val_and_test_alike(
         assert evaluated["scores"] == pytest.approx(scores[split], abs=1e-5)
         windows = data.splits[split]
         predicted = predictor.predict([text.split("\n") for text in windows.texts], whole=True)
-        answers = (
-            torch.tensor([[*p.probabilities.values()] for p in predicted]) > predictor.thresholds
-        )
+        answers = torch.tensor([[*p.probabilities.values()] for p in predicted])
+        answers = answers > predictor.decision.thresholds
         all_four = (answers == torch.from_numpy(windows.labels).bool()).all(1).double().mean()
         assert float(all_four) == pytest.approx(scores[split]["acc_total"])

@@ -1,6 +1,7 @@
 """A folder for transformers: its pipeline gives the probabilities of `predict_proba`."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mbti_ray.export import main as export_main
 from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.manifest import DecisionRule, load_manifest, write_manifest
 from mbti_ray.model.classifier import build_model
+from mbti_ray.scores.calibration import LengthScaling
 
 pytestmark = pytest.mark.integration
 
@@ -119,6 +121,22 @@ def test_the_pipeline_of_the_exported_folder_gives_the_probabilities_of_predict_
         p.read_text("utf-8") for p in folder.iterdir() if p.suffix in (".json", ".md")
     )
     assert str(bundle.parent) not in written, "a path of this machine"
+
+
+def test_a_temperature_that_follows_the_length_of_a_text_is_exported_with_code(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle, folder = tmp_path / "bundle", tmp_path / "hf"
+    shutil.copytree(make("distilbert", "cls"), bundle)
+    length = LengthScaling(slope=[-0.5, 0.0, 0.4, -1.0], reference=30.0, low=10.0, high=50.0)
+    write_manifest(bundle, load_manifest(bundle).model_copy(update={"length": length}))
+    assert export_main([str(bundle), "--to", "hf", str(folder)]) == 0
+    expected = MBTIClassifier.from_pretrained(bundle).predict_proba(TEXTS)
+    plain = MBTIClassifier.from_pretrained(make("distilbert", "cls")).predict_proba(TEXTS)
+    assert (plain - expected).abs().max() > 0.01
+    texts = [preprocess_text(t, mask=True) for t in TEXTS]
+    found = pipeline_probabilities(folder, texts, trust_remote_code=True)
+    assert (torch.tensor(found) - expected).abs().max() < 1e-5
 
 
 def test_text_embeddings_inference_finds_what_it_reads(

@@ -1,5 +1,6 @@
 """Temperatures that are found again, thresholds that no other beats, and a band of X."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.scores.calibration import abstained, fit_temperature, fit_thresholds
+from mbti_ray.scores.calibration import (
+    Lengths,
+    LengthScaling,
+    abstained,
+    fit_length_scaling,
+    fit_temperature,
+    fit_thresholds,
+)
 from mbti_ray.scores.metrics import metrics_of_confusion
 
 pytestmark = pytest.mark.unit
@@ -136,3 +144,65 @@ def test_an_answer_is_x_within_the_band_around_its_own_threshold():
     expected = [[True, False, True, True], [False, False, True, False]]
     assert abstained(p, thresholds, 0.0551).tolist() == expected
     assert not abstained(p, thresholds, 0.0).any()
+
+
+def rows_of_all_lengths(people, *, grows, seed=0):
+    """Whole rows and their beginnings; where it `grows`, short ones have noisier logits."""
+    rng = np.random.default_rng(seed)
+    rates = np.array([0.3, 0.7, 0.5, 0.4])
+    labels = (rng.random((people, 4)) < rates).astype(int)
+    whole = np.exp(rng.normal(6, 0.7, people)).clip(16, 4000)
+    parts = []
+    for share in (1, 1 / 4, 1 / 16, 1 / 64):
+        tokens = whole * share
+        if grows:
+            noise = rng.normal(size=(people, 4)) * np.sqrt(0.15 + 60 / tokens)[:, None]
+            logits = np.log(rates / (1 - rates)) + 1.2 * ((2 * labels - 1) * 0.5 + noise)
+            drawn = labels
+        else:
+            logits = 1.5 * rng.normal(size=(people, 4))
+            drawn = (rng.random((people, 4)) < sigmoid(logits)).astype(int)
+        parts.append((logits, drawn, tokens, np.arange(people), np.full(people, share == 1)))
+    return Lengths(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def losses_without_and_with_slopes(fitted, others):
+    whole = fitted.is_whole
+    temperature = fit_temperature(fitted.logits[whole], fitted.labels[whole])
+    length = fit_length_scaling(fitted)
+    plain = others.logits / temperature
+    scaled = plain / length.factors(others.tokens) if length else plain
+    return loss(plain, others.labels).mean(), loss(scaled, others.labels).mean()
+
+
+def test_where_confidence_should_grow_with_text_slopes_lower_the_loss_of_other_people():
+    plain, scaled = losses_without_and_with_slopes(
+        rows_of_all_lengths(150, grows=True), rows_of_all_lengths(3000, grows=True, seed=1)
+    )
+    assert scaled < plain - 0.1
+
+
+@pytest.mark.parametrize("people", [12, 40, 60])
+def test_where_length_says_nothing_a_small_validation_split_gives_slopes_that_hardly_matter(people):
+    others = rows_of_all_lengths(3000, grows=False, seed=1000)
+    gaps = []
+    for seed in range(20):
+        fitted = rows_of_all_lengths(people, grows=False, seed=seed)
+        plain, scaled = losses_without_and_with_slopes(fitted, others)
+        gaps.append(scaled - plain)
+    assert sorted(gaps)[-3] <= 0
+    assert np.mean(gaps) < 0.001
+
+
+def test_texts_of_one_length_or_few_people_have_no_slopes():
+    rows = rows_of_all_lengths(200, grows=True)
+    same = replace(rows, tokens=np.full(len(rows.tokens), 100.0))
+    assert fit_length_scaling(same) is None
+    assert fit_length_scaling(rows_of_all_lengths(39, grows=True)) is None
+
+
+def test_beyond_the_texts_that_were_seen_the_temperature_stays():
+    length = LengthScaling(slope=[-0.5, 0.0, 0.2, -1.0], reference=100.0, low=50.0, high=200.0)
+    short, shortest, mean = length.factors(np.array([50.0, 1.0, 100.0]))
+    assert short.tolist() == shortest.tolist() == pytest.approx([2**0.5, 1, 0.5**0.2, 2])
+    assert mean.tolist() == [1, 1, 1, 1]

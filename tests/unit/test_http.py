@@ -36,6 +36,7 @@ def test_a_text_gets_an_object_and_the_bundle_id() -> None:
         "truncated": False,
         "windows": 1,
         "unknown": 0.0,
+        "tokens": 0,
     }
     assert response.headers["x-bundle-id"] == "abc123"
 

@@ -1,0 +1,112 @@
+"""From logits to letters: temperatures, base rates, thresholds, abstention, and how sure more text
+would make it.
+
+Must not know texts, tokenizers or how logits are computed.
+
+Shapes: R rows, 4 dimensions in the order E, N, T, J.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbti_ray.config.schema import BaseRates
+from mbti_ray.errors import ConfigError
+from mbti_ray.inference.manifest import Manifest
+from mbti_ray.typology import POSITIVE_POLES, type_of
+
+# The probability of a letter of which `more_posts` speaks.
+SURE = 0.8
+# Scores that count both poles alike: their best threshold is the base rate, not 0.5.
+_BALANCED = ("balanced_accuracy", "f1")
+
+
+class Decision:
+    """How a bundle turns logits into letters, for people with given base rates.
+
+    Attributes:
+        thresholds: Probability above which the positive pole is predicted, float32 [4].
+        abstain: A probability closer to its threshold than this is answered with X.
+    """
+
+    def __init__(self, manifest: Manifest, base_rates: BaseRates | None = None) -> None:
+        """
+        Args:
+            base_rates: Share of each positive pole among the people asked; None or a pole without
+                one: as in the training data.
+
+        Raises:
+            ConfigError: The bundle does not say what the rates of its training data were.
+        """
+        self._rule = manifest
+        self.thresholds = torch.tensor(manifest.thresholds)
+        self.abstain = manifest.abstain
+        self._shift = torch.zeros(4)
+        asked = dict(base_rates or ())
+        if any(asked.values()) and manifest.base_rates is None:
+            raise ConfigError(
+                f"bundle {manifest.id}: base rates need those of the training data, which bundles "
+                "of this version do not carry; train again, or leave them out"
+            )
+        objective = manifest.config.get("scoring", {}).get("threshold")
+        for k, (pole, trained) in enumerate(
+            zip(POSITIVE_POLES, manifest.base_rates or [0.5] * 4, strict=True)
+        ):
+            if rate := asked.get(pole):
+                # A tuned threshold was tuned at the rates of the training data.
+                self.thresholds[k] = rate if objective in _BALANCED else 0.5
+                self._shift[k] = _log_odds(rate) - _log_odds(trained)
+
+    def calibrate(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Logits [R, 4] over temperatures, plus the change of base rates; tokens read [R]."""
+        temperatures = torch.from_numpy(self._rule.temperatures(np.array(tokens))).float()
+        return logits.cpu() / temperatures + self._shift
+
+    def decide_types(self, probabilities: Tensor) -> list[str]:
+        """The type of each row of calibrated probabilities [R, 4]; X where the bundle abstains."""
+        unsure = (probabilities - self.thresholds).abs() < self.abstain
+        poles = (probabilities > self.thresholds).tolist()
+        return [
+            "".join("X" if x else letter for letter, x in zip(type_of(row), xs, strict=True))
+            for row, xs in zip(poles, unsure.tolist(), strict=True)
+        ]
+
+    def more_posts(
+        self, calibrated: Sequence[float], *, tokens: int, posts: int
+    ) -> dict[str, int | None] | None:
+        """About how many more posts like those read would make each letter 80 % probable.
+
+        By the fitted temperatures, if the logits stay what they are. 0 where it is so already; None
+        where it would take more text than was seen in validation, or no text does. None for all in
+        a bundle whose temperatures do not depend on the length.
+        """
+        length = self._rule.length
+        if length is None:
+            return None
+        read = min(max(tokens, length.low), length.high)
+        return {
+            pole: self._posts_to_sure(calibrated[k], k, length.slope[k], read, length.high, posts)
+            for k, pole in enumerate(POSITIVE_POLES)
+        }
+
+    def _posts_to_sure(
+        self, logit: float, k: int, slope: float, read: float, limit: float, posts: int
+    ) -> int | None:
+        shift = float(self._shift[k])
+        is_positive = 1 / (1 + math.exp(-logit)) > float(self.thresholds[k])
+        wanted = _log_odds(SURE) if is_positive else -_log_odds(SURE)
+        if abs(logit) >= abs(wanted) and (logit > 0) == is_positive:
+            return 0
+        own, needed = logit - shift, wanted - shift
+        # The text must speak for the letter itself: it counts for more when there is more of it.
+        if slope >= 0 or own == 0 or needed / own <= 1:
+            return None
+        tokens = read * (own / needed) ** (1 / slope)
+        return math.ceil((tokens - read) / (read / posts)) if tokens <= limit else None
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))
