@@ -120,7 +120,7 @@ class FitConfig(ConfigSection):
         4, description="an optimizer step is batch_size x accumulate windows over all workers"
     )
     precision: Precision = Field(
-        "auto", description="auto: bf16 or fp16 as the GPU supports, 32 on a CPU"
+        "auto", description="auto: bf16, or fp16 or 32 where the device does not have it"
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
         5, description="epochs without a better score before a run stops; null: never"

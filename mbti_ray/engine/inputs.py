@@ -19,7 +19,13 @@ from mbti_ray.engine.dataloader import StepBatches, TokenDataLoader
 from mbti_ray.engine.frozen_features import FeatureDataLoader, HeadsOnly
 from mbti_ray.engine.validation import Evaluator, extract_features, predict_rows
 from mbti_ray.engine.worker import Worker
-from mbti_ray.model.classifier import MBTIModel, Stage, set_trainable, use_packed_attention
+from mbti_ray.model.classifier import (
+    MBTIModel,
+    Stage,
+    replace_attention,
+    set_trainable,
+    use_packed_attention,
+)
 from mbti_ray.model.packed_attention import varlen_problem
 
 Dtype = torch.dtype | None
@@ -47,6 +53,8 @@ class Inputs:
         if self._is_packed:
             use_packed_attention(model)
             self._note_fallback()
+        elif worker.device.type == "cpu" and dtype == torch.bfloat16 and not config.fit.compile:
+            replace_attention(model)
 
     @property
     def _is_packed(self) -> bool:

@@ -117,7 +117,9 @@ class _TrainingLoop:
         self.model = model.to(worker.device)
         if config.fit.gradient_checkpointing:
             enable_gradient_checkpointing(self.model)
-        self.precision = resolve_precision(config.fit.precision, worker)
+        self.precision = resolve_precision(
+            config.fit.precision, worker, hidden_size=self.model.heads.in_features
+        )
         self.dtype = dtype_of(self.precision)
         self.inputs = Inputs(config, data, worker, self.model, self.dtype)
         self.timer = ThroughputTimer(worker.device, worker.world_size)

@@ -147,12 +147,19 @@ def use_packed_attention(model: MBTIModel) -> None:
     """Make the encoder attend within each window of a packed row; padded batches still work."""
     encoder: Any = model.encoder
     takes_positions = "position_ids" in signature(encoder.forward).parameters
-    if not (takes_positions and encoder._supports_attention_backend):
+    if not (takes_positions and replace_attention(model)):
         raise ConfigError(
             f"fit.attention=packed: the attention of {type(encoder).__name__} cannot be replaced; "
             "use padded"
         )
-    encoder.set_attn_implementation(PACKED_ATTENTION)
+
+
+def replace_attention(model: MBTIModel) -> bool:
+    """Have the encoder use `packed_attention_forward`, where its architecture allows it."""
+    encoder: Any = model.encoder
+    if encoder._supports_attention_backend:
+        encoder.set_attn_implementation(PACKED_ATTENTION)
+    return bool(encoder._supports_attention_backend)
 
 
 def enable_gradient_checkpointing(model: MBTIModel) -> None:

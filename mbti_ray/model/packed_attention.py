@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from mbti_ray.data.collate import Packing
+from mbti_ray.model.cpu_attention import attend
 
 # The name under which it is registered with transformers.
 PACKED_ATTENTION = "mbti_packed"
@@ -45,6 +45,10 @@ def packed_attention_forward(
         sliding_window: A token attends to those that are fewer positions away; None: to all.
     """
     if packing is None:
+        is_plain = query.shape[1] == key.shape[1] and not getattr(module, "is_causal", False)
+        if is_plain and (attention_mask is None or attention_mask.dtype == torch.bool):
+            own = attend(query, key, value, attention_mask, dropout=dropout, scale=scaling)
+            return own.transpose(1, 2).contiguous(), None
         padded: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
@@ -62,7 +66,7 @@ def packed_attention_forward(
         )
         assert isinstance(attended, Tensor)
     else:
-        options = {"dropout_p": dropout, "scale": scaling}
+        options = {"dropout": dropout, "scale": scaling}
         attended = _by_length(query, key, value, packing, sliding_window, options)
     return attended[None], None
 
@@ -92,7 +96,7 @@ def _by_length(
         if window is not None and length > window:
             at = torch.arange(length, device=query.device)
             mask = (at[:, None] - at).abs() < window
-        attended = scaled_dot_product_attention(q, k, v, mask, **options)
+        attended = attend(q, k, v, mask, **options)
         parts.append(attended.transpose(1, 2).flatten(0, 1))
         start = end
     return torch.cat(parts)

@@ -22,6 +22,7 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.model.classifier import build_model
+from mbti_ray.model.packed_attention import PACKED_ATTENTION
 
 pytestmark = pytest.mark.integration
 
@@ -40,13 +41,23 @@ class NamedAsGpu(Worker):
             self.device = named
 
 
-def resolved(rank: int, cases: Sequence[tuple[tuple[int, int] | None, ...]]) -> list[str]:
-    """What auto means on a rank, for the compute capabilities of both ranks (None: a CPU)."""
+CPUS = {"plain": (False, False), "avx512": (True, False), "amx": (False, True)}
+Device = tuple[int, int] | str
+
+
+def resolved(rank: int, cases: Sequence[tuple[Device, ...]], hidden_size: int = 384) -> list[str]:
+    """What auto means on a rank, for the compute capability or the CPU of both ranks."""
     found = []
     for case in cases:
-        worker = NamedAsGpu(device="cpu" if case[rank] is None else "cuda")
-        with mock.patch.object(torch.cuda, "get_device_capability", return_value=case[rank]):
-            found.append(resolve_precision("auto", worker))
+        device = case[rank]
+        avx512, amx = CPUS.get(str(device), (False, False))
+        worker = NamedAsGpu(device="cpu" if isinstance(device, str) else "cuda")
+        with (
+            mock.patch.object(torch.cuda, "get_device_capability", return_value=device),
+            mock.patch.object(torch.cpu, "_is_avx512_bf16_supported", return_value=avx512),
+            mock.patch.object(torch.cpu, "_is_amx_tile_supported", return_value=amx),
+        ):
+            found.append(resolve_precision("auto", worker, hidden_size=hidden_size))
     return found
 
 
@@ -56,11 +67,19 @@ def test_auto_is_the_most_that_all_ranks_have_in_hardware(tmp_path: Path) -> Non
         ((9, 0), (7, 5)): "16-mixed",
         ((7, 0), (8, 6)): "16-mixed",
         ((7, 0), (7, 5)): "16-mixed",
-        ((9, 0), None): "32",
-        (None, None): "32",
+        ((9, 0), "plain"): "32",
+        ("plain", "plain"): "32",
+        ("avx512", "avx512"): "bf16-mixed",
+        ("amx", "avx512"): "bf16-mixed",
+        ("avx512", "plain"): "32",
     }
     first, second = run_ranks(resolved, tmp_path, list(cases))
     assert first == second == list(cases.values())
+
+
+def test_auto_is_float32_for_an_encoder_too_small_to_gain_on_a_cpu() -> None:
+    cases: list[tuple[Device, ...]] = [("amx",), ((9, 0),)]
+    assert resolved(0, cases, hidden_size=64) == ["32", "bf16-mixed"]
 
 
 def test_the_default_precision_is_auto() -> None:
@@ -92,6 +111,17 @@ def test_a_checkpoint_resumes_and_scores_where_auto_means_another_precision(
         assert notes.exists() == (now != before)
         if now != before:
             assert notes.read_text() == f"resumed in precision {now}, after training in {before}\n"
+
+
+def test_bf16_on_a_cpu_trains_with_the_attention_that_is_faster_there(
+    quick: Build, data: Dataset
+) -> None:
+    def attention(precision: str) -> str:
+        config = quick("fit.epochs=1", f"fit.precision={precision}", "fit.batch_size=256")
+        return str(run(config, data, Worker()).model.encoder.config._attn_implementation)
+
+    assert attention("bf16-mixed") == PACKED_ATTENTION
+    assert attention("32") == "sdpa"
 
 
 @pytest.mark.parametrize("trainable", ["all", "heads"])
