@@ -9,7 +9,7 @@ from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console, print_comparison, print_pairs
 from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError
-from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
 
 _EXAMPLE = "python -m mbti_ray.compare runs/old runs/new data.source=people.csv"
 
@@ -29,6 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> Result:
+    with locked_outputs(options.output):
+        return _compare_and_write(options)
+
+
+def _compare_and_write(options: argparse.Namespace) -> Result:
     first, rest = split_base(options.items)
     second, overrides = split_base(rest)
     if first is None or second is None:

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
@@ -10,8 +9,7 @@ from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard, print_verdict
 from mbti_ray.config import load_run
-from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, run_of
-from mbti_ray.runs.run_lock import run_lock
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,10 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> Result:
-    files = [file.resolve().parent for file in (options.output, options.report) if file is not None]
-    with ExitStack() as locks:
-        for run in {run for folder in files if (run := run_of(folder)) is not None}:
-            locks.enter_context(run_lock(run))
+    with locked_outputs(options.output, options.report):
         return _evaluate_and_write(options)
 
 

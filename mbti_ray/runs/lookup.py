@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -91,6 +91,17 @@ def run_of(location: Location) -> Location | None:
     places = [p for p in (location, location.parent, location.parent.parent) if p.name]
     # The outermost: the best of a study has a config of its own, but not its own lock.
     return next((p for p in reversed(places) if (p / "config.yaml").is_file()), None)
+
+
+@contextmanager
+def locked_outputs(*files: Path | None) -> Iterator[None]:
+    """Holds the locks of the runs in whose folders these files are."""
+    runs = {run_of(file.resolve().parent) for file in files if file is not None}
+    with ExitStack() as locks:
+        for run in runs:
+            if run is not None:
+                locks.enter_context(run_lock(run))
+        yield
 
 
 def newest_bundle(storage: Location) -> Location:
