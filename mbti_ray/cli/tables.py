@@ -19,7 +19,7 @@ from mbti_ray.scores.names import (
     RATE_NAMES,
     rates_of,
 )
-from mbti_ray.scores.verdict import verdict
+from mbti_ray.scores.verdict import describe_paired, format_difference, verdict
 
 if TYPE_CHECKING:
     from mbti_ray.scores.comparison import Comparison
@@ -124,17 +124,8 @@ def _print_baselines(card: "Scorecard") -> None:
         console.print(table)
     for name, reason in missing.items():
         console.print(f"{name} is missing: {reason}")
-    paired = card.get("paired")
-    if paired:
-        differences = [
-            f"{COMPARED_NAMES[key]} {_difference(paired[key])}"
-            for key in ("accuracy", "macro_f1", "all_four")
-            if paired.get(key)
-        ]
-        console.print(
-            f"against {paired['against']} on the same rows: {', '.join(differences)} "
-            f"[{paired['test']}]",
-        )
+    if card.get("paired"):
+        console.print(describe_paired(card), markup=False)
 
 
 def print_comparison(found: "Comparison") -> None:
@@ -145,7 +136,7 @@ def print_comparison(found: "Comparison") -> None:
     for name, difference in found["differences"].items():
         cells = [f"{difference[which]:.3f}" for which in ("first", "second")]
         label = (RATE_NAMES | METRIC_NAMES)[name]
-        table.add_row(label, *cells, _difference(difference))
+        table.add_row(label, *cells, format_difference(difference))
     console.print(table)
     flips = (
         f"{DIMENSION_NAMES[key]} {n['corrected']} corrected, {n['spoiled']} spoiled"
@@ -163,16 +154,6 @@ def _interval(interval: Mapping[str, Any] | None) -> str:
     if interval is None or interval["low"] is None or interval["high"] is None:
         return _value(interval)
     return f"{_value(interval)} ({interval['low']:.3f}-{interval['high']:.3f})"
-
-
-def _difference(difference: Mapping[str, Any]) -> str:
-    """`+0.039 (+0.020 to +0.058, p 0.012)`."""
-    evidence = []
-    if difference.get("low") is not None and difference.get("high") is not None:
-        evidence.append(f"{difference['low']:+.3f} to {difference['high']:+.3f}")
-    if difference.get("p") is not None:
-        evidence.append(f"p {difference['p']:.2g}")
-    return f"{difference['value']:+.3f}" + (f" ({', '.join(evidence)})" if evidence else "")
 
 
 def print_findings(findings: Sequence["FindingRecord"]) -> None:

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mbti_ray.errors import StorageError
 from mbti_ray.reports import wording
 from mbti_ray.scores import names
+from mbti_ray.scores.verdict import describe_paired
 from mbti_ray.storage.atomic import write_text
 from mbti_ray.storage.local_cache import user_cache_folder
 from mbti_ray.typology import DIMENSIONS
@@ -55,6 +56,7 @@ def _templates() -> Environment:
     found.filters["unbroken"] = lambda text: str(text).replace(" %", "\N{NO-BREAK SPACE}%")
     found.filters |= {"short": wording.short, "plain": wording.plain}
     found.globals |= {"wording": wording, "names": names, "dimensions": DIMENSIONS}
+    found.globals["describe_paired"] = describe_paired
     return found
 
 

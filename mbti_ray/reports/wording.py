@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from mbti_ray.scores.findings import FindingRecord
 from mbti_ray.scores.names import FEW_PERSONS
-from mbti_ray.scores.verdict import is_significant
 from mbti_ray.typology import DIMENSIONS
 
 if TYPE_CHECKING:
@@ -109,45 +108,6 @@ def describe_intervals(card: "Scorecard") -> str:
 def _count_persons(intervals: "ResamplingInfo") -> str:
     groups = intervals["groups"]
     return f"{groups:,} {intervals['resampled']}{'s' * (groups != 1)}"
-
-
-def compare_with_baseline(card: "Scorecard") -> str:
-    """The model against a baseline on the same rows, claiming no more than the evidence shows."""
-    paired = card.get("paired")
-    if not paired:
-        return "No paired test was made, so no difference from a baseline is claimed."
-    level = f"{100 * card['intervals']['level']:g} % interval"
-    differences = [
-        _difference(name, paired[key], level)
-        for key, name in (
-            ("accuracy", "mean accuracy"),
-            ("macro_f1", "mean macro-F1"),
-            ("all_four", "the share with all four correct"),
-        )
-        if paired.get(key)
-    ]
-    sentence = f"Against {paired['against']} on the same rows, {'; '.join(differences)}."
-    if card["intervals"]["groups"] < FEW_PERSONS:
-        sentence += f" With so few {card['intervals']['resampled']}s this is a rough guide."
-    return f"{sentence} Test: {paired['test']}."
-
-
-def _difference(name: str, difference: Mapping[str, Any], level: str) -> str:
-    value, p = difference["value"], difference.get("p")
-    bounds = format_bounds(difference)
-    evidence = [f"{level} {bounds}"] if bounds else []
-    if p is not None:
-        evidence.append("p < 0.001" if p < 0.001 else f"p = {p:.3f}")
-    direction = "higher" if value > 0 else "lower"
-    size = f"{direction} by {number(abs(value))}" if value else "the same"
-    shown = f" ({', '.join(evidence)})" if evidence else ""
-    return f"{name} is {size}{shown}, {_chance(difference)}"
-
-
-def _chance(difference: Mapping[str, Any]) -> str:
-    if difference.get("p") is None and difference.get("low") is None:
-        return "with no test of whether that is chance"
-    return "more than chance explains" if is_significant(difference) else "which may be chance"
 
 
 def _masking(data_info: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Claims no more than interval and test show. Must not know how it is laid out.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mbti_ray.scores.names import FEW_PERSONS
+from mbti_ray.scores.names import COMPARED_NAMES, FEW_PERSONS
 
 if TYPE_CHECKING:
     from mbti_ray.scores.scorecard import Scorecard
@@ -47,3 +47,26 @@ def is_significant(difference: Mapping[str, Any]) -> bool:
     # Where interval and test disagree, the difference is not called significant.
     excludes_zero = low is None or high is None or low > 0 or high < 0
     return bool(excludes_zero and (p is None or p < _SIGNIFICANT_P))
+
+
+def describe_paired(card: "Scorecard") -> str:
+    """The model minus a baseline on the same rows, in each measure, with the test that was made."""
+    paired = card.get("paired")
+    if not paired:
+        return "No paired test was made, so no difference from a baseline is claimed."
+    differences = ", ".join(
+        f"{COMPARED_NAMES[key]} {format_difference(paired[key])}"
+        for key in ("accuracy", "macro_f1", "all_four")
+        if paired.get(key)
+    )
+    return f"Against {paired['against']} on the same rows: {differences} [{paired['test']}]"
+
+
+def format_difference(difference: Mapping[str, Any]) -> str:
+    """`+0.039 (+0.020 to +0.058, p 0.012)`."""
+    evidence = []
+    if difference.get("low") is not None and difference.get("high") is not None:
+        evidence.append(f"{difference['low']:+.3f} to {difference['high']:+.3f}")
+    if difference.get("p") is not None:
+        evidence.append(f"p {difference['p']:.2g}")
+    return f"{difference['value']:+.3f}" + (f" ({', '.join(evidence)})" if evidence else "")

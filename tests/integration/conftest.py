@@ -1,6 +1,7 @@
 """One tokenised dataset for the tests of the engine."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data(quick: Build, cache: Path) -> Dataset:
     return prepare_dataset(quick(), cache)
+
+
+@pytest.fixture(scope="session")
+def short(quick: Build) -> Build:
+    """As `quick`, with one short window of each row: what only needs steps needs no long ones."""
+    return partial(quick, "model.max_tokens=32", "data.max_windows=1")
+
+
+@pytest.fixture(scope="session")
+def short_data(short: Build, cache: Path) -> Dataset:
+    return prepare_dataset(short(), cache)
 
 
 @pytest.fixture(autouse=True)

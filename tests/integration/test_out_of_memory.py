@@ -119,12 +119,12 @@ def run_everywhere(rank: int, tree: dict[str, Any], dataset: str) -> dict[str, A
 
 
 def test_a_rank_that_runs_out_of_memory_anywhere_in_a_step_still_equals_the_other_and_one_rank(
-    quick: Build, data: Dataset, cache: Path, tmp_path: Path
+    short: Build, short_data: Dataset, cache: Path, tmp_path: Path
 ) -> None:
-    config = quick("model.dropout=0", "fit.epochs=1")
-    alone = run(config, data, Worker(), score_test=False).model.state_dict()
+    config = short("model.dropout=0", "fit.epochs=1")
+    alone = run(config, short_data, Worker(), score_test=False).model.state_dict()
     tree = config.model_dump(mode="json")
-    first, second = run_ranks(run_everywhere, tmp_path, tree, str(cache / data.key))
+    first, second = run_ranks(run_everywhere, tmp_path, tree, str(cache / short_data.key))
     for place in PLACES:
         assert gap(first[place], second[place]) == 0.0, place
         assert gap(first[place], dict(alone)) < _ORDER_OF_SUMS, place
@@ -132,12 +132,12 @@ def test_a_rank_that_runs_out_of_memory_anywhere_in_a_step_still_equals_the_othe
 
 @pytest.mark.parametrize("place", PLACES)
 def test_one_rank_that_runs_out_of_memory_equals_a_rank_that_does_not(
-    quick: Build, data: Dataset, place: str
+    short: Build, short_data: Dataset, place: str
 ) -> None:
-    config = quick("model.dropout=0", "fit.epochs=1")
-    alone = run(config, data, Worker(), score_test=False).model.state_dict()
+    config = short("model.dropout=0", "fit.epochs=1")
+    alone = run(config, short_data, Worker(), score_test=False).model.state_dict()
     with SmallMemory(place).active() as memory:
-        state = run(config, data, Worker(), score_test=False).model.state_dict()
+        state = run(config, short_data, Worker(), score_test=False).model.state_dict()
     assert memory.failures
     assert gap(dict(state), dict(alone)) < _ORDER_OF_SUMS
 

@@ -42,13 +42,13 @@ def train_all(rank: int, trees: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def test_two_ranks_equal_each_other_and_one_rank(
-    quick: Build, data: Dataset, cache: Path, tmp_path: Path
+    short: Build, short_data: Dataset, cache: Path, tmp_path: Path
 ) -> None:
-    configs = {name: quick("model.dropout=0", *more) for name, more in CASES.items()}
+    configs = {name: short("model.dropout=0", *more) for name, more in CASES.items()}
     trees = {name: config.model_dump(mode="json") for name, config in configs.items()}
-    first, second = run_ranks(train_all, tmp_path, trees, str(cache / data.key))
+    first, second = run_ranks(train_all, tmp_path, trees, str(cache / short_data.key))
     for name, config in configs.items():
-        alone = trained(config, data)
+        alone = trained(config, short_data)
         assert first[name]["skipped"] == second[name]["skipped"] == alone["skipped"]
         assert (alone["skipped"] > 0) == (name == "overflow")
         for key, value in alone["weights"].items():
