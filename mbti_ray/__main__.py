@@ -1,4 +1,4 @@
-"""`mbti-ray VERB ...`: the same as `python -m mbti_ray.VERB ...`."""
+"""`mbti-ray VERB ...`: the same as `python -m mbti_ray.VERB ...`, and two tools besides."""
 
 import sys
 from collections.abc import Sequence
@@ -18,6 +18,11 @@ VERBS = {
     "audit": "describe a data file",
     "doctor": "check whether the configuration can run here",
 }
+# In `cli`: they start nothing, and mbti_ray.config is a package.
+TOOLS = {
+    "config": "show every setting of a preset or file",
+    "completion": "print a script for completion in bash or zsh",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,15 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: mbti-ray VERB ...   (details: mbti-ray VERB --help)\n")
-        for verb, description in VERBS.items():
+        for verb, description in (VERBS | TOOLS).items():
             print(f"  {verb:10} {description}")
         return 0
     verb = arguments[0]
     if verb == "--version":
         print(__version__)
         return 0
+    known = [*VERBS, *TOOLS]
+    if verb in TOOLS:
+        return int(import_module(f"mbti_ray.cli.{verb}").main(arguments[1:]))
     if verb not in VERBS:
-        allowed = ", ".join(VERBS) + nearest(verb, VERBS)
+        allowed = ", ".join(known) + nearest(verb, known)
         print(f'unknown command "{verb}"; allowed: {allowed}', file=sys.stderr)
         return 2
     return int(import_module(f"mbti_ray.{verb}").main(arguments[1:]))

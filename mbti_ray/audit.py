@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
-from mbti_ray.cli.progress import progress_bar
-from mbti_ray.cli.tables import Result, console
+from mbti_ray.cli.progress import print_opening, progress_bar
+from mbti_ray.cli.run_setup import check_inputs
+from mbti_ray.cli.tables import Result, console, print_line
 from mbti_ray.config import PRESETS, load_run
 from mbti_ray.reports.html import write_page
 
@@ -26,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "far texts leak their label. Without arguments: the built-in corpus.",
         items=f"a preset ({', '.join(PRESETS)}; default: quick) or FILE.yaml, data.source=FILE "
         "and other key=value",
+        examples=(
+            "data.source=my.csv",
+            "data.source=my.csv --output my.html",
+        ),
     )
     parser.add_argument("--output", type=Path, metavar="FILE.html", help="also write an HTML page")
     return run_command(parser, _audit, argv)
@@ -37,6 +42,8 @@ def _audit(options: argparse.Namespace) -> Result:
         from mbti_ray.storage.output_tables import check_extension
 
         check_extension(options.output, (".html",))
+    check_inputs(config)
+    print_opening()
 
     from mbti_ray.data.audit import audit
     from mbti_ray.data.users import load_users
@@ -48,16 +55,16 @@ def _audit(options: argparse.Namespace) -> Result:
     source_text = Text(statistics["source"], style="bold")
     console.print(source_text, statistics["fingerprint"], soft_wrap=True)
     for note in source.notes:
-        console.print(note, soft_wrap=True)
+        print_line(note)
     conclusions = list(audit_conclusions(statistics, config))
     for sentence in conclusions:
-        console.print(sentence, soft_wrap=True)
+        print_line(sentence)
     tables = list(audit_tables(statistics, config))
     for table in tables:
         _print_table(table)
     if options.output is not None:
         write_page(options.output, audit_page(statistics, tables, conclusions))
-        console.print(f"page: {options.output}")
+        console.print(f"page: {options.output}", soft_wrap=True)
     return statistics
 
 

@@ -3,17 +3,14 @@
 import argparse
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.table import Table
 from rich.text import Text
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.tables import Result, console
-from mbti_ray.config import PRESETS, RunConfig, load_run, load_study
+from mbti_ray.config import PRESETS, load_run_or_study
 from mbti_ray.runs.lookup import storage_folder
 
 if TYPE_CHECKING:
@@ -30,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "GPUs, encoder, ports, clocks. Without --cluster: this machine only, and no Ray starts.",
         items=f"a preset ({', '.join(PRESETS)}; default: quick), FILE.yaml or STUDY.yaml, then "
         "key=value",
+        examples=(
+            "minilm data.source=my.csv",
+            "tune_configs/minilm.yaml --cluster",
+        ),
     )
     parser.add_argument(
         "--cluster",
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> dict[str, Any]:
-    config = _load(*split_base(options.items))
+    config = load_run_or_study(*split_base(options.items))
     storage_folder(config.storage)
     started = time.monotonic()
 
@@ -68,17 +69,6 @@ def _doctor(options: argparse.Namespace) -> dict[str, Any]:
             for v in verdicts
         ],
     }
-
-
-def _load(base: str | None, overrides: list[str]) -> RunConfig:
-    """The config of a run, or of a study if the file or an argument has a section of a study."""
-    is_study = any(item.startswith(("study.", "search.")) for item in overrides)
-    # Loading a file that cannot be read reports what is wrong with it.
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, TypeError):
-        if base is not None and base not in PRESETS:
-            tree = yaml.safe_load(Path(base).read_text("utf-8"))
-            is_study = is_study or "study" in tree or "search" in tree
-    return load_study(base, overrides) if is_study else load_run(base, overrides)
 
 
 def _print(verdicts: "Sequence[Verdict]") -> None:

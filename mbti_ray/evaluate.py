@@ -6,9 +6,11 @@ from datetime import date
 from pathlib import Path
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
-from mbti_ray.cli.progress import progress_bar
+from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard, print_verdict
-from mbti_ray.config import load_run
+from mbti_ray.config import apply_overrides, config_from_dict, load_run
+from mbti_ray.data.sources import check_labelled
+from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
 
 
@@ -20,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "baselines.",
         items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "
         "data.source=FILE",
+        examples=(
+            "runs/mine",
+            "runs/mine data.source=new.csv --report new.html",
+        ),
     )
     parser.add_argument(
         "--split",
@@ -44,6 +50,11 @@ def _evaluate(options: argparse.Namespace) -> Result:
 def _evaluate_and_write(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
     home = locate_bundle(place, load_run(None, overrides).storage)
+    manifest = load_manifest(fetch_bundle(home))
+    of_data = [item for item in overrides if item.startswith("data.")]
+    keys = [item.partition("=")[0] for item in of_data]
+    check_labelled(apply_overrides(config_from_dict(manifest.config), of_data, allowed=keys).data)
+    print_opening()
 
     from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
     from mbti_ray.reports.hero import About
@@ -70,7 +81,7 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
     print_scorecard(evaluation.scorecards)
     if options.output is not None:
         write_tables(options.output, [evaluation.rows], evaluation.rows.schema)
-        console.print(f"rows: {options.output}")
+        console.print(f"rows: {options.output}", soft_wrap=True)
     if options.report is not None:
         page = scorecard_page(
             f"{home} on {data.description}",
@@ -81,7 +92,7 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
             groups=evaluation.groups,
         )
         write_page(options.report, page)
-        console.print(f"report: {options.report}")
+        console.print(f"report: {options.report}", soft_wrap=True)
     return {
         "bundle": str(home),
         "bundle_id": evaluation.bundle_id,

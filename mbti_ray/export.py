@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "With --to hf: a folder that transformers loads, and its card as README.md.",
         items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "
         "data.source=FILE",
+        examples=("runs/mine",),
     )
     parser.add_argument(
         "--to", nargs=2, metavar=("hf", "FOLDER"), help="write a folder for transformers instead"

@@ -50,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "stopped or killed, running it again resumes and keeps the parts that are complete.",
         items='BUNDLE (a folder; default: the newest), "text" ..., key=value '
         "(serve.runtime=onnx, scaling.cpus=1, storage=FOLDER); after -- everything is a text",
+        examples=(
+            'runs/mine "I would rather read than go out."',
+            "runs/mine --input posts.csv --output types.csv",
+        ),
     )
     parser.add_argument(
         "--input", metavar="FILE", help=".csv, .jsonl or .parquet with posts or text"

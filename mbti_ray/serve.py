@@ -3,12 +3,16 @@
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
-from mbti_ray.cli.tables import Result, console, print_warning
+from mbti_ray.cli.next_commands import ask_command, watch_command
+from mbti_ray.cli.progress import print_opening, step
+from mbti_ray.cli.tables import Result, console, print_pairs, print_warning
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
+from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.serving.discovery import read_ray_environment
 from mbti_ray.storage.remote import Location
@@ -25,6 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "serve",
         "Serve a bundle over HTTP. Without arguments: the newest best bundle under ./runs.",
         items="a bundle, run or study folder, then key=value, such as serve.port=9000",
+        examples=(
+            "runs/mine",
+            "runs/mine serve.port=9000 serve.runtime=onnx-int8",
+            "--roll-out runs/better        # in a running service",
+            "--roll-back",
+        ),
     )
     change = parser.add_mutually_exclusive_group()
     change.add_argument(
@@ -64,15 +74,20 @@ def _serve(options: argparse.Namespace) -> Result:
     if options.roll_out or options.roll_back:
         return _change(place, overrides, back=options.roll_back, gate=options.gate)
     bundle, config = resolve(place, overrides)
-    console.print(f"serving {bundle}")
+    load_manifest(fetch_bundle(bundle))
+    print_opening()
+    console.print(f"serving {bundle}", soft_wrap=True)
 
-    def announce(url: str) -> None:
-        console.print(f"{url}/ is ready; Ctrl-C stops it")
+    def announce(url: str, dashboard: str | None) -> None:
+        starting.close()
+        console.print(f"{url}/ is ready; Ctrl-C stops it", soft_wrap=True)
+        print_pairs([("ask", ask_command(url)), *watch_command(dashboard)])
 
     # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
     from mbti_ray.on_ray.serve.haproxy import haproxy_environment
 
-    with haproxy_environment(config):
+    with haproxy_environment(config), ExitStack() as starting:
+        starting.enter_context(step("starting Ray and the replicas"))
         from mbti_ray.on_ray.serve.service import run_service
 
         run_service(bundle, config, on_ready=announce, notify=print_warning)

@@ -3,16 +3,21 @@
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from mbti_ray.cli.command import add_existing, build_parser, run_command
-from mbti_ray.cli.progress import run_progress
+from mbti_ray.cli.next_commands import commands_for, watch_command
+from mbti_ray.cli.progress import step
+from mbti_ray.cli.run_progress import run_progress
 from mbti_ray.cli.run_setup import RunSetup, set_up_run
 from mbti_ray.cli.tables import (
     Result,
-    console,
+    print_commands,
     print_findings,
+    print_heading,
+    print_line,
     print_pairs,
     print_scorecard,
     print_scores,
@@ -33,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train",
         "Train one run. Without arguments: the preset quick on the built-in corpus.",
         items=f"a preset ({', '.join(PRESETS)}) or FILE.yaml, then key=value (optim.lr=3e-5)",
+        examples=(
+            "quick                         # seconds",
+            "minilm data.source=my.csv name=mine",
+            "minilm data.source=my.csv fit.epochs=3 optim.lr=1e-4",
+            "--resume name=mine",
+        ),
     )
     add_existing(parser)
     return run_command(parser, _train, argv)
@@ -81,26 +92,31 @@ def _train_run(run: RunSetup[RunConfig]) -> Result:
     for warning in filter(None, warnings):
         print_warning(warning)
 
-    from mbti_ray.on_ray.cluster.preflight import check_before_run
-    from mbti_ray.on_ray.cluster.resources import ray_connection, run_resources
-    from mbti_ray.on_ray.train.trainer import train
+    with ExitStack() as stack:
+        with step("starting Ray"):
+            from mbti_ray.on_ray.cluster.preflight import check_before_run
+            from mbti_ray.on_ray.cluster.resources import ray_connection, run_resources
+            from mbti_ray.on_ray.train.trainer import train
 
-    with ray_connection(f"train {folder.location.name}"):
+            dashboard = stack.enter_context(ray_connection(f"train {folder.location.name}"))
         nodes = check_before_run(run.config, folder.location.parent, warn=print_warning)
         resources = run_resources(run.config, nodes)
         run.begin()
-        with run_progress() as show:
-            train(run.config, run.data, folder, resources, on_progress=show, notify=print_warning)
+        device = f"{resources.device}, {resources.cpus} CPU(s) and threads a worker"
+        print_pairs([("device", device), *watch_command(dashboard)])
+        with run_progress(run.config) as shown:
+            train(run.config, run.data, folder, resources, display=shown, notify=print_warning)
     for note in folder.read_notes():
-        console.print(note, soft_wrap=True)
+        print_line(note)
     scores = json.loads(folder.scores.read_text("utf-8"))
     verdict = print_verdict(scores["scorecard"], run.data.info.as_dict())
-    print_scores("val", scores["val"])
+    print_heading("validation (chose the best)")
+    print_scores(scores["val"])
+    print_heading("test (scored once)")
     print_scorecard({"test": scores["scorecard"]})
     print_findings(scores["diagnosis"])
     bundle = folder.location / folder.bundle.name
-    console.print(f"report: {folder.location / folder.report.name}")
-    console.print(f"bundle: {bundle}")
+    print_commands(commands_for(folder))
     return {
         "run": str(folder.location),
         "bundle": str(bundle),

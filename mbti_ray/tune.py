@@ -4,16 +4,21 @@ import argparse
 import json
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from mbti_ray.cli.command import add_existing, build_parser, run_command
-from mbti_ray.cli.progress import trial_progress
+from mbti_ray.cli.next_commands import commands_for, watch_command
+from mbti_ray.cli.progress import step
+from mbti_ray.cli.run_progress import study_progress
 from mbti_ray.cli.run_setup import RunSetup, set_up_run
 from mbti_ray.cli.tables import (
     Result,
-    console,
     format_short,
+    print_commands,
     print_findings,
+    print_heading,
+    print_line,
     print_pairs,
     print_scorecard,
     print_scores,
@@ -23,7 +28,6 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.resume import resumed_study
-from mbti_ray.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from mbti_ray.on_ray.cluster.resources import Resources
@@ -36,6 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "tune",
         "Search hyperparameters. Without arguments: a small study on the built-in corpus.",
         items="STUDY.yaml, then key=value, such as study.trials=30 or data.source=FILE",
+        examples=(
+            "tune_configs/quick.yaml        # a minute",
+            "tune_configs/minilm.yaml data.source=my.csv name=mine",
+            "tune_configs/minilm.yaml study.trials=30 study.hours=2",
+            "--resume name=mine",
+        ),
     )
     add_existing(parser)
     result: dict[str, Any] = {}
@@ -56,43 +66,49 @@ def _tune(options: argparse.Namespace) -> Result:
 
 
 def _tune_study(run: RunSetup[StudyConfig]) -> Result:
-    from mbti_ray.engine.summary import few_steps_warning, summarize
-    from mbti_ray.on_ray.cluster.preflight import check_before_run
-    from mbti_ray.on_ray.cluster.resources import ray_connection, trial_resources, trials_at_once
-    from mbti_ray.on_ray.tune.tuner import finish_study, run_study
-
     config, data, folder = run.config, run.data, run.folder
-    warning = few_steps_warning(config, data)
-    if warning:
-        print_warning(warning)
-    with ray_connection(f"tune {folder.location.name}"):
+    with ExitStack() as stack:
+        with step("starting Ray"):
+            from mbti_ray.engine.summary import few_steps_warning, summarize
+            from mbti_ray.on_ray.cluster.preflight import check_before_run
+            from mbti_ray.on_ray.cluster.resources import (
+                ray_connection,
+                trial_resources,
+                trials_at_once,
+            )
+            from mbti_ray.on_ray.tune.tuner import finish_study, run_study
+
+            dashboard = stack.enter_context(ray_connection(f"tune {folder.location.name}"))
         nodes = check_before_run(config, folder.location.parent, warn=print_warning)
         resources = trial_resources(config, nodes)
         at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)
         search_line = _describe_search(config, at_once, resources)
         pairs = [("study", str(folder.location)), ("search", search_line)]
-        print_pairs([*pairs, *summarize(config, data)])
+        print_pairs([*pairs, *summarize(config, data), *watch_command(dashboard)])
+        if warning := few_steps_warning(config, data):
+            print_warning(warning)
         run.begin()
-        with trial_progress(config.study.trials) as on_trial_end:
+        with study_progress(config) as shown:
             study, stopped_early = run_study(
                 config,
                 data,
                 folder,
                 resources,
                 at_once=at_once,
-                on_trial_end=on_trial_end,
-                notify=console.print,
+                display=shown,
+                notify=print_line,
             )
-        summary = finish_study(
-            config,
-            data,
-            study,
-            folder,
-            resources,
-            at_once=at_once,
-            stopped_early=stopped_early,
-        )
-    return _print_summary(summary, folder, data.info.as_dict())
+        with step("scoring the best trial on the test split"):
+            summary = finish_study(
+                config,
+                data,
+                study,
+                folder,
+                resources,
+                at_once=at_once,
+                stopped_early=stopped_early,
+            )
+    return _print_summary(summary, run)
 
 
 def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") -> str:
@@ -107,23 +123,25 @@ def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") 
     )
 
 
-def _print_summary(summary: "StudySummary", folder: RunFolder, data_info: dict[str, Any]) -> Result:
+def _print_summary(summary: "StudySummary", run: RunSetup[StudyConfig]) -> Result:
+    folder = run.folder
     scores = json.loads(folder.best.scores.read_text("utf-8"))
+    verdict = print_verdict(scores["scorecard"], run.data.info.as_dict())
+    print_heading("trials")
     print_trials(summary)
     if summary["stopped_early"]:
-        console.print(f"ended early: {summary['stopped_early']}")
+        print_line(f"ended early: {summary['stopped_early']}")
     best = summary["best_values"]
-    print_pairs([("best", ", ".join(f"{a}={format_short(value)}" for a, value in best.items()))])
-    verdict = print_verdict(scores["scorecard"], data_info)
-    print_scores("val", scores["val"])
+    values = ", ".join(f"{a}={format_short(value)}" for a, value in best.items())
+    print_pairs([("best", f"trial {summary['best']}: {values}"), ("", summary["bundle"])])
+    print_heading("validation (chose the best)")
+    print_scores(scores["val"])
+    print_heading("test (scored once)")
     print_scorecard({"test": scores["scorecard"]})
     print_findings([*scores["diagnosis"], *summary["findings"]])
-    best_home = folder.best.location
-    bundle = best_home / folder.bundle.name
-    console.print(f"report: {folder.location / folder.report.name}")
-    console.print(f"scorecard: {best_home / folder.report.name}")
-    console.print(f"bundle: {bundle}; {summary['bundle']}", soft_wrap=True)
-    console.print(f"repeat: {summary['command']}", soft_wrap=True)
+    bundle = folder.best.location / folder.bundle.name
+    commands = commands_for(folder, run.config.study)
+    print_commands({**commands, "repeat": summary["command"]})
     return {
         "study": str(folder.location),
         "bundle": str(bundle),

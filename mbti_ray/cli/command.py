@@ -5,6 +5,7 @@ Imports nothing heavy: `--help` and user errors are answered before torch or Ray
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 import threading
@@ -13,16 +14,32 @@ from pathlib import Path
 
 from mbti_ray.cli.screen import print_error
 from mbti_ray.cli.tables import Result
-from mbti_ray.errors import MbtiRayError, mask_secrets
+from mbti_ray.config import PRESETS, StudyConfig
+from mbti_ray.config.settings import address_of, config_addresses
+from mbti_ray.errors import ConfigError, MbtiRayError, mask_secrets
 
 Command = Callable[[argparse.Namespace], Result]
 
 
-def build_parser(verb: str, description: str, *, items: str) -> argparse.ArgumentParser:
-    """A parser with positional items, whose help is `items`, and `--json`."""
+def build_parser(
+    verb: str,
+    description: str,
+    *,
+    items: str,
+    examples: Sequence[str] = (),
+    prog: str = "python -m mbti_ray.",
+) -> argparse.ArgumentParser:
+    """A parser with positional items, whose help is `items`, and `--json`.
+
+    Args:
+        examples: What may follow the verb.
+        prog: How it is called, up to the verb.
+    """
+    lines = [f"  {prog}{verb} {example}" for example in examples]
     parser = argparse.ArgumentParser(
-        prog=f"python -m mbti_ray.{verb}",
+        prog=f"{prog}{verb}",
         description=description,
+        epilog="\n".join(["examples:", *lines]) if lines else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("items", nargs="*", metavar="ITEM", help=items)
@@ -47,7 +64,7 @@ def run_command(
     parser: argparse.ArgumentParser, command: Command, argv: Sequence[str] | None = None
 ) -> int:
     """Parse, run, print; the exit code is 0, 2 for a user error, 130 or 143 after a signal."""
-    options = parser.parse_intermixed_args(argv)
+    options, unknown = parser.parse_known_intermixed_args(argv)
     received = [signal.SIGINT]
 
     def stop(number: int, frame: object) -> None:
@@ -57,6 +74,7 @@ def run_command(
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, stop) if is_main else None
     try:
+        _refuse_options(parser, unknown, options.items)
         result = command(options)
     except MbtiRayError as error:
         for line in str(error).splitlines():
@@ -72,6 +90,37 @@ def run_command(
         sys.stdout.flush()
         print(json.dumps(result), flush=True)
     return 0
+
+
+def _refuse_options(
+    parser: argparse.ArgumentParser, unknown: Sequence[str], items: Sequence[str]
+) -> None:
+    """Raises ConfigError for `--epochs`, with the setting that is meant; exits for others."""
+    if not unknown:
+        return
+    option, _, value = unknown[0].partition("=")
+    name = option.lstrip("-").replace("-", "_")
+    key = address_of(name, config_addresses(StudyConfig))
+    if not option.startswith("--") or key is None:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    words = [*unknown[1:], *items]
+    value = value or next((w for w in words if "=" not in w and w not in PRESETS), "...")
+    raise ConfigError(
+        f"command line: {option} is not an option; settings are key=value: {key}={value}"
+    )
+
+
+def command_prefix(verb: str) -> str:
+    """How a command is typed here, as this one was: `mbti-ray serve` or by `python -m`."""
+    if Path(sys.argv[0]).stem == "mbti-ray":
+        return f"{shlex.quote(relative(sys.argv[0]) if '/' in sys.argv[0] else 'mbti-ray')} {verb}"
+    return f"{shlex.quote(relative(sys.executable))} -m mbti_ray.{verb}"
+
+
+def relative(path: object) -> str:
+    """A path as it is typed in the current folder: relative where it lies below it."""
+    text = str(path)
+    return text.removeprefix(f"{Path.cwd()}/") if text.startswith("/") else text
 
 
 def split_base(items: Sequence[str]) -> tuple[str | None, list[str]]:

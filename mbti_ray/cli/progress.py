@@ -1,17 +1,26 @@
-"""Progress of a command: a bar on a terminal, a line now and then in a log."""
+"""What a command shows on standard error while it works: its first line, steps, bars, epochs.
+
+On a terminal, bars leave nothing behind; a log has a line for each step, epoch and trial in their
+place. Must not know where the numbers come from.
+"""
 
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.spinner import Spinner
+from rich.table import Column
 
+from mbti_ray import __version__
 from mbti_ray.cli.screen import build_console, print_error
-from mbti_ray.cli.tables import format_values
 
 _LOG_INTERVAL_S = 30.0
 
@@ -21,14 +30,44 @@ def is_watched() -> bool:
     return sys.stderr.isatty() and "CI" not in os.environ
 
 
+def print_opening() -> None:
+    """The first line of a command that takes seconds, before torch is imported."""
+    try:
+        torch = f"torch {version('torch')}"
+    except PackageNotFoundError:
+        torch = "no torch"
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    python = f"Python {platform.python_version()}"
+    print_error(f"mbti-ray {__version__}, {python}, {torch}, {cores} cores")
+
+
 @contextmanager
-def _bar(heading: str, total: int | None, note: str = "") -> Iterator[Callable[..., None]]:
+def step(name: str) -> Iterator[None]:
+    """Show what is going on during the block."""
+    if not is_watched():
+        print_error(f"{name} ...")
+        yield
+        return
+    with Live(Spinner("dots", name), console=build_console(stderr=True), **_live_options()):
+        yield
+
+
+def _live_options() -> dict[str, Any]:
+    # What is printed meanwhile appears above it; a pipe has to get it as it is.
+    return {"transient": True, "redirect_stdout": sys.stdout.isatty()}
+
+
+@contextmanager
+def live_bars() -> Iterator[Progress]:
+    """Bars with a heading and a note, which wraps at words and leave nothing behind."""
     columns = (
-        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()),
-        *(TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False)),
+        TextColumn("{task.description}", markup=False),
+        *(BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn()),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1)),
     )
-    with Progress(*columns, console=build_console(stderr=True)) as bar:
-        yield partial(bar.update, bar.add_task(heading, total=total, note=note))
+    console = build_console(stderr=True)
+    with Progress(*columns, console=console, expand=True, **_live_options()) as bars:
+        yield bars
 
 
 @contextmanager
@@ -40,7 +79,8 @@ def progress_bar(heading: str, total: int | None) -> Iterator[Callable[[int, str
     if not is_watched():
         yield _log_lines(heading, total)
         return
-    with _bar(heading, total) as update:
+    with live_bars() as bars:
+        update = partial(bars.update, bars.add_task(heading, total=total, note=""))
         yield lambda done, note: update(advance=done, note=note)
 
 
@@ -56,25 +96,3 @@ def _log_lines(heading: str, total: int | None) -> Callable[[int, str], None]:
             print_error(f"{heading} {position}{of} {note}".rstrip())
 
     return advance
-
-
-@contextmanager
-def run_progress() -> Iterator[Callable[[int, int, str], None] | None]:
-    """A bar for a run, if watched; yields the function that advances it.
-
-    That function takes the steps done since the last call, the total number of steps, and a note.
-    """
-    if not is_watched():
-        yield None
-        return
-    with _bar("training", None, "starting workers") as update:
-        yield lambda done, total, note: update(advance=done, total=total, note=note)
-
-
-@contextmanager
-def trial_progress(total: int | None) -> Iterator[Callable[[Any], None]]:
-    """A bar for a study; yields a function to call with the record of each finished trial."""
-    with progress_bar("trials", total) as advance:
-        yield lambda trial: advance(
-            1, f"{trial.number} {trial.state} {format_values(trial.values)}"
-        )

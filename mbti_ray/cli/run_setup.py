@@ -1,5 +1,7 @@
 """What train and tune do first: read the config, choose the run folder, tokenize the data.
 
+Nothing heavy is imported before the arguments, the source and the encoder are known to be there.
+
 Must not know what is trained with them.
 """
 
@@ -11,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mbti_ray.cli.command import default_name, split_base
-from mbti_ray.cli.progress import progress_bar
-from mbti_ray.cli.tables import console, print_bad_rows, print_warning
+from mbti_ray.cli.progress import print_opening, progress_bar, step
+from mbti_ray.cli.tables import print_bad_rows, print_line, print_warning
 from mbti_ray.config import RunConfig
 from mbti_ray.runs.lookup import cache_folder, locked_run_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
@@ -60,6 +62,7 @@ def set_up_run(
     base, overrides = split_base(options.items)
     file = local_file(base)
     config = load(file, overrides)
+    check_inputs(config)
     existing: Existing = options.existing
     default = name_prefix + default_name(base)
     with (
@@ -69,15 +72,31 @@ def set_up_run(
         if existing == "resume":
             config = resume(folder.config, file, overrides)
 
-        from mbti_ray.data.dataset import prepare_dataset, require_both_poles
+        print_opening()
+        with step("importing torch"):
+            from mbti_ray.data.dataset import prepare_dataset, require_both_poles
 
-        with progress_bar("tokenizing", None) as advance:
+        with progress_bar(f"reading {config.data.source}", None) as advance:
             data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
         require_both_poles(data)
         skipped = folder.location / folder.bad_rows.name
         print_bad_rows(config.data.source, data.info.as_dict()["bad"], skipped)
         for note in data.info.notes:
-            console.print(f"{config.data.source}: {note}", soft_wrap=True)
+            print_line(f"{config.data.source}: {note}")
         for warning in data.info.warnings:
             print_warning(f"{config.data.source}: {warning}")
         yield RunSetup(config, folder, data, existing)
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Refuse a source or an encoder that is not there, before anything heavy is imported.
+
+    Raises:
+        ConfigError, DataError: See `locate_encoder` and `check_labelled`.
+    """
+    from mbti_ray.data.encoder_files import TINY, locate_encoder
+    from mbti_ray.data.sources import check_labelled
+
+    check_labelled(config.data)
+    if config.model.encoder != TINY:
+        locate_encoder(config.model.encoder)

@@ -6,6 +6,7 @@ names of emojis. Must not know what is printed.
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,8 +23,21 @@ def printable(text: str) -> str:
 
 
 def print_error(text: str) -> None:
-    """A line on standard error."""
+    """A line on standard error, on a terminal wrapped between words."""
+    if sys.stderr.isatty():
+        text = wrap(text, build_console(stderr=True).width)
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def wrap(text: str, width: int, *, indent: int = 2) -> str:
+    """The text in lines of at most that width; longer words stay whole, to be copied."""
+    return textwrap.fill(
+        text,
+        width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def build_console(**options: Any) -> Console:

@@ -4,13 +4,14 @@ Takes plain records and imports nothing heavy; must not know where the records c
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mbti_ray.cli.screen import build_console
+from mbti_ray.cli.screen import build_console, wrap
 from mbti_ray.scores.names import (
     COMPARED_NAMES,
     DIMENSION_NAMES,
@@ -19,7 +20,7 @@ from mbti_ray.scores.names import (
     RATE_NAMES,
     rates_of,
 )
-from mbti_ray.scores.verdict import describe_paired, format_difference, verdict
+from mbti_ray.scores.verdict import describe_paired, format_difference, outcome_of, verdict
 
 if TYPE_CHECKING:
     from mbti_ray.scores.comparison import Comparison
@@ -32,37 +33,63 @@ Result = Mapping[str, Any]
 _SHOWN_BAD_ROWS = 10
 # Accuracy and macro-F1 come first, with their intervals.
 _OTHER_METRICS = [key for key in METRIC_NAMES if key not in ("accuracy", "macro_f1")]
+_OUTCOME_COLORS = {"better": "green", "worse": "red", "unclear": "yellow", "not compared": ""}
 # The width is fixed where the output is a file, so that logs of two runs can be diffed.
 console = build_console(width=None if sys.stdout.isatty() else 100)
 
 
+def print_line(text: str, *, style: str | None = None, indent: int = 2) -> None:
+    """A sentence, on a terminal wrapped between words with a hanging indent."""
+    if console.is_terminal:
+        text = wrap(text, console.width, indent=indent)
+    console.print(text, style=style, soft_wrap=True)
+
+
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """A list of headings, each with a sentence."""
-    table = Table.grid(padding=(0, 2))
+    width = max(len(heading) for heading, _ in pairs) + 2
     for heading, text in pairs:
-        table.add_row(Text(heading, style="bold"), text)
-    console.print(table)
+        if console.is_terminal:
+            text = wrap(text, max(20, console.width - width), indent=0)
+        lines = text.replace("\n", "\n" + " " * width)
+        console.print(Text(heading.ljust(width), style="bold") + Text(lines), soft_wrap=True)
 
 
 def print_warning(line: str) -> None:
     """A problem that does not stop the command."""
-    console.print(line, style="yellow", soft_wrap=True)
+    print_line(line, style="yellow")
 
 
 def print_bad_rows(source: str, rows: Sequence[Mapping[str, Any]], listed_in: object) -> None:
     """The first of the rows that were left out of the data, with the reasons."""
     for row in rows[:_SHOWN_BAD_ROWS]:
-        console.print(f"{source}:{row['number']}: left out: {row['reason']}")
+        print_line(f"{source}:{row['number']}: left out: {row['reason']}")
     if len(rows) > _SHOWN_BAD_ROWS:
-        console.print(f"... and {len(rows) - _SHOWN_BAD_ROWS} more, all in {listed_in}")
+        print_line(f"... and {len(rows) - _SHOWN_BAD_ROWS} more, all in {listed_in}")
 
 
-def print_scores(split: str, scores: Mapping[str, float]) -> None:
+def print_heading(text: str) -> None:
+    """The heading of a table."""
+    console.print(Text(f"\n{text}", style="bold"), soft_wrap=True)
+
+
+def _table(first: str, *headings: str, gap: int = 2) -> Table:
+    """A table of numbers, each right-aligned under its heading."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _fits(table: Table) -> bool:
+    unlimited = console.options.update(max_width=10_000)
+    return Measurement.get(console, unlimited, table).maximum <= console.width
+
+
+def print_scores(scores: Mapping[str, float]) -> None:
     """Accuracy and macro-F1 of a split, and the accuracy of always predicting the majority."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for heading in (f"{split} accuracy", "majority", "macro-F1"):
-        table.add_column(heading, justify="right")
+    table = _table("", "accuracy", "majority", "macro-F1")
     for key, name in (DIMENSION_NAMES | {"mean": "mean", "total": "all four"}).items():
         cells = [scores.get(f"{kind}_{key}") for kind in ("acc", "majority", "f1")]
         table.add_row(name, *("" if cell is None else f"{cell:.3f}" for cell in cells))
@@ -73,8 +100,9 @@ def print_scores(split: str, scores: Mapping[str, float]) -> None:
 
 def print_verdict(card: "Scorecard", data_info: Mapping[str, Any] | None) -> str:
     """The verdict on the test split, which it also returns."""
-    sentence = verdict(card, data_info)
-    console.print(sentence, style="bold", markup=False, soft_wrap=True)
+    sentence, outcome = verdict(card, data_info), outcome_of(card)
+    console.print()
+    print_line(sentence, style=f"bold {_OUTCOME_COLORS[outcome]}".strip())
     return sentence
 
 
@@ -84,26 +112,15 @@ def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
     Below it the baselines of the first one, and how the model compares with the best of them.
     """
     main, *others = scorecards.values()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
     if others:
-        for heading in scorecards:
-            table.add_column(heading, justify="right")
+        console.print(_side_by_side(scorecards))
     else:
-        for metric in ("accuracy", "macro_f1", *_OTHER_METRICS):
-            table.add_column(METRIC_NAMES[metric].replace(" ", "\n"), justify="right")
-    for key, name in RATE_NAMES.items():
-        cells = [_interval(rates_of(card)[key]) for card in scorecards.values()]
-        row = main["dimensions"].get(key) or (main["overall"] if key == "accuracy" else {})
-        if row and not others:
-            cells += [_interval(row["macro_f1"]), *(_value(row.get(m)) for m in _OTHER_METRICS)]
-        table.add_row(name, *cells)
-    if others:
-        f1 = [_interval(card["overall"]["macro_f1"]) for card in scorecards.values()]
-        table.add_row("mean macro-F1", *f1)
-    console.print(table)
+        # Intervals in their columns as far as there is room.
+        layouts = ((2, 2), (1, 2), (1, 1), (0, 2))
+        tables = [_all_metrics(main, intervals=shown, gap=gap) for shown, gap in layouts]
+        console.print(next(filter(_fits, tables), tables[-1]))
     if main["intervals"]["groups"] < FEW_PERSONS:
-        console.print(
+        print_line(
             f"only {main['intervals']['groups']} {main['intervals']['resampled']}(s) were scored: "
             "take these scores, and any interval, as a rough guide",
             style="yellow",
@@ -111,21 +128,40 @@ def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
     _print_baselines(main)
 
 
+def _side_by_side(scorecards: Mapping[str, "Scorecard"]) -> Table:
+    table = _table("", *scorecards)
+    for key, name in RATE_NAMES.items():
+        table.add_row(name, *(_interval(rates_of(card)[key]) for card in scorecards.values()))
+    f1 = [_interval(card["overall"]["macro_f1"]) for card in scorecards.values()]
+    table.add_row("mean macro-F1", *f1)
+    return table
+
+
+def _all_metrics(card: "Scorecard", *, intervals: int, gap: int) -> Table:
+    """The metrics in columns, the first of them with their intervals."""
+    metrics = ("accuracy", "macro_f1", *_OTHER_METRICS)
+    table = _table("", *(METRIC_NAMES[metric].replace(" ", "\n") for metric in metrics), gap=gap)
+    for key, name in RATE_NAMES.items():
+        row = card["dimensions"].get(key) or (card["overall"] if key == "accuracy" else {})
+        cells = [rates_of(card)[key], *(row.get(metric) for metric in metrics[1:] if row)]
+        shown = (_interval if n < intervals else _value for n in range(len(cells)))
+        table.add_row(name, *(show(cell) for show, cell in zip(shown, cells, strict=True)))
+    return table
+
+
 def _print_baselines(card: "Scorecard") -> None:
     baselines, missing = card.get("baselines") or {}, card.get("missing") or {}
     if baselines:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("baseline accuracy")
-        for name in COMPARED_NAMES.values():
-            table.add_column(name, justify="right")
-        for name, rates in baselines.items():
-            table.add_row(name, *(_value(rates.get(key)) for key in COMPARED_NAMES))
-        console.print()
+        columns = [rates_of(card), *baselines.values()]
+        table = _table("accuracy", "this model", *baselines)
+        for key, name in COMPARED_NAMES.items():
+            table.add_row(name, *(_value(rates.get(key)) for rates in columns))
+        print_heading("beside baselines, on the same rows")
         console.print(table)
     for name, reason in missing.items():
-        console.print(f"{name} is missing: {reason}")
+        print_line(f"{name} is missing: {reason}")
     if card.get("paired"):
-        console.print(describe_paired(card), markup=False)
+        print_line(describe_paired(card))
 
 
 def print_comparison(found: "Comparison") -> None:
@@ -157,40 +193,73 @@ def _interval(interval: Mapping[str, Any] | None) -> str:
 
 
 def print_findings(findings: Sequence["FindingRecord"]) -> None:
-    """One line each: the problem, the evidence, and the values to try as shell arguments."""
+    """The problem and the evidence of each, and on a line of its own what to try."""
     for finding in findings:
-        console.print(finding["line"], soft_wrap=True)
+        problem, _, tries = finding["line"].partition("; try ")
+        print_line(problem)
+        if tries:
+            console.print(f"  try {tries}", soft_wrap=True)
+
+
+def print_commands(commands: Mapping[str, str]) -> None:
+    """What to do next, as lines to copy."""
+    console.print()
+    width = max(map(len, commands)) + 2
+    for name, command in commands.items():
+        console.print(Text(name.ljust(width), style="bold") + Text(command), soft_wrap=True)
 
 
 def format_values(values: Sequence[float] | None) -> str:
-    """A trial's values of the objectives, as a table or progress bar shows them."""
+    """A trial's values of the objectives."""
     return ", ".join(f"{v:.4f}" for v in values) if values else "-"
 
 
 def print_trials(study: "StudySummary") -> None:
     """One line a trial: its parameters and its result; then how many passed each rung."""
+    table = _trials_table(study, _headings(study["search"]))
+    console.print(table if _fits(table) else _trials_table(study, {}))
+    for rung in study["rungs"]:
+        promoted = rung["reached"] - rung["stopped"]
+        console.print(f"epoch {rung['epoch']}: {promoted} of {rung['reached']} trials continued")
+    if study["front"]:
+        front = ", ".join(map(str, study["front"]))
+        objectives = ", ".join(o["name"] for o in study["objectives"])
+        print_line(f"Pareto front of {objectives}: trials {front}")
+
+
+def _trials_table(study: "StudySummary", columns: Mapping[str, str]) -> Table:
+    """The parameters in columns, or without any as words that wrap in the last one."""
     table = Table(box=None, pad_edge=False)
     objectives = ", ".join(o["name"] for o in study["objectives"])
-    for heading in ("trial", "state", objectives, "epochs", "seconds", *study["search"]):
-        table.add_column(
-            heading, justify="left" if heading == "state" else "right", overflow="fold"
-        )
+    for heading in ("trial", "state", objectives, "epochs", "seconds", *columns.values()):
+        is_text = heading == "state"
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
+    if not columns:
+        table.add_column("parameters")
+    names = _headings(study["search"])
     for trial in study["trials"]:
+        params = {a: format_short(trial["params"].get(a, "-")) for a in study["search"]}
+        words = " ".join(f"{names[address]}={value}" for address, value in params.items())
         table.add_row(
             str(trial["number"]),
             "imported" if trial["imported"] else trial["state"],
             format_values(trial["values"]),
             str(trial["epochs"]),
             f"{trial['seconds']:.1f}",
-            *(format_short(trial["params"].get(address, "-")) for address in study["search"]),
+            *(params.values() if columns else [words]),
         )
-    console.print(table)
-    for rung in study["rungs"]:
-        promoted = rung["reached"] - rung["stopped"]
-        console.print(f"epoch {rung['epoch']}: {promoted} of {rung['reached']} trials continued")
-    if study["front"]:
-        front = ", ".join(map(str, study["front"]))
-        console.print(f"Pareto front of {objectives}: trials {front}")
+    return table
+
+
+def _headings(addresses: Iterable[str]) -> dict[str, str]:
+    """The last part of each address, or as many of them as make it unique."""
+    names = {}
+    for address in addresses:
+        parts = address.split(".")
+        suffixes = (".".join(parts[n:]) for n in range(len(parts) - 1, -1, -1))
+        ends = (s for s in suffixes if sum(f".{a}".endswith(f".{s}") for a in addresses) == 1)
+        names[address] = next(ends, address)
+    return names
 
 
 def format_short(value: object) -> str:

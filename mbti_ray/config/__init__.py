@@ -10,7 +10,7 @@ from mbti_ray.config.load import (
     override,
 )
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.config.search_space import load_study
+from mbti_ray.config.search_space import load_run_or_study, load_study
 from mbti_ray.config.study import StudyConfig
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "dump_config",
     "get_value",
     "load_run",
+    "load_run_or_study",
     "load_study",
     "override",
 ]

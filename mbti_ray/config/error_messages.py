@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from mbti_ray.config.settings import address_of, config_addresses
 from mbti_ray.errors import mask_secrets, nearest
 
 ErrorDetail = Mapping[str, Any]
@@ -20,17 +21,6 @@ _WORDS = {
     "tuple_type": "a list",
 }
 _RANGES = "{low, high, log}, {int_low, int_high} or {choices: [...]}"
-
-
-def config_addresses(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """All dotted addresses of a config class, in the order of the schema."""
-    found: list[str] = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += config_addresses(field.annotation, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found
 
 
 def describe_errors(
@@ -52,7 +42,9 @@ def describe_errors(
             whole = next((g for g in given if g.startswith(f"{address}.")), address)
             messages.append((whole, _unknown(whole, known)))
         else:
-            messages.append((address, _message(address, details)))
+            is_section = details[0]["type"] == "model_type"
+            hint = _hint(address, known) if is_section else ""
+            messages.append((address, _message(address, details) + hint))
     return messages
 
 
@@ -87,10 +79,13 @@ def _words(detail: ErrorDetail) -> str:
 
 
 def _unknown(address: str, known: list[str]) -> str:
-    section, _, leaf = address.rpartition(".")
+    section = address.rpartition(".")[0]
     siblings = [k.removeprefix(f"{section}.") for k in known if k.startswith(f"{section}.")]
     if not siblings or not section:
         siblings = sorted({k.split(".")[0] for k in known})
-    same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]
-    hint = f'; did you mean "{same_leaf[0]}"?' if same_leaf else nearest(address, known)
-    return f'unknown key "{address}"; allowed here: {", ".join(siblings)}{hint}'
+    return f'unknown key "{address}"; allowed here: {", ".join(siblings)}{_hint(address, known)}'
+
+
+def _hint(address: str, known: list[str]) -> str:
+    meant = address_of(address, known)
+    return f'; did you mean "{meant}"?' if meant else nearest(address, known)

@@ -88,7 +88,7 @@ def get_value(config: RunConfig, address: str) -> Any:
 
 def load_config(schema: type[Config], base: str, overrides: Sequence[str]) -> Config:
     """As `load_run`, for the given config class."""
-    return _resolve(schema, *_read_base(base), overrides)
+    return _resolve(schema, *read_base(base), overrides)
 
 
 def _resolve(
@@ -128,7 +128,8 @@ def _is_about(address: str, message: str, given: str) -> bool:
     return f"{address}.".startswith(f"{given}.") or given.startswith(f"{address}.")
 
 
-def _read_base(base: str) -> tuple[Tree, str]:
+def read_base(base: str) -> tuple[Tree, str]:
+    """The plain form of a preset or file, and what messages call it."""
     if base in PRESETS:
         return _read_yaml(_PRESET_FOLDER / f"{base}.yaml"), f"preset {base}"
     path = Path(base)

@@ -8,9 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbti_ray.config.error_messages import config_addresses
-from mbti_ray.config.load import get_value, load_config, override
+from mbti_ray.config.load import (
+    COMMAND_LINE,
+    PRESETS,
+    get_value,
+    load_config,
+    load_run,
+    override,
+    read_base,
+)
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.config.settings import config_addresses
 from mbti_ray.config.study import Choices, FloatRange, Range, StudyConfig
 from mbti_ray.errors import ConfigError, nearest
 
@@ -33,10 +41,24 @@ def load_study(base: str | None, overrides: Sequence[str] = ()) -> StudyConfig:
     """
     base = base or _quick_study()
     config = load_config(StudyConfig, base, overrides)
+    if base in PRESETS and not config.search:
+        raise ConfigError(
+            f'{COMMAND_LINE}: preset "{base}" searches nothing; did you mean '
+            f"tune_configs/{base}.yaml? Or name what to search: "
+            "search.optim.lr='{low: 1e-5, high: 1e-3, log: true}'"
+        )
     mistakes = [f"{base}: {line}" for line in _mistakes(config)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return config
+
+
+def load_run_or_study(base: str | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of a run, or of a study if the file or an argument has a section of a study."""
+    is_study = any(item.startswith(("study.", "search.")) for item in overrides)
+    if base is not None and base not in PRESETS:
+        is_study = is_study or not {"study", "search"}.isdisjoint(read_base(base)[0])
+    return load_study(base, overrides) if is_study else load_run(base, overrides)
 
 
 def default_point(config: StudyConfig) -> dict[str, Any] | None:

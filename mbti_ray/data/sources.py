@@ -17,7 +17,7 @@ from typing import Any
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.columns import ColumnMap
-from mbti_ray.data.readers import BUILTIN, read_records
+from mbti_ray.data.readers import BUILTIN, is_file_name, read_records
 from mbti_ray.data.rows import BadRow, Row, parse_row
 from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError
@@ -152,14 +152,32 @@ def stream_rows(
             yield index, _parse_record(number, cells, options, labelled=labelled)[0]
 
 
-def check_readable(source: str, options: DataConfig = _DEFAULTS) -> list[str]:
-    """Notes on how a source is read for prediction, by its first rows.
+def check_labelled(options: DataConfig) -> None:
+    """Refuse a file that cannot be trained on or scored, by its first rows: in a moment.
 
     Raises:
-        DataError: None of them can be used.
+        DataError: As `read_source`.
+    """
+    path = Path(options.source).expanduser()
+    if path.is_file() or is_file_name(path):
+        check_readable(options.source, options, labelled=True)
+
+
+def check_readable(
+    source: str, options: DataConfig = _DEFAULTS, *, labelled: bool = False
+) -> list[str]:
+    """Notes on how a source is read, by its first rows.
+
+    Args:
+        labelled: Whether each row needs a type.
+
+    Raises:
+        DataError: None of them can be used; or there are no others, and too few can be used.
     """
     lenient = options.model_copy(update={"max_bad_share": 1})
-    head = read_source(source, lenient, labelled=False, first=_HEAD_ROWS)
+    head = read_source(source, lenient, labelled=labelled, first=_HEAD_ROWS)
+    if labelled and len(head.rows) + len(head.bad) < _HEAD_ROWS:
+        head = read_source(source, options)
     if not head.rows:
         raise DataError(
             f"{source}: none of its first {len(head.bad)} rows can be used; first: "

@@ -4,7 +4,7 @@ Claims no more than interval and test show. Must not know how it is laid out.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mbti_ray.scores.names import COMPARED_NAMES, FEW_PERSONS
 
@@ -26,17 +26,27 @@ def verdict(card: "Scorecard", data_info: Mapping[str, Any] | None = None) -> st
     if data_info is not None and data_info.get("split_by") == "post":
         people += " whose other posts it was trained on"
     start = f"{card['overall']['accuracy']['value']:.3f} a letter on {people}"
-    if not paired or not paired.get("accuracy"):
+    if not paired or outcome_of(card) == "not compared":
         return f"{start}: not compared with any baseline"
-    against, difference = paired["against"], paired["accuracy"]
+    against, outcome = paired["against"], outcome_of(card)
     score = card["baselines"][against]["accuracy"]["value"]
     baseline = f"{BASELINE_NAMES.get(against, against)} ({score:.3f})"
-    if not is_significant(difference):
+    if outcome == "unclear":
         return f"{start}: no better than {baseline} as far as can be told; do not use it yet"
-    if difference["value"] <= 0:
+    if outcome == "worse":
         return f"{start}: worse than {baseline}; do not use it yet"
     few = "; with so few people a rough guide" if groups < FEW_PERSONS else ""
     return f"{start}: better than {baseline}, by more than chance explains{few}"
+
+
+def outcome_of(card: "Scorecard") -> Literal["better", "worse", "unclear", "not compared"]:
+    """How the model compares with the best baseline in accuracy."""
+    difference = (card.get("paired") or {}).get("accuracy")
+    if not difference:
+        return "not compared"
+    if not is_significant(difference):
+        return "unclear"
+    return "better" if difference["value"] > 0 else "worse"
 
 
 def is_significant(difference: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, journal
 from sqlalchemy.exc import SQLAlchemyError
 
-from mbti_ray.config import StudyConfig, load_study
+from mbti_ray.config import StudyConfig, get_value, load_study
 from mbti_ray.config.schema import mode_of
 from mbti_ray.config.search_space import default_point
 from mbti_ray.errors import ConfigError, RunError, one_line
@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 LOCK_TIMEOUT_S = 60.0
 # How often the tables are created, if others create them, too; and the pause in between.
 _CREATIONS, _CREATION_S = 10, 0.5
+# Settings that a study is recognized by.
+_DESCRIBED = ("data.source", "model.encoder", "study.scheduler", "seed")
 _RACE_WORDS = ("already exists", "unique constraint", "duplicate")
 _STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 
@@ -58,6 +60,8 @@ def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
     # A database in the folder belongs to the command that holds the folder's lock.
     fail_dead_trials(study, is_exclusive=not is_shared(config))
     existing = study.get_trials(deepcopy=False)
+    if not existing:
+        _describe(study, config)
     study.sampler = optuna.samplers.TPESampler(
         seed=_sampler_seed(config, len(existing)),
         n_startup_trials=config.study.startup_trials,
@@ -69,6 +73,15 @@ def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
     for point in config.study.start:
         study.enqueue_trial(dict(point), skip_if_exists=True)
     return study
+
+
+def _describe(study: optuna.Study, config: StudyConfig) -> None:
+    """What optuna-dashboard shows of a study: the names of its objectives, and what it is about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(config.objectives))
+    for address in _DESCRIBED:
+        study.set_user_attr(address, get_value(config, address))
 
 
 def _sampler_seed(config: StudyConfig, existing: int) -> int:

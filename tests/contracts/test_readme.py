@@ -8,7 +8,7 @@ import pytest
 
 from mbti_ray.__main__ import VERBS
 from mbti_ray.config import PRESETS, StudyConfig
-from mbti_ray.config.error_messages import config_addresses
+from mbti_ray.config.settings import config_addresses
 
 pytestmark = pytest.mark.contracts
 

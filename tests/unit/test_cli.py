@@ -1,12 +1,17 @@
 """Bad input of every verb: exit code 2, one line, no traceback, no Ray, nothing written."""
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mbti_ray.__main__ import VERBS, main
+from mbti_ray.__main__ import TOOLS, VERBS, main
+from mbti_ray.cli import completion
+from mbti_ray.config import RunConfig, StudyConfig
+from mbti_ray.config.settings import config_addresses
 
 pytestmark = pytest.mark.unit
 
@@ -100,7 +105,17 @@ def files_in(folder):
         (["tune", "{study}", "--resume"], "no run called study-quick-... to resume"),
         (["tune", "{d}/study.yaml"], 'search: "scaling.workers" cannot be searched; allowed: '),
         (["tune", "{d}/none.yaml"], "none.yaml: no such file"),
-        (["tune", "quick"], "search is empty; name at least one of: "),
+        (["tune", "quick"], "searches nothing; did you mean tune_configs/quick.yaml? Or name wh"),
+        (["train", "--epochs", "3"], "--epochs is not an option; settings are key=value: fit.epo"),
+        (["train", "quick", "--epochs", "3"], "settings are key=value: fit.epochs=3"),
+        (["tune", "{study}", "--n_trials=4"], "settings are key=value: study.trials=4"),
+        (["serve", "--port", "9000"], "settings are key=value: serve.port=9000"),
+        (["train", "learning_rate=1"], 'did you mean "optim.lr"?'),
+        (["train", "batch_size=8"], 'did you mean "fit.batch_size"?'),
+        (["train", "optim.learning_rate=1"], 'did you mean "optim.lr"?'),
+        (["train", "data=my.csv"], 'did you mean "data.source"?'),
+        (["config", "qick"], 'command line: "qick" is neither a preset nor a .yaml file; presets'),
+        (["completion", "fish"], 'command line: "fish" is not a shell; allowed: bash, zsh'),
         (["evaluate"], "contains no bundle; create one with `python -m mbti_ray.tune`"),
         (["evaluate", "{d}/none"], "none: no such folder"),
         (
@@ -191,6 +206,7 @@ def test_json_is_not_printed_for_bad_input(place, capsys):
     "argv",
     [
         ["train", "--nonsense"],
+        ["train", "-e", "3"],
         ["train", "--resume", "--fresh"],
         ["evaluate", "--split", "half"],
         ["predict", "--input"],
@@ -212,6 +228,8 @@ def test_help_of_every_verb_is_there(verb, capsys):
     output = capsys.readouterr()
     assert output.out.startswith(f"usage: python -m mbti_ray.{verb} ")
     assert "--json" in output.out
+    *_, examples = output.out.partition("examples:\n")
+    assert examples.startswith(f"  python -m mbti_ray.{verb} "), "it ends with examples"
     assert output.err == ""
 
 
@@ -220,7 +238,8 @@ def test_help_of_the_whole_lists_every_verb(argv, capsys):
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("usage: mbti-ray VERB")
-    assert {line.split()[0] for line in lines[2:]} == set(VERBS)
+    assert [line.split()[0] for line in lines[2:]] == [*VERBS, *TOOLS]
+    assert completion.COMMANDS.split() == [*VERBS, *TOOLS]
 
 
 def test_the_version_is_the_packages(capsys):
@@ -235,8 +254,39 @@ def test_training_rows_of_one_pole_are_refused_before_ray_starts(place, capsys):
     one_pole = place / "thinkers.csv"
     one_pole.write_text("type,posts\n" + "\n".join(rows).replace("INFP", "INTP") + "\n")
     assert main(["train", f"data.source={one_pole}", f"storage={place / 'runs'}"]) == 2
-    error = capsys.readouterr().err.strip()
+    *shown, error = capsys.readouterr().err.splitlines()
+    assert shown[0].startswith("mbti-ray ")
     assert "thinkers.csv: in all 48 training rows T/F is T, and a head needs both poles" in error
-    assert "\n" not in error
     assert not ray_runs()
     assert [path.name for path in (place / "runs").iterdir()] == ["cache"]
+
+
+def test_config_shows_every_setting_with_its_value_and_what_is_allowed(capsys):
+    assert main(["config", "quick", "fit.epochs=3", "--json"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    settings = json.loads(last)
+    assert list(settings) == config_addresses(RunConfig)
+    assert settings["fit.epochs"]["value"] == 3
+    assert settings["fit.epochs"]["allowed"] == "integer >= 1"
+    assert any(line.startswith("fit.epochs=3 (by default 10)  ") for line in lines)
+    assert main(["config", STUDY, "--json"]) == 0
+    study = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(study) == config_addresses(StudyConfig)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("mbti-ray tr", "train"),
+        ("mbti-ray train mi", "minilm"),
+        ("mbti-ray tune optim.l", "optim.lr= optim.layer_decay="),
+        ("mbti-ray train data.source = m", ""),
+    ],
+)
+def test_bash_completes_commands_presets_and_keys(typed, offered, capsys):
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    words = f"COMP_WORDS=({typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1))"
+    ask = f'{words}; _mbti_ray 2>/dev/null; echo "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", script + ask], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == offered

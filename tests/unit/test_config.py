@@ -12,7 +12,7 @@ from mbti_ray.config import (
     load_study,
     override,
 )
-from mbti_ray.config.error_messages import config_addresses
+from mbti_ray.config.settings import config_addresses
 from mbti_ray.errors import ConfigError
 
 pytestmark = pytest.mark.unit

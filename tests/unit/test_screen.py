@@ -105,7 +105,9 @@ def test_a_password_in_study_storage_is_refused_and_shown_nowhere(
     arguments = ["study.yaml"] if in_file else [f"study.storage={url}"]
     code, seen = run_on_a_terminal("mbti_ray.tune", *arguments, folder=tmp_path)
     assert code == 2
-    assert "study.storage='postgresql://me:***@127.0.0.1:9/studies' is not allowed" in seen
+    assert "study.storage='postgresql://me:***@127.0.0.1:9/studies' is not allowed" in " ".join(
+        seen.split()
+    )
     assert "PGPASSWORD or ~/.pgpass" in seen
     assert "hidden" not in seen
     assert not (tmp_path / "runs").exists()

@@ -4,7 +4,7 @@ import pytest
 from config_files import mistakes_of
 
 from mbti_ray.config import RunConfig, load_run, load_study, override
-from mbti_ray.config.error_messages import config_addresses
+from mbti_ray.config.settings import config_addresses
 from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.errors import ConfigError
 

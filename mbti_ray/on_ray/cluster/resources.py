@@ -39,8 +39,10 @@ class Resources:
 
 
 @contextmanager
-def ray_connection(job: str | None = None) -> Iterator[None]:
+def ray_connection(job: str | None = None) -> Iterator[str | None]:
     """Connects to Ray: to the one at RAY_ADDRESS, or to a local one that it starts.
+
+    Yields the URL of its dashboard, if it has one.
 
     It disconnects at the end, unless the process was connected before.
 
@@ -51,14 +53,14 @@ def ray_connection(job: str | None = None) -> Iterator[None]:
         ClusterError: The Ray at RAY_ADDRESS does not answer, or requires a token.
     """
     if ray.is_initialized():
-        yield
+        yield None
         return
     # The output of workers is on the dashboard. Their errors arrive as exceptions, and their
     # progress by reports.
     try:
         job_config = JobConfig(metadata={"job_name": job} if job else {})
         handler = signal.getsignal(signal.SIGTERM)
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=job_config)
+        context = ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=job_config)
         if threading.current_thread() is threading.main_thread():
             # Ray replaces it by one that exits with 15.
             signal.signal(signal.SIGTERM, handler)
@@ -68,8 +70,9 @@ def ray_connection(job: str | None = None) -> Iterator[None]:
             f"RAY_ADDRESS={address}: no Ray answers there; if one runs, it may require its token: "
             "set RAY_AUTH_MODE=token, with the token in ~/.ray/auth_token"
         ) from None
+    url = context.dashboard_url
     try:
-        yield
+        yield f"http://{url}" if url else None
     finally:
         ray.shutdown()
 

@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 import httpx
 import ray
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from mbti_ray.checks.ports import HAPROXY_PORTS, port_problem
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError, StoppedError
-from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.on_ray.cluster.resources import (
     Resources,
     cluster_nodes,
@@ -30,12 +31,12 @@ from mbti_ray.on_ray.cluster.resources import (
 from mbti_ray.on_ray.serve.deployment import APP_NAME, build_app, build_target, load_key_digest
 from mbti_ray.on_ray.serve.rollout import roll_back, roll_out
 from mbti_ray.on_ray.serve.rollout_coordinator import current_target
-from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.serving.discovery import announce_service
 from mbti_ray.serving.target import ServingTarget
 from mbti_ray.storage.remote import Location
 
 _READY_TIMEOUT_S = 60.0
+_SHUTDOWN_TIMEOUT_S = 30.0
 
 
 def start_service(bundle: Location, config: ServeConfig) -> str:
@@ -60,7 +61,7 @@ def run_service(
     bundle: Location,
     config: ServeConfig,
     *,
-    on_ready: Callable[[str], None],
+    on_ready: Callable[[str, str | None], None],
     notify: Callable[[str], None],
 ) -> NoReturn:
     """Serves until SIGINT or SIGTERM, and ends every process that it started.
@@ -70,7 +71,6 @@ def run_service(
         BundleError, ClusterError: See `start_service`; also, a port is in use.
         ConfigError: The API key is not valid.
     """
-    load_manifest(fetch_bundle(bundle))
     load_key_digest()
     _check_ports(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -83,22 +83,41 @@ def run_service(
 
     _handle_signals(stop)
     try:
-        with ray_connection(f"serve {APP_NAME}"):
+        with ray_connection(f"serve {APP_NAME}") as dashboard:
             # Again, because ray.init installs a handler that ends this process before the others.
             _handle_signals(stop)
             try:
                 url = start_service(bundle, config)
                 ray_address = ray.get_runtime_context().gcs_address
                 with announce_service(config.port, ray_address):
-                    on_ready(url)
+                    on_ready(url, dashboard)
                     threading.Event().wait()
             finally:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                serve.shutdown()
+                _shut_down_serve()
     except KeyboardInterrupt:
         pass
     raise StoppedError(f"stopped by {signal.Signals(received[0]).name}", received[0])
+
+
+def _shut_down_serve() -> None:
+    """End Serve, and wait until its controller is gone.
+
+    `serve.shutdown` alone waits in a call that ends with the controller's death, which Ray then
+    prints as a failed task.
+    """
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.remote(wait=False))
+        end = time.monotonic() + _SHUTDOWN_TIMEOUT_S
+        while time.monotonic() < end:
+            # Raises ValueError when no such actor is left.
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            time.sleep(0.1)
+    except (ValueError, RayActorError):
+        return
+    serve.shutdown()
 
 
 def change_target(

@@ -1,58 +1,96 @@
-"""Progress of a run: from rank 0, on any machine, to the progress bar of the driver.
+"""Progress of a run: from rank 0, on any machine, to the driver, through the GCS's key-value store.
 
-(Ray's own tqdm uses the log stream, which Train's logging breaks; see docs/decisions.md.)
+No actor, which would be one more process for each run; and not Ray's tqdm, which uses the log
+stream that Train's logging breaks (see docs/decisions.md).
 """
 
+import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+from uuid import uuid4
 
-import ray
+from ray.exceptions import RayError
+from ray.experimental.internal_kv import (
+    _internal_kv_del,
+    _internal_kv_get,
+    _internal_kv_list,
+    _internal_kv_put,
+)
 
-# Called with the steps done since the last call, the steps in all, and a note.
-OnProgress = Callable[[int, int, str], None]
+from mbti_ray.engine.metrics_record import MetricsRecord
+
+_NAMESPACE = "mbti_ray"
 _POLL_S = 0.5
 
 
-@ray.remote(num_cpus=0)
-class ProgressActor:
-    """Holds the latest progress: rank 0 sets it, the driver polls it."""
+class Display(Protocol):
+    """Who shows the progress on the driver."""
 
-    def __init__(self) -> None:
-        self._latest = (0, 0, "")
+    def advance(self, done: int, total: int, note: str) -> None:
+        """Steps done since the last call, the total number of steps, and a note."""
+
+    def add_epoch(self, record: MetricsRecord) -> None:
+        """An epoch has ended."""
+
+
+class ProgressSender:
+    """What rank 0 has: the latest progress replaces the one before, every epoch is kept."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
 
     def set(self, done: int, total: int, note: str) -> None:
-        self._latest = (done, total, note)
+        _put(f"{self._key}/steps", [done, total, note])
 
-    def get(self) -> tuple[int, int, str]:
-        return self._latest
+    def add_epoch(self, record: MetricsRecord) -> None:
+        # A restarted worker repeats epochs: each has one key.
+        _put(f"{self._key}/epochs/{record['epoch']:06}", record)
+
+
+def _put(key: str, value: Any) -> None:
+    # Nobody's training fails because it cannot be watched.
+    with suppress(RayError):
+        _internal_kv_put(key, json.dumps(value), namespace=_NAMESPACE)
+
+
+def _get(key: str | bytes) -> Any:
+    value = _internal_kv_get(key, namespace=_NAMESPACE)
+    return json.loads(value) if value else None
 
 
 @contextmanager
-def relay_progress(on_progress: OnProgress | None) -> Iterator[Any]:
-    """An actor handle for rank 0, whose progress is passed to `on_progress`; None without one."""
-    if on_progress is None:
+def relay_progress(display: Display | None) -> Iterator[ProgressSender | None]:
+    """What rank 0 needs to have its progress shown; None without a display."""
+    if display is None:
         yield None
         return
-    actor = ProgressActor.remote()  # type: ignore[attr-defined]
+    key = f"progress/{uuid4().hex}"
     ended = threading.Event()
 
     def poll() -> None:
-        shown, is_last = 0, False
+        position, seen, is_last = 0, set[bytes](), False
         while not is_last:
-            # Once more after the end, so that the bar shows the last step.
+            # Once more after the end, so that the last epoch is shown.
             is_last = ended.wait(_POLL_S)
-            done, total, note = ray.get(actor.get.remote())
-            if total:
-                on_progress(done - shown, total, note)
-                shown = done
+            with suppress(RayError):
+                for epoch in sorted(
+                    {*_internal_kv_list(f"{key}/epochs/", namespace=_NAMESPACE)} - seen
+                ):
+                    display.add_epoch(_get(epoch))
+                    seen.add(epoch)
+                if steps := _get(f"{key}/steps"):
+                    done, total, note = steps
+                    display.advance(done - position, total, note)
+                    position = done
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()
     try:
-        yield actor
+        yield ProgressSender(key)
     finally:
         ended.set()
         thread.join()
-        ray.kill(actor)
+        with suppress(RayError):
+            _internal_kv_del(key, del_by_prefix=True, namespace=_NAMESPACE)

@@ -21,7 +21,7 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError, one_line
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.signals import handle_signals
-from mbti_ray.on_ray.train.progress import OnProgress, relay_progress
+from mbti_ray.on_ray.train.progress import Display, relay_progress
 from mbti_ray.on_ray.train.remote_checkpoints import ray_storage
 from mbti_ray.on_ray.train.worker import train_loop
 from mbti_ray.runs.run_folder import RunFolder
@@ -37,7 +37,7 @@ def train(
     resources: Resources,
     *,
     name: str | None = None,
-    on_progress: OnProgress | None = None,
+    display: Display | None = None,
     callbacks: list[Any] | None = None,
     notify: Callable[[str], None] = print,
 ) -> None:
@@ -48,6 +48,7 @@ def train(
     a second Ctrl-C raises KeyboardInterrupt.
 
     Args:
+        display: Shows the progress on the driver.
         notify: Called with messages for the user.
         name: For Ray's dashboard and metrics: the end of the folder's path, by default one part.
         callbacks: Of Ray Train, such as the one that reports to a surrounding trial.
@@ -56,7 +57,7 @@ def train(
         RunError: The run failed for a reason that the user can fix.
         StoppedError: It was asked to stop.
     """
-    with relay_progress(on_progress) as progress_actor, stop_on_signals(folder, notify) as numbers:
+    with relay_progress(display) as progress, stop_on_signals(folder, notify) as numbers:
         _delete_damaged_snapshot(folder)
         settings = {
             "config": config.model_dump(mode="json", exclude={"study", "search"}),
@@ -64,7 +65,7 @@ def train(
             "folder": folder.location,
             "name": name or folder.location.name,
             "threads": resources.cpus,
-            "progress_actor": progress_actor,
+            "progress": progress,
         }
         trainer = _build_trainer(settings, config, folder, resources, callbacks=callbacks)
         failure = None

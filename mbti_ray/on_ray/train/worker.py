@@ -28,6 +28,7 @@ from mbti_ray.errors import MbtiRayError
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.report import Report
 from mbti_ray.on_ray.train.metrics import RunGauges
+from mbti_ray.on_ray.train.progress import ProgressSender
 from mbti_ray.on_ray.train.remote_checkpoints import download_each, watch_for_stop
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.atomic import write_text
@@ -37,12 +38,16 @@ class TrainWorker(Worker):
     """A rank inside TorchTrainer; Ray has already created the process group."""
 
     def __init__(
-        self, folder: RunFolder, name: str, actor: Any, is_stop_requested: Callable[[], bool]
+        self,
+        folder: RunFolder,
+        name: str,
+        progress: ProgressSender | None,
+        is_stop_requested: Callable[[], bool],
     ) -> None:
         super().__init__(device=get_device(), folder=folder.path)
         self._run = folder
         self._name = name
-        self._progress_actor = actor
+        self._progress = progress
         self._is_stop_requested = is_stop_requested
         self._gauges = RunGauges(name)
         self._has_seen_preemption = False
@@ -55,6 +60,8 @@ class TrainWorker(Worker):
             self._run.push()
             self._gauges.set(record)
             log_epoch(self._name, record)
+            if self._progress is not None:
+                self._progress.add_epoch(record)
         _report_and_upload_checkpoint(record, checkpoint, wait=wait)
 
     def checkpoints(self) -> Iterable[Path]:
@@ -91,8 +98,8 @@ class TrainWorker(Worker):
         return None
 
     def show_progress(self, done: int, total: int, note: str) -> None:
-        if self._progress_actor is not None:
-            self._progress_actor.set.remote(done, total, note)
+        if self._progress is not None:
+            self._progress.set(done, total, note)
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -106,8 +113,8 @@ def train_loop(settings: dict[str, Any]) -> None:
         start_malloc_trim_thread()
         with recording_failure(folder), watch_for_stop(folder) as is_stop_requested:
             config = config_from_dict(settings["config"])
-            actor = settings["progress_actor"]
-            worker = TrainWorker(folder, settings["name"], actor, is_stop_requested)
+            progress = settings["progress"]
+            worker = TrainWorker(folder, settings["name"], progress, is_stop_requested)
             data: Dataset = ray.get(settings["data"])
             outcome = run(config, data, worker)
             if worker.rank == 0:

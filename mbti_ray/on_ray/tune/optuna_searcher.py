@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -29,7 +29,19 @@ from mbti_ray.study.sampling import ask_trial
 from mbti_ray.study.store import guarded, is_shared
 
 Result = dict[str, Any]
-OnTrialEnd = Callable[[TrialRecord], None]
+
+
+class Display(Protocol):
+    """Who shows the progress of the study."""
+
+    def begin(self, records: list[TrialRecord]) -> None:
+        """The trials that the study has already."""
+
+    def add_epoch(self, number: int, epoch: int, value: float) -> None:
+        """A running trial has finished an epoch with a value of the first objective."""
+
+    def end_trial(self, trial: TrialRecord) -> None:
+        """A trial has ended, in whatever way."""
 
 
 @dataclass
@@ -57,7 +69,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         budget: Trials to suggest.
         push: Uploads the database, where the storage is a URL; called when a trial has started and
             when it has ended.
-        on_trial_end: Called with the record of each trial that has ended.
+        display: Shows the trials that run and that have ended.
 
     Attributes:
         numbers: Number of each trial in the study, by Tune's trial id.
@@ -74,7 +86,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         home: str | None = None,
         budget: float = math.inf,
         push: Callable[[], None] = lambda: None,
-        on_trial_end: OnTrialEnd | None = None,
+        display: Display | None = None,
     ) -> None:
         super().__init__(metric=config.objective, mode=mode_of(config.objective))
         self._study = study
@@ -84,7 +96,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._budget = budget
         self._restarts = config.failure.max_failures
         self._push = push
-        self._on_trial_end = on_trial_end
+        self._display = display
         self._running: dict[str, _RunningTrial] = {}
         self._deadline = math.inf
         if config.study.hours is not None:
@@ -200,6 +212,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         running.evaluations[epoch] = scores
         best = running.evaluations.get(report.best_epoch or epoch, scores)
         running.values = [report.best, *best[1:]]
+        if self._display is not None:
+            self._display.add_epoch(running.trial.number, epoch, scores[0])
         return True
 
     def _write(self, running: _RunningTrial, report: Report, result: Result) -> None:
@@ -228,8 +242,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._guarded(lambda: self._study.tell(trial, skip_if_finished=True, **outcome))
         self.driver.release(trial)
         self._guarded(self._push)
-        if self._on_trial_end is not None and self.storage_error is None:
-            self._on_trial_end(record_of(self._study.get_trials(deepcopy=False)[trial.number]))
+        if self._display is not None and self.storage_error is None:
+            self._display.end_trial(record_of(self._study.get_trials(deepcopy=False)[trial.number]))
 
     def _guarded(self, operation: Callable[[], Any]) -> Any:
         """The result of a database operation; after an error None, and no new trial is started."""

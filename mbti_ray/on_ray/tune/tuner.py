@@ -29,7 +29,7 @@ from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.signals import handle_signals
 from mbti_ray.on_ray.train.remote_checkpoints import download_each, ray_storage
-from mbti_ray.on_ray.tune.optuna_searcher import OnTrialEnd, StudySearcher, trial_folder_name
+from mbti_ray.on_ray.tune.optuna_searcher import Display, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.tune.schedulers import build_scheduler
 from mbti_ray.on_ray.tune.trial import TrialSetup, build_trainable
 from mbti_ray.reports.hero import About
@@ -69,7 +69,7 @@ def run_study(
     resources: Resources,
     *,
     at_once: int,
-    on_trial_end: OnTrialEnd | None = None,
+    display: Display | None = None,
     notify: Notify = print,
 ) -> tuple["optuna.Study", str | None]:
     """Run the trials that the study still lacks; its database is in the folder afterwards.
@@ -78,7 +78,7 @@ def run_study(
 
     Args:
         at_once: Trials that run side by side.
-        on_trial_end: Called on the driver with the record of each trial that has ended.
+        display: Shows the trials that run and that have ended.
         notify: Called with messages for the user.
 
     Returns:
@@ -89,9 +89,12 @@ def run_study(
         StoppedError: It was interrupted.
     """
     study = open_study(folder.path, config, name=folder.path.name)
-    missing = (config.study.trials or math.inf) - count_evaluated(records_of(study))
+    records = records_of(study)
+    missing = (config.study.trials or math.inf) - count_evaluated(records)
     if missing <= 0:
         return study, None
+    if display is not None:
+        display.begin(records)
     os.environ |= _TUNE_ENVIRONMENT
     searcher = StudySearcher(
         study,
@@ -99,7 +102,7 @@ def run_study(
         home=absolute_location(folder.location),
         budget=missing,
         push=folder.push,
-        on_trial_end=on_trial_end,
+        display=display,
     )
     tuner = _tuner(config, data, folder, resources, searcher, at_once=at_once)
 

@@ -1,0 +1,96 @@
+"""Seconds from Enter to the first sign of life, to the summary, to the first epoch, to a refusal.
+
+    python benchmarks/first_signs.py [--package FOLDER] [--runs 10] [--only refused]
+
+Types each command in a terminal of 80 columns and reads what appears. `--package` measures another
+checkout, such as the state before a change. Prints medians and ranges as one JSON line a command.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import pty
+import re
+import statistics
+import struct
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+
+# What to wait for: any byte at all, the summary, the first line or bar that has an epoch's result.
+_ANY = r"."
+_TRAIN = {
+    "first sign": _ANY,
+    "summary": r"(?m)^\S*model +tiny",
+    "first epoch": r"epoch 1 loss|\b1/3 +[01]\.\d",
+}
+_COMMANDS = {
+    "train": (["train", "quick", "fit.epochs=3", "name=x", "--fresh"], _TRAIN, 0),
+    "refused": (["train", "data.source={folder}/none.csv"], {"refusal": r"no such file"}, 2),
+    "suffix": (["train", "data.source={folder}/my.docx"], {"refusal": r"cannot read"}, 2),
+    "header": (["train", "data.source={folder}/header.csv"], {"refusal": r"no column"}, 2),
+    "tune refused": (
+        ["tune", "{root}/tune_configs/quick.yaml", "data.source={folder}/none.csv"],
+        {"refusal": r"no such file"},
+        2,
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--package", type=Path, default=Path(__file__).parents[1])
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--only", choices=_COMMANDS)
+    options = parser.parse_args()
+    for name in [options.only] if options.only else _COMMANDS:
+        words, signs, code = _COMMANDS[name]
+        seconds = [measure(options.package, words, signs, code) for _ in range(options.runs)]
+        summary = {
+            sign: {
+                "median": round(statistics.median(run[sign] for run in seconds), 2),
+                "range": [round(edge(run[sign] for run in seconds), 2) for edge in (min, max)],
+            }
+            for sign in signs
+        }
+        print(json.dumps({"command": name, "runs": options.runs, **summary}), flush=True)
+
+
+def measure(package: Path, words: list[str], signs: dict[str, str], code: int) -> dict[str, float]:
+    """When each sign appeared, in seconds since the command was started."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "my.docx").write_text("x")
+        (Path(folder) / "header.csv").write_text("type,words\nINTJ,some\n")
+        typed = [word.format(folder=folder, root=package) for word in words]
+        command = [sys.executable, "-m", f"mbti_ray.{typed[0]}", *typed[1:], f"storage={folder}"]
+        started = time.monotonic()
+        process, terminal = pty.fork()
+        if process == 0:
+            os.environ |= {"PYTHONPATH": str(package), "TERM": "xterm"}
+            os.environ.pop("CI", None)
+            os.execv(command[0], command)
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        seen, times = "", dict.fromkeys(signs, float("nan"))
+        while True:
+            try:
+                data = os.read(terminal, 65536)
+            except OSError:  # how Linux reports that the other end is closed
+                break
+            if not data:
+                break
+            seen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data.decode(errors="replace"))
+            for sign, pattern in signs.items():
+                if times[sign] != times[sign] and re.search(pattern, seen):
+                    times[sign] = time.monotonic() - started
+        os.close(terminal)
+        ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if ended != code or any(value != value for value in times.values()):
+            raise SystemExit(f"{' '.join(command)} ended with {ended}, {times}:\n{seen}")
+        return times
+
+
+if __name__ == "__main__":
+    main()
