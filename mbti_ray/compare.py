@@ -11,7 +11,7 @@ from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
 
-_EXAMPLE = "python -m mbti_ray.compare runs/old runs/new data.source=people.csv"
+_EXAMPLE = "runs/old runs/new data.source=people.csv"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,8 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(
         "compare",
         "Compare two bundles on labeled rows that neither has seen in training: the differences\n"
-        f"with intervals and p-values, and who flipped.\n\n  {_EXAMPLE}",
+        "with intervals and p-values, and who flipped.",
         items="A B (bundles, runs or studies, by folder or URL), then data.source=FILE",
+        examples=(_EXAMPLE,),
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="also write what both predict for each row"
@@ -37,7 +38,7 @@ def _compare_and_write(options: argparse.Namespace) -> Result:
     first, rest = split_base(options.items)
     second, overrides = split_base(rest)
     if first is None or second is None:
-        raise ConfigError(f"command line: compare takes two bundles: {_EXAMPLE}")
+        raise ConfigError(f"command line: compare takes two bundles, as in {_EXAMPLE}")
     storage = load_run(None, overrides).storage
     homes = locate_bundle(first, storage), locate_bundle(second, storage)
 

@@ -9,7 +9,7 @@ from mbti_ray.config import PRESETS, StudyConfig
 from mbti_ray.config.settings import config_addresses
 from mbti_ray.errors import ConfigError
 
-COMMANDS = "train tune evaluate predict export serve audit doctor config completion"
+COMMANDS = "train tune evaluate compare predict export serve audit doctor config completion"
 _OPTIONS = "--help --json --resume --fresh --input --output"
 # Bash takes `=` for the end of a word: a key is completed with it, and after it a file name.
 _SCRIPT = """\

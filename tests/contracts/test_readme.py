@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.__main__ import VERBS
+from mbti_ray.__main__ import TOOLS, VERBS
 from mbti_ray.config import PRESETS, StudyConfig
 from mbti_ray.config.settings import config_addresses
 
@@ -60,7 +60,7 @@ def test_commands_are_found_in_the_documents():
 
 @pytest.mark.parametrize(("verb", "words"), COMMANDS)
 def test_a_command_names_a_verb_and_settings_that_exist(verb, words):
-    assert verb in {*VERBS, "serve run"}
+    assert verb in {*VERBS, *TOOLS, "serve run"}
     assert unknown_addresses(words) == []
     for word in words:
         if word.endswith(".yaml") and word.startswith("tune_configs/"):

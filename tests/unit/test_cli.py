@@ -169,7 +169,7 @@ def files_in(folder):
         (["doctor", "storage={d}/file"], "is a file; allowed: a folder"),
         (
             ["nonsense"],
-            'unknown command "nonsense"; allowed: train, tune, evaluate, predict, export, serve',
+            'unknown command "nonsense"; allowed: train, tune, evaluate, compare, predict',
         ),
         (["trian"], 'did you mean "train"?'),
     ],
