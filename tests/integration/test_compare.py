@@ -66,4 +66,4 @@ def test_the_gate_refuses_a_worse_bundle_and_lets_an_equal_one_through(
 def test_one_bundle_is_not_enough(compare: Callable[..., Any], bundle: Path) -> None:
     code, _, text = compare(bundle)
     assert code == 2
-    assert "compare takes two bundles: python -m mbti_ray.compare" in text
+    assert "compare takes two bundles, as in runs/old" in text
