@@ -5,6 +5,7 @@ Knows the schema and how a value is set in a config. Must not know of Optuna.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,10 @@ def default_point(config: StudyConfig) -> dict[str, Any] | None:
 
 def parents_first(search: Mapping[str, Range]) -> list[str]:
     """The searched addresses, each after those that its `when` condition names."""
-    ordered: list[str] = []
-    rest = list(search)
-    while rest:
-        ready = [a for a in rest if all(p in ordered for p in search[a].when)]
-        if not ready:
-            raise ConfigError(f"search: conditions are circular: {', '.join(rest)}")
-        ordered += ready
-        rest = [a for a in rest if a not in ready]
-    return ordered
+    try:
+        return list(TopologicalSorter({a: v.when for a, v in search.items()}).static_order())
+    except CycleError as error:
+        raise ConfigError(f"search: conditions are circular: {', '.join(error.args[1])}") from None
 
 
 def is_active(values: Range, point: Mapping[str, Any]) -> bool:

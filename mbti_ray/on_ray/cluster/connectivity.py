@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._common.usage.usage_lib import get_cluster_metadata
 from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
 from ray._private.services import canonicalize_bootstrap_address
-from ray._private.utils import compute_version_info, get_num_cpus
+from ray._private.utils import get_num_cpus
 from ray.exceptions import AuthenticationError, RayError
 
 from mbti_ray.checks.token import Token, judge_refused_token
@@ -95,14 +94,13 @@ def _connect_problem(address: str) -> str | None:
 
 
 def _ask_head(address: str, token: Token) -> Verdict | None:
-    """Compares versions and nodes with the head, in a thread: its client has no time-out."""
+    """Asks the head for its nodes, in a thread: its client has no time-out."""
     answers: list[Any] = []
 
     def call() -> None:
         try:
-            client = _raylet.GcsClient(address=address)
-            nodes = client.get_all_node_info().values()
-            answers.append((get_cluster_metadata(client), [n.node_manager_address for n in nodes]))
+            nodes = _raylet.GcsClient(address=address).get_all_node_info().values()
+            answers.append([node.node_manager_address for node in nodes])
         except (RayError, RuntimeError) as error:
             answers.append(error)
 
@@ -110,23 +108,14 @@ def _ask_head(address: str, token: Token) -> Verdict | None:
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(_TIMEOUT_S)
-    if not answers:
+    (answer,) = answers or [None]
+    if answer is None:
         return _wrong(f"{address} accepts connections, but no Ray answers", _start_or_name())
-    if isinstance(answers[0], AuthenticationError):
+    if isinstance(answer, AuthenticationError):
         return judge_refused_token(token, address)
-    if isinstance(answers[0], Exception):
-        return _wrong(f"{address}: {one_line(answers[0], limit=200)}", _start_or_name())
-    return _judge_head(address, *answers[0])
-
-
-def _judge_head(address: str, versions: dict[str, str] | None, nodes: list[str]) -> Verdict | None:
-    here = dict(zip(("ray", "python"), compute_version_info(), strict=True))
-    there = here | {name: v for name, v in (versions or {}).items() if name in here}
-    if there != here:
-        theirs, own = (" and ".join(map(" ".join, v.items())) for v in (there, here))
-        remedy = f"pip install 'ray=={there['ray']}' with Python {there['python']} on this machine"
-        return _wrong(f"{address} runs {theirs}, this machine has {own}", remedy)
-    if not any(_is_own(node) for node in nodes):
+    if isinstance(answer, Exception):
+        return _wrong(f"{address}: {one_line(answer, limit=200)}", _start_or_name())
+    if not any(map(_is_own, answer)):
         message = f"this machine is not a node of the Ray at {address}, and drivers run on nodes"
         return _wrong(message, f"submit the command as a job: {_SUBMIT}")
     return None
