@@ -83,6 +83,20 @@ def test_ctrl_c_saves_a_run_and_resume_continues_from_it(tmp_path: Path) -> None
     assert process.wait(120) == 143
 
 
+@pytest.mark.parametrize("words", ["", "parameters"], ids=["at_once", "while_ray_starts"])
+def test_sigterm_before_training_begins_is_143_and_leaves_no_lock(
+    tmp_path: Path, words: str
+) -> None:
+    command = OnTerminal(*LONG_RUN, storage=tmp_path)
+    wait_until(lambda: (tmp_path / ".long.lock").exists() and words in command.seen, command)
+    os.kill(command.child, signal.SIGTERM)
+    wait_until(lambda: command.code is not None, command)
+    assert command.code == 143, command.seen
+    assert "Traceback" not in command.seen
+    assert not (tmp_path / ".long.lock").exists()
+    assert not (tmp_path / "long").exists()
+
+
 def test_a_second_ctrl_c_ends_a_run_now(tmp_path: Path) -> None:
     command = OnTerminal(*LONG_RUN, storage=tmp_path)
     wait_until(has_lines(tmp_path / "long" / "metrics.jsonl"), command)
