@@ -63,3 +63,6 @@ class DataConfig(ConfigSection):
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="test share")
     max_bad_share: Share = Field(0.01, description="refuse a source with more bad rows")
     max_windows: Count = Field(32, description="windows read of one user at most")
+    max_posts: Count = Field(
+        128, description="the same for model.reader=posts, where a window is a post or part of it"
+    )

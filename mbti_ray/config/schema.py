@@ -4,6 +4,7 @@ The defaults are those of the seed. Must not know of files, presets or the comma
 in `load`; imports nothing heavy.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -47,8 +48,9 @@ class ModelConfig(ConfigSection):
 
     reader: Literal["windows", "posts", "tfidf", "stack", "best"] = Field(
         "windows",
-        description="windows or posts: what the encoder reads at once; tfidf: logistic regression "
-        "on TF-IDF features; stack: both; best: whichever wins on validation",
+        description="what the encoder reads: windows of a user's posts, or each of the posts, with "
+        "attention over them; tfidf: logistic regression on TF-IDF features; stack: both; best: "
+        "whichever wins on validation",
     )
     encoder: str = Field(
         "distilbert-base-uncased", description="a hub name, a folder, minilm, or tiny"
@@ -61,6 +63,35 @@ class ModelConfig(ConfigSection):
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = Field(
         512, description="tokens of a window, special tokens included"
     )
+    post_tokens: Annotated[int, Field(ge=8, le=8192)] = Field(
+        128,
+        description="reader=posts: tokens that are encoded at once; a longer post is divided into "
+        "parts of equal length",
+    )
+    post_layers: Annotated[int, Field(ge=0, le=1)] = Field(
+        0, description="reader=posts: transformer layers among the posts of a user, without order"
+    )
+
+    @property
+    def reads_posts(self) -> bool:
+        """Whether the encoder reads each post by itself."""
+        return self.reader == "posts"
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens that the encoder reads at once, at most."""
+        return self.post_tokens if self.reads_posts else self.max_tokens
+
+    @property
+    def text_windows(self) -> int:
+        """Windows of a text that is read alone: as many as hold `max_tokens`."""
+        return math.ceil(self.max_tokens / self.window_tokens)
+
+    @model_validator(mode="after")
+    def _layers_are_among_posts(self) -> "ModelConfig":
+        if self.post_layers and not self.reads_posts:
+            raise ValueError(f"post_layers={self.post_layers} needs reader=posts")
+        return self
 
 
 PosWeights = tuple[Positive, Positive, Positive, Positive]
@@ -98,6 +129,14 @@ class LossConfig(ConfigSection):
     power: PolePowers = PolePowers()
     weight: PoleWeights = PoleWeights()
     gamma: NotNegative = Field(2.0, description="focal loss only")
+    per: Literal["window", "person"] | None = Field(
+        None,
+        description="what a loss is computed for: each window, or a person's pooled logits; null: "
+        "window, and person for model.reader=posts",
+    )
+    targets: Literal["types", "shares"] = Field(
+        "types", description="shares: soft labels, where the data have them (see data.shares_of)"
+    )
 
     @model_validator(mode="after")
     def _one_weight_a_pole(self) -> "LossConfig":
@@ -117,7 +156,14 @@ class FitConfig(ConfigSection):
         "when they are shorter",
     )
     accumulate: Count = Field(
-        4, description="an optimizer step is batch_size x accumulate windows over all workers"
+        4,
+        description="an optimizer step is batch_size x accumulate windows over all workers, or "
+        "persons where the loss is per person",
+    )
+    posts: Count | None = Field(
+        24,
+        description="where the loss is per person: how many posts (or windows) of a person an "
+        "epoch samples; null: all",
     )
     precision: Precision = Field(
         "auto", description="auto: bf16, or fp16 or 32 where the device does not have it"
@@ -156,7 +202,7 @@ class FitConfig(ConfigSection):
 
     @property
     def step_size(self) -> int:
-        """Windows in one optimizer step, whatever the number of workers."""
+        """Windows, or persons, in one optimizer step, whatever the number of workers."""
         return self.batch_size * self.accumulate
 
     @property
@@ -327,6 +373,18 @@ class RunConfig(ConfigSection):
     serve: ServeConfig = ServeConfig()
 
     @property
+    def is_loss_per_person(self) -> bool:
+        """Whether the loss is of a row's pooled logits, not of each window."""
+        return self.loss.per == "person" or self.model.reads_posts
+
+    @property
+    def max_windows(self) -> int:
+        """Windows read of one row at most."""
+        if self.data.unit == "post":
+            return self.model.text_windows
+        return self.data.max_posts if self.model.reads_posts else self.data.max_windows
+
+    @property
     def head_lr(self) -> float:
         """The peak learning rate of the heads."""
         optim = self.optim
@@ -341,4 +399,10 @@ class RunConfig(ConfigSection):
             raise ValueError("data.val_share + data.test_share leave less than 0.2 to train on")
         if self.data.split_by == "post" and self.data.unit == "user":
             raise ValueError("data.split_by=post would divide users; it needs data.unit=post")
+        return self
+
+    @model_validator(mode="after")
+    def _posts_are_pooled(self) -> "RunConfig":
+        if self.loss.per == "window" and self.model.reads_posts:
+            raise ValueError("loss.per=window: model.reader=posts has a loss per person only")
         return self

@@ -1,12 +1,14 @@
-"""Collation: the tensors of a batch of windows, padded to the longest or packed into one row.
+"""Collation: the tensors of forward passes over windows, padded to the longest or packed into one
+row, and which windows belong together.
 
 Knows windows; must not know steps, ranks or models.
 
-Legend: B windows of a batch, T tokens of its longest window.
+Legend: B windows of a pass, T tokens of its longest window; N windows of R rows; I instances (see
+`instances`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -49,23 +51,79 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The tensors of one forward pass.
+class Pass:
+    """The tensors of one forward pass of the encoder.
 
     Attributes:
-        input_ids: int64 [B, T]; packed, [1, T] with T the tokens of all windows.
+        input_ids: int64 [B, T]; packed, [1, T] with T the tokens of all windows. Where the encoder
+            is frozen, its cached features float32 [B, H] instead.
         attention_mask: bool [B, T], True where a token is not padding; None where none is, which
             lets attention use its fastest kernel.
-        labels: float32 [B, 4] in the order E, N, T, J.
-        weight: float32 [B]; 0 for a window that only lets a rank take part in a step.
         packing: Where the windows lie in the one row; None where each has a row of its own.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor | None
+    attention_mask: Tensor | None = None
+    packing: Packing | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Pass":
+        mask = self.attention_mask
+        return Pass(
+            change(self.input_ids),
+            None if mask is None else change(mask),
+            self.packing and self.packing.map(change),
+        )
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which of N windows belong to which of R rows of at most M windows.
+
+    Attributes:
+        slots: int64 [N], the place of each window in a table of R x M.
+        tokens: float32 [R, M], the tokens of each window; 0 where a row has fewer windows.
+    """
+
+    slots: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def of(cls, row: Indices, lengths: Indices, *, rows: int) -> "Groups":
+        """From the row [N] and the tokens [N] of windows in any order."""
+        counts = np.bincount(row, minlength=rows)
+        order = np.argsort(row, kind="stable")
+        place = np.empty(len(row), np.int64)
+        place[order] = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        tokens = np.zeros((rows, int(counts.max())), np.float32)
+        tokens[row, place] = lengths
+        slots = row.astype(np.int64) * tokens.shape[1] + place
+        return cls(torch.from_numpy(slots), torch.from_numpy(tokens))
+
+    def table(self, values: Tensor) -> Tensor:
+        """Values [N, W] of the windows as a table [R, M, W], with zeros where there is none."""
+        empty = values.new_zeros(self.tokens.numel(), values.shape[1])
+        # Unlike index_add, the same to the last bit in every run, on a GPU too.
+        return empty.index_copy(0, self.slots, values).view(*self.tokens.shape, -1)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Groups":
+        return Groups(change(self.slots), change(self.tokens))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one backward pass needs: I instances, their windows in one or more forward passes.
+
+    Attributes:
+        passes: Of the windows, longest first.
+        labels: float32 [I, 4] in the order E, N, T, J, from 0 to 1.
+        weight: float32 [I]; 0 for an instance that only lets a rank take part in a step.
+        groups: The windows of each instance; None where each window is one.
+    """
+
+    passes: tuple[Pass, ...]
     labels: Tensor
     weight: Tensor
-    packing: Packing | None = None
+    groups: Groups | None = None
 
     def to(self, device: torch.device) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -75,35 +133,26 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        there = {name: value for name, value in vars(self).items() if value is not None}
-        packing = there.pop("packing", None)
-        moved = {name: change(tensor) for name, tensor in there.items()}
-        return replace(self, **moved, packing=packing and packing.map(change))
+        return Batch(
+            tuple(one.map(change) for one in self.passes),
+            change(self.labels),
+            change(self.weight),
+            self.groups and self.groups.map(change),
+        )
 
 
-def collate_packed(windows: Windows, indices: Indices, *, weight: float = 1.0) -> Batch:
-    """The tensors of the given windows, concatenated into one row."""
+def collate_packed(windows: Windows, indices: Indices) -> Pass:
+    """The given windows, concatenated into one row."""
     lengths, starts = windows.lengths[indices].tolist(), windows.offsets[indices]
     ids = np.concatenate([windows.ids[s : s + n] for s, n in zip(starts, lengths, strict=True)])
-    return Batch(
-        input_ids=torch.from_numpy(ids.astype(np.int64))[None],
-        attention_mask=None,
-        labels=torch.from_numpy(windows.labels[windows.row_index[indices]].astype(np.float32)),
-        weight=torch.full((len(indices),), weight),
-        packing=Packing.of(tuple(lengths)),
-    )
+    input_ids = torch.from_numpy(ids.astype(np.int64))[None]
+    return Pass(input_ids, packing=Packing.of(tuple(lengths)))
 
 
-def collate(windows: Windows, indices: Indices, *, weight: float = 1.0, pad_id: int = 0) -> Batch:
-    """The tensors of the given windows, padded to the longest of them."""
+def collate(windows: Windows, indices: Indices, *, pad_id: int = 0) -> Pass:
+    """The given windows, padded to the longest of them."""
     bounds = zip(windows.offsets[indices], windows.lengths[indices], strict=True)
-    ids, mask = pad([windows.ids[start : start + n] for start, n in bounds], pad_id=pad_id)
-    return Batch(
-        input_ids=ids,
-        attention_mask=mask,
-        labels=torch.from_numpy(windows.labels[windows.row_index[indices]].astype(np.float32)),
-        weight=torch.full((len(indices),), weight),
-    )
+    return Pass(*pad([windows.ids[start : start + n] for start, n in bounds], pad_id=pad_id))
 
 
 def pad(

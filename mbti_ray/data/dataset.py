@@ -47,6 +47,8 @@ from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 # Raise it when the contents of a cache folder, or how they are made, change.
 _FORMAT = 5
 _ROWS_AT_ONCE = 1000
+# Settings of `data` that the key has in another form, or that do not change the contents.
+_NOT_IN_KEY = {"source", "split_by", "max_windows", "max_posts"}
 _INFO = "info.json"
 
 
@@ -197,8 +199,8 @@ def _encode(
         encoded += encode_rows(
             tokenizer,
             rows,
-            max_tokens=config.model.max_tokens,
-            max_windows=config.data.max_windows if config.data.unit == "user" else 1,
+            config.model,
+            max_windows=config.max_windows,
         )
         advance(len(rows), name)
     return encoded
@@ -226,9 +228,11 @@ def _key(config: RunConfig, source: Source, split_by: str, tokenizer: Tokenizer 
         "format": _FORMAT,
         "fingerprint": source.fingerprint,
         "split_by": split_by,
-        "data": config.data.model_dump(mode="json", exclude={"source", "split_by"}),
+        "data": config.data.model_dump(mode="json", exclude=_NOT_IN_KEY),
         "seed": config.seed,
-        "max_tokens": config.model.max_tokens,
+        "reads_posts": config.model.reads_posts,
+        "window_tokens": config.model.window_tokens,
+        "max_windows": config.max_windows,
         "mask_version": MASK_VERSION,
         # Its contents, not its name: a folder may contain another tokenizer tomorrow.
         "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer else TINY,

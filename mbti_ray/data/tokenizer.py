@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder, safe_options
-from mbti_ray.data.windows import EncodedRow, split_into_windows
+from mbti_ray.data.windows import EncodedRow, split_into_posts, split_into_windows
 from mbti_ray.data.word_tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
@@ -83,16 +84,18 @@ def tokenize(tokenizer: Tokenizer | WordTokenizer, texts: Sequence[str]) -> list
 def encode_rows(
     tokenizer: Tokenizer | WordTokenizer,
     rows: Sequence[Sequence[str]],
+    model: ModelConfig,
     *,
-    max_tokens: int,
     max_windows: int,
 ) -> list[EncodedRow]:
     """The windows of each row of prepared texts; training, evaluation and serving all call this."""
+    max_tokens = model.window_tokens
+    split = split_into_posts if model.reads_posts else split_into_windows
     texts = list(dict.fromkeys(text for row in rows for text in row))
     beginnings = _tokenize_beginnings(tokenizer, texts, max_tokens * max_windows)
     ids = dict(zip(texts, beginnings, strict=True))
     return [
-        split_into_windows(
+        split(
             [ids[text] for text in row],
             cls_id=tokenizer.cls_token_id,
             sep_id=tokenizer.sep_token_id,

@@ -1,15 +1,17 @@
-"""Windows: chunks of a row's posts of at most `model.max_tokens` tokens, the encoder's inputs.
+"""Windows: chunks of a row's posts of at most so many tokens, the encoder's inputs.
 
-Owns how posts are divided into windows, and `Windows`: the windows of one split as Arrow tables,
-which Ray's object store shares with every worker without a copy. Must not know of files, splits
-or tokenizers.
+Owns how posts are divided into windows (several posts together, or each apart), and `Windows`: the
+windows of one split as Arrow tables, which Ray's object store shares with every worker without a
+copy. Must not know of files, splits or tokenizers.
 
 Shapes: N windows, R rows (a row is a user or a post, depending on `data.unit`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +58,24 @@ def split_into_windows(
             current += [*piece, sep_id]
             start += len(piece)
     return EncodedRow([*windows, [cls_id, *(current or [sep_id])]], truncated=False)
+
+
+def split_into_posts(
+    posts: Sequence[TokenIds], *, cls_id: int, sep_id: int, max_tokens: int, max_windows: int
+) -> EncodedRow:
+    """A window `[CLS] post [SEP]` for each post; a longer one becomes parts of equal length.
+
+    Limits as in `split_into_windows`; posts without tokens are left out.
+    """
+    parts: list[TokenIds] = []
+    for post in posts:
+        count = math.ceil(len(post) / (max_tokens - 2))
+        bounds = [len(post) * k // count for k in range(count + 1)] if count else []
+        parts += [post[start:end] for start, end in pairwise(bounds)]
+        if len(parts) > max_windows:
+            break
+    windows = [[cls_id, *part, sep_id] for part in parts[:max_windows] or [[]]]
+    return EncodedRow(windows, truncated=len(parts) > max_windows)
 
 
 class Windows:
@@ -141,6 +161,14 @@ class Windows:
         """0/1 labels of each row in the order E, N, T, J: [R, 4]."""
         columns = [np.asarray(self.rows.column(d.positive.lower())) for d in DIMENSIONS]
         return np.stack(columns, axis=1).astype(np.uint8)
+
+    @cached_property
+    def shares(self) -> NDArray[np.float32]:
+        """Soft labels of each row, NaN where it has none: [R, 4]."""
+        column = self.rows.column("shares").combine_chunks()
+        found = np.full((self.row_count, len(DIMENSIONS)), np.nan, np.float32)
+        found[np.asarray(column.is_valid())] = column.flatten().to_numpy().reshape(-1, 4)
+        return found
 
     def _column(self, name: str) -> pa.ListArray:
         return self.table.column(name).chunk(0)

@@ -46,9 +46,9 @@ class Progress:
     Attributes:
         skipped: Optimizer steps without an update: an overflow, or a loss that is not finite.
         nonfinite: Optimizer steps whose loss was inf or nan.
-        sums: Over the current epoch's windows: the training loss, and the number of correct
-            answers for each of E/I, S/N, T/F, J/P.
-        windows: Windows seen in the current epoch.
+        sums: Over the current epoch's instances (windows, or rows): the training loss, and the
+            number of correct answers for each of E/I, S/N, T/F, J/P.
+        windows: Instances seen in the current epoch.
         seconds: Time spent in optimizer steps, over all epochs and restarts.
         best: Best value of the monitored score; `best_scores` are all scores of that epoch.
         stopped: Early stopping has ended the run.

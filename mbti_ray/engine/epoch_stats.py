@@ -14,6 +14,7 @@ from torch import Tensor
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.instances import Instances
 from mbti_ray.engine.checkpoint import Progress
 from mbti_ray.engine.throughput import ThroughputTimer, format_speed
 from mbti_ray.engine.worker import Interruption, Worker
@@ -31,6 +32,7 @@ class EpochStats:
 
     config: RunConfig
     data: Dataset
+    instances: Instances
     worker: Worker
     progress: Progress
     timer: ThroughputTimer
@@ -75,13 +77,12 @@ class EpochStats:
         self._started = time.monotonic()
 
     def scores(self) -> Scores:
-        """Running means over the epoch's windows, with dropout on and the weights changing.
+        """Running means over the epoch's instances, with dropout on and the weights changing.
 
-        loss; acc_x, and majority_x, the accuracy of the majority class on the same windows.
+        loss; acc_x, and majority_x, the accuracy of the majority class on the same instances.
         """
-        windows = self.data.splits["train"]
         loss, *correct = (v / max(self.progress.windows, 1) for v in self.progress.sums)
-        positive = windows.labels[windows.row_index].mean(0).tolist()
+        positive = (self.instances.targets > 0.5).mean(0).tolist()
         means = {"acc": correct, "majority": [max(p, 1 - p) for p in positive]}
         scores: Scores = {"loss": loss}
         for name, values in means.items():
@@ -105,8 +106,8 @@ class EpochStats:
             raise RunError(self._diverged(number, step, sums[0]))
 
     def _diverged(self, number: int, step: Indices, loss: float) -> str:
-        windows = self.data.splits["train"]
-        numbers = windows.rows.column("number").to_numpy()[windows.row_index[step]]
+        all_numbers = self.instances.windows.rows.column("number").to_numpy()
+        numbers = all_numbers[self.instances.rows[step]]
         rows = ", ".join(str(n) for n in sorted({*numbers.tolist()})[:_LISTED_ROWS])
         return (
             f"training diverged: the loss is {loss} in step {number} (epoch "

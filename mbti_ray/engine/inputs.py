@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.instances import Instances
 from mbti_ray.data.windows import Windows
-from mbti_ray.engine.dataloader import StepBatches, TokenDataLoader
-from mbti_ray.engine.frozen_features import FeatureDataLoader, HeadsOnly
+from mbti_ray.engine.dataloader import StepBatches, StepLoader
+from mbti_ray.engine.frozen_features import HeadsOnly
 from mbti_ray.engine.validation import Evaluator, extract_features, predict_rows
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import (
@@ -45,6 +46,7 @@ class Inputs:
             batch_tokens=config.fit.batch_size * config.model.max_tokens,
             pad_id=data.tokenizer.pad_token_id,
         )
+        self.instances = Instances.of(config, data.splits["train"])
         self._only_heads = config.model.trainable == "heads"
         self._cached: dict[tuple[str, Dtype], Tensor] = {}
         self._stage: Stage | None = None
@@ -90,20 +92,19 @@ class Inputs:
         """How many graphs torch.compile has made in this run."""
         return _graphs() - self._graphs_before if self._fit.compile else 0
 
-    def train_batches(self, steps: Sequence[Indices]) -> Iterator[StepBatches]:
-        """This rank's batches of each step of the training split."""
-        windows, worker, evaluator = self._data.splits["train"], self._worker, self._evaluator
-        ranks = {"rank": worker.rank, "world_size": worker.world_size}
-        if self._only_heads:
-            features = self._features("train", evaluator)
-            return FeatureDataLoader(windows, features, **ranks).iterate(steps)
-        loader = TokenDataLoader(
-            windows,
-            **ranks,
+    def train_batches(self, steps: Sequence[Indices], *, epoch: int) -> Iterator[StepBatches]:
+        """This rank's batches of each of the steps of an epoch."""
+        worker, evaluator = self._worker, self._evaluator
+        loader = StepLoader(
+            self.instances,
+            epoch,
+            rank=worker.rank,
+            world_size=worker.world_size,
             batch_tokens=evaluator.batch_tokens,
             pad_id=evaluator.pad_id,
             device=worker.device,
             packed=self._is_packed,
+            features=self._features("train", evaluator) if self._only_heads else None,
         )
         return loader.iterate(steps)
 
@@ -114,16 +115,16 @@ class Inputs:
             as_served: Compute in float32, as serving does, whatever the precision of training.
         """
         evaluator = replace(self._evaluator, dtype=None) if as_served else self._evaluator
-        logits = evaluator.logits
+        outputs = evaluator.outputs
         if self._only_heads:
-            features, heads = self._features(split, evaluator), self._model.eval().apply_heads
+            features, read = self._features(split, evaluator), self._model.eval().read_features
 
             @torch.inference_mode()
-            def logits(windows: Windows, members: Indices) -> Tensor:
+            def outputs(windows: Windows, members: Indices) -> Tensor:
                 mine = features[torch.from_numpy(members).to(features.device)]
-                return heads(mine.to(self._worker.device))
+                return read(mine.to(self._worker.device))
 
-        return predict_rows(logits, self._data.splits[split], self._worker)
+        return predict_rows(outputs, self._model, self._data.splits[split], self._worker)
 
     def predict_windows(self, windows: Windows) -> Tensor:
         """Logits [R, 4] of rows that are no split, as `predict` has them, as served."""

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.batch_sampler import length_grouped_steps
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Windows, shorten_rows
 from mbti_ray.engine.checkpoint import (
@@ -112,7 +111,6 @@ class _TrainingLoop:
         self.config = config
         self.data = data
         self.worker = worker
-        self.train_windows = data.splits["train"]
         model = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed)
         self.model = model.to(worker.device)
         if config.fit.gradient_checkpointing:
@@ -122,19 +120,24 @@ class _TrainingLoop:
         )
         self.dtype = dtype_of(self.precision)
         self.inputs = Inputs(config, data, worker, self.model, self.dtype)
+        self.instances = self.inputs.instances
         self.timer = ThroughputTimer(worker.device, worker.world_size)
         self.stepper = self._build_stepper()
         self.progress = Progress(precision=self.precision)
-        self._stats = EpochStats(config, data, worker, self.progress, self.timer)
+        self._stats = self._build_stats()
         self.best: StateDict | None = None
         self.tracker: Tracker | None = None
-        epoch_steps = math.ceil(len(self.train_windows) / config.fit.step_size)
+        epoch_steps = math.ceil(len(self.instances) / config.fit.step_size)
         self.total_steps = config.fit.epochs * epoch_steps
 
+    def _build_stats(self) -> EpochStats:
+        return EpochStats(
+            self.config, self.data, self.instances, self.worker, self.progress, self.timer
+        )
+
     def _build_stepper(self) -> Stepper:
-        # Of windows, over which the loss is summed: a row may have many of them.
-        labels = self.train_windows.labels[self.train_windows.row_index]
-        pos_weight = positive_weights(self.config.loss, torch.from_numpy(labels).float().mean(0))
+        shares = torch.from_numpy(self.instances.targets).mean(0)
+        pos_weight = positive_weights(self.config.loss, shares)
         if pos_weight is not None:
             pos_weight = pos_weight.to(self.worker.device)
         optim = self.config.optim.model_copy(update={"head_lr": self.config.head_lr})
@@ -175,16 +178,13 @@ class _TrainingLoop:
 
     def _train_epoch(self, profiler: Profiler | None) -> None:
         config, progress = self.config, self.progress
-        model = self.inputs.prepare(stage_of_epoch(config.model.trainable, progress.epoch))
-        steps = length_grouped_steps(
-            self.train_windows.lengths,
-            config.fit.step_size,
-            seed=config.seed,
-            epoch=progress.epoch,
-        )
+        steps = self.instances.steps(config.fit.step_size, epoch=progress.epoch)
         rest = steps[progress.epoch_step :]
-        stats = self._stats = EpochStats(config, self.data, self.worker, progress, self.timer)
-        loaded = self.timer.time_loading(self.inputs.train_batches(rest))
+        stats = self._stats = self._build_stats()
+        batches = self.inputs.train_batches(rest, epoch=progress.epoch)
+        # After features were extracted, which leaves the model in evaluation mode.
+        model = self.inputs.prepare(stage_of_epoch(config.model.trainable, progress.epoch))
+        loaded = self.timer.time_loading(batches)
         for indices, step in zip(rest, loaded, strict=True):
             stats.add(indices, self._step(model, step))
             if profiler is not None:

@@ -34,7 +34,8 @@ def _peak_lrs(model: MBTIModel, config: OptimConfig) -> list[tuple[list[nn.Param
     With `optim.layer_decay` below 1, each layer's rate is that fraction of the rate of the layer
     above it, and the embeddings come last (Howard and Ruder 2018, "discriminative fine-tuning").
     """
-    heads = [*model.heads.parameters()], config.head_lr or config.lr
+    encoder = {id(p) for p in model.encoder.parameters()}
+    heads = [p for p in model.parameters() if id(p) not in encoder], config.head_lr or config.lr
     if config.layer_decay == 1.0:
         return [([*model.encoder.parameters()], config.lr), heads]
     parts, seen, lr = [heads], set[int](), config.lr

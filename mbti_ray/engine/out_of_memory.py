@@ -35,9 +35,10 @@ def free_cached_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def out_of_memory(tokens: int, device: torch.device) -> RunError:
-    """The error where batches cannot be divided any further."""
+def out_of_memory(what: str, tokens: int, device: torch.device) -> RunError:
+    """The error where batches cannot be divided any further, below one window or one person."""
+    setting = "fit.posts" if what == "person" else "model.max_tokens"
     return RunError(
-        f"out of memory: not even one window of {tokens} tokens fits on {device}; try a lower "
-        "model.max_tokens, fit.gradient_checkpointing=true, or a smaller model.encoder"
+        f"out of memory: not even one {what} of {tokens} tokens fits on {device}; try a lower "
+        f"{setting}, fit.gradient_checkpointing=true, or a smaller model.encoder"
     )

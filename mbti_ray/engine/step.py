@@ -1,6 +1,6 @@
 """One optimizer step: forward and backward over its batches, one gradient exchange, one update.
 
-The gradient is that of the mean loss over all windows of the step, over all ranks and batches, so
+The gradient is that of the mean loss over all instances of the step, over all ranks and batches, so
 it does not depend on how the step was divided. All randomness of a step (dropout) is seeded with
 the seed, the step and the rank: there is no random state to save. Must not know epochs or configs.
 """
@@ -65,18 +65,18 @@ class Stepper:
         """Train on one rank's batches of a step.
 
         Batches that do not fit into the device's memory are halved, in this step and all later
-        ones; the windows of the step, and so its gradient, stay the same.
+        ones; the instances of the step, and so its gradient, stay the same.
 
         Args:
             seed_step: Seeds the randomness of this step; called before each attempt.
 
         Returns:
-            Sums [6] over this rank's windows, on the device: the loss, the number of correct
+            Sums [6] over this rank's instances, on the device: the loss, the number of correct
             answers for E/I, S/N, T/F and J/P (with dropout on, before the update), and whether no
             update was made.
 
         Raises:
-            RunError: Not even one window, or not even the optimizer's state fits.
+            RunError: Not even one instance, or not even the optimizer's state fits.
         """
 
         def compute() -> tuple[Tensor, list[Tensor]]:
@@ -100,21 +100,29 @@ class Stepper:
                 loss, correct = self._forward(model, batch.to(self.device))
             total += torch.cat([loss.detach()[None], correct])
             with self.timer.phase("backward"):
-                self.scaler.scale(loss * (1 / step.step_windows)).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss * (1 / step.step_instances)).backward()  # type: ignore[no-untyped-call]
         return total
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         with autocast(self.device, self.dtype):
-            logits = model(batch.input_ids, batch.attention_mask, batch.packing)
+            outputs = [
+                model(one.input_ids, one.attention_mask, one.packing) for one in batch.passes
+            ]
+        logits = torch.cat(outputs).float()
+        if batch.groups is not None:
+            logits = model.pool(logits, batch.groups)  # type: ignore[operator]
         correct = ((logits.detach() > 0) == (batch.labels > 0.5)) * batch.weight[:, None]
-        return (self.loss(logits.float(), batch.labels) * batch.weight).sum(), correct.sum(0)
+        return (self.loss(logits, batch.labels) * batch.weight).sum(), correct.sum(0)
 
     def _halve(self, step: StepBatches) -> None:
         """Discard the failed attempt and halve the batches once more."""
         self.optimizer.zero_grad(set_to_none=True)
         if max(map(len, step.members)) <= 2**self.halvings:
-            longest = max(batch.input_ids.shape[1] for batch in step.batches)
-            raise out_of_memory(longest, self.device)
+            whole = step.batches[0]
+            if whole.groups is not None:
+                raise out_of_memory("person", int(whole.groups.tokens.sum(1).max()), self.device)
+            longest = max(one.input_ids.shape[1] for b in step.batches for one in b.passes)
+            raise out_of_memory("window", longest, self.device)
         self.halvings += 1
         free_cached_memory(self.device)
 

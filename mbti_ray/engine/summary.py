@@ -9,6 +9,7 @@ import torch
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.instances import Instances
 from mbti_ray.model.classifier import MBTIModel, build_model, set_trainable, stage_of_epoch
 from mbti_ray.typology import DIMENSIONS
 
@@ -35,7 +36,8 @@ def summarize(config: RunConfig, data: Dataset) -> Summary:
         (
             "model",
             f"{config.model.encoder}: encoder {encoder:,} parameters, heads {weights:,} + {biases}"
-            f", {config.model.pooling} pooling, trainable: {config.model.trainable}",
+            f", {config.model.pooling} pooling, reader: {config.model.reader}, trainable: "
+            f"{config.model.trainable}",
         ),
         ("memory", _memory(config, model)),
         ("data", _data(config, data)),
@@ -74,11 +76,12 @@ def _data(config: RunConfig, data: Dataset) -> str:
 
 def _steps(config: RunConfig, data: Dataset) -> str:
     fit = config.fit
-    steps = math.ceil(len(data.splits["train"]) / fit.step_size)
+    steps = _epoch_steps(config, data)
+    unit = "persons" if config.is_loss_per_person else "windows"
     least, most = config.scaling.least, config.scaling.most
     workers = f"{most} worker(s)" if least == most else f"{least} to {most} workers"
     text = (
-        f"{steps} an epoch of {fit.step_size} windows, at most {fit.epochs} epochs, "
+        f"{steps} an epoch of {fit.step_size} {unit}, at most {fit.epochs} epochs, "
         f"precision {fit.precision}, {workers}"
     )
     warmup, total = config.optim.warmup_of(steps * fit.epochs), steps * fit.epochs
@@ -87,9 +90,13 @@ def _steps(config: RunConfig, data: Dataset) -> str:
     return text
 
 
+def _epoch_steps(config: RunConfig, data: Dataset) -> int:
+    return math.ceil(len(Instances.of(config, data.splits["train"])) / config.fit.step_size)
+
+
 def few_steps_warning(config: RunConfig, data: Dataset) -> str | None:
     """A warning if a run has too few optimizer steps to learn much, with the epochs to reach."""
-    steps = math.ceil(len(data.splits["train"]) / config.fit.step_size)
+    steps = _epoch_steps(config, data)
     if steps * config.fit.epochs >= _FEW_STEPS:
         return None
     return (

@@ -62,7 +62,7 @@ class ThroughputTimer:
 
     def count(self, step: StepBatches) -> None:
         """Count the windows and tokens of a step that has been trained on."""
-        self._counts["windows"] += sum(len(batch.weight) for batch in step.batches)
+        self._counts["windows"] += step.windows
         self._counts["tokens"] += step.tokens
         self._counts["padded"] += step.padded
 

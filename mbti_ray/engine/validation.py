@@ -40,11 +40,11 @@ class Evaluator:
     batch_tokens: int
     pad_id: int
 
-    def logits(self, windows: Windows, members: Indices) -> Tensor:
-        """Logits [M, 4] of the windows, float32, on the device."""
-        logits = torch.empty(len(members), len(DIMENSIONS), device=self.device)
-        self._encode(windows, members, logits, self.model.apply_heads)
-        return logits
+    def outputs(self, windows: Windows, members: Indices) -> Tensor:
+        """The model's outputs [M, W] of the windows, float32, on the device."""
+        outputs = torch.empty(len(members), self.model.output_size, device=self.device)
+        self._encode(windows, members, outputs, self.model.read_features)
+        return outputs
 
     def features(self, windows: Windows, members: Indices, output: Tensor) -> None:
         """Write the pooled encoder output of the windows to [M, H] float32, on any device."""
@@ -63,9 +63,9 @@ class Evaluator:
         position[members] = np.arange(len(members))
 
         def write(indices: Indices) -> bool:
-            batch = collate(windows, indices, pad_id=self.pad_id).to(self.device)
+            one = collate(windows, indices, pad_id=self.pad_id).map(self._on_device)
             with autocast(self.device, self.dtype):
-                features = self.model.features(batch.input_ids, batch.attention_mask)
+                features = self.model.features(one.input_ids, one.attention_mask)
             rows = torch.from_numpy(position[indices]).to(output.device)
             output[rows] = finish(features.float()).to(output.device)
             return True
@@ -78,17 +78,23 @@ class Evaluator:
             if unless_out_of_memory(partial(write, indices)) is None:
                 free_cached_memory(self.device)
                 if len(indices) == 1:
-                    raise out_of_memory(windows.lengths[indices[0]], self.device)
+                    raise out_of_memory("window", windows.lengths[indices[0]], self.device)
                 pending[:0] = np.array_split(indices, 2)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
 
 def predict_rows(
-    predict: Callable[[Windows, Indices], Tensor], windows: Windows, worker: Worker
+    predict: Callable[[Windows, Indices], Tensor],
+    model: MBTIModel,
+    windows: Windows,
+    worker: Worker,
 ) -> Tensor:
     """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank.
 
     Args:
-        predict: Gives the logits [M, 4] of some windows, such as `Evaluator.logits`.
+        predict: Gives the outputs [M, W] of some windows, such as `Evaluator.outputs`.
     """
     logits = torch.zeros(windows.row_count, len(DIMENSIONS), dtype=torch.float64)
     rows = np.arange(worker.rank, windows.row_count, worker.world_size)
@@ -96,12 +102,8 @@ def predict_rows(
         position = np.full(windows.row_count, -1, np.int64)
         position[rows] = np.arange(len(rows))
         members = np.flatnonzero(position[windows.row_index] >= 0)
-        pooled = pool_rows(
-            predict(windows, members),
-            torch.from_numpy(position[windows.row_index[members]]).to(worker.device),
-            torch.from_numpy(windows.lengths[members]).to(worker.device),
-            len(rows),
-        )
+        owner, lengths = position[windows.row_index[members]], windows.lengths[members]
+        pooled = pool_rows(model.pool, predict(windows, members), owner, lengths)
         logits[torch.from_numpy(rows)] = pooled.double().cpu()
     # The other ranks' rows are zero here, and adding zeros is exact.
     return worker.all_reduce(logits)

@@ -32,7 +32,7 @@ from mbti_ray.inference.manifest import (
     load_manifest,
     write_manifest,
 )
-from mbti_ray.model.classifier import MBTIModel
+from mbti_ray.model.classifier import MBTIModel, add_heads
 from mbti_ray.model.encoder import build_encoder, read_encoder_config
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.checksums import find_damage
@@ -74,11 +74,11 @@ def load_model(bundle: Bundle) -> MBTIModel:
     settings = bundle.manifest.model
     with _reported_as_damage(bundle.folder):
         config = read_encoder_config(bundle.folder)
-        positions = getattr(config, "max_position_embeddings", settings.max_tokens)
-        if positions < settings.max_tokens:
-            raise ValueError(f"max_tokens is {settings.max_tokens}, the encoder has {positions}")
-        encoder = build_encoder(config)
-        model = MBTIModel(encoder, pooling=settings.pooling, dropout=settings.dropout)
+        tokens = settings.window_tokens
+        positions = getattr(config, "max_position_embeddings", tokens)
+        if positions < tokens:
+            raise ValueError(f"max_tokens is {tokens}, the encoder has {positions}")
+        model = add_heads(build_encoder(config), settings)
         model.load_state_dict(load_file(bundle.folder / "model.safetensors"))
     return model.eval()
 

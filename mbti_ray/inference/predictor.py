@@ -3,7 +3,8 @@
 Cleaning, masking, tokenization, windowing and pooling are the functions that training used. Must
 not know Ray, HTTP or data files.
 
-Shapes: R inputs, N windows, B windows of one batch, 4 dimensions in the order E, N, T, J.
+Shapes: R inputs, B windows of one batch with W outputs each (see `MBTIModel`), 4 dimensions in the
+order E, N, T, J.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mbti_ray.config.schema import BaseRates
@@ -60,6 +62,7 @@ class Predictor:
         self.bundle_id = bundle.manifest.id
         self.device = runtime.device
         self.min_efficient_tokens = runtime.min_efficient_tokens
+        self.output_size = runtime.output_size
         self._tokenizer = bundle.tokenizer
         # Of each token id, whether it has a letter or digit: punctuation is known in any language.
         tokens = self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))
@@ -68,7 +71,8 @@ class Predictor:
         self.decision = Decision(self._manifest, base_rates)
         self.unit = self._manifest.unit
         self._is_masked = self._manifest.mask_version > 0
-        self.max_tokens: int = bundle.manifest.model.max_tokens
+        self._model = bundle.manifest.model
+        self.max_tokens = self._model.window_tokens
         if self._manifest.mask_version not in (0, MASK_VERSION):
             raise BundleError(
                 f"bundle {self.bundle_id}: trained with masking version "
@@ -129,8 +133,8 @@ class Predictor:
         """Predictions for R inputs, each a list of posts.
 
         Args:
-            whole: Read each input in as many windows as the bundle allows. Otherwise only the
-                first window is read, and a longer input counts as `truncated`.
+            whole: Read each input in as many windows as the bundle allows. Otherwise only
+                `model.max_tokens` tokens are read, and a longer input counts as `truncated`.
         """
         return self.to_predictions(self.predict_logits(inputs, whole=whole))
 
@@ -192,23 +196,32 @@ class Predictor:
         return {"text": text, "hidden": [asdict(h) for h in hidden]}
 
     def _tokenize(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
-        limit = self._manifest.max_windows if whole else 1
-        return encode_rows(self._tokenizer, texts, max_tokens=self.max_tokens, max_windows=limit)
+        limit = self._manifest.max_windows if whole else self._model.text_windows
+        return encode_rows(self._tokenizer, texts, self._model, max_windows=limit)
 
     def _compute_logits(self, rows: Sequence[EncodedRow]) -> RowLogits:
-        windows = [window for row in rows for window in row.windows]
+        windows, _ = distinct_windows(rows)
         lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
-        output = torch.empty(len(windows), 4, device=self.device)
+        outputs = torch.empty(len(windows), self.output_size, device=self.device)
         efficient = self.min_efficient_tokens
         limit = max(_BATCH_TOKENS, _EFFICIENT_PASSES * efficient)
         members = np.arange(len(windows))
         for indices in batches_by_length(lengths, members, limit, min_efficient_tokens=efficient):
             rows_of_batch = torch.from_numpy(indices).to(self.device)
-            output[rows_of_batch] = self.forward([windows[i] for i in indices])
-        return pool_windows(rows, output.cpu())
+            outputs[rows_of_batch] = self.forward([windows[i] for i in indices])
+        return self.pool(rows, outputs)
+
+    def pool(self, rows: Sequence[EncodedRow], outputs: Tensor) -> RowLogits:
+        """Logits [R, 4] of R inputs from the outputs of their `distinct_windows`."""
+        _, places = distinct_windows(rows)
+        counts = [len(row.windows) for row in rows]
+        owner = np.repeat(np.arange(len(rows)), counts)
+        lengths = np.fromiter((len(w) for row in rows for w in row.windows), np.int64, len(owner))
+        of_window = outputs[torch.from_numpy(places).to(outputs.device)]
+        return RowLogits(pool_rows(self._runtime.pool, of_window, owner, lengths).cpu(), rows)
 
     def forward(self, windows: Sequence[TokenIds]) -> Tensor:
-        """Logits [B, 4] of B windows, on the device: one pass, padded to the longest window."""
+        """Outputs [B, W] of B windows, on the device: one pass, padded to the longest window."""
         ids, mask = pad(windows, pad_id=self._tokenizer.pad_token_id)
         return self._runtime(ids.to(self.device), None if mask is None else mask.to(self.device))
 
@@ -218,13 +231,15 @@ class Predictor:
         return ["word " * words for words in (*powers, self.max_tokens)]
 
 
-def pool_windows(rows: Sequence[EncodedRow], logits: Tensor) -> RowLogits:
-    """Logits [R, 4] of R inputs from the logits [N, 4] of their windows, in the same order."""
-    counts = torch.tensor([len(r.windows) for r in rows], dtype=torch.int64)
-    row_of_window = torch.repeat_interleave(torch.arange(len(rows)), counts)
-    tokens = torch.tensor([len(w) for r in rows for w in r.windows], dtype=torch.int64)
-    pooled = pool_rows(logits, row_of_window, tokens, len(rows)) if rows else torch.empty(0, 4)
-    return RowLogits(pooled, rows)
+def distinct_windows(rows: Sequence[EncodedRow]) -> tuple[list[TokenIds], NDArray[np.int64]]:
+    """The windows of the rows, equal ones once, and the place in it of each window of each row.
+
+    So nothing is encoded twice: a text that occurs twice, or the posts of a user when each one is
+    left out to find its influence.
+    """
+    place_of: dict[tuple[int, ...], int] = {}
+    places = [place_of.setdefault(tuple(w), len(place_of)) for row in rows for w in row.windows]
+    return [[*window] for window in place_of], np.array(places, np.int64)
 
 
 @contextmanager

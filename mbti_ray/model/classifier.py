@@ -3,17 +3,26 @@
 Source: the seed's "Model Components". The four heads are one linear map whose rows are the heads
 in the order E, N, T, J: the same parameters, one matrix product. Must not know ranks or files.
 
-Legend: B windows (N of a split, of R rows), T tokens, H hidden size, 4 dimensions.
+A row's logits are a weighted mean of those of its windows. For `reader=windows` the weight is the
+number of tokens. For `reader=posts` each head attends to the posts (Yang et al. 2016, "Hierarchical
+Attention Networks"), and because a head is linear, the mean of logits is the logit of the mean: a
+post is done with when its four logits and four attention scores are known.
+
+Legend: B windows (N of R rows, at most M of one), T tokens, H hidden size, 4 dimensions; W outputs
+of a window: its 4 logits, for posts with 4 attention scores, or H features (`post_layers`).
 """
 
+from collections.abc import Callable
 from inspect import signature
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mbti_ray.config.schema import ModelConfig
-from mbti_ray.data.collate import Packing
+from mbti_ray.data.batch_sampler import Indices
+from mbti_ray.data.collate import Groups, Packing
 from mbti_ray.errors import ConfigError
 from mbti_ray.model.encoder import (
     build_encoder,
@@ -28,6 +37,8 @@ from mbti_ray.model.packed_attention import PACKED_ATTENTION
 from mbti_ray.typology import DIMENSIONS
 
 Stage = Literal["heads", "last_layer", "all"]
+# Rows that are pooled at once: with features of H numbers, tens of MiB.
+_POOLED_ROWS = 256
 
 
 class Float32Linear(nn.Linear):
@@ -42,29 +53,64 @@ class Float32Linear(nn.Linear):
 
 
 class MBTIModel(nn.Module):
-    """An encoder with four binary heads."""
+    """An encoder with four binary heads; for `reader=posts` with attention over posts."""
 
-    def __init__(self, encoder: nn.Module, *, pooling: str, dropout: float) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        pooling: str,
+        dropout: float,
+        reader: str = "windows",
+        post_layers: int = 0,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
+        hidden: int = encoder.config.hidden_size  # type: ignore[union-attr, assignment]
         # Every layer attends alike, with a mask that broadcasts over heads and queries.
         self._is_uniform = bool(encoder._supports_attention_backend) and not layer_kinds(encoder)
-        self.heads = Float32Linear(encoder.config.hidden_size, len(DIMENSIONS))  # type: ignore[union-attr, arg-type]
+        self.heads = Float32Linear(hidden, len(DIMENSIONS))
+        self.post_attention = self.post_layer = None
+        if reader == "posts":
+            self.post_attention = Float32Linear(hidden, len(DIMENSIONS), bias=False)
+            # Training starts from the mean over posts.
+            nn.init.zeros_(self.post_attention.weight)
+        if post_layers:
+            self.post_layer = _build_post_layer(encoder, dropout)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None = None
     ) -> Tensor:
-        """Logits [B, 4] in the order E, N, T, J of ids int64 [B, T] and a mask bool [B, T].
+        """Outputs [B, W] of ids int64 [B, T] and a mask bool [B, T], to be pooled by `pool`.
 
         Args:
             attention_mask: True where a token is not padding; None where none is.
             packing: Where B windows lie in ids [1, T]; see `use_packed_attention`.
         """
         if packing is not None:
-            return self.apply_heads(self._packed_features(input_ids, packing))
-        return self.apply_heads(self.features(input_ids, attention_mask))
+            return self.read_features(self._packed_features(input_ids, packing))
+        return self.read_features(self.features(input_ids, attention_mask))
+
+    @property
+    def output_size(self) -> int:
+        """W."""
+        if self.post_layer is not None:
+            return self.heads.in_features
+        return len(DIMENSIONS) * (1 if self.post_attention is None else 2)
+
+    def read_features(self, features: Tensor) -> Tensor:
+        """Outputs [B, W] of pooled features [B, H]."""
+        return features if self.post_layer is not None else self._apply_heads(features)
+
+    def pool(self, outputs: Tensor, groups: Groups) -> Tensor:
+        """Row logits [R, 4] of the outputs [N, W] of their windows."""
+        table = groups.table(outputs)
+        if self.post_layer is not None:
+            padding = groups.tokens == 0
+            table = self._apply_heads(self.post_layer(table, src_key_padding_mask=padding))
+        return pool_table(table, groups.tokens)
 
     def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The encoder's output for each window, pooled over its tokens: [B, H]."""
@@ -91,10 +137,13 @@ class MBTIModel(nn.Module):
         total = total.index_add(0, packing.owner, states.float())
         return total / (ends - starts)[:, None]
 
-    def apply_heads(self, features: Tensor) -> Tensor:
-        """Logits [B, 4] of pooled features [B, H]."""
-        logits: Tensor = self.heads(self.dropout(features))
-        return logits
+    def _apply_heads(self, features: Tensor) -> Tensor:
+        """Logits [..., 4] of features [..., H]; with attention to posts also scores: [..., 8]."""
+        features = self.dropout(features)
+        logits: Tensor = self.heads(features)
+        if self.post_attention is None:
+            return logits
+        return torch.cat([logits, self.post_attention(features)], -1)
 
     def _pool(self, states: Tensor, mask: Tensor | None) -> Tensor:
         if self.pooling == "cls":
@@ -114,26 +163,71 @@ def build_model(
         vocabulary: Size of the tokenizer's vocabulary; only the tiny encoder is sized by it.
         pretrained: False leaves the weights random, to count them or to load others.
     """
-    shape = encoder_config(config.encoder, vocabulary=vocabulary, max_tokens=config.max_tokens)
+    tokens = config.window_tokens
+    shape = encoder_config(config.encoder, vocabulary=vocabulary, max_tokens=tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = load_encoder(config.encoder, shape) if pretrained else build_encoder(shape)
-        check_positions(config.encoder, encoder, config.max_tokens)
-        return MBTIModel(encoder, pooling=config.pooling, dropout=config.dropout)
+        check_positions(config.encoder, encoder, tokens)
+        return add_heads(encoder, config)
 
 
-def pool_rows(logits: Tensor, row: Tensor, tokens: Tensor, row_count: int) -> Tensor:
-    """Row logits [R, 4]: the mean of a row's window logits [N, 4], weighted by their tokens [N].
+def add_heads(encoder: nn.Module, config: ModelConfig) -> MBTIModel:
+    """The model around an encoder."""
+    return MBTIModel(
+        encoder,
+        pooling=config.pooling,
+        dropout=config.dropout,
+        reader=config.reader,
+        post_layers=config.post_layers,
+    )
+
+
+def _build_post_layer(encoder: nn.Module, dropout: float) -> nn.Module:
+    """A transformer layer among posts; without positions, since posts have no order.
+
+    It starts as the identity, or posts would first become worse than they were encoded.
+    """
+    config: Any = encoder.config
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    layer = nn.TransformerEncoderLayer(
+        hidden, heads, 4 * hidden, dropout, "gelu", batch_first=True, norm_first=True
+    )
+    nn.init.zeros_(layer.self_attn.out_proj.weight)
+    nn.init.zeros_(layer.linear2.weight)
+    nn.init.zeros_(layer.linear2.bias)
+    return layer
+
+
+def pool_table(table: Tensor, tokens: Tensor) -> Tensor:
+    """Row logits [R, 4] of a table [R, M, 4 or 8] of outputs; tokens [R, M] are 0 at gaps."""
+    logits, scores = table[..., :4], table[..., 4:]
+    if scores.shape[-1]:
+        scores = scores.masked_fill((tokens == 0)[..., None], -torch.inf)
+        weight = torch.softmax(scores, 1)
+    else:
+        weight = (tokens / tokens.sum(1, keepdim=True))[..., None]
+    return (logits * weight).sum(1)
+
+
+@torch.no_grad()
+def pool_rows(
+    pool: Callable[[Tensor, Groups], Tensor], outputs: Tensor, row: Indices, lengths: Indices
+) -> Tensor:
+    """Row logits [R, 4] of outputs [N, W], with few rows in memory at once.
 
     Args:
-        row: The row of each window, [N].
+        pool: Such as `MBTIModel.pool`.
+        row: Of each window, from 0 and ascending, [N]; every row has at least one.
+        lengths: Tokens of each window, [N].
     """
-    weight = tokens.to(logits.dtype)
-    total = torch.zeros(row_count, dtype=logits.dtype, device=logits.device)
-    total.index_add_(0, row, weight)
-    pooled = torch.zeros(row_count, logits.shape[1], dtype=logits.dtype, device=logits.device)
-    pooled.index_add_(0, row, logits * weight[:, None])
-    return pooled / total[:, None]
+    parts = []
+    for first in range(0, int(row[-1]) + 1 if len(row) else 0, _POOLED_ROWS):
+        start, end = np.searchsorted(row, (first, first + _POOLED_ROWS))
+        of_part = row[start:end] - first
+        groups = Groups.of(of_part, lengths[start:end], rows=int(of_part[-1]) + 1)
+        parts.append(pool(outputs[start:end], groups.map(lambda t: t.to(outputs.device))))
+    return torch.cat(parts) if parts else outputs.new_empty(0, len(DIMENSIONS))
 
 
 def stage_of_epoch(trainable: str, epoch: int) -> Stage:
@@ -183,4 +277,3 @@ def set_trainable(model: MBTIModel, stage: Stage) -> None:
     model.encoder.requires_grad_(stage == "all")
     if stage == "last_layer":
         layers_of(model.encoder)[-1].requires_grad_(True)
-    model.heads.requires_grad_(True)

@@ -8,7 +8,7 @@ continuous batching (Yu et al. 2022, Orca), for windows that need a single pass.
 
 Belongs to one event loop; `forward` runs in the given executor. Must not know texts, HTTP or Ray.
 
-Legend: B windows of a pass, N windows of a request.
+Legend: B windows of a pass, N windows of a request, W outputs of each.
 """
 
 import asyncio
@@ -43,13 +43,13 @@ class ForwardPass:
 
 
 @dataclass(eq=False)
-class WindowLogits:
-    """Logits [N, 4] of a request, and when its first pass started and its last one finished.
+class WindowOutputs:
+    """Outputs [N, W] of a request, and when its first pass started and its last one finished.
 
     Times are those of `time.perf_counter`.
     """
 
-    logits: Tensor
+    values: Tensor
     remaining: int
     done: asyncio.Future[None]
     started: float = math.inf
@@ -62,7 +62,7 @@ class _QueuedWindow:
 
     length: int
     number: int
-    request: WindowLogits = field(compare=False)
+    request: WindowOutputs = field(compare=False)
     index: int = field(compare=False)
     ids: TokenIds = field(compare=False)
 
@@ -75,6 +75,7 @@ class Batcher:
         forward: Callable[[Sequence[TokenIds]], Tensor],
         executor: Executor,
         *,
+        output_size: int = 4,
         batch_tokens: int,
         min_efficient_tokens: int,
         tokens_per_s: float,
@@ -82,13 +83,15 @@ class Batcher:
     ) -> None:
         """
         Args:
-            forward: Logits [B, 4] of B windows in one pass.
+            forward: Outputs [B, W] of B windows in one pass.
+            output_size: W.
             batch_tokens: Maximum padded tokens of a pass; a single window may be longer.
             min_efficient_tokens: Up to this many tokens a pass takes windows of any length.
             tokens_per_s: The estimated speed before the first pass.
         """
         self._forward = forward
         self._executor = executor
+        self._output_size = output_size
         self._batch_tokens = batch_tokens
         self._min_efficient_tokens = min_efficient_tokens
         self._tokens_per_s = tokens_per_s
@@ -104,10 +107,10 @@ class Batcher:
         """Estimated seconds that a window submitted now would wait."""
         return self._queued_tokens / self._tokens_per_s
 
-    async def logits(self, windows: Sequence[TokenIds]) -> WindowLogits:
-        """The logits of N windows; if the caller is cancelled, its windows leave the queue."""
+    async def compute(self, windows: Sequence[TokenIds]) -> WindowOutputs:
+        """The outputs of N windows; if the caller is cancelled, its windows leave the queue."""
         done = asyncio.get_running_loop().create_future()
-        request = WindowLogits(torch.empty(len(windows), 4), len(windows), done)
+        request = WindowOutputs(torch.empty(len(windows), self._output_size), len(windows), done)
         for index, ids in enumerate(windows):
             window = _QueuedWindow(len(ids), next(self._numbers), request, index, ids)
             insort(self._by_length, window)
@@ -129,11 +132,11 @@ class Batcher:
             while batch := self._next_batch():
                 started = time.perf_counter()
                 try:
-                    logits = await loop.run_in_executor(
+                    outputs = await loop.run_in_executor(
                         self._executor, self._forward, [w.ids for w in batch]
                     )
                     finished = time.perf_counter()
-                    _deliver(batch, logits, started, finished)
+                    _deliver(batch, outputs, started, finished)
                 except Exception as error:
                     for request in {w.request for w in batch}:
                         self._remove(request)
@@ -179,7 +182,7 @@ class Batcher:
             low, high = (low - 1, high) if take_shorter else (low, high + 1)
         return low, high
 
-    def _remove(self, request: WindowLogits) -> None:
+    def _remove(self, request: WindowOutputs) -> None:
         kept = [w for w in self._by_length if w.request is not request]
         if len(kept) < len(self._by_length):
             self._by_length = kept
@@ -196,11 +199,11 @@ class Batcher:
 
 
 def _deliver(
-    batch: Sequence[_QueuedWindow], logits: Tensor, started: float, finished: float
+    batch: Sequence[_QueuedWindow], outputs: Tensor, started: float, finished: float
 ) -> None:
-    for window, row in zip(batch, logits, strict=True):
+    for window, row in zip(batch, outputs, strict=True):
         request = window.request
-        request.logits[window.index] = row
+        request.values[window.index] = row
         request.remaining -= 1
         request.started = min(request.started, started)
         request.finished = finished

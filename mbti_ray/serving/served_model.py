@@ -18,7 +18,7 @@ from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.text import has_content
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.inference.prediction import Prediction
-from mbti_ray.inference.predictor import Predictor, pool_windows
+from mbti_ray.inference.predictor import Predictor, distinct_windows
 from mbti_ray.serving.admission import check_wait
 from mbti_ray.serving.batching import Batcher, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
@@ -81,6 +81,7 @@ class ServedModel:
         self._batcher = Batcher(
             lambda windows: _forward(predictor, windows),
             executor,
+            output_size=predictor.output_size,
             batch_tokens=_batch_tokens(predictor, config),
             min_efficient_tokens=predictor.min_efficient_tokens,
             tokens_per_s=tokens_per_s,
@@ -131,8 +132,9 @@ class ServedModel:
         packed = await self._tokenizer_queue.run(lambda: self._encode(request, users), users)
         tokenized = time.perf_counter()
         check_wait(self._batcher.wait_s, max_wait_s=self._config.max_wait_s)
-        output = await self._batcher.logits([w for row in packed for w in row.windows])
-        predictions = self.predictor.to_predictions(pool_windows(packed, output.logits))
+        windows, _ = distinct_windows(packed)
+        output = await self._batcher.compute(windows)
+        predictions = self.predictor.to_predictions(self.predictor.pool(packed, output.values))
         timing = Timing(
             tokenise=tokenized - start,
             queue=max(0.0, output.started - tokenized),
@@ -186,7 +188,7 @@ def warm_up(predictor: Predictor, executor: Executor, config: ServeConfig) -> fl
 
 
 def _forward(predictor: Predictor, windows: Sequence[TokenIds]) -> Tensor:
-    """Logits on the CPU: the copy waits for a GPU here, in the executor, not in the event loop."""
+    """Outputs on the CPU: the copy waits for a GPU here, in the executor, not in the event loop."""
     return predictor.forward(windows).cpu()
 
 

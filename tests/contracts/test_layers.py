@@ -63,7 +63,7 @@ WITHIN = {
             "windows",
             "word_tokenizer",
         ),
-        ("collate", "text", "tokenizer"),
+        ("collate", "instances", "text", "tokenizer"),
         ("columns", "rows"),
         ("builtin_corpus", "dataset_info", "readers"),
         ("sources",),

@@ -27,8 +27,9 @@ from transformers import masking_utils
 from transformers.initialization import no_init_weights
 
 from mbti_ray.config.schema import LossConfig, OptimConfig
-from mbti_ray.engine.dataloader import StepBatches, TokenDataLoader
-from mbti_ray.engine.frozen_features import FeatureDataLoader, HeadsOnly
+from mbti_ray.data.instances import Instances
+from mbti_ray.engine.dataloader import StepBatches, StepLoader
+from mbti_ray.engine.frozen_features import HeadsOnly
 from mbti_ray.engine.optimizer import build_optimizer
 from mbti_ray.engine.precision import dtype_of
 from mbti_ray.engine.step import Stepper
@@ -43,6 +44,7 @@ from mbti_ray.model.encoder import build_encoder
 from mbti_ray.model.loss import build_loss, positive_weights
 
 CARD = torch.device("cuda:0")
+CONFIGS = ("cls", "focal", "checkpointing", "last_layer", "features", "layer_decay", "posts")
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 WINDOWS = windows_of([33, 20, 20, 11, 7, 7, 3])
 
@@ -68,7 +70,7 @@ def variants() -> Iterator[Variant]:
     for precision in PRECISIONS:
         yield Variant("BERT", precision, "packed", (7, 5))
         yield Variant("ModernBERT", precision, "packed", (7, 5))
-        for config in ("cls", "focal", "checkpointing", "last_layer", "features", "layer_decay"):
+        for config in CONFIGS:
             yield Variant("DistilBERT", precision, config)
 
 
@@ -87,16 +89,18 @@ def fake_card(capability: tuple[int, int]) -> Iterator[None]:
         yield
 
 
-def load(variant: Variant) -> StepBatches:
+def load(variant: Variant, features: torch.Tensor | None = None) -> StepBatches:
     """The real batches of a step, on the host as always."""
-    loader = TokenDataLoader(
-        WINDOWS,
+    loader = StepLoader(
+        Instances(WINDOWS, per_row=variant.config == "posts"),
+        epoch=0,
         rank=0,
         world_size=1,
         batch_tokens=100,
         pad_id=1,
         device=CARD,
         packed=variant.config == "packed",
+        features=features,
     )
     with mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor):
         return loader.load(np.arange(len(WINDOWS)))
@@ -105,7 +109,8 @@ def load(variant: Variant) -> StepBatches:
 def build(variant: Variant) -> MBTIModel:
     pooling = "cls" if variant.config == "cls" else "mean"
     encoder = build_encoder(deepcopy(ENCODERS[variant.encoder]))
-    model = MBTIModel(encoder, pooling=pooling, dropout=0.1)
+    reader = "posts" if variant.config == "posts" else "windows"
+    model = MBTIModel(encoder, pooling=pooling, dropout=0.1, reader=reader)
     if variant.config == "packed":
         use_packed_attention(model)
     if variant.config == "checkpointing":
@@ -128,8 +133,7 @@ def trace(variant: Variant) -> None:
         if variant.config == "features":
             module = HeadsOnly(model)
             features = torch.empty(len(WINDOWS), 32, device=CARD)
-            loader = FeatureDataLoader(WINDOWS, features, rank=0, world_size=1)
-            step = loader.load(np.arange(len(WINDOWS)))
+            step = load(variant, features)
         stepper = Stepper(
             build_optimizer(model, optim),
             build_loss(loss, weights),

@@ -178,7 +178,7 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
         batch_tokens=config.fit.batch_size * config.model.max_tokens,
         pad_id=data.tokenizer.pad_token_id,
     )
-    logits = predict_rows(reader.logits, data.splits["val"], worker)
+    logits = predict_rows(reader.outputs, outcome.model, data.splits["val"], worker)
     assert torch.equal(logits, outcome.val_logits)
     labels = torch.from_numpy(data.splits["val"].labels)
     assert score_rows(logits, labels) == outcome.val

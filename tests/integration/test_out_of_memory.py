@@ -212,11 +212,11 @@ def test_validation_that_runs_out_of_memory_divides_its_batches(
 ) -> None:
     windows = data.splits["val"]
     members = np.arange(len(windows))
-    expected = evaluator_of(quick(), data, 1000).logits(windows, members)
+    expected = evaluator_of(quick(), data, 1000).outputs(windows, members)
     small = evaluator_of(quick(), data, LIMIT)
-    torch.testing.assert_close(small.logits(windows, members), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(small.outputs(windows, members), expected, atol=1e-5, rtol=0)
     with pytest.raises(RunError, match=r"out of memory: not even one window of \d+ tokens fits"):
-        evaluator_of(quick(), data, 0).logits(windows, members)
+        evaluator_of(quick(), data, 0).outputs(windows, members)
 
 
 def test_frozen_features_that_run_out_of_memory_are_extracted_in_parts(

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BertConfig, DistilBertConfig, PreTrainedConfig
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.collate import Batch, Packing, collate, collate_packed
+from mbti_ray.data.collate import Packing, Pass, collate, collate_packed
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.engine.loop import run
@@ -72,9 +72,9 @@ def model_of(shape: str, pooling: str) -> MBTIModel:
     return MBTIModel(build_encoder(SHAPES[shape]), pooling=pooling, dropout=0.0).train()
 
 
-def loss_of(model: MBTIModel, batch: Batch, config: RunConfig) -> Tensor:
-    logits = model(batch.input_ids, batch.attention_mask, batch.packing)
-    return build_loss(config.loss, None)(logits, batch.labels).mean()
+def loss_of(model: MBTIModel, one: Pass, labels: Tensor, config: RunConfig) -> Tensor:
+    logits = model(one.input_ids, one.attention_mask, one.packing)
+    return build_loss(config.loss, None)(logits, labels).mean()
 
 
 LENGTHS = {
@@ -99,7 +99,7 @@ def test_packed_logits_and_gradients_equal_those_of_padded_rows(
         model = model_of(shape, pooling)
         if is_packed:
             use_packed_attention(model)
-        loss = loss_of(model, batch, quick())
+        loss = loss_of(model, batch, torch.from_numpy(windows.labels).float(), quick())
         loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         found.append((loss.detach(), gradients))
@@ -187,7 +187,7 @@ def test_variable_length_attention_agrees_with_padded_rows() -> None:
         model = model_of("bert", "mean").to(device)
         if is_packed:
             use_packed_attention(model)
-        there = batch.to(device)
+        there = batch.map(lambda tensor: tensor.to(device))
         with torch.autocast("cuda", torch.bfloat16), torch.inference_mode():
             logits.append(model(there.input_ids, there.attention_mask, there.packing).float())
     torch.testing.assert_close(logits[1], logits[0], atol=3e-2, rtol=0)

@@ -13,9 +13,10 @@ from mbti_ray.config import RunConfig
 from mbti_ray.data.batch_sampler import length_grouped_steps
 from mbti_ray.data.collate import Packing
 from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.instances import Instances
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine import loop
-from mbti_ray.engine.dataloader import TokenDataLoader
+from mbti_ray.engine.dataloader import StepLoader
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
 from mbti_ray.engine.optimizer import build_optimizer
@@ -38,9 +39,10 @@ def gap(a: State, b: State) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
-def loader_of(config: RunConfig, data: Dataset) -> TokenDataLoader:
-    return TokenDataLoader(
-        data.splits["train"],
+def loader_of(config: RunConfig, data: Dataset) -> StepLoader:
+    return StepLoader(
+        Instances.of(config, data.splits["train"]),
+        epoch=0,
         rank=0,
         world_size=1,
         batch_tokens=config.fit.batch_size * config.model.max_tokens,
@@ -143,7 +145,7 @@ def test_divided_batches_hold_the_windows_of_the_step_without_more_padding_than_
         assert torch.equal(part.labels, torch.from_numpy(windows.labels[rows]).float())
         lengths = windows.lengths[members]
         expected = (1, lengths.sum()) if packed else (8, lengths.max())
-        assert tuple(part.input_ids.shape) == expected
+        assert [tuple(one.input_ids.shape) for one in part.passes] == [expected]
     assert [len(part.weight) for part in batches.divided(64)] == [1] * 32
 
 

@@ -11,7 +11,7 @@ import torch
 from ranks import run_ranks
 
 from mbti_ray.config import RunConfig, config_from_dict
-from mbti_ray.data.dataset import Dataset, read_dataset
+from mbti_ray.data.dataset import Dataset, prepare_dataset, read_dataset
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 
@@ -24,6 +24,11 @@ CASES = {
     "gradual": ["model.trainable=gradual", "fit.epochs=3", "optim.lr=5e-4"],
     # Steps of 9 windows are 5 and 4 for the ranks, in batches of at most 2 windows.
     "uneven": ["fit.batch_size=1", "fit.accumulate=9", "fit.epochs=1"],
+    # Persons with other posts in each epoch: 9 a step, in batches of about 64 tokens.
+    "posts": [
+        *("model.reader=posts", "model.post_tokens=24", "model.post_layers=1", "fit.posts=3"),
+        *("fit.batch_size=1", "fit.accumulate=9", "fit.epochs=1", "model.max_tokens=64"),
+    ],
     "overflow": ["fit.precision=16-mixed", "fit.epochs=1", "fit.batch_size=64"],
 }
 
@@ -36,19 +41,23 @@ def trained(config: RunConfig, data: Dataset) -> dict[str, Any]:
     return {"weights": dict(outcome.model.state_dict()), "skipped": outcome.progress.skipped}
 
 
-def train_all(rank: int, trees: dict[str, Any], dataset: str) -> dict[str, Any]:
-    data = read_dataset(Path(dataset))
-    return {name: trained(config_from_dict(tree), data) for name, tree in trees.items()}
+def train_all(rank: int, trees: dict[str, Any], datasets: dict[str, str]) -> dict[str, Any]:
+    return {
+        name: trained(config_from_dict(tree), read_dataset(Path(datasets[name])))
+        for name, tree in trees.items()
+    }
 
 
 def test_two_ranks_equal_each_other_and_one_rank(
-    short: Build, short_data: Dataset, cache: Path, tmp_path: Path
+    short: Build, cache: Path, tmp_path: Path
 ) -> None:
     configs = {name: short("model.dropout=0", *more) for name, more in CASES.items()}
     trees = {name: config.model_dump(mode="json") for name, config in configs.items()}
-    first, second = run_ranks(train_all, tmp_path, trees, str(cache / short_data.key))
+    data = {name: prepare_dataset(config, cache) for name, config in configs.items()}
+    datasets = {name: str(cache / made.key) for name, made in data.items()}
+    first, second = run_ranks(train_all, tmp_path, trees, datasets)
     for name, config in configs.items():
-        alone = trained(config, short_data)
+        alone = trained(config, data[name])
         assert first[name]["skipped"] == second[name]["skipped"] == alone["skipped"]
         assert (alone["skipped"] > 0) == (name == "overflow")
         for key, value in alone["weights"].items():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbti_ray.data.batch_sampler import batches_by_length, length_grouped_steps, shard
-from mbti_ray.data.collate import collate, collate_packed
+from mbti_ray.data.collate import Batch, Groups, collate, collate_packed
 from mbti_ray.data.windows import EncodedRow, build_windows
 from mbti_ray.typology import labels_of
 
@@ -138,31 +138,29 @@ def test_collate_pads_to_the_longest_window_and_masks_the_padding(windows):
         [True] * 3 + [False] * 2,
         [True] * 2 + [False] * 3,
     ]
-    assert batch.labels.tolist() == [[1, 0, 0, 0], [0, 1, 1, 1], [1, 0, 0, 0]]
-    assert batch.weight.tolist() == [1, 1, 1]
 
 
 def test_collate_returns_the_dtypes_that_the_model_takes(windows):
-    batch = collate(windows, np.array([3]), weight=0.0)
+    batch = collate(windows, np.array([3]))
     assert batch.input_ids.dtype == torch.int64
     assert batch.attention_mask is None, "nothing is padded"
     assert collate(windows, np.array([0, 3])).attention_mask.dtype == torch.bool
-    assert batch.labels.dtype == torch.float32
-    assert batch.weight.dtype == torch.float32
     assert batch.input_ids.shape == (1, 4)
-    assert batch.labels.shape == (1, 4)
-    assert batch.weight.tolist() == [0]
 
 
 def test_moving_a_batch_moves_all_of_its_tensors(windows):
-    batch = collate(windows, np.array([0, 1])).to(torch.device("meta"))
-    tensors = [value for value in vars(batch).values() if value is not None]
-    assert len(tensors) == 4
-    assert {tensor.device.type for tensor in tensors} == {"meta"}
-    packed = collate_packed(windows, np.array([1, 0])).to(torch.device("meta"))
+    passes = (collate(windows, np.array([0, 1])), collate_packed(windows, np.array([1, 0])))
+    groups = Groups.of(np.array([0, 0, 1, 1]), np.array([3, 5, 5, 3]), rows=2)
+    batch = Batch(passes, torch.zeros(2, 4), torch.ones(2), groups).to(torch.device("meta"))
+    padded, packed = batch.passes
     assert packed.packing is not None
-    places = (packed.packing.positions, packed.packing.owner, packed.packing.bounds)
-    assert {tensor.device.type for tensor in places} == {"meta"}
+    assert batch.groups is not None
+    tensors = (
+        *(batch.labels, batch.weight, batch.groups.slots, batch.groups.tokens),
+        *(padded.input_ids, padded.attention_mask, packed.input_ids),
+        *(packed.packing.positions, packed.packing.owner, packed.packing.bounds),
+    )
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 @given(

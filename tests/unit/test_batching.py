@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mbti_ray.serving.batching import Batcher, ForwardPass, WindowLogits
+from mbti_ray.serving.batching import Batcher, ForwardPass, WindowOutputs
 
 pytestmark = pytest.mark.unit
 
@@ -42,18 +42,18 @@ def batcher(model: Any, executor: ThreadPoolExecutor, **changes: Any) -> Batcher
     return Batcher(model, executor, **settings | changes)
 
 
-async def blocked_request(model: Model, queue: Batcher) -> "asyncio.Task[WindowLogits]":
+async def blocked_request(model: Model, queue: Batcher) -> "asyncio.Task[WindowOutputs]":
     """A request whose pass does not finish before the gate is opened."""
     model.gate.clear()
-    task = asyncio.create_task(queue.logits([[7]]))
+    task = asyncio.create_task(queue.compute([[7]]))
     await asyncio.to_thread(model.entered.wait, 10)
     return task
 
 
 async def enqueue(
     queue: Batcher, requests: Sequence[Sequence[list[int]]]
-) -> list["asyncio.Task[WindowLogits]"]:
-    tasks = [asyncio.create_task(queue.logits(windows)) for windows in requests]
+) -> list["asyncio.Task[WindowOutputs]"]:
+    tasks = [asyncio.create_task(queue.compute(windows)) for windows in requests]
     await asyncio.sleep(0)
     return tasks
 
@@ -71,14 +71,14 @@ def test_every_request_gets_its_own_logits_in_passes_within_the_budget(
 ) -> None:
     model, passes = Model(), []
 
-    async def main() -> list[WindowLogits]:
+    async def main() -> list[WindowOutputs]:
         with ThreadPoolExecutor(1) as executor:
             queue = batcher(model, executor, on_forward=passes.append)
-            return await asyncio.gather(*(queue.logits(windows) for windows in requests))
+            return await asyncio.gather(*(queue.compute(windows) for windows in requests))
 
     for windows, output in zip(requests, asyncio.run(main()), strict=True):
-        assert output.logits[:, 0].tolist() == [float(sum(w)) for w in windows]
-        assert output.logits[:, 1].tolist() == [float(len(w)) for w in windows]
+        assert output.values[:, 0].tolist() == [float(sum(w)) for w in windows]
+        assert output.values[:, 1].tolist() == [float(len(w)) for w in windows]
         assert output.started <= output.finished
     assert sum(p.windows for p in passes) == sum(map(len, requests))
     for one in passes:
@@ -131,8 +131,8 @@ def test_a_failed_pass_fails_its_own_requests_and_later_ones_are_computed() -> N
         with ThreadPoolExecutor(1) as executor:
             queue = batcher(model, executor)
             with pytest.raises(RuntimeError, match="out of memory"):
-                await queue.logits([[13]])
-            assert (await queue.logits([[1]])).logits.shape == (1, 4)
+                await queue.compute([[13]])
+            assert (await queue.compute([[1]])).values.shape == (1, 4)
 
     asyncio.run(main())
 
@@ -166,7 +166,7 @@ def test_a_model_that_returns_too_few_rows_fails_its_requests_and_not_the_queue(
             queue = batcher(lambda windows: torch.zeros(len(windows) - 1, 4), executor)
             for _ in range(2):
                 with pytest.raises(ValueError, match="shorter"):
-                    await asyncio.wait_for(queue.logits([[1], [2]]), 10)
+                    await asyncio.wait_for(queue.compute([[1], [2]]), 10)
 
     asyncio.run(main())
 
@@ -177,7 +177,7 @@ def test_every_pass_is_reported_with_its_padding() -> None:
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
             queue = batcher(Model(), executor, on_forward=reported.append)
-            await queue.logits([[0] * 3, [0] * 5])
+            await queue.compute([[0] * 3, [0] * 5])
 
     asyncio.run(main())
     (one,) = reported

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.tokenizer import build_tokenizer, encode_rows
-from mbti_ray.data.windows import Windows, build_windows, split_into_windows
+from mbti_ray.data.windows import Windows, build_windows, split_into_posts, split_into_windows
 from mbti_ray.typology import labels_of
 
 pytestmark = pytest.mark.unit
@@ -119,6 +120,29 @@ def test_a_post_that_fits_a_window_is_never_cut(posts, max_tokens):
     for post in posts:
         if post and len(post) <= max_tokens - 2:
             assert sum(1 for w in windows if set(post) & set(w)) == 1
+
+
+@given(posts=post_lists(), max_tokens=st.integers(8, 24), max_windows=st.integers(1, 60))
+def test_posts_read_apart_share_no_window_and_long_ones_become_equal_parts(
+    posts, max_tokens, max_windows
+):
+    found = split_into_posts(
+        posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=max_windows
+    )
+    every = split_into_posts(posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=999)
+    assert found.windows == every.windows[:max_windows]
+    assert found.truncated == (len(every.windows) > max_windows)
+    if not any(posts):
+        assert every.windows == [[CLS, SEP]]
+        return
+    read = [token for window in every.windows for token in window[1:-1]]
+    assert read == [token for post in posts for token in post]
+    for post in filter(None, posts):
+        parts = [w for w in every.windows if set(w) & set(post)]
+        assert all(set(w[1:-1]) <= set(post) for w in parts)
+        assert max(map(len, parts)) <= max_tokens
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert len(parts) == -(-len(post) // (max_tokens - 2))
 
 
 def test_posts_share_a_window_until_it_is_full():
@@ -235,7 +259,7 @@ WORDS = ["the", "and", "reading", "x" * 300, "...", "漢字", "é", "\u0301", "\
 def test_a_text_cut_before_the_tokenizer_gives_the_windows_of_the_whole(name, texts, times):
     tokenizer = TOKENIZERS[name]
     long = [" ".join([text] * times) for text in texts]
-    (found,) = encode_rows(tokenizer, [long], max_tokens=8, max_windows=2)
+    (found,) = encode_rows(tokenizer, [long], ModelConfig(max_tokens=8), max_windows=2)
     posts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in long]
     whole = split_into_windows(
         posts,
@@ -256,7 +280,9 @@ def test_of_a_long_text_only_the_beginning_is_tokenized_unless_it_has_no_tokens(
         return [[FIRST_WORD] * text.count("the") for text in texts]
 
     monkeypatch.setattr("mbti_ray.data.tokenizer.tokenize", recorded)
-    encode_rows(TOKENIZERS["wordpiece"], [[words * 100_000]], max_tokens=8, max_windows=2)
+    encode_rows(
+        TOKENIZERS["wordpiece"], [[words * 100_000]], ModelConfig(max_tokens=8), max_windows=2
+    )
     if words == "the ":
         assert sum(tokenized) < 1000
     else:

@@ -1,9 +1,10 @@
 """The runtimes that compute a bundle's logits: torch, or ONNX Runtime in float32 or int8.
 
-A runtime maps token ids and an attention mask to logits. Must not know texts, how windows are
-pooled into rows, Ray or HTTP.
+A runtime maps token ids and an attention mask to the outputs of windows, and those to logits of
+rows. Must not know texts, Ray or HTTP.
 
-Shapes: B windows, T tokens, G golden texts, 4 dimensions in the order E, N, T, J.
+Shapes: B windows, T tokens, W outputs of a window (see `MBTIModel`), R rows, G golden texts, 4
+dimensions in the order E, N, T, J.
 """
 
 from typing import Literal, Protocol
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS
+from mbti_ray.data.collate import Groups
 from mbti_ray.inference.bundle import Bundle, load_model
 from mbti_ray.inference.runtimes.onnx_runtime import OnnxRuntime
 
@@ -27,6 +29,7 @@ class Runtime(Protocol):
     Attributes:
         device: Device of the inputs and of the logits.
         min_efficient_tokens: A smaller batch leaves the device idle; see `batches_by_length`.
+        output_size: W.
         golden: Logits [G, 4] of the golden texts, which the runtime has to reproduce.
         tolerance: Largest allowed difference from `golden` at logits up to 1; larger logits may
             differ in proportion, since processors add in another order.
@@ -34,11 +37,15 @@ class Runtime(Protocol):
 
     device: torch.device
     min_efficient_tokens: int
+    output_size: int
     golden: list[list[float]]
     tolerance: float
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Logits [B, 4] for ids int64 [B, T] and mask bool [B, T]; None means no padding."""
+        """Outputs [B, W] for ids int64 [B, T] and mask bool [B, T]; None means no padding."""
+
+    def pool(self, outputs: Tensor, groups: Groups) -> Tensor:
+        """Logits [R, 4] of rows from the outputs of their windows."""
 
 
 class TorchRuntime:
@@ -50,11 +57,15 @@ class TorchRuntime:
         self.golden = [g.logits for g in bundle.manifest.golden]
         self.tolerance = _TOLERANCE
         self._model = load_model(bundle).to(self.device).eval()
+        self.output_size = self._model.output_size
 
     @torch.inference_mode()
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        logits: Tensor = self._model(input_ids, attention_mask)
-        return logits
+        outputs: Tensor = self._model(input_ids, attention_mask)
+        return outputs
+
+    def pool(self, outputs: Tensor, groups: Groups) -> Tensor:
+        return self._model.pool(outputs, groups)
 
 
 def load_runtime(

@@ -39,13 +39,19 @@ def export_onnx(folder: Path) -> Exports:
     output channel and activations per tensor.
 
     Raises:
-        ConfigError: The packages of the extra `onnx` are not installed.
+        ConfigError: The packages of the extra `onnx` are not installed, or the bundle has a layer
+            among posts.
         BundleError: The float32 graph does not reproduce the bundle's golden logits.
     """
     _check_installed()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     bundle = load_bundle(folder)
+    if bundle.manifest.model.post_layers:
+        raise ConfigError(
+            f"{folder}: model.post_layers=1 has a layer behind the exported graph, which ONNX "
+            "Runtime cannot run; train with model.post_layers=0, or use serve.runtime=torch"
+        )
     with atomic_folder(folder / _FOLDER) as staging:
         float32, int8 = (staging / name for name in _FILES.values())
         with _silenced():
@@ -106,7 +112,7 @@ def _write_graph(bundle: Bundle, path: Path) -> None:
         dynamo=True,
         opset_version=_OPSET,
         input_names=["input_ids", "attention_mask"],
-        output_names=["logits"],
+        output_names=["outputs" if bundle.manifest.model.reads_posts else "logits"],
         dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
     )
     assert program is not None

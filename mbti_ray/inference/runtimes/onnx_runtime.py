@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbti_ray.data.collate import Groups
 from mbti_ray.errors import BundleError, ConfigError, one_line
 from mbti_ray.inference.bundle import Bundle
 from mbti_ray.inference.manifest import OnnxKind
+from mbti_ray.model.classifier import pool_table
 from mbti_ray.storage.checksums import find_damage
 
 # int8 activations are scaled by the largest value in a batch; processors without int8 dot-product
@@ -41,6 +43,7 @@ class OnnxRuntime:
             raise BundleError(f"{bundle.folder}: {damage}; export it again")
         self.device = torch.device("cpu")
         self.min_efficient_tokens = _MIN_EFFICIENT_TOKENS
+        self.output_size = 8 if bundle.manifest.model.reads_posts else 4
         self.golden: list[list[float]] = export.golden
         self.tolerance = _TOLERANCE[kind]
         options: Any = onnxruntime.SessionOptions()
@@ -61,3 +64,6 @@ class OnnxRuntime:
         mask = np.ones(ids.shape, np.bool_) if attention_mask is None else attention_mask.numpy()
         inputs = {"input_ids": ids, "attention_mask": mask}
         return torch.from_numpy(self._session.run(None, inputs)[0])
+
+    def pool(self, outputs: Tensor, groups: Groups) -> Tensor:
+        return pool_table(groups.table(outputs), groups.tokens)
