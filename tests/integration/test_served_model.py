@@ -207,7 +207,7 @@ def test_a_full_queue_is_429_with_the_seconds_to_wait(
         # The first moves on to the thread, which is blocked; the second waits in the queue.
         tasks = [asyncio.create_task(model.predict(texts("one")))]
         await asyncio.sleep(0.1)
-        tasks += [asyncio.create_task(model.predict(texts(*["a book"] * 9)))]
+        tasks += [asyncio.create_task(model.predict(texts(*(f"a book {n}" for n in range(9)))))]
         while model.wait_s <= 2:
             await asyncio.sleep(0.01)
         with pytest.raises(APIError) as refused:
@@ -230,7 +230,10 @@ def test_a_queue_that_filled_during_tokenization_is_429_too(
     async def main() -> list[PredictResult | BaseException]:
         executor.submit(gate.wait, 10)
         # None of them has a token in the queue when the others are admitted.
-        tasks = [asyncio.create_task(model.predict(texts(*[text] * 9))) for text in "abc"]
+        tasks = [
+            asyncio.create_task(model.predict(texts(*(f"{text} {n}" for n in range(9)))))
+            for text in "abc"
+        ]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         gate.set()
         assert all(isinstance(task.exception(), APIError) for task in done)
