@@ -76,15 +76,10 @@ class Instances:
         return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(p) for p in parts])
 
     def _sample(self, row: int, epoch: int) -> Indices:
-        start, end = self._starts[row : row + 2]
+        start, end = self.windows.row_starts[row : row + 2]
         count = int(end - start)
         if self.sampled is None or count <= self.sampled:
             return np.arange(start, end)
         random = np.random.default_rng([self.seed, epoch, row])
         chosen: Indices = start + np.sort(random.choice(count, self.sampled, replace=False))
         return chosen
-
-    @cached_property
-    def _starts(self) -> Indices:
-        """The first window of each row, and the end of the last: [R + 1]."""
-        return np.searchsorted(self.windows.row_index, np.arange(self.windows.row_count + 1))

@@ -139,6 +139,11 @@ class Windows:
         return column.copy()
 
     @cached_property
+    def row_starts(self) -> NDArray[np.int64]:
+        """The first window of each row, and the end of the last: [R + 1]."""
+        return np.searchsorted(self.row_index, np.arange(self.row_count + 1))
+
+    @cached_property
     def persons(self) -> NDArray[np.int32]:
         """The number of each row's person: [R]."""
         array: NDArray[np.int32] = self.rows.column("person").to_numpy()
@@ -185,7 +190,7 @@ def shorten_rows(
     """
     count, offsets = windows.row_count, windows.offsets
     taken = np.unique(np.linspace(0, count - 1, min(count, max_rows)).astype(np.int64))
-    bounds = np.searchsorted(windows.row_index, np.arange(count + 1))
+    bounds = windows.row_starts
     encoded, origin = [], []
     for row in taken.tolist():
         own = [

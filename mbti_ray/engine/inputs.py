@@ -128,7 +128,8 @@ class Inputs:
 
     def predict_windows(self, windows: Windows) -> Tensor:
         """Logits [R, 4] of rows that are no split, as `predict` has them, as served."""
-        return predict_rows(replace(self._evaluator, dtype=None).logits, windows, self._worker)
+        outputs = replace(self._evaluator, dtype=None).outputs
+        return predict_rows(outputs, self._model, windows, self._worker)
 
     def _features(self, split: str, evaluator: Evaluator) -> Tensor:
         """Features [N, H] of a split, extracted when they are first needed."""
