@@ -48,9 +48,7 @@ def train_all(rank: int, trees: dict[str, Any], datasets: dict[str, str]) -> dic
     }
 
 
-def test_two_ranks_equal_each_other_and_one_rank(
-    short: Build, cache: Path, tmp_path: Path
-) -> None:
+def test_two_ranks_equal_each_other_and_one_rank(short: Build, cache: Path, tmp_path: Path) -> None:
     configs = {name: short("model.dropout=0", *more) for name, more in CASES.items()}
     trees = {name: config.model_dump(mode="json") for name, config in configs.items()}
     data = {name: prepare_dataset(config, cache) for name, config in configs.items()}
