@@ -25,7 +25,7 @@ from mbti_ray.cli.tables import (
     print_warning,
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run
-from mbti_ray.config.resume import describe_schedule_change, resumed_run
+from mbti_ray.config.resume import describe_schedule_change
 from mbti_ray.data.frames import save_frame
 from mbti_ray.errors import ConfigError
 from mbti_ray.runs.lookup import storage_folder
@@ -77,7 +77,7 @@ def _as_argument(value: Any) -> str:
 
 
 def _train(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=load_run, resume=resumed_run) as run:
+    with set_up_run(options, load=load_run) as run:
         return _train_run(run)
 
 

@@ -27,7 +27,6 @@ from mbti_ray.cli.tables import (
     print_warning,
 )
 from mbti_ray.config import StudyConfig, load_study
-from mbti_ray.config.resume import resumed_study
 
 if TYPE_CHECKING:
     from mbti_ray.on_ray.cluster.resources import Resources
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tune(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=load_study, resume=resumed_study, name_prefix="study-") as run:
+    with set_up_run(options, load=load_study, name_prefix="study-") as run:
         return _tune_study(run)
 
 

@@ -26,16 +26,8 @@ class Disk:
     total_bytes: int
 
 
-@dataclass(frozen=True)
-class DiskNeed:
-    """An estimate of what a run or study writes to the storage folder."""
-
-    min_bytes: int
-    max_bytes: int
-
-
-def estimate_disk_need(config: RunConfig, weights_bytes: int) -> DiskNeed:
-    """The size of the checkpoints and bundles for an encoder with weights of that size.
+def estimate_disk_need(config: RunConfig, weights_bytes: int) -> tuple[int, int]:
+    """The least and the most bytes that a run or study writes for an encoder of that size.
 
     A checkpoint contains the weights, the best weights, and two moments of each trained weight.
     """
@@ -43,7 +35,7 @@ def estimate_disk_need(config: RunConfig, weights_bytes: int) -> DiskNeed:
     kept = _CHECKPOINTS
     if isinstance(config, StudyConfig):
         kept = (config.study.trials or 1) + 1
-    return DiskNeed(checkpoint + weights_bytes, kept * checkpoint + weights_bytes)
+    return checkpoint + weights_bytes, kept * checkpoint + weights_bytes
 
 
 def measure_disk(folder: Path) -> Disk:
@@ -66,14 +58,15 @@ def judge_ray_disk(disk: Disk) -> Verdict:
     return Verdict(_CHECK, "ok", f"Ray's folder {disk.path} has enough space")
 
 
-def judge_storage_disk(disk: Disk, need: DiskNeed) -> Verdict:
-    """The disk of the storage folder."""
+def judge_storage_disk(disk: Disk, need: tuple[int, int]) -> Verdict:
+    """The disk of the storage folder; see `estimate_disk_need`."""
+    least, most = need
     message = f"storage {disk.path} has {decimal(disk.free_bytes)} free"
     remedy = "free space, or set storage=... to a larger disk"
-    if disk.free_bytes < need.min_bytes:
-        message += f", but one checkpoint and the bundle need {decimal(need.min_bytes)}"
+    if disk.free_bytes < least:
+        message += f", but one checkpoint and the bundle need {decimal(least)}"
         return Verdict(_CHECK, "wrong", message, remedy)
-    if disk.free_bytes < need.max_bytes:
-        message += f", and all that is stored may need {decimal(need.max_bytes)}"
+    if disk.free_bytes < most:
+        message += f", and all that is stored may need {decimal(most)}"
         return Verdict(_CHECK, "warning", message, remedy)
-    return Verdict(_CHECK, "ok", f"{message}; needs about {decimal(need.max_bytes)}")
+    return Verdict(_CHECK, "ok", f"{message}; needs about {decimal(most)}")

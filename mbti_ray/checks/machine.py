@@ -11,32 +11,26 @@ from mbti_ray.checks.disk import Disk, measure_disk
 from mbti_ray.checks.encoder import inspect_encoder
 from mbti_ray.checks.gpu import Gpus, find_driver, probe_gpus
 from mbti_ray.checks.network import gloo_address
-from mbti_ray.checks.storage import StorageReport
 from mbti_ray.checks.token import Token, find_token
 from mbti_ray.checks.verdict import Verdict
 from mbti_ray.checks.versions import installed_versions, torch_cuda_version
 
 
 @dataclass(frozen=True)
-class MachineQuery:
-    """What to inspect on a machine: 0 s for the GPUs skips them, `logs` is of the autoscaler."""
-
-    encoder: str
-    ray_folder: Path
-    gpu_timeout_s: float = 0.0
-    logs: Path | None = None
-
-
-@dataclass(frozen=True)
 class MachineReport:
-    """The facts of one machine; `encoder` with the bytes of its weights there."""
+    """The facts of one machine.
+
+    Attributes:
+        encoder: Whether it can be loaded, and the bytes of its weights there.
+        storage_fault: See `StorageMarkers.exchange`.
+    """
 
     versions: dict[str, str]
     token: Token
     encoder: tuple[Verdict, int]
     disk: Disk
     gpus: Gpus
-    storage: StorageReport | None
+    storage_fault: str | None
     autoscaler: Autoscaler | None
     gloo_address: str | None
     duration_s: float
@@ -45,24 +39,34 @@ class MachineReport:
 
 
 def inspect_machine(
-    query: MachineQuery, check_storage: Callable[[], StorageReport] | None = None
+    encoder: str,
+    ray_folder: Path,
+    *,
+    gpu_timeout_s: float = 0.0,
+    logs: Path | None = None,
+    check_storage: Callable[[], str | None] = lambda: None,
 ) -> MachineReport:
-    """Inspect the machine that this is called on; see `StorageMarkers.exchange` for its storage."""
+    """Inspect the machine that this is called on.
+
+    Args:
+        gpu_timeout_s: At 0 no GPU is probed.
+        logs: The log folder of the autoscaler, if it may run here.
+    """
     started = time.monotonic()
     # Each of these may wait for another process or machine.
     with ThreadPoolExecutor(3) as pool:
-        gpus = pool.submit(_find_gpus, query.gpu_timeout_s)
-        encoder = pool.submit(inspect_encoder, query.encoder)
-        storage = pool.submit(check_storage) if check_storage else None
+        gpus = pool.submit(_find_gpus, gpu_timeout_s)
+        found = pool.submit(inspect_encoder, encoder)
+        storage_fault = pool.submit(check_storage)
         return MachineReport(
             versions=installed_versions(),
             token=find_token(),
-            disk=measure_disk(query.ray_folder),
-            autoscaler=find_autoscaler(query.logs) if query.logs else None,
+            disk=measure_disk(ray_folder),
+            autoscaler=find_autoscaler(logs) if logs else None,
             gloo_address=gloo_address(),
-            encoder=encoder.result(),
+            encoder=found.result(),
             gpus=gpus.result(),
-            storage=storage.result() if storage else None,
+            storage_fault=storage_fault.result(),
             duration_s=time.monotonic() - started,
         )
 

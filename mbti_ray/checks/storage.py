@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,15 +19,6 @@ _CHECK = "storage"
 _DRIVER = "driver"
 # On a network file system, a new file may appear later on other machines.
 _PATIENCE_S, _POLL_S = 3.0, 0.1
-
-
-@dataclass(frozen=True)
-class StorageReport:
-    """The storage folder as one machine sees it; `is_shared`: it has the marker of the driver."""
-
-    exists: bool
-    is_shared: bool
-    problem: str | None = None
 
 
 class StorageMarkers:
@@ -69,16 +59,21 @@ class StorageMarkers:
             for new in self._created:
                 new.rmdir()
 
-    def exchange(self, machine: str) -> StorageReport:
-        """On a machine: look for the driver's marker and write one. Never creates the folder."""
+    def exchange(self, machine: str) -> str | None:
+        """On a machine: look for the driver's marker and write one. Never creates the folder.
+
+        Returns:
+            What is wrong there, with {} in place of the names of machines; None if nothing.
+        """
         try:
-            exists = not isinstance(self.storage, Path) or self.storage.is_dir()
-            is_shared = exists and not self.find_missing([_DRIVER])
-            if is_shared:
-                self._write(machine)
+            if isinstance(self.storage, Path) and not self.storage.is_dir():
+                return "does not exist on {}: other machines would not see its files"
+            if self.find_missing([_DRIVER]):
+                return "is another folder on {} than here: files written here are missing there"
+            self._write(machine)
         except (OSError, MbtiRayError) as error:
-            return StorageReport(exists=True, is_shared=False, problem=_reason(error))
-        return StorageReport(exists, is_shared)
+            return f"cannot be used on {{}} ({_reason(error)})"
+        return None
 
     def find_missing(self, machines: Iterable[str]) -> set[str]:
         """The machines whose markers do not appear here."""
@@ -110,38 +105,28 @@ def judge_own_storage(markers: StorageMarkers) -> Verdict:
 
 def judge_storage(
     markers: StorageMarkers,
-    by_machine: Mapping[str, StorageReport],
+    faults: Mapping[str, str | None],
     *,
     idle: frozenset[str] = frozenset(),
 ) -> list[Verdict]:
-    """The storage folder on all machines; on the `idle` ones no worker will run."""
+    """The storage folder on all machines, by what `exchange` returned there.
+
+    Args:
+        idle: Machines on which no worker will run.
+    """
     own = judge_own_storage(markers)
-    if own.state == "wrong" or not by_machine:
+    if own.state == "wrong" or not faults:
         return [own]
-    unseen = markers.find_missing(m for m, report in by_machine.items() if report.is_shared)
-    faults = {
-        machine: (fault, machine in idle)
-        for machine, report in by_machine.items()
-        if (fault := _fault(report, is_seen=machine not in unseen))
-    }
-    nodes = f"by {len(by_machine)} nodes" if len(by_machine) > 1 else "by the node"
+    unseen = markers.find_missing(machine for machine, fault in faults.items() if fault is None)
+    found = {m: (fault, m in idle) for m, fault in faults.items() if fault is not None}
+    found |= {m: ("does not show files here that were written on {}", m in idle) for m in unseen}
     remedy = f"mount the same folder at {markers.storage} on all machines, or set storage=s3://..."
     wrong = []
-    for (fault, is_idle), machines in group_by_value(faults).items():
+    for (fault, is_idle), machines in group_by_value(found).items():
         message = f"{markers.storage} {fault.replace('{}', join_names(machines), 1)}"
         wrong.append(Verdict(_CHECK, "warning" if is_idle else "wrong", message, remedy))
+    nodes = f"by {len(faults)} nodes" if len(faults) > 1 else "by the node"
     return wrong or [Verdict(_CHECK, "ok", f"{markers.storage} is writable {nodes} and read back")]
-
-
-def _fault(report: StorageReport, *, is_seen: bool) -> str | None:
-    """What is wrong with it, with {} for the names of the machines."""
-    if report.problem is not None:
-        return f"cannot be used on {{}} ({report.problem})"
-    if not report.exists:
-        return "does not exist on {}: other machines would not see its files"
-    if not report.is_shared:
-        return "is another folder on {} than here: files written here are missing there"
-    return None if is_seen else "does not show files here that were written on {}"
 
 
 def _reason(error: Exception) -> str:

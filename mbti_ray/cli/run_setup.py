@@ -9,13 +9,13 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mbti_ray.cli.command import default_name, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar, step
 from mbti_ray.cli.tables import print_bad_rows, print_line, print_warning
 from mbti_ray.config import RunConfig
+from mbti_ray.config.resume import resumed
 from mbti_ray.runs.lookup import cache_folder, locked_run_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
 from mbti_ray.storage.local_cache import local_file
@@ -45,18 +45,16 @@ def set_up_run(
     options: argparse.Namespace,
     *,
     load: Callable[[str | None, Sequence[str]], Config],
-    resume: Callable[[Path, str | None, Sequence[str]], Config],
     name_prefix: str = "",
 ) -> Iterator[RunSetup[Config]]:
     """The config, data and checked-out folder of what is on the command line.
 
     Args:
         load: Reads the config of a new run, from a file or preset and overrides.
-        resume: Reads the config of a run to resume, from its config.yaml as well.
         name_prefix: In front of the name of a run that was given none.
 
     Raises:
-        ConfigError, DataError, RunError: See `load`, `resume`, `locked_run_folder`,
+        ConfigError, DataError, RunError: See `load`, `resumed`, `locked_run_folder`,
             `prepare_dataset` and `require_both_poles`.
     """
     base, overrides = split_base(options.items)
@@ -70,7 +68,7 @@ def set_up_run(
         chosen.checked_out() as folder,
     ):
         if existing == "resume":
-            config = resume(folder.config, file, overrides)
+            config = resumed(load, folder.config, file, overrides)
 
         print_opening()
         with step("importing torch"):

@@ -1,14 +1,15 @@
 """Which settings may change when a run or study resumes: where and how long, not what it learns."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mbti_ray.config.load import load_run
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.config.search_space import load_study
 from mbti_ray.config.study import StudyConfig
 from mbti_ray.errors import RunError
+
+Config = TypeVar("Config", bound=RunConfig)
 
 _MAY_CHANGE = (
     *("name", "storage", "scaling.", "failure.", "serve.", "scoring.", "fit.tracker"),
@@ -16,21 +17,37 @@ _MAY_CHANGE = (
 )
 
 
-def resumed_run(saved: Path, base: str | None, overrides: Sequence[str]) -> RunConfig:
-    """The saved config of a run with the changes of the command line, if they are allowed.
+def resumed(
+    load: Callable[[str | None, Sequence[str]], Config],
+    saved: Path,
+    base: str | None,
+    overrides: Sequence[str],
+) -> Config:
+    """The saved config of a run or study with the changes of the command line, if allowed.
 
-    It may train for more epochs than it started with; see `describe_schedule_change`.
+    A run may train for more epochs than it started with; see `describe_schedule_change`.
 
     Args:
-        base: The preset or file on the command line, which must be the one that the run started
-            with; None takes the saved config.
+        load: `load_run` or `load_study`.
+        base: The preset or file on the command line, which must be the one that it started with;
+            None takes the saved config.
 
     Raises:
         RunError: It would become another run; the message lists every difference.
     """
-    before, after = load_run(str(saved)), load_run(base or str(saved), overrides)
-    longer: Set[str] = {"fit.epochs"} if after.fit.epochs > before.fit.epochs else set()
-    _refuse_changes(saved, before, after, allowed=longer)
+    before, after = load(str(saved), ()), load(base or str(saved), overrides)
+    is_longer = not isinstance(after, StudyConfig) and after.fit.epochs > before.fit.epochs
+    old, new = leaves(before.model_dump()), leaves(after.model_dump())
+    changes = {
+        address: f"{address}: {old.get(address)!r} -> {new.get(address)!r}"
+        for address in {**old, **new}
+        if old.get(address) != new.get(address) and not address.startswith(_MAY_CHANGE)
+    }
+    if changes.keys() - ({"fit.epochs"} if is_longer else set()):
+        raise RunError(
+            f"{saved.parent}: --resume needs the config that it started with; different here: "
+            f"{'; '.join(changes.values())}; leave that out, or use another name"
+        )
     return after
 
 
@@ -43,29 +60,6 @@ def describe_schedule_change(saved: Path, after: RunConfig) -> str | None:
         f"fit.epochs: {before} -> {after.fit.epochs}; the learning rate now falls to 0 over "
         f"{after.fit.epochs} epochs, so the run differs from one that was started with as many"
     )
-
-
-def resumed_study(saved: Path, base: str | None, overrides: Sequence[str]) -> StudyConfig:
-    """As `resumed_run`, for a study, whose number of trials may grow."""
-    before, after = load_study(str(saved)), load_study(base or str(saved), overrides)
-    _refuse_changes(saved, before, after)
-    return after
-
-
-def _refuse_changes(
-    saved: Path, before: RunConfig, after: RunConfig, *, allowed: Set[str] = frozenset()
-) -> None:
-    old, new = leaves(before.model_dump()), leaves(after.model_dump())
-    changes = {
-        address: f"{address}: {old.get(address)!r} -> {new.get(address)!r}"
-        for address in {**old, **new}
-        if old.get(address) != new.get(address) and not address.startswith(_MAY_CHANGE)
-    }
-    if changes.keys() - allowed:
-        raise RunError(
-            f"{saved.parent}: --resume needs the config that it started with; different here: "
-            f"{'; '.join(changes.values())}; leave that out, or use another name"
-        )
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.checks.machine import MachineQuery, inspect_machine
+from mbti_ray.checks.machine import inspect_machine
 from mbti_ray.config import load_run, load_study
 from mbti_ray.errors import ClusterError
 
@@ -99,7 +99,7 @@ def test_two_workers_that_would_wait_for_each_other_for_ever_are_said_to(
         str(n): {"Resources": resources, "NodeManagerAddress": address}
         for n, address in enumerate(addresses)
     }
-    machine = replace(inspect_machine(MachineQuery("tiny", tmp_path)), gloo_address=hears)
+    machine = replace(inspect_machine("tiny", tmp_path), gloo_address=hears)
     machines = dict.fromkeys(nodes, machine)
     verdicts = judge_network(config, nodes, machines, Resources(1, gpus))
     assert [v.state for v in verdicts] == said
@@ -127,16 +127,15 @@ def test_a_node_is_asked_by_a_task_too(tmp_path):
     """On one machine it is looked at from inside; on several there is a task on each."""
     import ray
 
-    from mbti_ray.checks.machine import MachineQuery
     from mbti_ray.checks.storage import StorageMarkers
     from mbti_ray.on_ray.cluster.preflight import _live_nodes, _task_on
 
     with StorageMarkers(tmp_path) as markers:
         ((name, node),) = _live_nodes().items()
-        query = MachineQuery("tiny", Path("/tmp/ray"))
-        machine = ray.get(_task_on(node).remote(query, partial(markers.exchange, name)), timeout=60)
-        assert machine.storage is not None
-        assert machine.storage.is_shared
+        exchange = partial(markers.exchange, name)
+        asked = _task_on(node).remote("tiny", Path("/tmp/ray"), check_storage=exchange)
+        machine = ray.get(asked, timeout=60)
+        assert machine.storage_fault is None
         assert markers.find_missing([name]) == set()
     assert machine.versions["ray"] == ray.__version__
 

@@ -7,13 +7,12 @@ import pytest
 
 from mbti_ray.checks.disk import (
     Disk,
-    DiskNeed,
     estimate_disk_need,
     judge_ray_disk,
     judge_storage_disk,
     measure_disk,
 )
-from mbti_ray.checks.storage import StorageMarkers, StorageReport, judge_own_storage, judge_storage
+from mbti_ray.checks.storage import StorageMarkers, judge_own_storage, judge_storage
 from mbti_ray.checks.token import Token, find_token, judge_refused_token, judge_token, judge_tokens
 from mbti_ray.checks.verdict import Verdict, join_names, merge_verdicts
 from mbti_ray.checks.versions import installed_versions, judge_versions, torch_cuda_version
@@ -222,14 +221,14 @@ def test_another_disk_under_the_same_name_is_found_out(tmp_path):
 
 def test_a_note_that_does_not_come_back_is_wrong(tmp_path):
     with StorageMarkers(tmp_path, patience_s=0.1) as markers:
-        (verdict,) = judge_storage(markers, {"b": StorageReport(exists=True, is_shared=True)})
+        (verdict,) = judge_storage(markers, {"b": None})
     assert verdict.state == "wrong"
     assert "does not show files here that were written on b" in verdict.message
 
 
 def test_a_machine_that_nothing_will_run_on_is_only_a_warning(tmp_path):
     with StorageMarkers(tmp_path) as markers:
-        seen = {"b": StorageReport(exists=False, is_shared=False)}
+        seen = {"b": "does not exist on {}"}
         (verdict,) = judge_storage(markers, seen, idle=frozenset({"b"}))
     assert verdict.state == "warning"
 
@@ -275,13 +274,13 @@ def test_a_disk_on_which_ray_stops_storing_is_wrong(free, total, state):
 
 @pytest.mark.parametrize(("free", "state"), [(5, "wrong"), (50, "warning"), (500, "ok")])
 def test_storage_has_to_hold_a_checkpoint_and_should_hold_all_that_is_kept(free, state):
-    verdict = judge_storage_disk(Disk("/runs", free, 1000), DiskNeed(10, 100))
+    verdict = judge_storage_disk(Disk("/runs", free, 1000), (10, 100))
     assert verdict.state == state
 
 
 def test_a_study_needs_room_for_the_checkpoint_of_each_trial():
     run, study = load_run("quick"), load_study(None, ["study.trials=50"])
-    assert estimate_disk_need(run, 100) == DiskNeed(500, 1300)
-    assert estimate_disk_need(study, 100) == DiskNeed(500, 100 + 51 * 400)
+    assert estimate_disk_need(run, 100) == (500, 1300)
+    assert estimate_disk_need(study, 100) == (500, 100 + 51 * 400)
     heads = load_run("quick", ["model.trainable=heads"])
     assert estimate_disk_need(heads, 100).max_bytes < estimate_disk_need(run, 100).max_bytes

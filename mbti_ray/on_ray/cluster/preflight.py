@@ -25,7 +25,7 @@ from mbti_ray.checks.disk import (
     measure_disk,
 )
 from mbti_ray.checks.gpu import judge_gpus, probe_timeout_s
-from mbti_ray.checks.machine import MachineQuery, MachineReport, inspect_machine
+from mbti_ray.checks.machine import MachineReport, inspect_machine
 from mbti_ray.checks.network import judge_gloo
 from mbti_ray.checks.ports import judge_ports
 from mbti_ray.checks.storage import StorageMarkers, judge_own_storage, judge_storage
@@ -95,10 +95,10 @@ def check_this_machine(config: RunConfig) -> list[Verdict]:
     """Whether a run or study could run on this machine alone; starts no Ray."""
     here = connectivity.local_resources()
     timeout_s = probe_timeout_s(here.get("GPU", 0))
-    query = MachineQuery(config.model.encoder, connectivity.ray_temp_folder(), timeout_s)
     needs_gpu = config.scaling.use_gpu is True
     with StorageMarkers(storage_folder(config.storage)) as markers:
-        machine = inspect_machine(query)
+        folder = connectivity.ray_temp_folder()
+        machine = inspect_machine(config.model.encoder, folder, gpu_timeout_s=timeout_s)
         return [
             *judge_versions({"this machine": machine.versions}),
             judge_token(machine.token, joins="RAY_ADDRESS" in os.environ),
@@ -169,13 +169,16 @@ def query_nodes(
     """Inspect every node: a single local node in this process, otherwise by tasks."""
     reports, asked = NodeReports(nodes), time.time()
     folder, logs = connectivity.ray_temp_folder(), connectivity.session_logs_folder()
-    query = MachineQuery(config.model.encoder, folder, gpu_within_s, logs)
+    query: dict[str, Any] = {"encoder": config.model.encoder, "ray_folder": folder, "logs": logs}
+    query["gpu_timeout_s"] = gpu_within_s
     if len(nodes) == 1 and connectivity.is_node_here(next(iter(nodes.values()))["NodeID"]):
         (name,) = nodes
-        reports.add(name, inspect_machine(query, partial(markers.exchange, name)), asked)
+        reports.add(
+            name, inspect_machine(**query, check_storage=partial(markers.exchange, name)), asked
+        )
         return reports
     waiting = {
-        _task_on(node).remote(query, partial(markers.exchange, name)): name
+        _task_on(node).remote(**query, check_storage=partial(markers.exchange, name)): name
         for name, node in nodes.items()
     }
     within_s = max(_ANSWER_WITHIN_S, gpu_within_s + 3)
@@ -223,7 +226,7 @@ def _judge_essentials(
     nodes, machines = reports.nodes, reports.machines
     capacity, each = judge_resources(config, reports.resources, reports.addable)
     versions = {_DRIVER: installed_versions()} | {n: m.versions for n, m in machines.items()}
-    seen = {name: m.storage for name, m in machines.items() if m.storage is not None}
+    faults = {name: m.storage_fault for name, m in machines.items()}
     # Neither a worker nor the driver runs there.
     idle = frozenset(
         name
@@ -237,7 +240,7 @@ def _judge_essentials(
     return [
         *unanswered,
         *judge_versions(versions),
-        *judge_storage(markers, seen, idle=idle),
+        *judge_storage(markers, faults, idle=idle),
         *_disks(config, markers.storage, machines),
         capacity,
         *_gpus(nodes, machines, is_needed=each is not None and each.gpus > 0),
