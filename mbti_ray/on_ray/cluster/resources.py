@@ -61,7 +61,7 @@ def ray_connection(job: str | None = None) -> Iterator[str | None]:
         job_config = JobConfig(metadata={"job_name": job} if job else {})
         handler = signal.getsignal(signal.SIGTERM)
         context = ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=job_config)
-        if threading.current_thread() is threading.main_thread():
+        if handler is not None and threading.current_thread() is threading.main_thread():
             # Ray replaces it by one that exits with 15.
             signal.signal(signal.SIGTERM, handler)
     except ConnectionError:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import httpx
 import ray
@@ -31,6 +31,7 @@ from mbti_ray.on_ray.cluster.resources import (
 from mbti_ray.on_ray.serve.deployment import APP_NAME, build_app, build_target, load_key_digest
 from mbti_ray.on_ray.serve.rollout import roll_back, roll_out
 from mbti_ray.on_ray.serve.rollout_coordinator import current_target
+from mbti_ray.on_ray.signals import handle_signals
 from mbti_ray.serving.discovery import announce_service
 from mbti_ray.serving.target import ServingTarget
 from mbti_ray.storage.remote import Location
@@ -76,16 +77,13 @@ def run_service(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     received: list[int] = []
 
-    def stop(number: int, frame: object) -> None:
+    def stop(number: int) -> None:
         received.append(number)
         notify("stopping after the requests that are running; Ctrl-C again stops at once")
         raise KeyboardInterrupt
 
-    _handle_signals(stop)
     try:
-        with ray_connection(f"serve {APP_NAME}") as dashboard:
-            # Again, because ray.init installs a handler that ends this process before the others.
-            _handle_signals(stop)
+        with handle_signals(stop), ray_connection(f"serve {APP_NAME}") as dashboard:
             try:
                 url = start_service(bundle, config)
                 ray_address = ray.get_runtime_context().gcs_address
@@ -149,11 +147,6 @@ def change_target(
             raise ClusterError("the service does not say what it serves yet; try again in a moment")
         check(served.primary)
         return roll_out(service, build_target(bundle, config), **facts)
-
-
-def _handle_signals(handler: Any) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
 
 
 def _check_ports(config: ServeConfig) -> None:
