@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Two at a time: torch computes in one thread of each, and all tests with Ray are in one of them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: setup demo check test test-long lint types clean
+.PHONY: setup demo bench check test test-long lint types clean
 
 setup: .venv/installed
 
@@ -19,6 +19,13 @@ setup: .venv/installed
 # A search on the built-in corpus, the best model served, one question over HTTP.
 demo: setup
 	$(BIN)/python examples/demo.py
+
+# The quick form of every benchmark, and the table of docs/benchmarks.md.
+bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[bench]'
+	for name in start train tune serve; do $(BIN)/python benchmarks/$$name.py --quick || exit; done
+	$(BIN)/python benchmarks/tables.py
 
 # What a change of a line should pass: under a minute.
 check: setup lint types

@@ -39,6 +39,7 @@ from pathlib import Path
 import httpx
 import torch
 from clients import Figures, closed_loop, open_loop
+from extra import require_bench
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from mbti_ray.config import load_run
@@ -260,6 +261,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="5 s a level, one repeat")
     parser.add_argument("--output", type=Path, help="default: serve.json, or serve_quick.json")
     options = parser.parse_args()
+    if "litserve" in options.sides:
+        require_bench("litserve")
     if options.quick:
         options.seconds, options.repeats = 5.0, 1
     output = options.output or RESULTS / ("serve_quick.json" if options.quick else "serve.json")

@@ -12,7 +12,7 @@ at 1 and use fused AdamW:
     packed       the same with fit.attention=packed, which pads nothing
     hf           transformers.Trainer with DataCollatorWithPadding, as its defaults are
     hf_grouped   the same with train_sampling_strategy="group_by_length"
-    lightning    lightning.Trainer with a shuffled, padding DataLoader, where it is installed
+    lightning    lightning.Trainer with a shuffled, padding DataLoader
 
 `matmul_share` is the speed of our steps over that of a 2048-cube product (8192 on a GPU) in the
 same minute, counting only what real tokens need. Needs `pip install 'mbti_ray[bench,minilm]'`. The
@@ -39,8 +39,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from extra import require_bench
 from torch import nn
-from train_sides import SIDES, Counting, Run, Task, lightning, padded, transformers, wait
+from train_sides import SIDES, Counting, Run, Task, padded, transformers, wait
 
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
@@ -173,14 +174,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer windows, three repeats")
     parser.add_argument("--output", type=Path, help="default: train.json, or train_quick.json")
     options = parser.parse_args()
+    needs = {"hf": "accelerate", "hf_grouped": "accelerate", "lightning": "lightning"}
+    require_bench(*dict.fromkeys(needs[side] for side in options.sides if side in needs))
     name = "train_quick.json" if options.quick else "train.json"
     output = options.output or RESULTS / name
     if options.quick:
         options.windows, options.repeats = min(options.windows, 640), 3
     # The other sides are measured against it.
     options.sides = list(dict.fromkeys(["ours", *options.sides]))
-    if lightning is None:
-        options.sides = [side for side in options.sides if side != "lightning"]
     _be_quiet()
     load = os.getloadavg()[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"

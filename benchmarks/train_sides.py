@@ -1,6 +1,5 @@
 """The sides of benchmarks/train.py: this engine, HF Trainer and Lightning train on one task."""
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pad_sequence
@@ -19,11 +19,6 @@ from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel, build_model
 
-try:
-    import transformers
-    from accelerate import Accelerator  # noqa: F401  (HF Trainer needs it)
-except ImportError as missing:
-    sys.exit(f"{missing.name} is not installed; pip install 'mbti_ray[bench,minilm]'")
 try:
     import lightning
 except ImportError:

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from extra import require_bench
 
 from mbti_ray.config import StudyConfig, load_study, override
 from mbti_ray.data.dataset import Dataset, prepare_dataset
@@ -278,6 +279,8 @@ def main() -> int:
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--storage", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if "hf" in options.sides:
+        require_bench("accelerate")
     if options.side:
         config = study_config(options.side, str(options.storage), options.source)
         data = prepare_dataset(config, options.storage.parent / "cache")
