@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from mbti_ray.cli.command import build_parser, run_command, split_base
+from mbti_ray.cli.command import add_base_rates, build_parser, run_command, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard, print_verdict
 from mbti_ray.config import apply_overrides, config_from_dict, load_run
+from mbti_ray.config.load import base_rate_overrides
 from mbti_ray.data.sources import check_labelled
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--report", type=Path, metavar="FILE.html", help="also write a report with the scorecard"
     )
+    add_base_rates(parser)
     return run_command(parser, _evaluate, argv)
 
 
@@ -49,6 +51,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
 
 def _evaluate_and_write(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
+    overrides = [*overrides, *base_rate_overrides(options.base_rates)]
     home = locate_bundle(place, load_run(None, overrides).storage)
     manifest = load_manifest(fetch_bundle(home))
     of_data = [item for item in overrides if item.startswith("data.")]

@@ -39,21 +39,32 @@ class MBTIClassifier:
         revision: str | None = None,
         runtime: Literal["torch", "onnx", "onnx-int8"] = "torch",
         device: str = "cpu",
+        base_rates: Mapping[str, float] | None = None,
     ) -> "MBTIClassifier":
         """A classifier from a bundle, run or study, by path, URL, or id on the Hugging Face Hub.
 
         Args:
             revision: Of a model on the hub: a branch, tag or commit.
+            base_rates: Share of E, N, T or J among the people asked, such as `{"E": 0.5}`; a pole
+                that is not named keeps that of the training data.
 
         Raises:
             RunError: There is no bundle.
             BundleError: The bundle is damaged.
+            ConfigError: A base rate is not between 0 and 1, or those of training are not known.
         """
+        from mbti_ray.config import RunConfig, apply_overrides
+        from mbti_ray.config.load import BASE_RATES, base_rate_overrides
         from mbti_ray.inference.hub import fetch_pretrained
         from mbti_ray.inference.predictor import Predictor
 
+        rates = base_rate_overrides(base_rates or {})
+        config = apply_overrides(RunConfig(), rates, allowed=BASE_RATES)
         folder = fetch_pretrained(place, revision=revision)
-        return cls(Predictor.load(folder, runtime=runtime, device=device), folder)
+        predictor = Predictor.load(
+            folder, runtime=runtime, device=device, base_rates=config.serve.base_rates
+        )
+        return cls(predictor, folder)
 
     @classmethod
     def load_from_checkpoint(cls, path: str | Path, *, device: str = "cpu") -> "MBTIClassifier":

@@ -11,10 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbti_ray.cli.command import build_parser, run_command
+from mbti_ray.cli.command import add_base_rates, build_parser, run_command
 from mbti_ray.cli.progress import is_watched, progress_bar
 from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
 from mbti_ray.config import RunConfig, apply_overrides
+from mbti_ray.config.load import BASE_RATES, base_rate_overrides
+from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.progress import ProgressCallback
 from mbti_ray.errors import ConfigError, DataError, RunError
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 _ALLOWED = (
     *("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime"),
     *(f"data.columns.{role}" for role in ("text", "type", "author", "id")),
-    "data.separator",
+    *("data.separator", "data.join_rows"),
+    *BASE_RATES,
 )
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 # Input rows per part: seconds on a GPU, a minute or more on a CPU.
@@ -37,7 +40,7 @@ _SHOWN_BAD_ROWS = 10
 # Fields of the manifest that determine a prediction; `id` stands for the weights.
 _DETERMINING_FIELDS = (
     *("id", "unit", "max_windows", "mask_version", "mask_also"),
-    *("temperature", "thresholds", "abstain"),
+    *("temperature", "length", "thresholds", "abstain"),
 )
 
 
@@ -69,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--part-rows", type=int, metavar="N", help=f"input rows per part (default: {_PART_ROWS})"
     )
+    add_base_rates(parser)
     arguments = list(sys.argv[1:] if argv is None else argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     texts = arguments[end + 1 :]
@@ -78,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _predict(options: argparse.Namespace, texts: list[str]) -> Result:
     overrides = [item for item in options.items if _OVERRIDE.match(item)]
     rest = [item for item in options.items if item not in overrides]
+    overrides += base_rate_overrides(options.base_rates)
     config = apply_overrides(RunConfig(), overrides, allowed=_ALLOWED)
     if config.scaling.use_gpu is True and config.serve.runtime != "torch":
         raise ConfigError(
@@ -107,7 +112,12 @@ def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Resul
     except DataError as error:
         raise DataError(f"command line: {error}") from None
     bundle = fetch_bundle(home)
-    predictor = Predictor.load(bundle, runtime=config.serve.runtime, threads=config.scaling.cpus)
+    predictor = Predictor.load(
+        bundle,
+        runtime=config.serve.runtime,
+        threads=config.scaling.cpus,
+        base_rates=config.serve.base_rates,
+    )
     predictions = predictor.predict([[text] for text in texts], whole=False)
     answers = [prediction.as_dict() for prediction in predictions]
     print_predictions(texts, answers)
@@ -181,7 +191,7 @@ def _predict_to_folder(
         Path(options.output),
         SCHEMA,
         made_from={
-            "bundle": _determining_values(manifest, job.config.serve.runtime),
+            "bundle": _determining_values(manifest, job.config.serve),
             "input": fingerprint_of(job.chunks.source)
             | job.config.data.model_dump(include={"columns", "separator"}, exclude_defaults=True),
             "output": {"columns": SCHEMA.names},
@@ -219,11 +229,13 @@ def _predict_missing_parts(job: "PredictionJob", folder: "PartFolder") -> dict[s
     return {**totals, **speed, "before": before, "bad_rows": str(folder.bad_rows)}
 
 
-def _determining_values(manifest: "Manifest", runtime: str) -> dict[str, Any]:
+def _determining_values(manifest: "Manifest", serve: ServeConfig) -> dict[str, Any]:
     """Everything in a bundle that determines its predictions, as JSON values."""
-    values = {name: getattr(manifest, name) for name in _DETERMINING_FIELDS}
+    values = manifest.model_dump(mode="json", include={*_DETERMINING_FIELDS}, exclude_none=True)
+    if asked := serve.base_rates.model_dump(exclude_none=True):
+        values["base_rates"] = [asked, manifest.base_rates]
     hashes = {str(kind): export.sha256 for kind, export in manifest.runtimes.items()}
-    return {**values, "runtime": runtime, "export": hashes.get(runtime)}
+    return {**values, "runtime": serve.runtime, "export": hashes.get(serve.runtime)}
 
 
 @contextmanager

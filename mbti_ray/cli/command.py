@@ -60,6 +60,16 @@ def add_existing(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(existing="refuse")
 
 
+def add_base_rates(parser: argparse.ArgumentParser) -> None:
+    """The option that says of what people the texts are."""
+    parser.add_argument(
+        "--base-rates",
+        default="",
+        metavar="E=0.5,N=0.3",
+        help="share of E, N, T or J among the people asked (default: as in the training data)",
+    )
+
+
 def run_command(
     parser: argparse.ArgumentParser, command: Command, argv: Sequence[str] | None = None
 ) -> int:

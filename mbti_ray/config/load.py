@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from mbti_ray.config.error_messages import describe_errors
-from mbti_ray.config.schema import RunConfig
+from mbti_ray.config.schema import BaseRates, RunConfig
 from mbti_ray.errors import ConfigError, nearest, one_line
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -24,6 +24,9 @@ COMMAND_LINE = "command line"
 # The plain nested form of a config, as YAML has it.
 Tree = dict[str, Any]
 Config = TypeVar("Config", bound=RunConfig)
+
+
+BASE_RATES = tuple(f"serve.base_rates.{pole}" for pole in BaseRates.model_fields)
 
 
 def load_run(base: str | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -79,6 +82,13 @@ def apply_overrides(
                 f"{nearest(address, allowed)}"
             )
     return _resolve(RunConfig, config.model_dump(mode="json"), "bundle", overrides)
+
+
+def base_rate_overrides(given: str | Mapping[str, float]) -> list[str]:
+    """Arguments that set `serve.base_rates`, from `E=0.5,N=0.3` or from a mapping."""
+    if isinstance(given, str):
+        return [f"serve.base_rates.{part.strip()}" for part in given.split(",") if part.strip()]
+    return [f"serve.base_rates.{pole}={rate}" for pole, rate in given.items()]
 
 
 def get_value(config: RunConfig, address: str) -> Any:

@@ -30,6 +30,7 @@ class Decision:
     Attributes:
         thresholds: Probability above which the positive pole is predicted, float32 [4].
         abstain: A probability closer to its threshold than this is answered with X.
+        info: The thresholds and the base rates asked, as /info has them.
     """
 
     def __init__(self, manifest: Manifest, base_rates: BaseRates | None = None) -> None:
@@ -42,11 +43,11 @@ class Decision:
             ConfigError: The bundle does not say what the rates of its training data were.
         """
         self._rule = manifest
-        self.thresholds = torch.tensor(manifest.thresholds)
         self.abstain = manifest.abstain
         self._shift = torch.zeros(4)
-        asked = dict(base_rates or ())
-        if any(asked.values()) and manifest.base_rates is None:
+        asked = base_rates.model_dump(exclude_none=True) if base_rates else {}
+        thresholds = [*manifest.thresholds]
+        if asked and manifest.base_rates is None:
             raise ConfigError(
                 f"bundle {manifest.id}: base rates need those of the training data, which bundles "
                 "of this version do not carry; train again, or leave them out"
@@ -57,8 +58,10 @@ class Decision:
         ):
             if rate := asked.get(pole):
                 # A tuned threshold was tuned at the rates of the training data.
-                self.thresholds[k] = rate if objective in _BALANCED else 0.5
+                thresholds[k] = rate if objective in _BALANCED else 0.5
                 self._shift[k] = _log_odds(rate) - _log_odds(trained)
+        self.thresholds = torch.tensor(thresholds)
+        self.info = {"thresholds": thresholds, "asked_base_rates": asked}
 
     def calibrate(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
         """Logits [R, 4] over temperatures, plus the change of base rates; tokens read [R]."""

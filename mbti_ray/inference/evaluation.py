@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
+from mbti_ray.config.load import BASE_RATES
 from mbti_ray.data.examples import (
     Example,
     build_examples,
@@ -49,6 +50,7 @@ OVERRIDES = (
     "scoring.resamples",
     "scoring.baselines",
     "scaling.use_gpu",
+    *BASE_RATES,
 )
 _UNKNOWN = "unknown"
 # What the rows of a group were to the bundle.
@@ -191,9 +193,13 @@ def evaluate_bundle(
         advance: Called with the number of rows done since the previous call, and a note.
     """
     use_gpu = torch.cuda.is_available() and data.config.scaling.use_gpu is not False
-    predictor = Predictor.load(bundle, device="cuda" if use_gpu else "cpu")
+    predictor = Predictor.load(
+        bundle,
+        device="cuda" if use_gpu else "cpu",
+        base_rates=data.config.serve.base_rates,
+    )
     rows, count = [*data.examples, *data.seen], len(data.examples)
-    all_logits = _calibrated_logits(predictor, [e.texts for e in rows], advance)
+    all_logits, tokens = _calibrated_logits(predictor, [e.texts for e in rows], advance)
     labels = torch.from_numpy(label_matrix(rows))
     groups, thresholds = {}, predictor.decision.thresholds
     for name in dict.fromkeys(data.origins):
@@ -205,12 +211,12 @@ def evaluate_bundle(
     changed = [i for i, e in enumerate(data.examples) if [*e.texts] != [*data.inverted_texts[i]]]
     if changed:
         texts = [data.inverted_texts[i] for i in changed]
-        inverted[changed] = _calibrated_logits(predictor, texts, no_progress)
+        inverted[changed] = _calibrated_logits(predictor, texts, no_progress)[0]
     is_masked = data.config.data.mask
     first, second = ("masked", "unmasked") if is_masked else ("unmasked", "masked")
     scorecards = {
-        first: _scorecard(predictor, data, logits, is_masked=is_masked, is_served=True),
-        second: _scorecard(predictor, data, inverted, is_masked=not is_masked, is_served=False),
+        first: _scorecard(predictor, data, logits, tokens[:count], is_masked=is_masked),
+        second: _scorecard(predictor, data, inverted, None, is_masked=not is_masked),
     }
     return EvaluationResult(
         bundle_id=predictor.bundle_id,
@@ -237,7 +243,7 @@ def score_runtimes(
     scores: dict[RuntimeKind, Scores] = {}
     for kind in kinds:
         predictor = Predictor.load(bundle, runtime=kind)
-        logits = _calibrated_logits(predictor, texts, lambda done, _, k=kind: advance(done, k))  # type: ignore[misc]
+        logits, _ = _calibrated_logits(predictor, texts, lambda done, _, k=kind: advance(done, k))  # type: ignore[misc]
         scores[kind] = score_rows(logits, labels, predictor.decision.thresholds)
     return scores
 
@@ -249,33 +255,35 @@ def label_matrix(examples: Sequence[Example]) -> NDArray[np.uint8]:
 
 def _calibrated_logits(
     predictor: Predictor, texts: Texts, advance: ProgressCallback
-) -> torch.Tensor:
-    """Calibrated logits [R, 4] on the CPU."""
-    parts = []
+) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    """Calibrated logits [R, 4] on the CPU, and the tokens read [R]."""
+    parts, tokens = [], []
     step = _CHUNK_ROWS[predictor.device.type]
     for start in range(0, len(texts), step):
         part = texts[start : start + step]
         whole = predictor.unit == "user"
         logits = predictor.predict_logits(part, whole=whole, is_preprocessed=True)
         parts.append(predictor.calibrate(logits))
+        tokens += [row.tokens for row in logits.rows]
         advance(len(part), "")
-    return torch.cat(parts)
+    return torch.cat(parts), np.array(tokens)
 
 
 def _scorecard(
     predictor: Predictor,
     data: EvaluationData,
     logits: torch.Tensor,
+    tokens: NDArray[np.int64] | None,
     *,
     is_masked: bool,
-    is_served: bool,
 ) -> Scorecard:
+    """The scorecard of the rows as served, with the `tokens` read; or with masking inverted."""
     examples, labels = data.examples, label_matrix(data.examples)
     baselines, missing = build_baselines(
         labels,
         np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
         is_masked=is_masked,
-        learned=_tfidf(data, is_served=is_served),
+        learned=_tfidf(data, is_served=tokens is not None),
     )
     numbers = number_persons(examples)
     scored = Scored(
@@ -284,6 +292,7 @@ def _scorecard(
         predictor.decision.thresholds.double().numpy(),
         np.array([numbers[e.person] for e in examples]),
         predictor.decision.abstain,
+        tokens,
     )
     return build_scorecard(
         scored,

@@ -115,7 +115,9 @@ def _test_scores(
         else "scoring.baselines=false",
     )
     thresholds, labels = np.array(rule.thresholds), test.labels
-    scored = Scored(_sigmoid(calibrated), labels, thresholds, test.persons, rule.abstain)
+    scored = Scored(
+        _sigmoid(calibrated), labels, thresholds, test.persons, rule.abstain, test.tokens
+    )
     scorecard = build_scorecard(
         scored,
         baselines,

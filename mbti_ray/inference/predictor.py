@@ -108,8 +108,9 @@ class Predictor:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The manifest without golden texts, file hashes and config."""
-        return self._manifest.model_dump(mode="json", exclude={"golden", "files", "config"})
+        """The manifest without golden texts, file hashes and config, and the base rates asked."""
+        facts = self._manifest.model_dump(mode="json", exclude={"golden", "files", "config"})
+        return facts | self.decision.info
 
     def check_golden(self) -> None:
         """Raise BundleError unless the golden texts reproduce the recorded logits."""

@@ -22,11 +22,11 @@ from ray.data.block import BlockMetadata
 from ray.exceptions import RayError
 
 from mbti_ray.config import RunConfig, override
+from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.chunks import ChunkPlan, nest_table, read_chunks, unnest_table
 from mbti_ray.data.progress import ProgressCallback
 from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.on_ray.cluster.resources import Resources, trial_resources, workers_at_once
 from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.storage.output_tables import PartFolder, write_json_lines, write_tables
@@ -141,7 +141,7 @@ def _build_dataset(job: PredictionJob) -> Any:
             _ChunkSource(job.chunks), override_num_blocks=1, num_cpus=0
         ).map_batches(
             _ModelActor,
-            fn_constructor_args=(job.bundle, config.serve.runtime, resources),
+            fn_constructor_args=(job.bundle, config.serve, resources),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=actors),
@@ -153,15 +153,16 @@ def _build_dataset(job: PredictionJob) -> Any:
 class _ModelActor:
     """An actor that loads the bundle once and predicts chunk after chunk."""
 
-    def __init__(self, bundle: str, runtime: RuntimeKind, resources: Resources) -> None:
+    def __init__(self, bundle: str, serve: ServeConfig, resources: Resources) -> None:
         torch.set_num_threads(resources.cpus)
         self._loaded: Predictor | MbtiRayError
         try:
             self._loaded = Predictor.load(
                 fetch_bundle(bundle),
-                runtime=runtime,
+                runtime=serve.runtime,
                 threads=resources.cpus,
                 device=resources.device,
+                base_rates=serve.base_rates,
             )
         except MbtiRayError as error:
             # Raised here, it would reach the driver only as the text of a stack trace.

@@ -53,6 +53,7 @@ def scorecard_page(
         groups=groups,
         rates_of=rates_of,
         reliability=charts.reliability(main["dimensions"]),
+        lengths=main.get("lengths"),
         confusions=main["dimensions"],
         calibration=calibration,
         curves=charts.learning_curves(history),

@@ -4,7 +4,7 @@ Owns what a careful reader must know about a score. Must not know how it is laid
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,21 @@ def plain(text: object) -> str:
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+LENGTH_HEADER = ("tokens", "rows", "mean confidence", "accuracy", "ECE")
+
+
+def length_rows(bins: Sequence[Mapping[str, float]]) -> list[tuple[str, ...]]:
+    """The rows of a table of `Scorecard.lengths`."""
+    return [
+        (
+            f"{b['low']:,} to {b['high']:,}",
+            f"{b['rows']:,}",
+            *(number(b[key]) for key in ("confidence", "accuracy", "ece")),
+        )
+        for b in bins
+    ]
 
 
 def percent(share: float) -> str:

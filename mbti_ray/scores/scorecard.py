@@ -33,6 +33,8 @@ from mbti_ray.typology import DIMENSIONS
 # The rates in which the model is compared with the best baseline.
 PAIRED = ("accuracy", "all_four", *(d.key for d in DIMENSIONS))
 
+_LENGTH_BINS = 4
+
 # Names of estimates besides those of METRICS.
 _MODEL, _RATES_OF, _F1_OF = "rates of the model", "rates of ", "macro-F1 of "
 
@@ -59,6 +61,8 @@ class Scorecard(TypedDict):
         overall: The means over the dimensions, `all_four`, `at_least_three` and `abstained`.
         baselines: By name: a description, and an interval for each of RATES and the mean macro-F1.
         missing: By name the reason why a baseline is missing.
+        lengths: Four bins of rows by the tokens read, as `_by_length` has them; None where these
+            are not known.
         paired: The model against the best comparable baseline; None without one.
     """
 
@@ -68,6 +72,7 @@ class Scorecard(TypedDict):
     overall: dict[str, Any]
     baselines: dict[str, dict[str, Any]]
     missing: dict[str, str]
+    lengths: list[dict[str, float]] | None
     paired: dict[str, Any] | None
 
 
@@ -81,6 +86,7 @@ class Scored:
         thresholds: Above them the positive pole is predicted, [4].
         persons: Who wrote each row, any numbers, [R].
         abstain: Half the width of the band around a threshold in which X is predicted.
+        tokens: Read of each row, [R].
     """
 
     probabilities: Array
@@ -88,6 +94,7 @@ class Scored:
     thresholds: Array
     persons: NDArray[Any]
     abstain: float = 0.0
+    tokens: NDArray[np.int64] | None = None
 
     @property
     def predicted(self) -> NDArray[np.bool_]:
@@ -155,6 +162,7 @@ def build_scorecard(
             for b in baselines
         },
         "missing": dict(missing or {}),
+        "lengths": None if scored.tokens is None else _by_length(scored, scored.tokens),
         "paired": _paired(scored, persons, baselines, estimates, seed),
     }
 
@@ -217,6 +225,33 @@ def reliability(probability: Array, label: NDArray[Any]) -> list[dict[str, float
         }
         for b in np.flatnonzero(counts).tolist()
     ]
+
+
+def _by_length(scored: Scored, tokens: NDArray[np.int64]) -> list[dict[str, float]]:
+    """A quarter of the rows each, from the shortest to the longest: is confidence right in all?
+
+    `confidence` is the mean probability of the likelier poles, `accuracy` that of the letters, both
+    over the four dimensions, as is `ece`.
+    """
+    bins = []
+    for rows in np.array_split(np.argsort(tokens, kind="stable"), _LENGTH_BINS):
+        if len(rows):
+            p, labels = scored.probabilities[rows], scored.labels[rows]
+            gaps = [
+                sum(b["count"] * abs(b["probability"] - b["positive"]) for b in reliability(*pair))
+                for pair in zip(p.T, labels.T, strict=True)
+            ]
+            bins.append(
+                {
+                    "low": int(tokens[rows].min()),
+                    "high": int(tokens[rows].max()),
+                    "rows": len(rows),
+                    "confidence": float(np.maximum(p, 1 - p).mean()),
+                    "accuracy": float(scored.correct[rows].mean()),
+                    "ece": float(np.mean(gaps) / len(rows)),
+                }
+            )
+    return bins
 
 
 def _paired(

@@ -5,16 +5,20 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
 
+from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig
 from mbti_ray.data.groups import text_key
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.evaluate import main as evaluate_main
+from mbti_ray.inference.manifest import load_manifest
+from mbti_ray.predict import main as predict_main
 
 pytestmark = pytest.mark.integration
 
@@ -153,3 +157,48 @@ def test_the_bundle_holds_sorted_hashes_of_its_rows_and_no_text(
     for values in hashes.values():
         assert values.dtype == "uint64"
         assert (values[1:] > values[:-1]).all()
+
+
+def test_base_rates_are_those_of_predict_evaluate_and_python_alike(
+    bundle: Path, small_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(main: Callable[[list[str]], int], *arguments: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main([str(bundle), *arguments, "--json"]) == 0
+        return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
+
+    text = "a quiet evening with a book"
+    trained = load_manifest(bundle).base_rates
+    assert trained is not None
+    plain, asked = (
+        run(predict_main, text, *option)["predictions"][0]["probabilities"]
+        for option in ([], ["--base-rates", "E=0.9,N=0.2"])
+    )
+    python = MBTIClassifier.from_pretrained(bundle, base_rates={"E": 0.9, "N": 0.2})
+    assert dict(zip("ENTJ", python.predict_proba(text).tolist(), strict=True)) == pytest.approx(
+        asked
+    )
+    for k, (pole, rate) in enumerate((("E", 0.9), ("N", 0.2))):
+        ratio = rate / (1 - rate) * (1 - trained[k]) / trained[k]
+        odds = plain[pole] / (1 - plain[pole]) * ratio
+        assert asked[pole] == pytest.approx(odds / (1 + odds), abs=1e-5)
+    assert [asked[p] for p in "TJ"] == pytest.approx([plain[p] for p in "TJ"])
+    more_e = run(evaluate_main, "--base-rates", "E=0.9")["scores"]
+    assert more_e["given_ei"] > run(evaluate_main)["scores"]["given_ei"]
+    assert predict_main([str(bundle), text, "--base-rates", "E=1.5"]) == 2
+    assert "serve.base_rates.E" in capsys.readouterr().err
+
+
+def test_the_scorecard_has_the_calibration_error_by_the_length_of_the_text(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate_main([str(bundle), "--json"]) == 0
+    cards = json.loads(capsys.readouterr().out.splitlines()[-1])["scorecards"]
+    card = cards["masked"]
+    bins = card["lengths"]
+    assert len(bins) == 4
+    assert sum(b["rows"] for b in bins) == card["rows"]
+    assert all(a["high"] <= b["low"] for a, b in pairwise(bins))
+    mean = sum(b["rows"] * b["accuracy"] for b in bins) / card["rows"]
+    assert mean == pytest.approx(card["overall"]["accuracy"]["value"])
+    assert cards["unmasked"]["lengths"] is None
