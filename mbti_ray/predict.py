@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mbti_ray.cli.command import add_base_rates, build_parser, run_command
 from mbti_ray.cli.progress import is_watched, progress_bar
 from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
-from mbti_ray.config import RunConfig, apply_overrides
+from mbti_ray.config import RunConfig, apply_overrides, override
 from mbti_ray.config.load import BASE_RATES, base_rate_overrides
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.progress import ProgressCallback
@@ -136,17 +136,29 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
     else:
         check_extension(output)
     _check_options(options, is_folder=is_folder)
-    for note in check_readable(options.input, config.data):
-        console.print(f"{options.input}: {note}", soft_wrap=True)
+    notes = check_readable(options.input, config.data)
     manifest = load_manifest(fetch_bundle(home))
+    if not any(item.startswith("data.join_rows=") for item in options.items):
+        # As in `evaluate`: what a user is was decided in training.
+        rule = manifest.config.get("data", {}).get("join_rows", "auto")
+        config = override(config, {"data.join_rows": rule})
 
     from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars
+    from mbti_ray.data.users import count_joined
     from mbti_ray.on_ray.batch_prediction import PredictionJob
 
     path = Path(options.input).expanduser()
     # Workers have another working directory.
     source = str(path.resolve()) if path.exists() else options.input
-    plan = ChunkPlan(source, manifest.unit, choose_chunk_chars(source), config.data)
+    joined = count_joined(source, config.data, unit=manifest.unit)
+    plan = ChunkPlan(source, manifest.unit, choose_chunk_chars(source), config.data, joined=joined)
+    if joined:
+        notes.append(
+            f"{sum(joined.values()):,} rows of {len(joined):,} authors are {len(joined):,} users, "
+            "each in the place of its last row (data.join_rows)"
+        )
+    for note in notes:
+        console.print(f"{options.input}: {note}", soft_wrap=True)
     job = PredictionJob(absolute_location(home), plan, config)
     if is_folder:
         summary = _predict_to_folder(job, manifest, options)
@@ -193,7 +205,8 @@ def _predict_to_folder(
         made_from={
             "bundle": _determining_values(manifest, job.config.serve),
             "input": fingerprint_of(job.chunks.source)
-            | job.config.data.model_dump(include={"columns", "separator"}, exclude_defaults=True),
+            | job.config.data.model_dump(include={"columns", "separator"}, exclude_defaults=True)
+            | ({"joined_authors": len(job.chunks.joined)} if job.chunks.joined else {}),
             "output": {"columns": SCHEMA.names},
         },
         settings={

@@ -6,7 +6,7 @@ not know of models, of Ray, or of where predictions are written.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.rows import BadRow, Row
 from mbti_ray.data.sources import stream_rows
+from mbti_ray.data.users import join_stream
 
 ROW_SCHEMA = pa.schema(
     [
@@ -48,6 +49,7 @@ class ChunkPlan:
         chunk_chars: A chunk ends at this many characters; see `choose_chunk_chars`.
         part_rows: Rows of the source in each part of the output; no chunk spans two parts.
         done: Parts that are skipped, because an earlier run wrote them.
+        joined: Authors whose rows are predicted together, with the number of their rows.
     """
 
     source: str
@@ -56,6 +58,7 @@ class ChunkPlan:
     options: DataConfig = field(default_factory=DataConfig)
     part_rows: int = 2**62
     done: frozenset[int] = frozenset()
+    joined: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def expected_chunks(self) -> int | None:
@@ -78,13 +81,20 @@ def read_chunks(plan: ChunkPlan) -> Iterator[pa.Table]:
     source), `bad` (those that cannot be read, as JSON), `rows` (the others, as `ROW_SCHEMA`).
     """
     chunk = _Chunk(plan.unit)
+
+    def is_wanted(place: int) -> bool:
+        return plan.part_of(place) not in plan.done
+
     entries = stream_rows(
         plan.source,
         plan.options,
         labelled=False,
-        wanted=lambda place: plan.part_of(place) not in plan.done,
+        # An author's rows may lie in several parts.
+        wanted=(lambda _: True) if plan.joined else is_wanted,
     )
-    for place, row in entries:
+    for place, row in join_stream(plan.source, entries, plan.joined):
+        if not is_wanted(place):
+            continue
         is_over = plan.part_of(place) != plan.part_of(chunk.place)
         if chunk.records and (is_over or chunk.chars >= plan.chunk_chars):
             yield chunk.table()
@@ -105,11 +115,14 @@ class _Chunk:
         self.records = 0
         self.chars = 0
 
-    def add(self, place: int, row: Row | BadRow) -> None:
+    def add(self, place: int, row: Row | BadRow | None) -> None:
+        """Adds what a row of the source became; None if it belongs to one that comes later."""
         if not self.records:
             self.place = place
         self.records += 1
         self.chars += _ROW_CHARS
+        if row is None:
+            return
         if isinstance(row, BadRow):
             self._bad.append({"number": row.number, "reason": row.reason})
             return

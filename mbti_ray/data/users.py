@@ -4,18 +4,20 @@ Owns which rows make a user. Must not know of splits or of what the model reads.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mbti_ray.config.data_section import DataConfig
-from mbti_ray.data.rows import Row
-from mbti_ray.data.sources import Source, read_source
+from mbti_ray.data.rows import BadRow, Row
+from mbti_ray.data.sources import BUILTIN, Source, read_source, stream_rows
 from mbti_ray.errors import DataError
 
 # What exports write where there is no author, or one that nobody knows.
 _PLACEHOLDERS = frozenset(
     ("[deleted]", "[removed]", "deleted", "anonymous", "unknown", "null", "none", "nan", "n/a", "-")
 )
+# Python takes one to four bytes for each.
+_MAX_KEPT_CHARACTERS = 10**9
 
 
 def load_users(options: DataConfig) -> Source:
@@ -32,6 +34,59 @@ def load_users(options: DataConfig) -> Source:
         rows = _joined(rows, options, notes)
     merged = len(source.rows) - len(rows)
     return replace(source, rows=rows, merged=merged, notes=notes)
+
+
+def count_joined(source: str, options: DataConfig, *, unit: str) -> dict[str, int]:
+    """For prediction: how many rows each author has whose rows `load_users` would join.
+
+    Reads the source once, keeping no more than the names of the authors.
+    """
+    if unit != "user" or options.join_rows == "never" or source == BUILTIN:
+        return {}
+    rows: Counter[str] = Counter()
+    with_one_post = set()
+    for _, row in stream_rows(source, options, labelled=False):
+        if isinstance(row, Row) and row.author and row.author.lower() not in _PLACEHOLDERS:
+            rows[row.author] += 1
+            if len(row.posts) == 1:
+                with_one_post.add(row.author)
+    several = {author: count for author, count in rows.items() if count > 1}
+    has_users = several.keys().isdisjoint(with_one_post)
+    return {} if options.join_rows == "auto" and has_users else several
+
+
+def join_stream(
+    source: str, rows: Iterable[tuple[int, Row | BadRow]], joined: Mapping[str, int]
+) -> Iterator[tuple[int, Row | BadRow | None]]:
+    """The rows of a stream, with one for each author of `joined` in the place of its last row.
+
+    None stands where an author has more rows to come; their texts are kept until then.
+
+    Raises:
+        DataError: That would be more text than fits into the memory of a usual machine.
+    """
+    left = dict(joined)
+    kept: dict[str, list[Row]] = {}
+    characters = 0
+    for index, row in rows:
+        if not isinstance(row, Row) or row.author not in left:
+            yield index, row
+            continue
+        left[row.author] -= 1
+        kept.setdefault(row.author, []).append(row)
+        characters += sum(map(len, row.posts))
+        if characters > _MAX_KEPT_CHARACTERS:
+            raise DataError(
+                f"{source}: rows of one author lie so far apart that more than "
+                f"{_MAX_KEPT_CHARACTERS / 1e9:g} GB of text would be kept in memory to join them; "
+                "sort it by author, or set data.join_rows=never"
+            )
+        if left[row.author]:
+            yield index, None
+        else:
+            own = _join(kept.pop(row.author))
+            characters -= sum(map(len, own.posts))
+            yield index, own
 
 
 def _without_placeholders(rows: Sequence[Row], notes: list[str]) -> list[Row]:

@@ -243,3 +243,21 @@ def test_an_error_in_a_worker_is_one_line(
     assert "has no export for serve.runtime=onnx; create it with" in said[-1]
     assert not [line for line in said if "Traceback" in line]
     assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_rows_of_one_author_are_predicted_as_one_user_as_in_training(
+    bundle: Path, tmp_path: Path
+) -> None:
+    posts = [post for row in builtin_rows(users=4) for post in row.posts][:6]
+    authors = ["ann", "bob", "ann", "cy", "bob", "ann"]
+    rows = [{"author": a, "text": post} for a, post in zip(authors, posts, strict=True)]
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    assert predict([str(bundle), "--input", str(source), "--output", str(output)]) == 0
+    found = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    whole = [[posts[3]], [posts[1], posts[4]], [posts[0], posts[2], posts[5]]]
+    right = Predictor.load(bundle).predict(whole, whole=True)
+    assert [row["number"] for row in found] == [4, 2, 1]
+    for row, prediction in zip(found, right, strict=True):
+        expected = prediction.probabilities
+        assert {p: row[p] for p in expected} == pytest.approx(expected, abs=1e-5)

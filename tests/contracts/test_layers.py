@@ -67,7 +67,8 @@ WITHIN = {
         ("columns", "rows"),
         ("builtin_corpus", "dataset_info", "readers"),
         ("sources",),
-        ("chunks", "examples", "users"),
+        ("examples", "users"),
+        ("chunks",),
         ("audit", "dataset"),
     ),
     "serving": (

@@ -1,9 +1,12 @@
 """Chunks of a source: each row once, in order, and equal in every run."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from mbti_ray.config.data_section import DataConfig
+from mbti_ray.data import users
 from mbti_ray.data.chunks import (
     ROW_SCHEMA,
     ChunkPlan,
@@ -11,6 +14,8 @@ from mbti_ray.data.chunks import (
     read_chunks,
     unnest_table,
 )
+from mbti_ray.data.users import count_joined, load_users
+from mbti_ray.errors import DataError
 
 pytestmark = pytest.mark.unit
 
@@ -43,14 +48,14 @@ def rows_in(chunks):
 def test_every_row_is_in_one_chunk_in_order(source, unit, chunk_chars):
     chunks = chunks_of(source, unit=unit, chunk_chars=chunk_chars)
     rows = rows_in(chunks)
-    users = [n for n in range(90) if n % 10 != 9]
+    good = [n for n in range(90) if n % 10 != 9]
     if unit == "user":
         assert [(row["id"], row["post"], len(row["posts"])) for row in rows] == [
-            (f"u{n}", -1, 1 + n % 3) for n in users
+            (f"u{n}", -1, 1 + n % 3) for n in good
         ]
     else:
         assert [(row["id"], row["post"], len(row["posts"])) for row in rows] == [
-            (f"u{n}", k, 1) for n in users for k in range(1 + n % 3)
+            (f"u{n}", k, 1) for n in good for k in range(1 + n % 3)
         ]
     assert [row["number"] for row in rows] == sorted(row["number"] for row in rows)
     bad = [bad for chunk in chunks for bad in json.loads(chunk.column("bad")[0].as_py())]
@@ -90,3 +95,55 @@ def test_chunks_are_large_but_a_small_file_has_several(tmp_path):
     assert sizes == {0: 2**15, 10_000: 2**15, 1_000_000: 62_500, 100_000_000: 2**17}
     assert choose_chunk_chars("builtin") == 2**15
     assert ChunkPlan("builtin", "user", 2**15).expected_chunks is None
+
+
+@pytest.fixture
+def by_author(tmp_path):
+    """Rows of one post: two authors take turns, one has a single row, two are nobody."""
+    path = tmp_path / "authors.jsonl"
+    authors = ["ann", "bob", "ann", "cy", "[deleted]", "bob", "ann", "[deleted]", None]
+    rows = [{"id": f"r{n}", "author": a, "text": f"post {n}"} for n, a in enumerate(authors)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("chunk_chars", [1, 10**9])
+@pytest.mark.parametrize("done", [frozenset(), frozenset([0])])
+def test_the_rows_of_an_author_are_one_user_as_in_training(by_author, chunk_chars, done):
+    options = DataConfig(source=by_author)
+    joined = count_joined(by_author, options, unit="user")
+    assert joined == {"ann": 3, "bob": 2}
+    chunks = chunks_of(by_author, chunk_chars=chunk_chars, joined=joined, part_rows=4, done=done)
+    found = [(row["id"], row["posts"]) for row in rows_in(chunks)]
+    expected = [
+        ("r3", ["post 3"]),
+        ("r4", ["post 4"]),
+        ("r1", ["post 1", "post 5"]),
+        ("r0", ["post 0", "post 2", "post 6"]),
+        ("r7", ["post 7"]),
+        ("r8", ["post 8"]),
+    ]
+    # The author whose last row is in a part that is missing still has the rows of the other part.
+    assert found == expected[1 if done else 0 :]
+    lines = [
+        json.loads(line) | {"type": "INTJ"} for line in Path(by_author).read_text().splitlines()
+    ]
+    Path(by_author).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trained = [[*row.posts] for row in load_users(options).rows]
+    assert sorted(posts for _, posts in expected) == sorted(trained)
+
+
+def test_rows_are_not_joined_where_training_would_not(by_author, tmp_path):
+    assert count_joined(by_author, DataConfig(join_rows="never"), unit="user") == {}
+    assert count_joined(by_author, DataConfig(), unit="post") == {}
+    path = tmp_path / "users.jsonl"
+    row = json.dumps({"author": "ann", "posts": ["one", "two"]})
+    path.write_text(f"{row}\n{row}\n")
+    assert count_joined(str(path), DataConfig(), unit="user") == {}
+    assert count_joined(str(path), DataConfig(join_rows="always"), unit="user") == {"ann": 2}
+
+
+def test_authors_too_far_apart_are_refused_in_one_sentence(by_author, monkeypatch):
+    monkeypatch.setattr(users, "_MAX_KEPT_CHARACTERS", 15)
+    with pytest.raises(DataError, match=r"sort it by author, or set data\.join_rows=never"):
+        chunks_of(by_author, joined={"ann": 3, "bob": 2})

@@ -40,7 +40,7 @@ def test_the_scorecard_has_its_documented_shape_and_is_json():
     card = card_of(scored, [majority_class(scored.labels)], missing={"tfidf": "not installed"})
     assert json.loads(json.dumps(card)) == card
     assert list(card) == [
-        *("rows", "intervals", "dimensions", "overall", "baselines", "missing", "paired")
+        *("rows", "intervals", "dimensions", "overall", "baselines", "missing", "lengths", "paired")
     ]
     assert list(card["dimensions"]) == KEYS
     counted = ["confusion", "positive", "reliability", "abstained", "accuracy_answered"]
