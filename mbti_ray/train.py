@@ -2,10 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mbti_ray.cli.command import add_existing, build_parser, run_command
 from mbti_ray.cli.next_commands import commands_for, watch_command
@@ -24,12 +24,19 @@ from mbti_ray.cli.tables import (
     print_verdict,
     print_warning,
 )
-from mbti_ray.config import PRESETS, RunConfig, load_run
+from mbti_ray.config import PRESETS, RunConfig, load_run, override
 from mbti_ray.config.resume import describe_schedule_change
 from mbti_ray.data.frames import save_frame
 from mbti_ray.errors import ConfigError
-from mbti_ray.runs.lookup import storage_folder
+from mbti_ray.runs.lookup import cache_folder, storage_folder
+from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.storage.local_cache import user_cache_folder
+
+if TYPE_CHECKING:
+    from mbti_ray.data.dataset import Dataset
+
+# Trains a run to its bundle, in a folder that has been begun.
+Fit: TypeAlias = Callable[[RunConfig, "Dataset", RunFolder], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "quick                         # seconds",
             "minilm data.source=my.csv name=mine",
             "minilm data.source=my.csv fit.epochs=3 optim.lr=1e-4",
+            "data.source=my.csv model.reader=tfidf data.folds=5",
             "--resume name=mine",
         ),
     )
@@ -83,36 +91,103 @@ def _train(options: argparse.Namespace) -> Result:
 
 def _train_run(run: RunSetup[RunConfig]) -> Result:
     from mbti_ray.engine.summary import few_steps_warning, summarize
+    from mbti_ray.model.tfidf import require_sklearn
 
-    folder = run.folder
-    print_pairs([("run", str(folder.location)), *summarize(run.config, run.data)])
-    warnings = [few_steps_warning(run.config, run.data)]
+    config, folder = run.config, run.folder
+    if config.model.has_tfidf:
+        require_sklearn()
+    print_pairs([("run", str(folder.location)), *summarize(config, run.data)])
+    warnings = [few_steps_warning(config, run.data)]
     if run.existing == "resume":
-        warnings.append(describe_schedule_change(folder.config, run.config))
+        warnings.append(describe_schedule_change(folder.config, config))
     for warning in filter(None, warnings):
         print_warning(warning)
+    with _trainer(run) as fit:
+        if config.data.folds is not None:
+            config = _train_folds(run, fit)
+        fit(config, run.data, folder)
+    return _print_scores(run)
 
+
+@contextmanager
+def _trainer(run: RunSetup[RunConfig]) -> Iterator[Fit]:
+    """Begin the run; yields what trains one to its bundle, through TorchTrainer with an encoder."""
+    if not run.config.model.has_encoder:
+        run.begin()
+        yield _fit_tfidf
+        return
+    home = run.folder.location
     with ExitStack() as stack:
         with step("starting Ray"):
             from mbti_ray.on_ray.cluster.preflight import check_before_run
             from mbti_ray.on_ray.cluster.resources import ray_connection, run_resources
             from mbti_ray.on_ray.train.trainer import train
 
-            dashboard = stack.enter_context(ray_connection(f"train {folder.location.name}"))
-        nodes = check_before_run(run.config, folder.location.parent, warn=print_warning)
+            dashboard = stack.enter_context(ray_connection(f"train {home.name}"))
+        nodes = check_before_run(run.config, home.parent, warn=print_warning)
         resources = run_resources(run.config, nodes)
         run.begin()
         device = f"{resources.device}, {resources.cpus} CPU(s) and threads a worker"
         print_pairs([("device", device), *watch_command(dashboard)])
-        with run_progress(run.config) as shown:
-            train(run.config, run.data, folder, resources, display=shown, notify=print_warning)
+
+        def fit(config: RunConfig, data: "Dataset", folder: RunFolder) -> None:
+            if not config.model.has_encoder:
+                return _fit_tfidf(config, data, folder)
+            place = folder.location
+            name = place.name if place == home else f"{home.name}/{place.name}"
+            with run_progress(config) as shown:
+                train(
+                    config, data, folder, resources, name=name, display=shown, notify=print_warning
+                )
+
+        yield fit
+
+
+def _fit_tfidf(config: RunConfig, data: "Dataset", folder: RunFolder) -> None:
+    from mbti_ray.inference.finalize import finalize_run
+
+    finalize_run(config, data, None, folder)
+    folder.push(replace=[folder.bundle.name])
+
+
+def _train_folds(run: RunSetup[RunConfig], fit: Fit) -> RunConfig:
+    """Train the folds that are not finished; returns the config to train on all rows with."""
+    from mbti_ray.data.dataset import prepare_dataset, require_both_poles
+    from mbti_ray.inference.folds import read_folds
+
+    config, count = run.config, run.config.data.folds or 0
+    for number in range(1, count + 1):
+        with run.folder.fold(number).checked_out() as fold:
+            if fold.scores.exists():
+                continue
+            own = override(config, {"data.fold": number})
+            data = prepare_dataset(own, cache_folder(config.storage))
+            require_both_poles(data)
+            fold.begin(own, "resume" if fold.config.exists() else "refuse")
+            fit(own, data, fold)
+            test = json.loads(fold.scores.read_text("utf-8"))["test"]
+            print_line(
+                f"fold {number} of {count}: accuracy {test['acc_mean']:.3f}, macro-F1 "
+                f"{test['f1_mean']:.3f} on {test['rows']:,.0f} rows"
+            )
+    results = read_folds(config, run.folder)
+    changes: dict[str, Any] = {"model.reader": results.reader}
+    if results.epochs is not None:
+        changes |= {"fit.epochs": results.epochs, "fit.patience": None}
+    return override(config, changes)
+
+
+def _print_scores(run: RunSetup[RunConfig]) -> Result:
+    folder, folds = run.folder, run.config.data.folds
     for note in folder.read_notes():
         print_line(note)
     scores = json.loads(folder.scores.read_text("utf-8"))
     verdict = print_verdict(scores["scorecard"], run.data.info.as_dict())
-    print_heading("validation (chose the best)")
+    if "choice" in scores:
+        print_line(scores["choice"]["line"])
+    print_heading("validation (the mean of the folds)" if folds else "validation (chose the best)")
     print_scores(scores["val"])
-    print_heading("test (scored once)")
+    print_heading(f"all {folds} folds, each row once" if folds else "test (scored once)")
     print_scorecard({"test": scores["scorecard"]})
     print_findings(scores["diagnosis"])
     bundle = folder.location / folder.bundle.name

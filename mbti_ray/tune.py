@@ -27,6 +27,7 @@ from mbti_ray.cli.tables import (
     print_warning,
 )
 from mbti_ray.config import StudyConfig, load_study
+from mbti_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from mbti_ray.on_ray.cluster.resources import Resources
@@ -60,12 +61,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tune(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=load_study, name_prefix="study-") as run:
+    with set_up_run(options, load=_load, name_prefix="study-") as run:
         return _tune_study(run)
 
 
+def _load(base: str | None, overrides: Sequence[str]) -> StudyConfig:
+    config = load_study(base, overrides)
+    if not config.model.has_encoder:
+        raise ConfigError("model.reader=tfidf: has nothing to search; train fits it in seconds")
+    if config.data.folds is not None:
+        raise ConfigError(
+            f"data.folds={config.data.folds}: trials of a study are compared on one validation "
+            "split; train the best one with data.folds"
+        )
+    return config
+
+
 def _tune_study(run: RunSetup[StudyConfig]) -> Result:
+    from mbti_ray.model.tfidf import require_sklearn
+
     config, data, folder = run.config, run.data, run.folder
+    if config.model.has_tfidf:
+        require_sklearn()
     with ExitStack() as stack:
         with step("starting Ray"):
             from mbti_ray.engine.summary import few_steps_warning, summarize

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from mbti_ray.config.section import ConfigSection, Count, Share, Text
 
@@ -61,8 +61,27 @@ class DataConfig(ConfigSection):
     )
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="validation share")
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="test share")
+    folds: Annotated[int, Field(ge=2, le=50)] | None = Field(
+        None,
+        description="train: cross-validation by persons; so many runs, each tested on another part "
+        "of the rows, and a bundle trained on all of them",
+    )
+    fold: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="which of data.folds is the test split, counted from 1; train sets it"
+    )
     max_bad_share: Share = Field(0.01, description="refuse a source with more bad rows")
     max_windows: Count = Field(32, description="windows read of one user at most")
     max_posts: Count = Field(
         128, description="the same for model.reader=posts, where a window is a post or part of it"
     )
+
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether all rows are trained on, because the folds have been scored."""
+        return self.folds is not None and self.fold is None
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_folds(self) -> "DataConfig":
+        if self.fold is not None and self.fold > (self.folds or 0):
+            raise ValueError(f"fold={self.fold} is none of data.folds={self.folds}")
+        return self

@@ -52,6 +52,9 @@ class ModelConfig(ConfigSection):
         "attention over them; tfidf: logistic regression on TF-IDF features; stack: both; best: "
         "whichever wins on validation",
     )
+    member: Literal["windows", "posts"] = Field(
+        "windows", description="reader=stack or best: how the encoder in them reads"
+    )
     encoder: str = Field(
         "distilbert-base-uncased", description="a hub name, a folder, minilm, or tiny"
     )
@@ -75,7 +78,7 @@ class ModelConfig(ConfigSection):
     @property
     def reads_posts(self) -> bool:
         """Whether the encoder reads each post by itself."""
-        return self.reader == "posts"
+        return self.encoder_reader == "posts"
 
     @property
     def window_tokens(self) -> int:
@@ -92,6 +95,21 @@ class ModelConfig(ConfigSection):
         if self.post_layers and not self.reads_posts:
             raise ValueError(f"post_layers={self.post_layers} needs reader=posts")
         return self
+
+    @property
+    def encoder_reader(self) -> Literal["windows", "posts"]:
+        """How the encoder reads, where there is one."""
+        return self.reader if self.reader in ("windows", "posts") else self.member
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether an encoder is trained, alone or beside TF-IDF."""
+        return self.reader != "tfidf"
+
+    @property
+    def has_tfidf(self) -> bool:
+        """Whether TF-IDF is trained, alone or beside an encoder."""
+        return self.reader in ("tfidf", "stack", "best")
 
 
 PosWeights = tuple[Positive, Positive, Positive, Positive]

@@ -31,6 +31,7 @@ from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.rows import BadRow
 from mbti_ray.data.sources import BUILTIN, Source
 from mbti_ray.data.split import SPLITS
+from mbti_ray.data.text import find_words
 from mbti_ray.data.tokenizer import (
     Tokenizer,
     build_tokenizer,
@@ -84,7 +85,8 @@ def prepare_dataset(
     """
     source = load_users(config.data)
     split_by = resolve_split_by(config, source)
-    pretrained = None if config.model.encoder == TINY else build_tokenizer(config.model.encoder, ())
+    encoder = config.model.encoder if config.model.has_encoder else TINY
+    pretrained = None if encoder == TINY else build_tokenizer(encoder, ())
     key = _key(config, source, split_by, pretrained)
     folder = cache / key
     if (folder / _INFO).is_file():
@@ -143,11 +145,11 @@ def _build(
     persons = number_persons(examples)
     members = split_examples(config, examples)
     training_texts = (text for e in members["train"] for text in e.texts)
-    tokenizer = pretrained or build_tokenizer(config.model.encoder, training_texts)
+    tokenizer = pretrained or build_tokenizer(TINY, training_texts)
     encoded = {
         name: _encode(config, tokenizer, name, part, advance) for name, part in members.items()
     }
-    held_out, shared = count_shared(members)
+    held_out, shared = (0, 0) if config.data.trains_on_all else count_shared(members)
     info = DatasetInfo(
         source=source.name,
         fingerprint=source.fingerprint,
@@ -196,6 +198,11 @@ def _encode(
     encoded: list[EncodedRow] = []
     for start in range(0, len(part), _ROWS_AT_ONCE):
         rows = [e.texts for e in part[start : start + _ROWS_AT_ONCE]]
+        if not config.model.has_encoder:
+            # Only how many words there are: their ids follow from the training rows.
+            encoded += [EncodedRow([[0] * len(find_words("\n".join(r)))], False) for r in rows]
+            advance(len(rows), name)
+            continue
         encoded += encode_rows(
             tokenizer,
             rows,
@@ -234,6 +241,7 @@ def _key(config: RunConfig, source: Source, split_by: str, tokenizer: Tokenizer 
         "window_tokens": config.model.window_tokens,
         "max_windows": config.max_windows,
         "mask_version": MASK_VERSION,
+        "has_encoder": config.model.has_encoder,
         # Its contents, not its name: a folder may contain another tokenizer tomorrow.
         "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer else TINY,
     }

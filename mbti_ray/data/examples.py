@@ -13,7 +13,7 @@ from mbti_ray.data.groups import group_examples, text_key
 from mbti_ray.data.mask import mentions_in, most_mentioned
 from mbti_ray.data.rows import Row, Shares
 from mbti_ray.data.sources import BUILTIN, Source
-from mbti_ray.data.split import SPLITS, assign_splits
+from mbti_ray.data.split import SPLITS, assign_fold, assign_splits
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.errors import DataError
 
@@ -95,18 +95,31 @@ def number_persons(examples: Sequence[Example]) -> dict[str, int]:
 def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, list[Example]]:
     """The examples by split (train, val, test), each in the order of the source.
 
+    With `data.folds` the test split is `data.fold`; without it, all rows are in train.
+
     Raises:
         DataError: There are too few groups to split.
     """
-    groups = [e.group for e in examples]
+    groups, types = [e.group for e in examples], [e.mbti_type for e in examples]
+    data = config.data
     try:
-        assigned = assign_splits(
-            groups,
-            [e.mbti_type for e in examples],
-            val_share=config.data.val_share,
-            test_share=config.data.test_share,
-            seed=config.seed,
-        )
+        if data.folds is None:
+            assigned = assign_splits(
+                groups,
+                types,
+                val_share=data.val_share,
+                test_share=data.test_share,
+                seed=config.seed,
+            )
+        else:
+            assigned = assign_fold(
+                groups,
+                types,
+                folds=data.folds,
+                fold=data.fold or 1,
+                val_share=data.val_share,
+                seed=config.seed,
+            )
     except DataError as error:
         if len(set(groups)) == len(examples):
             raise
@@ -115,10 +128,12 @@ def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, 
             "because those that share an author or a text (by its letters and digits, as the model "
             "reads it) are always in one split"
         ) from error
-    return {
+    members = {
         name: [e for e, split in zip(examples, assigned, strict=True) if split == place]
         for place, name in enumerate(SPLITS)
     }
+    # Then val and test have been trained on, and nothing is measured on them.
+    return members | {"train": list(examples)} if data.trains_on_all else members
 
 
 def count_shared(members: Mapping[str, Sequence[Example]]) -> tuple[int, int]:

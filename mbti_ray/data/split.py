@@ -65,6 +65,42 @@ def assign_splits(
     return np.fromiter((split_of[g] for g in groups), dtype=np.int8, count=len(groups))
 
 
+def assign_fold(
+    groups: Sequence[str],
+    types: Sequence[str],
+    *,
+    folds: int,
+    fold: int,
+    val_share: float,
+    seed: int,
+) -> NDArray[np.int8]:
+    """As `assign_splits`, where the test split is one fold (counted from 1) of several.
+
+    The folds are equal shares, assigned like splits; of the other folds, rows for validation.
+
+    Raises:
+        DataError: There are fewer groups than folds and a validation split.
+    """
+    content = _contents(groups, types)
+    if len(content) <= folds:
+        raise DataError(
+            f"{len(content)} groups of rows cannot be divided into data.folds={folds} and a "
+            f"validation split; needed: {folds + 1} or more"
+        )
+    fold_of = _place(content, types, [1 / folds] * folds, seed)
+    rest = {group: counts for group, counts in content.items() if fold_of[group] != fold - 1}
+    of_rest = [t for g, t in zip(groups, types, strict=True) if g in rest]
+    share = val_share * folds / (folds - 1)
+    is_val = _place(rest, of_rest, [1 - share, share], seed)
+    if not any(is_val.values()):
+        raise DataError(
+            f"{len(rest)} groups of rows leave val empty at a share of {val_share:g}; raise "
+            "data.val_share, or use more data"
+        )
+    test = SPLITS.index("test")
+    return np.fromiter((is_val.get(g, test) for g in groups), dtype=np.int8, count=len(groups))
+
+
 def _contents(groups: Sequence[str], types: Sequence[str]) -> dict[str, dict[str, int]]:
     """How many rows of each type each group has."""
     content: dict[str, dict[str, int]] = {}

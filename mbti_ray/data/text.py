@@ -17,6 +17,8 @@ from mbti_ray.errors import one_line
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # With the zero-width space, the word joiner and the BOM, but not the joiner inside emoji.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]+")
+# The words of scikit-learn: two or more letters, digits or underscores.
+_WORD = re.compile(r"\b\w\w+\b")
 _VISIBLE_ASCII = re.compile("[!-~]")
 # Invisible, though letters or symbols by category: the fillers of Hangul, the empty Braille cell.
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
@@ -64,6 +66,11 @@ def preprocess_text(text: str, *, mask: bool, also: Sequence[str] = ()) -> str:
     """The text as the model reads it: `clean_text`, then `mask_text` if ``mask``."""
     text = clean_text(text)
     return mask_text(text, also) if mask else text
+
+
+def find_words(text: str) -> list[str]:
+    """The words of a text in lower case, as scikit-learn finds them."""
+    return _WORD.findall(text.lower())
 
 
 def _decode_byte(match: re.Match[str]) -> str:

@@ -24,10 +24,16 @@ TokenIds = list[int]
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """The token ids of one row's windows, and whether some of its text was dropped."""
+    """The token ids of one row's windows, and whether some of its text was dropped.
+
+    `words` are the ids of its words for the TF-IDF of a stack; `posts` is the number of its posts,
+    where the windows do not tell.
+    """
 
     windows: list[TokenIds]
     truncated: bool
+    words: list[int] | None = None
+    posts: int = 0
 
     @property
     def tokens(self) -> int:
@@ -174,6 +180,16 @@ class Windows:
         found = np.full((self.row_count, len(DIMENSIONS)), np.nan, np.float32)
         found[np.asarray(column.is_valid())] = column.flatten().to_numpy().reshape(-1, 4)
         return found
+
+    def take(self, rows: NDArray[np.int64]) -> "Windows":
+        """The windows of some rows, given ascending."""
+        place = np.full(self.row_count, -1, np.int32)
+        place[rows] = np.arange(len(rows))
+        kept = np.flatnonzero(place[self.row_index] >= 0)
+        table = self.table.take(pa.array(kept))
+        column = pa.array(place[self.row_index[kept]])
+        table = table.set_column(table.column_names.index("row"), "row", column)
+        return Windows(table, self.rows.take(pa.array(rows)))
 
     def _column(self, name: str) -> pa.ListArray:
         return self.table.column(name).chunk(0)

@@ -78,18 +78,28 @@ class Outcome:
     short_logits: Tensor | None = None
 
 
-def run(config: RunConfig, data: Dataset, worker: Worker, *, score_test: bool = True) -> Outcome:
+def run(
+    config: RunConfig,
+    data: Dataset,
+    worker: Worker,
+    *,
+    score_test: bool = True,
+    keeps_last_epoch: bool = False,
+) -> Outcome:
     """Train to the last epoch or to early stopping, then score the test split.
 
     Resumes from the worker's latest checkpoint where there is one.
 
     Args:
         score_test: False leaves the test split unread, as a trial has to.
+        keeps_last_epoch: The weights are those of the last epoch, not of the best one: where the
+            validation rows must not select any.
 
     Raises:
         RunError: The loss is not finite, or every checkpoint is damaged.
     """
     loop = _TrainingLoop(config, data, worker)
+    loop.keeps_last_epoch = keeps_last_epoch
     loop.restore(worker.checkpoints())
     loop.tracker = build_tracker(config, worker, first_step=loop.progress.step)
     worker.truncate_metrics_after(loop.progress.step)
@@ -110,6 +120,7 @@ class _TrainingLoop:
     def __init__(self, config: RunConfig, data: Dataset, worker: Worker) -> None:
         self.config = config
         self.data = data
+        self.keeps_last_epoch = False
         self.worker = worker
         model = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed)
         self.model = model.to(worker.device)
@@ -248,7 +259,8 @@ class _TrainingLoop:
     def _update_best(self, scores: Scores) -> None:
         progress, value = self.progress, scores[self.config.fit.monitor]
         sign = -1 if self.config.fit.monitor_mode == "min" else 1
-        if progress.best is not None and not sign * value > sign * progress.best:
+        is_better = progress.best is None or sign * value > sign * progress.best
+        if not is_better and not self.keeps_last_epoch:
             progress.epochs_without_improvement += 1
             return
         progress.best, progress.best_epoch, progress.best_scores = value, progress.epoch, scores

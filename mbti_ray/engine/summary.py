@@ -23,15 +23,18 @@ Summary = list[tuple[str, str]]
 
 def summarize(config: RunConfig, data: Dataset) -> Summary:
     """Pairs of a heading and a sentence."""
+    train = data.splits["train"]
+    lengths, positive = train.lengths, train.labels.mean(0)
+    labels = ", ".join(f"{d.positive} {s:.1%}" for d, s in zip(DIMENSIONS, positive, strict=True))
+    of_data = [("data", _data(config, data)), ("labels", labels)]
+    if not config.model.has_encoder:
+        return [("model", "TF-IDF of words and word pairs with logistic regression"), *of_data]
     with torch.device("meta"):
         model = build_model(
             config.model, vocabulary=len(data.tokenizer), seed=config.seed, pretrained=False
         )
     encoder = sum(p.numel() for p in model.encoder.parameters())
     weights, biases = model.heads.weight.numel(), model.heads.bias.numel()
-    train = data.splits["train"]
-    lengths, positive = train.lengths, train.labels.mean(0)
-    labels = (f"{d.positive} {s:.1%}" for d, s in zip(DIMENSIONS, positive, strict=True))
     return [
         (
             "model",
@@ -40,13 +43,12 @@ def summarize(config: RunConfig, data: Dataset) -> Summary:
             f"{config.model.trainable}",
         ),
         ("memory", _memory(config, model)),
-        ("data", _data(config, data)),
+        *of_data,
         (
             "windows",
             f"{len(lengths):,} to train on, {lengths.mean():.0f} tokens on average, "
             f"{int(lengths.max())} at most, {int(lengths.sum()):,} in all",
         ),
-        ("labels", ", ".join(labels)),
         ("steps", _steps(config, data)),
     ]
 
@@ -63,6 +65,8 @@ def _memory(config: RunConfig, model: MBTIModel) -> str:
 def _data(config: RunConfig, data: Dataset) -> str:
     rows = {name: windows.row_count for name, windows in data.splits.items()}
     counts = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+    if config.data.trains_on_all:
+        counts = f"{rows['train']:,} in {config.data.folds} folds"
     parts = [f"{data.info.source}: {config.data.unit}s {counts}, split by {data.info.split_by}"]
     parts.append("type words and URLs masked" if data.info.mask_version else "NOT masked")
     if data.info.bad:
@@ -97,7 +101,7 @@ def _epoch_steps(config: RunConfig, data: Dataset) -> int:
 def few_steps_warning(config: RunConfig, data: Dataset) -> str | None:
     """A warning if a run has too few optimizer steps to learn much, with the epochs to reach."""
     steps = _epoch_steps(config, data)
-    if steps * config.fit.epochs >= _FEW_STEPS:
+    if not config.model.has_encoder or steps * config.fit.epochs >= _FEW_STEPS:
         return None
     return (
         f"{steps * config.fit.epochs} optimizer steps in {config.fit.epochs} epochs are few to "

@@ -4,6 +4,9 @@
     config.json         the encoder's architecture, under a model type that transformers does not
                         know, so that it does not load a bundle as a model of its own
     tokenizer files     as transformers writes them
+    tfidf.safetensors, tfidf_features.txt
+                        in place of these, or beside them in a stack: TF-IDF and its words
+    stack.safetensors   how much either member of a stack counts
     rows.safetensors    hashes of the rows of its splits, by which `evaluate` knows them
     bundle.json         the manifest: label order, pooling, limits, masking version, thresholds,
                         calibration, dataset facts, scores, versions, golden texts, file hashes
@@ -34,6 +37,8 @@ from mbti_ray.inference.manifest import (
 )
 from mbti_ray.model.classifier import MBTIModel, add_heads
 from mbti_ray.model.encoder import build_encoder, read_encoder_config
+from mbti_ray.model.stack import Stack, load_stack
+from mbti_ray.model.tfidf import TfidfModel, load_tfidf
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.checksums import find_damage
 
@@ -44,7 +49,23 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    tfidf: TfidfModel | None = None
+    stack: Stack | None = None
+
+    @classmethod
+    def read(cls, folder: Path, manifest: Manifest) -> "Bundle":
+        """What lies in a folder, whose bundle.json may not be written yet."""
+        reader = manifest.model.reader
+        return cls(
+            folder,
+            manifest,
+            load_tokenizer(folder, config=read_encoder_config(folder))
+            if manifest.model.has_encoder
+            else None,
+            load_tfidf(folder) if manifest.model.has_tfidf else None,
+            load_stack(folder) if reader == "stack" else None,
+        )
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -58,11 +79,11 @@ def load_bundle(folder: Path) -> Bundle:
     if damage:
         raise BundleError(f"{folder}: {damage}; copy the bundle again")
     with _reported_as_damage(folder):
-        for name in ("config.json", "tokenizer_config.json"):
+        for name in ("config.json", "tokenizer_config.json") * manifest.model.has_encoder:
             content = json.loads((folder / name).read_text("utf-8"))
             if "auto_map" in (*content, *content.get("encoder", ())):
                 raise BundleError(f"{folder}: {name} asks to run code (auto_map), which is refused")
-        return Bundle(folder, manifest, load_tokenizer(folder, config=read_encoder_config(folder)))
+        return Bundle.read(folder, manifest)
 
 
 def load_model(bundle: Bundle) -> MBTIModel:

@@ -18,7 +18,7 @@ from mbti_ray import __version__
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
+from mbti_ray.data.tokenizer import Tokenizer
 from mbti_ray.inference.bundle import Bundle
 from mbti_ray.inference.manifest import (
     DecisionRule,
@@ -32,6 +32,8 @@ from mbti_ray.inference.runtimes import load_runtime
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.encoder import BUNDLE_MODEL_TYPE
 from mbti_ray.model.loss import positive_weights
+from mbti_ray.model.stack import Stack
+from mbti_ray.model.tfidf import TfidfModel
 from mbti_ray.reports.model_card import model_card
 from mbti_ray.storage.atomic import atomic_folder, write_text
 from mbti_ray.storage.checksums import describe_file
@@ -44,20 +46,27 @@ def write_bundle(
     folder: Path,
     *,
     config: RunConfig,
-    model: MBTIModel,
+    model: MBTIModel | None,
     data: Dataset,
     scores: dict[str, Any],
     rule: DecisionRule | None = None,
+    tfidf: TfidfModel | None = None,
+    stack: Stack | None = None,
 ) -> Manifest:
     """Write a bundle; with a scorecard among the scores, a model card too.
 
     Args:
+        config: Its reader says which of `model`, `tfidf` and `stack` there are.
         rule: None means a threshold of 0.5 and no calibration.
     """
     info, texts = data.info, build_golden_texts()
     facts = info.as_dict() | {"bad": len(info.bad)}
     with atomic_folder(folder) as staging:
-        _save_weights(staging, model, data.tokenizer)
+        if model is not None:
+            _save_weights(staging, model, data.tokenizer)
+        for part in (tfidf, stack):
+            if part is not None:
+                part.save(staging)
         files = {path.name: describe_file(path) for path in sorted(staging.iterdir())}
         digests = json.dumps({name: record.model_dump() for name, record in files.items()})
         bundle_id = hashlib.sha256(digests.encode()).hexdigest()[:12]
@@ -86,7 +95,7 @@ def write_bundle(
             **(rule or DecisionRule()).model_dump() | {"base_rates": _base_rates(config, data)},
         )
         # Computed from the files, as the service will.
-        bundle = Bundle(staging, manifest, load_tokenizer(staging, config=model.encoder.config))
+        bundle = Bundle.read(staging, manifest)
         logits = Predictor(bundle, load_runtime(bundle)).golden_logits().tolist()
         golden = [GoldenText(text=t, logits=row) for t, row in zip(texts, logits, strict=True)]
         manifest = manifest.model_copy(update={"golden": golden})
@@ -105,6 +114,9 @@ def write_bundle(
 
 def _base_rates(config: RunConfig, data: Dataset) -> list[float]:
     """The share of each positive pole that the model's probabilities assume."""
+    if config.model.has_tfidf:
+        # Fitted with both poles weighing alike.
+        return [0.5] * len(POSITIVE_POLES)
     train = data.splits["train"]
     of_windows = torch.from_numpy(train.labels[train.row_index]).float().mean(0)
     weights = positive_weights(config.loss, of_windows)

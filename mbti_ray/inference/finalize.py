@@ -6,6 +6,7 @@ the machine that holds the model, in a training worker or a Ray task, but must n
 Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -17,9 +18,13 @@ from mbti_ray.config.schema import RunConfig, ScoringConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.loop import Outcome
+from mbti_ray.engine.metrics_record import MetricsRecord
 from mbti_ray.inference.bundle_writer import write_bundle
+from mbti_ray.inference.folds import read_folds, score_folds, write_predictions
 from mbti_ray.inference.manifest import DecisionRule
-from mbti_ray.inference.tfidf_baseline import train_tfidf_baseline
+from mbti_ray.inference.members import Member, build_members, choose_member
+from mbti_ray.inference.tfidf_baseline import tfidf_baseline
+from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
 from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
@@ -38,25 +43,71 @@ from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 Floats = NDArray[np.float64]
 
 
-def finalize_run(config: RunConfig, data: Dataset, outcome: Outcome, folder: RunFolder) -> None:
-    """Write bundle/ and report.html, then scores.json, which marks the run as finished."""
-    val_logits = outcome.val_logits.numpy()
-    rule = fit_decision_rule(config.scoring, outcome, data.splits["val"])
-    history = outcome.progress.history
+def finalize_run(
+    config: RunConfig,
+    data: Dataset,
+    outcome: Outcome | None,
+    folder: RunFolder,
+    *,
+    cross_fitted: Floats | None = None,
+) -> None:
+    """Write bundle/ and report.html, then scores.json, which marks the run as finished.
+
+    Args:
+        outcome: Of the encoder; None where `model.reader` has none.
+        cross_fitted: See `build_members`.
+    """
+    members = build_members(config, data, outcome, cross_fitted)
+    if config.data.trains_on_all:
+        results = read_folds(config, folder)
+        return _write(
+            config, data, members[-1], score_folds(config, data, results), results.rule, folder
+        )
+    val = data.splits["val"]
+    rules = [fit_decision_rule(config.scoring, m, val) for m in members]
+    on_val = [_scored(m.val_logits, val, r) for m, r in zip(members, rules, strict=True)]
+    place, choice = choose_member(members, on_val, config.fit.monitor, seed=config.seed)
+    member, rule = members[place], rules[place]
+    config = member.config
+    history = outcome.progress.history if outcome else []
+    tfidf = next((m.tfidf for m in members if m.tfidf), None)
     scores = {
-        "best_epoch": outcome.progress.best_epoch,
-        "val": _scores_as_served(val_logits, data.splits["val"], rule),
-        **_test_scores(config, data, outcome.test_logits.numpy(), rule),
+        "reader": member.reader,
+        "best_epoch": outcome.progress.best_epoch if outcome else None,
+        "val": _scores_as_served(member.val_logits, val, rule),
+        **_test_scores(config, data, member.test_logits, rule, tfidf, folder),
         "diagnosis": [finding.as_dict() for finding in diagnose(config, history)],
     }
+    if choice:
+        scores["choice"] = choice
+    _write(member.config, data, member, scores, rule, folder, history)
+
+
+def _write(
+    config: RunConfig,
+    data: Dataset,
+    member: Member,
+    scores: dict[str, Any],
+    rule: DecisionRule,
+    folder: RunFolder,
+    history: Sequence[MetricsRecord] = (),
+) -> None:
+    split = f"{config.data.folds} folds" if config.data.trains_on_all else "test"
     manifest = write_bundle(
-        folder.bundle, config=config, model=outcome.model, data=data, scores=scores, rule=rule
+        folder.bundle,
+        config=config,
+        model=member.encoder,
+        tfidf=member.tfidf,
+        stack=member.stack,
+        data=data,
+        scores=scores,
+        rule=rule,
     )
     # The best run of a study has none of its own.
     metrics = [folder.metrics.name] if folder.metrics.exists() else []
     page = scorecard_page(
         _title(folder),
-        {"test": scores["scorecard"]},
+        {split: scores["scorecard"]},
         kind="run",
         about=About(config, str(folder.location), str(date.today())),
         links=["config.yaml", "scores.json", *metrics, "bundle/card.md"],
@@ -75,24 +126,24 @@ def _title(folder: RunFolder) -> str:
     return f"{folder.location.parent.name}/{name}" if name == "best" else name
 
 
-def fit_decision_rule(scoring: ScoringConfig, outcome: Outcome, val: Windows) -> DecisionRule:
+def fit_decision_rule(scoring: ScoringConfig, member: Member, val: Windows) -> DecisionRule:
     """Temperatures and thresholds, fitted to the validation rows and their beginnings."""
-    rule, logits = DecisionRule(abstain=scoring.abstain), outcome.val_logits.numpy()
+    rule, logits = DecisionRule(abstain=scoring.abstain), member.val_logits
     if scoring.calibrate:
         temperature = fit_temperature(logits, val.labels)
-        length = fit_length_scaling(_rows_of_all_lengths(outcome, val))
+        length = fit_length_scaling(_rows_of_all_lengths(member, val))
         rule = rule.model_copy(update={"temperature": temperature, "length": length})
     probabilities = _sigmoid(logits / rule.temperatures(val.tokens))
     thresholds = fit_thresholds(probabilities, val.labels, scoring.threshold)
     return rule.model_copy(update={"thresholds": thresholds})
 
 
-def _rows_of_all_lengths(outcome: Outcome, val: Windows) -> Lengths:
-    parts = [(val, outcome.val_logits, True)]
-    if outcome.short is not None and outcome.short_logits is not None:
-        parts.append((outcome.short, outcome.short_logits, False))
+def _rows_of_all_lengths(member: Member, val: Windows) -> Lengths:
+    parts = [(val, member.val_logits, True)]
+    if member.short is not None and member.short_logits is not None:
+        parts.append((member.short, member.short_logits, False))
     return Lengths(
-        logits=np.concatenate([logits.numpy() for _, logits, _ in parts]),
+        logits=np.concatenate([logits for _, logits, _ in parts]),
         labels=np.concatenate([rows.labels for rows, _, _ in parts]),
         tokens=np.concatenate([rows.tokens for rows, _, _ in parts]).astype(float),
         persons=np.concatenate([rows.persons for rows, _, _ in parts]),
@@ -101,23 +152,29 @@ def _rows_of_all_lengths(outcome: Outcome, val: Windows) -> Lengths:
 
 
 def _test_scores(
-    config: RunConfig, data: Dataset, logits: Floats, rule: DecisionRule
+    config: RunConfig,
+    data: Dataset,
+    logits: Floats,
+    rule: DecisionRule,
+    tfidf: TfidfModel | None,
+    folder: RunFolder,
 ) -> dict[str, Any]:
     """Scores and scorecard of the test split, with calibration error before and after fitting."""
     test, train = data.splits["test"], data.splits["train"]
-    calibrated = logits / rule.temperatures(test.tokens)
     baselines, missing = build_baselines(
         test.labels,
         test.mentioned,
         is_masked=data.info.mask_version > 0,
-        learned=(lambda: train_tfidf_baseline(train.texts, train.labels, test.texts))
-        if config.scoring.baselines
-        else "scoring.baselines=false",
+        learned="it is the model itself"
+        if config.model.reader == "tfidf"
+        else "scoring.baselines=false"
+        if not config.scoring.baselines
+        else (lambda: tfidf_baseline(tfidf or fit_tfidf(train.texts, train.labels), test.texts)),
     )
-    thresholds, labels = np.array(rule.thresholds), test.labels
-    scored = Scored(
-        _sigmoid(calibrated), labels, thresholds, test.persons, rule.abstain, test.tokens
-    )
+    scored = _scored(logits, test, rule)
+    if config.data.fold is not None:
+        learned = next((b for b in baselines if b.name == "tfidf"), None)
+        write_predictions(folder, scored, test.mentioned, learned)
     scorecard = build_scorecard(
         scored,
         baselines,
@@ -138,6 +195,13 @@ def _test_scores(
             "after": _calibration_error(scorecard),
         },
     }
+
+
+def _scored(logits: Floats, rows: Windows, rule: DecisionRule) -> Scored:
+    """Rows with uncalibrated logits [R, 4], under the decision rule of the bundle."""
+    probabilities = _sigmoid(logits / rule.temperatures(rows.tokens))
+    thresholds = np.array(rule.thresholds)
+    return Scored(probabilities, rows.labels, thresholds, rows.persons, rule.abstain, rows.tokens)
 
 
 def _scores_as_served(logits: Floats, rows: Windows, rule: DecisionRule) -> Scores:

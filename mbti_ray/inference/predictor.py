@@ -23,13 +23,13 @@ from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
 from mbti_ray.data.mask import MASK_VERSION, find_masked_spans
 from mbti_ray.data.text import clean_text, preprocess_text
-from mbti_ray.data.tokenizer import encode_rows
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.decision import Decision
 from mbti_ray.inference.prediction import Prediction
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
+from mbti_ray.inference.text_readers import TokenReader, WordReader
 from mbti_ray.model.classifier import pool_rows
 from mbti_ray.typology import POSITIVE_POLES
 
@@ -63,11 +63,9 @@ class Predictor:
         self.device = runtime.device
         self.min_efficient_tokens = runtime.min_efficient_tokens
         self.output_size = runtime.output_size
-        self._tokenizer = bundle.tokenizer
-        # Of each token id, whether it has a letter or digit: punctuation is known in any language.
-        tokens = self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))
-        special = set(self._tokenizer.all_special_tokens)
-        self._is_word = np.array([t not in special and any(map(str.isalnum, t)) for t in tokens])
+        self._tfidf, self._stack = bundle.tfidf, bundle.stack
+        has_tokens = bundle.tokenizer is not None
+        self._reader = TokenReader(bundle) if has_tokens else WordReader(bundle)
         self.decision = Decision(self._manifest, base_rates)
         self.unit = self._manifest.unit
         self._is_masked = self._manifest.mask_version > 0
@@ -148,26 +146,19 @@ class Predictor:
         for mbti_type, p, z, row in zip(
             types, probabilities.tolist(), calibrated.tolist(), logits.rows, strict=True
         ):
-            unknown = self._unknown_share(row)
+            unknown = self._reader.unknown_share(row)
             by_pole = dict(zip(POSITIVE_POLES, p, strict=True))
             if unknown == 1 and self.decision.abstain:
                 mbti_type = "XXXX"
-            more = self.decision.more_posts(z, tokens=row.tokens, posts=self._count_posts(row))
+            more = self.decision.more_posts(
+                z, tokens=row.tokens, posts=self._reader.count_posts(row)
+            )
             predictions.append(
                 Prediction(
                     mbti_type, by_pole, row.truncated, len(row.windows), unknown, row.tokens, more
                 )
             )
         return predictions
-
-    def _count_posts(self, row: EncodedRow) -> int:
-        """About how many posts were read: each ends with [SEP], as does each part of a long one."""
-        return sum(window.count(self._tokenizer.sep_token_id) for window in row.windows)
-
-    def _unknown_share(self, row: EncodedRow) -> float:
-        ids = np.concatenate(row.windows)
-        unknown = int((ids == self._tokenizer.unk_token_id).sum())
-        return unknown / (unknown + int(self._is_word[ids].sum())) if unknown else 0.0
 
     def calibrate(self, logits: RowLogits) -> Tensor:
         """Calibrated logits [R, 4], on the CPU; see `Decision.calibrate`."""
@@ -178,13 +169,14 @@ class Predictor:
     ) -> RowLogits:
         """Uncalibrated logits [R, 4] of texts, raw or as `preprocess` returns them."""
         if is_preprocessed:
-            return self._compute_logits(self._tokenize(inputs, whole=whole))
+            return self._compute_logits(self._reader.encode(inputs, whole=whole))
         return self._compute_logits(self.encode(inputs, whole=whole))
 
     def encode(self, inputs: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         """The windows of R raw inputs as token ids: cleaned, masked, tokenized and cut."""
         texts = {post: self.preprocess(post) for posts in inputs for post in posts}
-        return self._tokenize([[texts[post] for post in posts] for posts in inputs], whole=whole)
+        rows = [[texts[post] for post in posts] for posts in inputs]
+        return self._reader.encode(rows, whole=whole)
 
     def preprocess(self, post: str) -> str:
         """The text that the model reads for a post: cleaned, and masked if the bundle masks."""
@@ -195,10 +187,6 @@ class Predictor:
         text = clean_text(post)
         hidden = find_masked_spans(text, self._manifest.mask_also) if self._is_masked else []
         return {"text": text, "hidden": [asdict(h) for h in hidden]}
-
-    def _tokenize(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
-        limit = self._manifest.max_windows if whole else self._model.text_windows
-        return encode_rows(self._tokenizer, texts, self._model, max_windows=limit)
 
     def _compute_logits(self, rows: Sequence[EncodedRow]) -> RowLogits:
         windows, _ = distinct_windows(rows)
@@ -219,11 +207,16 @@ class Predictor:
         owner = np.repeat(np.arange(len(rows)), counts)
         lengths = np.fromiter((len(w) for row in rows for w in row.windows), np.int64, len(owner))
         of_window = outputs[torch.from_numpy(places).to(outputs.device)]
-        return RowLogits(pool_rows(self._runtime.pool, of_window, owner, lengths).cpu(), rows)
+        pooled = pool_rows(self._runtime.pool, of_window, owner, lengths).cpu()
+        if self._stack is not None and self._tfidf is not None:
+            tfidf = self._tfidf.logits([row.words or [] for row in rows])
+            stacked = self._stack.logits(pooled.double().numpy(), tfidf)
+            pooled = torch.from_numpy(stacked).float()
+        return RowLogits(pooled, rows)
 
     def forward(self, windows: Sequence[TokenIds]) -> Tensor:
         """Outputs [B, W] of B windows, on the device: one pass, padded to the longest window."""
-        ids, mask = pad(windows, pad_id=self._tokenizer.pad_token_id)
+        ids, mask = pad(windows, pad_id=self._reader.pad_id)
         return self._runtime(ids.to(self.device), None if mask is None else mask.to(self.device))
 
     def warmup_texts(self) -> list[str]:

@@ -178,7 +178,7 @@ def add_heads(encoder: nn.Module, config: ModelConfig) -> MBTIModel:
         encoder,
         pooling=config.pooling,
         dropout=config.dropout,
-        reader=config.reader,
+        reader=config.encoder_reader,
         post_layers=config.post_layers,
     )
 

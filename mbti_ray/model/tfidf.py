@@ -8,7 +8,6 @@ dimensions in the order E, N, T, J. A text is read as the ids 1 to V of its word
 no feature has.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from mbti_ray.data.text import find_words
 from mbti_ray.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -28,8 +28,6 @@ MAX_FEATURES = 200_000
 # Of the logistic regression: 10 did better than 1 on tweets, with a tweet or a user as the row.
 INVERSE_PENALTY = 10.0
 UNKNOWN_WORD = 0
-# scikit-learn's words: two or more letters, digits or underscores.
-_WORD = re.compile(r"\b\w\w+\b")
 _WEIGHTS, _FEATURES = "tfidf.safetensors", "tfidf_features.txt"
 # The logit of a dimension with one class: sure, but finite.
 _SURE = 10.0
@@ -105,16 +103,21 @@ class TfidfModel:
         (folder / _FEATURES).write_text("\n".join(self.features), "utf-8", newline="\n")
 
 
-def find_words(text: str) -> list[str]:
-    """The words of a text as the model reads it."""
-    return _WORD.findall(text.lower())
-
-
 def load_tfidf(folder: Path) -> TfidfModel:
     """The model that `save` wrote; an OSError or ValueError where it is damaged."""
     text = (folder / _FEATURES).read_bytes().decode("utf-8")
     arrays = {k: v.astype(float) for k, v in load_file(folder / _WEIGHTS).items()}
     return TfidfModel(text.split("\n") if text else [], **arrays)
+
+
+def require_sklearn() -> None:
+    """Raise ConfigError unless scikit-learn is installed, which training needs."""
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "TF-IDF needs scikit-learn to be trained: pip install 'mbti_ray[baselines]'"
+        ) from error
 
 
 def fit_tfidf(texts: Sequence[str], labels: NDArray[Any]) -> TfidfModel:
@@ -126,12 +129,9 @@ def fit_tfidf(texts: Sequence[str], labels: NDArray[Any]) -> TfidfModel:
     Raises:
         ConfigError: scikit-learn is not installed.
     """
-    try:
-        from sklearn import feature_extraction, linear_model
-    except ImportError as error:
-        raise ConfigError(
-            "TF-IDF needs scikit-learn to be trained: pip install 'mbti_ray[baselines]'"
-        ) from error
+    require_sklearn()
+    from sklearn import feature_extraction, linear_model
+
     vectorizer = feature_extraction.text.TfidfVectorizer(
         ngram_range=(1, 2),
         min_df=2,

@@ -38,7 +38,7 @@ class About(NamedTuple):
         model = self.config.model
         return [
             ("data", wording.source_name(self.config.data.source)),
-            ("model", f"{wording.source_name(model.encoder)}, {model.pooling} pooling"),
+            ("model", wording.describe_model(model)),
             ("date", self.created),
             ("version", f"mbti_ray {__version__}"),
         ]

@@ -13,6 +13,7 @@ from mbti_ray.scores.names import FEW_PERSONS
 from mbti_ray.typology import DIMENSIONS
 
 if TYPE_CHECKING:
+    from mbti_ray.config.schema import ModelConfig, RunConfig
     from mbti_ray.scores.scorecard import ResamplingInfo, Scorecard
 
 HOW_TO_READ = (
@@ -29,6 +30,15 @@ UNMASKED = (
 )
 
 
+_TFIDF = "TF-IDF of words and word pairs with balanced logistic regression"
+# What the model card says that a model is, by its reader.
+KIND_OF_MODEL = dict.fromkeys(("windows", "posts"), "A text encoder with four binary heads.") | {
+    "tfidf": f"{_TFIDF}.",
+    "stack": f"A text encoder with four binary heads, and {_TFIDF}; for each dimension a logistic "
+    "regression combines their logits.",
+}
+
+
 # An underscore inside a word is only itself.
 _MARKS = re.compile(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)")
 
@@ -36,6 +46,23 @@ _MARKS = re.compile(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)")
 def plain(text: object) -> str:
     """The text on one line, with the special characters of Markdown and HTML escaped."""
     return _MARKS.sub(r"\\\g<0>", " ".join(str(text).split()))
+
+
+def describe_test(config: "RunConfig") -> str:
+    """Which rows a run was scored on."""
+    folds = config.data.folds
+    if folds is None or not config.data.trains_on_all:
+        return "On the test split"
+    return (
+        f"On all rows, each predicted by the one of {folds} runs that was not trained on its "
+        "person (this bundle was trained on all of them afterwards)"
+    )
+
+
+def describe_model(model: "ModelConfig") -> str:
+    """`minilm, mean pooling`, or what reads the texts beside it or in its place."""
+    encoder = f"{source_name(model.encoder)}, {model.pooling} pooling"
+    return {"tfidf": _TFIDF, "stack": f"stack of TF-IDF and {encoder}"}.get(model.reader, encoder)
 
 
 def number(value: float | None) -> str:

@@ -2,6 +2,8 @@
 
     <storage>/<name>/  config.yaml  metrics.jsonl  scores.json  report.html  checkpoints/
                        bundle/  bad_rows.jsonl, if rows of the data were skipped
+    a run with data.folds also has
+                       fold-1/, fold-2/, ... with the same files, and predictions.safetensors
     a study also has   optuna.db  trials.parquet
                        best/ (config.yaml, scores.json, report.html, bundle/)
     <storage>/cache/   tokenized datasets, by key
@@ -81,11 +83,21 @@ class RunFolder:
     # What happened during the run that the user should know, one line each.
     notes = _FileName("notes.txt")
 
+    # Of a fold of cross-validation: what it predicts for its rows.
+    predictions = _FileName("predictions.safetensors")
+
     @property
     def best(self) -> "RunFolder":
         """The folder of the best run of a study, with the same files."""
-        remote = self.remote / "best" if self.remote else None
-        return RunFolder(self.path / "best", remote, self._pushed)
+        return self._inside("best")
+
+    def fold(self, number: int) -> "RunFolder":
+        """The folder of a fold of a cross-validation, counted from 1, with the same files."""
+        return self._inside(f"fold-{number}")
+
+    def _inside(self, name: str) -> "RunFolder":
+        remote = self.remote / name if self.remote else None
+        return RunFolder(self.path / name, remote, self._pushed)
 
     def read_notes(self) -> list[str]:
         return self.notes.read_text("utf-8").splitlines() if self.notes.exists() else []

@@ -5,9 +5,10 @@ import sys
 import numpy as np
 import pytest
 
+from mbti_ray.data.text import find_words
 from mbti_ray.errors import ConfigError
 from mbti_ray.model import tfidf
-from mbti_ray.model.tfidf import find_words, fit_tfidf, load_tfidf
+from mbti_ray.model.tfidf import fit_tfidf, load_tfidf
 from mbti_ray.typology import labels_of
 
 pytestmark = pytest.mark.unit

@@ -1,4 +1,4 @@
-"""The runtimes that compute a bundle's logits: torch, or ONNX Runtime in float32 or int8.
+"""The runtimes that compute a bundle's logits: torch, ONNX Runtime in float32 or int8, or NumPy.
 
 A runtime maps token ids and an attention mask to the outputs of windows, and those to logits of
 rows. Must not know texts, Ray or HTTP.
@@ -14,11 +14,15 @@ from torch import Tensor
 
 from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS
 from mbti_ray.data.collate import Groups
+from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_model
 from mbti_ray.inference.runtimes.onnx_runtime import OnnxRuntime
+from mbti_ray.inference.runtimes.tfidf_runtime import TfidfRuntime
 
 # Processors differ in the last digits of float32 only.
 _TOLERANCE = 1e-3
+
+NO_GRAPH = "is TF-IDF, which runs in NumPy and has no graph for ONNX Runtime"
 
 RuntimeKind = Literal["torch", "onnx", "onnx-int8"]
 
@@ -80,10 +84,16 @@ def load_runtime(
     Args:
         threads: Threads of ONNX Runtime, which has its own pool; None means all cores.
 
+    A bundle without an encoder has one runtime, which needs neither torch's kernels nor a GPU.
+
     Raises:
         BundleError: The bundle is damaged, or has no export for this runtime.
         ConfigError: ONNX Runtime is not installed.
     """
+    if bundle.manifest.model.reader == "tfidf":
+        if kind != "torch":
+            raise BundleError(f"{bundle.folder}: {NO_GRAPH}; leave out serve.runtime={kind}")
+        return TfidfRuntime(bundle)
     if kind == "torch":
         return TorchRuntime(bundle, device)
     return OnnxRuntime(bundle, kind, threads)

@@ -19,7 +19,7 @@ from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.inference.bundle import Bundle, load_bundle, load_model, write_runtimes
 from mbti_ray.inference.manifest import OnnxKind, RuntimeExport
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.runtimes import load_runtime
+from mbti_ray.inference.runtimes import NO_GRAPH, load_runtime
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.checksums import describe_file
 
@@ -52,6 +52,8 @@ def export_onnx(folder: Path) -> Exports:
             f"{folder}: model.post_layers=1 has a layer behind the exported graph, which ONNX "
             "Runtime cannot run; train with model.post_layers=0, or use serve.runtime=torch"
         )
+    if not bundle.manifest.model.has_encoder:
+        raise ConfigError(f"{folder}: {NO_GRAPH}; it is served as it is")
     with atomic_folder(folder / _FOLDER) as staging:
         float32, int8 = (staging / name for name in _FILES.values())
         with _silenced():

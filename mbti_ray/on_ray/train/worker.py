@@ -21,6 +21,7 @@ from ray.train.torch import get_device
 from mbti_ray.config import config_from_dict
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import checkpoints_under
+from mbti_ray.engine.cross_fit import cross_fit
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.metrics_record import MetricsRecord, append_record
 from mbti_ray.engine.worker import Interruption, Worker
@@ -116,12 +117,13 @@ def train_loop(settings: dict[str, Any]) -> None:
             progress = settings["progress"]
             worker = TrainWorker(folder, settings["name"], progress, is_stop_requested)
             data: Dataset = ray.get(settings["data"])
-            outcome = run(config, data, worker)
+            outcome = run(config, data, worker, keeps_last_epoch=config.data.trains_on_all)
+            cross_fitted = cross_fit(config, data, worker, epochs=outcome.progress.best_epoch)
             if worker.rank == 0:
                 # Imported here because it loads the predictor, for the golden logits.
                 from mbti_ray.inference.finalize import finalize_run
 
-                finalize_run(config, data, outcome, folder)
+                finalize_run(config, data, outcome, folder, cross_fitted=cross_fitted)
                 folder.push(replace=[folder.bundle.name])
 
 

@@ -22,6 +22,7 @@ from mbti_ray.config import RunConfig, StudyConfig, config_from_dict, override
 from mbti_ray.config.schema import mode_of
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import newest_checkpoint
+from mbti_ray.engine.cross_fit import cross_fit
 from mbti_ray.engine.loop import rescore
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
@@ -210,7 +211,9 @@ def _finish_best(
     with open_run(best) as folder:
         folder.begin(config, "fresh")
         found = [checkpoint] if isinstance(checkpoint, Path) else download_each([checkpoint])
-        finalize_run(config, data, rescore(config, data, worker, found), folder)
+        outcome = rescore(config, data, worker, found)
+        cross_fitted = cross_fit(config, data, worker, epochs=outcome.progress.best_epoch)
+        finalize_run(config, data, outcome, folder, cross_fitted=cross_fitted)
         folder.push()
 
 

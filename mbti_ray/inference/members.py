@@ -1,0 +1,170 @@
+"""The models that a run may ship (the encoder, TF-IDF, both stacked), and which of them it ships.
+
+Must not know run folders, Ray or HTTP; the test split is not looked at.
+
+Shapes: R rows, 4 dimensions in the order E, N, T, J.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbti_ray.config import RunConfig, override
+from mbti_ray.config.schema import Monitor
+from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.windows import Windows
+from mbti_ray.engine.cross_fit import cross_fit_folds
+from mbti_ray.engine.loop import Outcome
+from mbti_ray.model.classifier import MBTIModel
+from mbti_ray.model.stack import Stack, fit_stack
+from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
+from mbti_ray.scores.comparison import NAMES, compare, is_better
+from mbti_ray.scores.scorecard import Scored
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained model and its logits [R, 4] of the validation and the test rows.
+
+    Attributes:
+        config: That of the run, with the reader that this model is.
+        encoder, tfidf, stack: What of these it consists of.
+        short: Beginnings of validation rows, and their logits in `short_logits`.
+    """
+
+    config: RunConfig
+    val_logits: Floats
+    test_logits: Floats
+    encoder: MBTIModel | None = None
+    tfidf: TfidfModel | None = None
+    stack: Stack | None = None
+    short: Windows | None = None
+    short_logits: Floats | None = None
+
+    @property
+    def reader(self) -> str:
+        return self.config.model.reader
+
+
+def build_members(
+    config: RunConfig, data: Dataset, outcome: Outcome | None, cross_fitted: Floats | None
+) -> list[Member]:
+    """What `model.reader` asks for; for `best` all of them, the simplest first.
+
+    Args:
+        outcome: Of the encoder, where there is one.
+        cross_fitted: The encoder's logits [R, 4] of the training rows, for a stack: of each row
+            from an encoder that was not trained on it; see `cross_fit`.
+
+    Raises:
+        ConfigError: TF-IDF is asked for, and scikit-learn is not installed.
+    """
+    encoder = tfidf = None
+    if outcome is not None:
+        val, test = outcome.val_logits.double().numpy(), outcome.test_logits.double().numpy()
+        short = outcome.short_logits
+        encoder = Member(
+            _as(config, config.model.encoder_reader),
+            val,
+            test,
+            encoder=outcome.model,
+            short=outcome.short,
+            short_logits=None if short is None else short.double().numpy(),
+        )
+    if config.model.has_tfidf:
+        train = data.splits["train"]
+        model = fit_tfidf(train.texts, train.labels)
+        val, test = (_tfidf_logits(model, data.splits[name]) for name in ("val", "test"))
+        tfidf = Member(_as(config, "tfidf"), val, test, tfidf=model)
+    stack = None
+    if encoder is not None and tfidf is not None and cross_fitted is not None:
+        stack = _stack(config, data, encoder, tfidf, cross_fitted)
+    members = [m for m in (tfidf, encoder, stack) if m is not None]
+    return members if config.model.reader == "best" else members[-1:]
+
+
+def _stack(
+    config: RunConfig, data: Dataset, encoder: Member, tfidf: Member, cross_fitted: Floats
+) -> Member:
+    train = data.splits["train"]
+    texts, of_tfidf = train.texts, np.zeros_like(cross_fitted)
+    for fold in cross_fit_folds(train.persons, seed=config.seed):
+        rest = np.setdiff1d(np.arange(train.row_count), fold)
+        model = fit_tfidf([texts[i] for i in rest], train.labels[rest])
+        of_tfidf[fold] = model.logits([model.encode(texts[i]) for i in fold])
+    stack = fit_stack(cross_fitted, of_tfidf, train.labels)
+    return Member(
+        _as(config, "stack"),
+        stack.logits(encoder.val_logits, tfidf.val_logits),
+        stack.logits(encoder.test_logits, tfidf.test_logits),
+        encoder.encoder,
+        tfidf.tfidf,
+        stack,
+    )
+
+
+def _as(config: RunConfig, reader: str) -> RunConfig:
+    return override(config, {"model.reader": reader})
+
+
+def _tfidf_logits(model: TfidfModel, rows: Windows) -> Floats:
+    return model.logits([model.encode(text) for text in rows.texts])
+
+
+def choose_member(
+    members: list[Member], scored: list[Scored], monitor: Monitor, *, seed: int
+) -> tuple[int, dict[str, Any] | None]:
+    """The place of the member to ship, and how it was chosen; None where there is one only.
+
+    They are compared in the score that the run monitors. A member takes the place of a simpler one
+    only if it is better by more than chance explains; otherwise the simpler one is kept.
+
+    Args:
+        scored: Each member's predictions for the validation rows.
+    """
+    if len(members) == 1:
+        return 0, None
+    measure = _measure_of(monitor)
+    best, comparisons = 0, []
+    for place in range(1, len(members)):
+        found = compare(scored[best], scored[place], resamples=1000, seed=seed)
+        difference = found["differences"][measure]
+        wins = is_better(difference, measure) is True
+        comparisons.append(
+            {
+                "reader": members[place].reader,
+                "against": members[best].reader,
+                **difference,
+                "wins": wins,
+            }
+        )
+        best = place if wins else best
+    return best, {
+        "reader": members[best].reader,
+        "measure": measure,
+        "comparisons": comparisons,
+        "line": _describe(members[best].reader, measure, comparisons),
+    }
+
+
+def _measure_of(monitor: Monitor) -> str:
+    """The measure of a comparison that is nearest to a monitored score."""
+    kind, _, of = monitor.partition("_")
+    if kind == "f1":
+        return "macro_f1"
+    if kind == "acc":
+        return "accuracy" if of in ("mean", "total") else of
+    return "macro_f1" if kind == "bal" else "brier"
+
+
+def _describe(winner: str, measure: str, comparisons: list[dict[str, Any]]) -> str:
+    parts = (
+        f"{c['reader']} against {c['against']} {c['value']:+.3f} (p {c['p']:.2g}): "
+        + ("better" if c["wins"] else "no better than chance explains")
+        for c in comparisons
+    )
+    return f"ships {winner}, by {NAMES[measure]} on validation: {'; '.join(parts)}"

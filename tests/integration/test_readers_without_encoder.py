@@ -1,0 +1,202 @@
+"""model.reader=tfidf, stack and best: ordinary runs, bundles and answers; and cross-validation."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mbti_ray.config import RunConfig
+from mbti_ray.data.dataset import prepare_dataset
+from mbti_ray.engine.cross_fit import cross_fit, cross_fit_folds
+from mbti_ray.engine.loop import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.errors import BundleError, ConfigError
+from mbti_ray.evaluate import main as evaluate_main
+from mbti_ray.export import main as export_main
+from mbti_ray.inference.finalize import finalize_run
+from mbti_ray.inference.predictor import Predictor
+from mbti_ray.runs.run_folder import RunFolder
+from mbti_ray.train import main as train_main
+from mbti_ray.tune import main as tune_main
+
+pytestmark = [pytest.mark.integration]
+pytest.importorskip("sklearn", reason="needs the extra baselines")
+
+Build = Callable[..., RunConfig]
+
+
+def train(config: RunConfig, home: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """A run in this process, as the training worker does it."""
+    folder = RunFolder.at(home / "run")
+    folder.path.mkdir()
+    data = prepare_dataset(config, home / "cache")
+    outcome = cross_fitted = None
+    if config.model.has_encoder:
+        worker = Worker()
+        outcome = run(config, data, worker)
+        cross_fitted = cross_fit(config, data, worker, epochs=outcome.progress.best_epoch)
+    finalize_run(config, data, outcome, folder, cross_fitted=cross_fitted)
+    return folder, json.loads(folder.scores.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("reader", ["tfidf", "stack", "best"])
+def test_evaluate_and_the_predictor_score_as_the_run_did(
+    quick: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str], reader: str
+) -> None:
+    config = quick(f"model.reader={reader}", "fit.epochs=1", "fit.monitor=f1_mean")
+    folder, scores = train(config, tmp_path)
+    assert scores["reader"] in ({"tfidf", "windows", "stack"} if reader == "best" else {reader})
+    capsys.readouterr()
+    assert evaluate_main([str(folder.bundle), "--split", "test", "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert evaluated["scores"] == pytest.approx(scores["test"], abs=1e-5)
+    names = {path.name for path in folder.bundle.iterdir()}
+    assert ("model.safetensors" in names) == (scores["reader"] != "tfidf")
+    assert ("stack.safetensors" in names) == (scores["reader"] == "stack")
+    assert not any(name.endswith((".pkl", ".pt", ".joblib")) for name in names)
+
+
+def test_tfidf_reads_the_whole_text_and_says_which_words_it_knows(
+    quick: Build, tmp_path: Path
+) -> None:
+    folder, _ = train(quick("model.reader=tfidf"), tmp_path)
+    predictor = Predictor.load(folder.bundle)
+    features = (folder.bundle / "tfidf_features.txt").read_text("utf-8").split("\n")
+    three = " ".join([name for name in features if " " not in name][:3])
+    known = predictor.predict([[three]], whole=False)[0]
+    unknown = predictor.predict([["xyzzy plugh 北京"]], whole=False)[0]
+    long = predictor.predict([[f"{three} " * 5000]], whole=False)[0]
+    assert (known.unknown, unknown.unknown) == (0.0, 1.0)
+    assert (long.truncated, long.windows, long.tokens) == (False, 1, 15_000)
+    posts = [["one post about friends", "and a party"]]
+    joined = [["one post about friends\nand a party"]]
+    one, other = (predictor.predict_logits(p, whole=True).values for p in (posts, joined))
+    torch.testing.assert_close(one, other)
+
+
+def test_tfidf_has_no_graph_and_says_so(
+    quick: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = train(quick("model.reader=tfidf"), tmp_path)
+    with pytest.raises(BundleError, match=r"is TF-IDF.*leave out serve\.runtime=onnx"):
+        Predictor.load(folder.bundle, runtime="onnx")
+    assert export_main([str(folder.bundle)]) == 2
+    assert "is TF-IDF" in capsys.readouterr().err
+
+
+def test_damaged_features_are_refused(quick: Build, tmp_path: Path) -> None:
+    folder, _ = train(quick("model.reader=tfidf"), tmp_path)
+    path = folder.bundle / "tfidf_features.txt"
+    path.write_text(path.read_text("utf-8").replace("a", "b", 1), "utf-8")
+    with pytest.raises(BundleError, match=r"tfidf_features\.txt"):
+        Predictor.load(folder.bundle)
+
+
+def test_best_says_what_it_ships_and_keeps_the_simplest_on_a_tie(
+    quick: Build, tmp_path: Path
+) -> None:
+    _, scores = train(quick("model.reader=best", "fit.epochs=1"), tmp_path)
+    choice = scores["choice"]
+    assert [c["reader"] for c in choice["comparisons"]] == ["windows", "stack"]
+    kept = "tfidf"
+    for comparison in choice["comparisons"]:
+        assert comparison["against"] == kept
+        kept = comparison["reader"] if comparison["wins"] else kept
+        assert not (comparison["wins"] and comparison["p"] >= 0.05)
+    assert choice["reader"] == scores["reader"] == kept
+    assert choice["line"].startswith(f"ships {kept}, by Brier on validation: windows against tfidf")
+
+
+def test_a_stack_is_fitted_to_logits_of_rows_that_its_encoders_have_not_seen(
+    quick: Build, tmp_path: Path
+) -> None:
+    config = quick("model.reader=stack", "fit.epochs=1")
+    data = prepare_dataset(config, tmp_path)
+    train_rows = data.splits["train"]
+    folds = list(cross_fit_folds(train_rows.persons, seed=0))
+    assert sorted(np.concatenate(folds).tolist()) == list(range(train_rows.row_count))
+    people = [set(train_rows.persons[fold].tolist()) for fold in folds]
+    assert not people[0] & people[1]
+    assert not people[2] & (people[0] | people[1])
+    logits = cross_fit(config, data, Worker(), epochs=1)
+    assert logits is not None
+    # Labels of a part do not change the logits of that part.
+    import pyarrow as pa
+
+    flipped = train_rows.labels[:, 0].copy()
+    flipped[folds[0]] = 1 - flipped[folds[0]]
+    rows = train_rows.rows.set_column(
+        train_rows.rows.column_names.index("e"), "e", pa.array(flipped)
+    )
+    data.splits["train"] = type(train_rows)(train_rows.table, rows)
+    changed = cross_fit(config, data, Worker(), epochs=1)
+    assert changed is not None
+    np.testing.assert_array_equal(changed[folds[0]], logits[folds[0]])
+    assert (changed[folds[1]] != logits[folds[1]]).any()
+
+
+def train_folds(small_file: Path, home: Path, *more: str) -> int:
+    words = [f"data.source={small_file}", "model.reader=tfidf", "data.folds=3", "name=folds"]
+    return train_main([*words, f"storage={home}", "--json", *more])
+
+
+def test_folds_predict_each_row_once_and_the_bundle_is_trained_on_all(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_folds(small_file, tmp_path) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
+    assert scores["scorecard"]["rows"] == 313
+    assert scores["scorecard"]["intervals"]["groups"] == 313
+    assert all(95 < fold["test"]["rows"] < 115 for fold in scores["folds"])
+    home = tmp_path / "folds"
+    for number in (1, 2, 3):
+        fold = json.loads((home / f"fold-{number}" / "scores.json").read_text("utf-8"))
+        assert fold["test"] == scores["folds"][number - 1]["test"]
+        assert (home / f"fold-{number}" / "bundle" / "bundle.json").exists()
+    weighted = sum(f["test"]["acc_mean"] * f["test"]["rows"] for f in scores["folds"]) / 313
+    assert scores["test"]["acc_mean"] == pytest.approx(weighted)
+    assert evaluate_main([str(home), "--json"]) == 2
+    assert "313 seen in training" in " ".join(capsys.readouterr().err.split())
+
+
+def test_folds_resume_with_those_that_are_missing(small_file: Path, tmp_path: Path) -> None:
+    assert train_folds(small_file, tmp_path) == 0
+    home = tmp_path / "folds"
+    first = json.loads((home / "scores.json").read_text("utf-8"))
+    kept = (home / "fold-1" / "scores.json").stat().st_mtime_ns
+    for path in (home / "scores.json", home / "fold-2" / "scores.json"):
+        path.unlink()
+    assert train_folds(small_file, tmp_path, "--resume") == 0
+    assert json.loads((home / "scores.json").read_text("utf-8")) == first
+    assert (home / "fold-1" / "scores.json").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [("model.reader=tfidf", "has nothing to search"), ("data.folds=3", "one validation split")],
+)
+def test_a_study_refuses_what_it_cannot_search(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, reason: str
+) -> None:
+    assert tune_main([f"data.source={small_file}", f"storage={tmp_path}", setting]) == 2
+    assert reason in " ".join(capsys.readouterr().err.split())
+
+
+def test_tfidf_without_scikit_learn_is_refused_before_anything_is_written(
+    small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    words = [f"data.source={small_file}", "model.reader=best", f"storage={tmp_path}", "name=a"]
+    assert train_main(words) == 2
+    assert not (tmp_path / "a").exists()
+
+
+def test_more_folds_than_people_are_refused(quick: Build, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fold=4 is none of data\.folds=3"):
+        quick("data.folds=3", "data.fold=4")
