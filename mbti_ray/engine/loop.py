@@ -275,7 +275,9 @@ class _TrainingLoop:
         return bool(self.worker.all_reduce(vote) > 0)
 
     def _scores(self, split: str, logits: Tensor) -> Scores:
-        return score_rows(logits, torch.from_numpy(self.data.splits[split].labels))
+        rows = self.data.splits[split]
+        shares = torch.from_numpy(rows.shares)
+        return score_rows(logits, torch.from_numpy(rows.labels), shares=shares)
 
     def _report(self, record: MetricsRecord | None, *, wait: bool) -> None:
         if self.worker.rank != 0:

@@ -4,6 +4,7 @@ The rows go through the predictor, so the scores are those of the service. They 
 time with masking inverted, which shows how much the model relies on type words. Must not know Ray.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,10 +202,13 @@ def evaluate_bundle(
     rows, count = [*data.examples, *data.seen], len(data.examples)
     all_logits, tokens = _calibrated_logits(predictor, [e.texts for e in rows], advance)
     labels = torch.from_numpy(label_matrix(rows))
+    unknown = (math.nan,) * len(POSITIVE_POLES)
+    shares = torch.tensor([e.shares or unknown for e in rows])
     groups, thresholds = {}, predictor.decision.thresholds
     for name in dict.fromkeys(data.origins):
         members = torch.tensor([origin == name for origin in data.origins])
-        groups[name] = score_rows(all_logits[members], labels[members], thresholds)
+        of_group = all_logits[members], labels[members], thresholds
+        groups[name] = score_rows(*of_group, shares=shares[members])
     logits = all_logits[:count]
     inverted = logits.clone()
     # Masking changes few rows; the others keep their logits.
@@ -220,7 +224,7 @@ def evaluate_bundle(
     }
     return EvaluationResult(
         bundle_id=predictor.bundle_id,
-        scores=score_rows(logits, labels[:count], thresholds),
+        scores=score_rows(logits, labels[:count], thresholds, shares=shares[:count]),
         groups=groups,
         scorecards=scorecards,
         rows=_predictions_table(data.examples, predictor, logits),

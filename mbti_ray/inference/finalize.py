@@ -207,8 +207,8 @@ def _scored(logits: Floats, rows: Windows, rule: DecisionRule) -> Scored:
 def _scores_as_served(logits: Floats, rows: Windows, rule: DecisionRule) -> Scores:
     """Scores of uncalibrated logits [R, 4] under the decision rule of the bundle."""
     calibrated = torch.from_numpy(logits / rule.temperatures(rows.tokens))
-    labels = torch.from_numpy(rows.labels)
-    return score_rows(calibrated, labels, torch.tensor(rule.thresholds).double())
+    labels, shares = torch.from_numpy(rows.labels), torch.from_numpy(rows.shares)
+    return score_rows(calibrated, labels, torch.tensor(rule.thresholds).double(), shares=shares)
 
 
 def _calibration_error(scorecard: Scorecard) -> dict[str, float]:

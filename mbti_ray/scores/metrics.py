@@ -31,7 +31,13 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "brier",
 _CELLS = 4
 
 
-def score_rows(logits: Tensor, labels: Tensor, thresholds: Tensor | float = 0.5) -> Scores:
+def score_rows(
+    logits: Tensor,
+    labels: Tensor,
+    thresholds: Tensor | float = 0.5,
+    *,
+    shares: Tensor | None = None,
+) -> Scores:
     """Scores of row logits [R, 4] against 0/1 labels [R, 4], in double precision.
 
     - `loss`: the plain mean binary cross-entropy over the four dimensions, whatever the training
@@ -48,6 +54,8 @@ def score_rows(logits: Tensor, labels: Tensor, thresholds: Tensor | float = 0.5)
       pole.
     - `acc_mean`, `majority_mean`, `bal_mean`, `f1_mean`: means over the four dimensions.
     - `rows`: their number.
+    - `brier_shares`, `rmse_shares`: mean squared error of the probabilities against soft labels
+      [R, 4], and its root; only where rows have them (the others are NaN).
     """
     labels = labels.to(logits.device)
     predicted = torch.sigmoid(logits) > thresholds
@@ -76,6 +84,10 @@ def score_rows(logits: Tensor, labels: Tensor, thresholds: Tensor | float = 0.5)
     for prefix in ("acc", "majority", "bal", "f1"):
         scores[f"{prefix}_mean"] = sum(scores[f"{prefix}_{d.key}"] for d in DIMENSIONS) / 4
     scores["acc_total"] = float((given == actual).all(1).sum()) / rows
+    if shares is not None and (has_shares := ~shares.isnan().any(1)).any():
+        gaps = logits.double().sigmoid() - shares.to(logits.device).double()
+        scores["brier_shares"] = float(gaps[has_shares].square().mean())
+        scores["rmse_shares"] = scores["brier_shares"] ** 0.5
     type_counts = np.bincount(actual @ (8, 4, 2, 1))
     scores["majority_total"] = float(type_counts.max()) / rows
     return scores

@@ -1,0 +1,239 @@
+"""Five-fold cross-validation by persons of what reads a person: windows, posts, TF-IDF.
+
+    python benchmarks/quality.py FILE [key=value ...] [--readers windows posts ...] [--seeds 3]
+        [--folds 5] [--storage runs]
+
+The persons of FILE are dealt to folds, type by type in the order of a hash of their texts. For each
+fold, reader and seed, a model learns from the other folds (of which its own split keeps rows for
+validation) through the training loop, without Ray; its bundle predicts the persons of the fold, as
+the service would. TF-IDF learns from the rows that the encoders train on. Every reader is scored on
+the same rows, each predicted once a seed.
+
+What is done is not repeated: a run that was stopped goes on where it was. At the end the raw JSON
+goes to benchmarks/results/quality_FILE.json, and the last line is one JSON object: macro-F1 and
+accuracy over all seeds with 95 % intervals by person, the paired differences from the first reader,
+and the minutes of each.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from mbti_ray import __version__
+from mbti_ray.config import RunConfig, load_run
+from mbti_ray.data.dataset import Dataset, prepare_dataset
+from mbti_ray.data.rows import Row
+from mbti_ray.data.text import preprocess_text
+from mbti_ray.data.users import load_users
+from mbti_ray.engine.loop import run
+from mbti_ray.engine.worker import Worker
+from mbti_ray.inference.bundle_writer import write_bundle
+from mbti_ray.inference.finalize import fit_decision_rule
+from mbti_ray.inference.predictor import Predictor
+from mbti_ray.model.tfidf import fit_tfidf
+from mbti_ray.scores.comparison import compare
+from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.typology import POSITIVE_POLES, labels_of
+
+RESULTS = Path(__file__).parent / "results"
+RESAMPLES = 2000
+# Preset and changes of each reader. TF-IDF learns from the rows of the first.
+READERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "windows": ("minilm", ()),
+    "posts": ("posts", ()),
+    "posts+layer": ("posts", ("model.post_layers=1",)),
+    "tfidf": ("minilm", ()),
+}
+
+Floats = NDArray[np.float64]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all readers alike")
+    parser.add_argument("--readers", nargs="+", choices=READERS, default=[*READERS])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--storage", type=Path, default=Path("runs/quality"))
+    options = parser.parse_intermixed_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    source = [f"data.source={options.file}", *options.overrides]
+    folds = deal(load_users(load_run("minilm", source).data).rows, options.folds)
+    # Fold by fold, so that readers can be compared long before all is done.
+    for seed in range(options.seeds):
+        for fold in range(options.folds):
+            for reader in options.readers:
+                predict_fold(options, folds, reader, fold, seed)
+    print(json.dumps(conclude(options, folds)))
+    return 0
+
+
+def deal(rows: Sequence[Row], folds: int) -> list[list[Row]]:
+    """The rows by fold; persons of a type are dealt out in turn, so that it is in all alike."""
+    by_person: dict[str, list[Row]] = {}
+    for row in rows:
+        text = hashlib.sha256("|||".join(row.posts).encode()).hexdigest()
+        by_person.setdefault(row.author or text, []).append(row)
+    dealt: Counter[str] = Counter()
+    found: list[list[Row]] = [[] for _ in range(folds)]
+    for _, own in sorted(by_person.items()):
+        mbti_type = own[0].mbti_type or ""
+        # Types start at different folds, or the first folds would get all the rare ones.
+        found[(dealt[mbti_type] + sum(map(ord, mbti_type))) % folds] += own
+        dealt[mbti_type] += 1
+    return found
+
+
+def predict_fold(
+    options: argparse.Namespace, folds: Sequence[Sequence[Row]], reader: str, fold: int, seed: int
+) -> None:
+    """Train a reader on the other folds and write its predictions of the fold, if not done."""
+    output = _output(options, reader, fold, seed)
+    if output.exists():
+        return
+    started = time.monotonic()
+    train = options.storage / f"{options.file.stem}-of{options.folds}-without{fold}.jsonl"
+    _write_rows(train, [row for other in folds if other is not folds[fold] for row in other])
+    preset, changes = READERS[reader]
+    config = load_run(
+        preset, [*changes, *options.overrides, f"data.source={train}", f"seed={seed}"]
+    )
+    data = prepare_dataset(config, options.storage / "cache")
+    texts = [row.posts for row in folds[fold]]
+    if reader == "tfidf":
+        probabilities, best = _by_tfidf(config, data, texts), 0
+    else:
+        probabilities, best = _by_encoder(config, data, texts, output.with_suffix(""))
+    record = {
+        "minutes": (time.monotonic() - started) / 60,
+        "best_epoch": best,
+        "probabilities": probabilities.tolist(),
+    }
+    output.with_suffix(".part").write_text(json.dumps(record), "utf-8")
+    output.with_suffix(".part").rename(output)
+    print(f"{output.stem}: {record['minutes']:.1f} min", file=sys.stderr, flush=True)
+
+
+def _by_encoder(
+    config: RunConfig, data: Dataset, texts: Sequence[Sequence[str]], folder: Path
+) -> tuple[Floats, int]:
+    """Probabilities [R, 4] of a trained model's bundle, and the epoch whose weights it has."""
+    # A run that was killed goes on from its checkpoint.
+    outcome = run(config, data, Worker(folder=folder))
+    rule = fit_decision_rule(config.scoring, outcome, data.splits["val"])
+    scores = {"val": outcome.val, "test": outcome.test}
+    bundle = folder / "bundle"
+    write_bundle(bundle, config=config, model=outcome.model, data=data, scores=scores, rule=rule)
+    found = Predictor.load(bundle).predict(texts, whole=True)
+    shutil.rmtree(folder)
+    probabilities = [[p.probabilities[pole] for pole in POSITIVE_POLES] for p in found]
+    return np.array(probabilities), outcome.progress.best_epoch
+
+
+def _by_tfidf(config: RunConfig, data: Dataset, texts: Sequence[Sequence[str]]) -> Floats:
+    train = data.splits["train"]
+    model = fit_tfidf(train.texts, train.labels)
+    read = [
+        "\n".join(preprocess_text(post, mask=config.data.mask) for post in posts) for posts in texts
+    ]
+    logits = torch.from_numpy(model.logits([model.encode(text) for text in read]))
+    return torch.sigmoid(logits.double()).numpy()
+
+
+def conclude(options: argparse.Namespace, folds: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    """Write the raw JSON and return the summary."""
+    rows = [row for fold in folds for row in fold]
+    labels = np.array([labels_of(row.mbti_type or "") for row in rows], np.uint8)
+    names = [row.author or f"row {place}" for place, row in enumerate(rows)]
+    persons = np.unique(names, return_inverse=True)[1]
+    scored, cards, minutes = {}, {}, {}
+    for reader in options.readers:
+        records = [
+            [
+                json.loads(_output(options, reader, fold, seed).read_text("utf-8"))
+                for fold in range(options.folds)
+            ]
+            for seed in range(options.seeds)
+        ]
+        of_seeds = [np.concatenate([r["probabilities"] for r in seed]) for seed in records]
+        # All seeds together; a person is resampled with all predictions of it.
+        scored[reader] = Scored(
+            np.concatenate(of_seeds),
+            np.tile(labels, (options.seeds, 1)),
+            np.full(4, 0.5),
+            np.tile(persons, options.seeds),
+        )
+        cards[reader] = build_scorecard(scored[reader], (), resamples=RESAMPLES, person="person")
+        minutes[reader] = [[r["minutes"] for r in seed] for seed in records]
+    first = options.readers[0]
+    paired = {
+        reader: compare(scored[first], scored[reader], resamples=RESAMPLES)
+        for reader in options.readers[1:]
+    }
+    raw = {
+        "command": " ".join(["python benchmarks/quality.py", options.file.name, *sys.argv[2:]]),
+        "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+        "versions": {
+            "mbti_ray": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "readers": {name: READERS[name] for name in options.readers},
+        "rows": [len(fold) for fold in folds],
+        "seeds": options.seeds,
+        "scorecards": cards,
+        "paired": paired,
+        "minutes": minutes,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    result = RESULTS / f"quality_{options.file.stem}.json"
+    result.write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
+    return {
+        reader: {
+            **{name: cards[reader]["overall"][name] for name in ("macro_f1", "accuracy")},
+            "minutes": float(np.sum(minutes[reader])),
+            **({f"minus {first}": _difference(paired[reader])} if reader in paired else {}),
+        }
+        for reader in options.readers
+    }
+
+
+def _difference(comparison: Any) -> dict[str, Any]:
+    return {name: comparison["differences"][name] for name in ("macro_f1", "accuracy")}
+
+
+def _output(options: argparse.Namespace, reader: str, fold: int, seed: int) -> Path:
+    settings = hashlib.sha256(" ".join(options.overrides).encode()).hexdigest()[:6]
+    name = f"{options.file.stem}-{settings}-{reader}-seed{seed}-fold{fold}of{options.folds}.json"
+    path: Path = options.storage / name
+    return path
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for row in rows:
+        record: dict[str, Any] = {"type": row.mbti_type, "posts": row.posts, "author": row.author}
+        shares = dict(zip(POSITIVE_POLES, row.shares or (), strict=False))
+        lines.append(json.dumps(record | shares))
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
