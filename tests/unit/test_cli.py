@@ -78,7 +78,10 @@ def files_in(folder):
         (["train", "optim.lrr=1"], 'command line: unknown key "optim.lrr"; allowed here: lr, '),
         (["train", "optim.lr=-1"], "command line: optim.lr='-1' is not allowed; allowed: "),
         (["train", "qick"], 'command line: "qick" is neither a preset nor a .yaml file; presets: '),
-        (["train", "{d}/none.yaml"], "none.yaml: no such file; presets: default, minilm, posts, quick"),
+        (
+            ["train", "{d}/none.yaml"],
+            "none.yaml: no such file; presets: default, minilm, posts, quick",
+        ),
         (["train", "{d}/list.yaml"], "list.yaml: contains a list; allowed: a mapping of settings"),
         (["train", "quick", "words"], 'command line: "words" is neither a preset, a file nor key='),
         (["train", "data.source={d}/none.csv"], "none.csv: no such file; allowed: builtin, a "),

@@ -212,7 +212,10 @@ def test_broken_yaml_in_an_argument_or_file_is_one_line(file):
     ("text", "says"),
     [
         ("- 1\n", "contains a list; allowed: a mapping of settings"),
-        ("preset: quik\n", 'preset "quik" does not exist; allowed: default, minilm, quick; did'),
+        (
+            "preset: quik\n",
+            'preset "quik" does not exist; allowed: default, minilm, posts, quick; did',
+        ),
         ("model: 5\n", "model=5 is not allowed"),
         ("1: 2\n", "1="),
     ],
@@ -225,7 +228,7 @@ def test_a_file_that_is_not_a_config_is_refused_by_its_name(file, text, says):
 
 def test_the_message_for_a_missing_base_names_the_closest_preset(tmp_path):
     (line,) = mistakes_of(load_run, "minlm")
-    assert line.endswith('presets: default, minilm, quick; did you mean "minilm"?')
+    assert line.endswith('presets: default, minilm, posts, quick; did you mean "minilm"?')
     path = str(tmp_path / "no.yaml")
     assert mistakes_of(load_run, path) == [f"{path}: no such file; presets: {', '.join(PRESETS)}"]
     (line,) = mistakes_of(load_run, str(tmp_path))
