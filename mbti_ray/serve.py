@@ -10,7 +10,7 @@ from mbti_ray.cli.next_commands import ask_command, watch_command
 from mbti_ray.cli.progress import print_opening, step
 from mbti_ray.cli.tables import Result, console, print_pairs, print_warning
 from mbti_ray.config import load_run
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle

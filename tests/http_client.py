@@ -13,7 +13,7 @@ import httpx
 import jsonschema
 from fastapi import FastAPI
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.inference.prediction import Prediction
 from mbti_ray.serving.app import build_api
 from mbti_ray.serving.schemas import (

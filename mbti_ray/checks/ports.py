@@ -5,7 +5,7 @@ import socket
 from contextlib import closing
 
 from mbti_ray.checks.verdict import Verdict
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 
 _CHECK = "ports"
 _DASHBOARD = 8265

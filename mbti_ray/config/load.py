@@ -14,7 +14,8 @@ import yaml
 from pydantic import ValidationError
 
 from mbti_ray.config.error_messages import describe_errors
-from mbti_ray.config.schema import BaseRates, RunConfig
+from mbti_ray.config.schema import RunConfig
+from mbti_ray.config.serve_section import BaseRates
 from mbti_ray.errors import ConfigError, nearest, one_line
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"

@@ -1,4 +1,4 @@
-"""Every setting of a run, typed, with its default and what is allowed (`data.*` in data_section).
+"""Every setting of a run, typed, with its default and what is allowed; `*_section` has the rest.
 
 The defaults are those of the seed. Must not know of files, presets or the command line, which are
 in `load`; imports nothing heavy.
@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mbti_ray.config.data_section import DataConfig
+from mbti_ray.config.loss_section import LossConfig
 from mbti_ray.config.optim_section import OptimConfig
-from mbti_ray.config.section import ConfigSection, Count, Finite, NotNegative, Positive, Text
+from mbti_ray.config.section import ConfigSection, Count, NotNegative, Text
+from mbti_ray.config.serve_section import ServeConfig
 
 Precision = Annotated[
     Literal["32", "16-mixed", "bf16-mixed", "auto"],
@@ -110,58 +112,6 @@ class ModelConfig(ConfigSection):
     def has_tfidf(self) -> bool:
         """Whether TF-IDF is trained, alone or beside an encoder."""
         return self.reader in ("tfidf", "stack", "best")
-
-
-PosWeights = tuple[Positive, Positive, Positive, Positive]
-
-
-class PolePowers(ConfigSection):
-    """For each positive pole: its balanced weight to this power; null: as pos_weight says."""
-
-    E: Finite | None = None
-    N: Finite | None = None
-    T: Finite | None = None
-    J: Finite | None = None
-
-
-class PoleWeights(ConfigSection):
-    """For each positive pole: the weight itself; null: as power or pos_weight say."""
-
-    E: Positive | None = None
-    N: Positive | None = None
-    T: Positive | None = None
-    J: Positive | None = None
-
-
-class LossConfig(ConfigSection):
-    """Binary cross-entropy over four heads, plain or focal, weighted or not."""
-
-    kind: Literal["bce", "focal"] = Field("bce", description="bce, or focal (Lin et al. 2017)")
-    pos_weight: Literal["none", "balanced"] | Annotated[float, Field(ge=0, le=1)] | PosWeights = (
-        Field(
-            "none",
-            description="none; balanced (negatives/positives of the training split); a number p "
-            "from 0 to 1 (balanced to the power p); or four numbers in the order E, N, T, J",
-        )
-    )
-    power: PolePowers = PolePowers()
-    weight: PoleWeights = PoleWeights()
-    gamma: NotNegative = Field(2.0, description="focal loss only")
-    per: Literal["window", "person"] | None = Field(
-        None,
-        description="what a loss is computed for: each window, or a person's pooled logits; null: "
-        "window, and person for model.reader=posts",
-    )
-    targets: Literal["types", "shares"] = Field(
-        "types", description="shares: soft labels, where the data have them (see data.shares_of)"
-    )
-
-    @model_validator(mode="after")
-    def _one_weight_a_pole(self) -> "LossConfig":
-        for pole, weight in self.weight:
-            if weight is not None and getattr(self.power, pole) is not None:
-                raise ValueError(f"loss.power.{pole} and loss.weight.{pole} are both set")
-        return self
 
 
 class FitConfig(ConfigSection):
@@ -291,82 +241,6 @@ class FailureConfig(ConfigSection):
     grace_s: NotNegative = Field(
         20.0, description="time to save a checkpoint before a machine is preempted"
     )
-
-
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
-
-
-class BaseRates(ConfigSection):
-    """The share of each positive pole among the people asked; null: as in the training data."""
-
-    E: OpenShare | None = None
-    N: OpenShare | None = None
-    T: OpenShare | None = None
-    J: OpenShare | None = None
-
-
-class ServeConfig(ConfigSection):
-    """The HTTP service."""
-
-    runtime: Literal["torch", "onnx", "onnx-int8"] = Field(
-        "torch", description="what computes the logits; `mbti_ray.export` creates the others"
-    )
-    beside: str | None = Field(
-        None, description="a second bundle, run or study folder that is served alongside the first"
-    )
-    beside_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0,
-        description="share of the requests that the second bundle answers; at 0 only those that "
-        "ask for it by the header X-Bundle-Id",
-    )
-    base_rates: BaseRates = BaseRates()
-    allow_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$")], ...] = Field(
-        (), description="other websites whose pages may use the service, as https://example.com"
-    )
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    replicas: Count | tuple[Count, Count] = Field(
-        1, description="processes that have the model loaded; [min, max] scales them with the load"
-    )
-    cpus: Count = Field(1, description="CPUs (and threads) of a replica")
-    gpus: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="share of a GPU that a replica takes; torch only"
-    )
-    max_queued: Count = Field(
-        128, description="predictions in a replica's queue; one more is answered 429"
-    )
-    max_wait_s: Positive = Field(
-        5.0, description="a text that would wait longer for the model is answered 429"
-    )
-    batch_tokens: Count | None = Field(
-        None, description="padded tokens of one forward pass; null: 2048, on a GPU 32768"
-    )
-    cache: Annotated[int, Field(ge=0)] = Field(
-        0, description="cached answers for repeated texts; 0: no cache"
-    )
-    deadline_s: Positive = Field(30.0, description="a slower answer is a 504")
-    max_body_bytes: Count = Field(1_000_000, description="a larger body is a 413")
-    max_texts: Count = Field(256, description="texts or posts of a request; more is a 413")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "ServeConfig":
-        if self.gpus and self.runtime != "torch":
-            raise ValueError(f"gpus={self.gpus:g} needs runtime=torch, not {self.runtime}")
-        if self.beside_share and self.beside is None:
-            raise ValueError(
-                f"beside_share={self.beside_share:g} needs a second bundle, beside=..."
-            )
-        if self.least_replicas > self.most_replicas:
-            raise ValueError(f"replicas: min must not be above max, got {self.replicas}")
-        return self
-
-    @property
-    def most_replicas(self) -> int:
-        return self.replicas if isinstance(self.replicas, int) else self.replicas[1]
-
-    @property
-    def least_replicas(self) -> int:
-        return self.replicas if isinstance(self.replicas, int) else self.replicas[0]
 
 
 _HEAD_LR = 1e-3

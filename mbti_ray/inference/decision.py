@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.config.schema import BaseRates
+from mbti_ray.config.serve_section import BaseRates
 from mbti_ray.errors import ConfigError
 from mbti_ray.inference.manifest import Manifest
 from mbti_ray.typology import POSITIVE_POLES, type_of

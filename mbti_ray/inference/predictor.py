@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbti_ray.config.schema import BaseRates
+from mbti_ray.config.serve_section import BaseRates
 from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
 from mbti_ray.data.mask import MASK_VERSION, find_masked_spans

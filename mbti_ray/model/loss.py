@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from mbti_ray.config.schema import LossConfig, PosWeights
+from mbti_ray.config.loss_section import LossConfig, PosWeights
 from mbti_ray.typology import POSITIVE_POLES
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]

@@ -22,7 +22,7 @@ from ray.data.block import BlockMetadata
 from ray.exceptions import RayError
 
 from mbti_ray.config import RunConfig, override
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.data.chunks import ChunkPlan, nest_table, read_chunks, unnest_table
 from mbti_ray.data.progress import ProgressCallback
 from mbti_ray.errors import BundleError, MbtiRayError

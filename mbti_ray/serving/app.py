@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from mbti_ray import __version__
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.serving.access import CORS, AccessControl
 from mbti_ray.serving.admission import ConcurrencyLimiter
 from mbti_ray.serving.router import Router

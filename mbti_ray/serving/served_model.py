@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.data.text import has_content
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.inference.prediction import Prediction

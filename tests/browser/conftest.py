@@ -18,7 +18,7 @@ import torch
 import uvicorn
 
 from mbti_ray.config import RunConfig
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker

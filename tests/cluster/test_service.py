@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
 from mbti_ray.inference.predictor import Predictor
 from service_command import free_port, served

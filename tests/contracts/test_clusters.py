@@ -16,7 +16,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.on_ray import _SETTINGS as TRAIN_ENVIRONMENT
 from mbti_ray.on_ray.serve.haproxy import CLIENT_TIMEOUT, FAST_PATH, PRIVATE_FILES
 

@@ -26,7 +26,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import masking_utils
 from transformers.initialization import no_init_weights
 
-from mbti_ray.config.schema import LossConfig, OptimConfig
+from mbti_ray.config.loss_section import LossConfig
+from mbti_ray.config.schema import OptimConfig
 from mbti_ray.data.instances import Instances
 from mbti_ray.engine.dataloader import StepBatches, StepLoader
 from mbti_ray.engine.frozen_features import HeadsOnly

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.serving.router import Router

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mbti_ray.config import RunConfig
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.serving.batching import ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest, TextsRequest, UserRequest

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from dashboard_queries import PROMETHEUS_CONFIG, queries_of_grafana, queries_of_the_page
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from service_command import free_port
 
 pytestmark = [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from service_command import Load, served
 
 pytestmark = [pytest.mark.long]

@@ -8,7 +8,7 @@ import pytest
 from http_client import Echo, assert_is_error, client_of
 
 from mbti_ray.config import load_run
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ConfigError
 from mbti_ray.on_ray.serve.deployment import API_KEY_NAME, load_key_digest
 from mbti_ray.serving.access import key_digest

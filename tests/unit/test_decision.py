@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbti_ray.config.schema import BaseRates
+from mbti_ray.config.serve_section import BaseRates
 from mbti_ray.errors import ConfigError
 from mbti_ray.inference.decision import Decision
 from mbti_ray.inference.manifest import Manifest

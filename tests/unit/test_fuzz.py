@@ -12,7 +12,7 @@ import uvicorn
 from http_client import Echo
 from raw_requests import raw_requests, send_raw
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.serving.app import build_api
 
 pytestmark = pytest.mark.unit

@@ -18,7 +18,7 @@ from http_client import (
     post_predict,
 )
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.serving.app import build_api
 from mbti_ray.serving.schemas import (
     ErrorCode,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbti_ray.config.schema import LossConfig
+from mbti_ray.config.loss_section import LossConfig
 from mbti_ray.model.loss import build_loss, positive_weights
 
 pytestmark = pytest.mark.unit

@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ConfigError
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 
 # On two cores HAProxy with the throughput settings answered 528 requests a second where Ray's own
 # proxy answered 97.

@@ -20,7 +20,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from mbti_ray.checks.ports import HAPROXY_PORTS, port_problem
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError, StoppedError
 from mbti_ray.on_ray.cluster.resources import (
     Resources,

@@ -1,0 +1,58 @@
+"""The settings of the loss, `loss.*`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mbti_ray.config.section import ConfigSection, Finite, NotNegative, Positive
+
+PosWeights = tuple[Positive, Positive, Positive, Positive]
+
+
+class PolePowers(ConfigSection):
+    """For each positive pole: its balanced weight to this power; null: as pos_weight says."""
+
+    E: Finite | None = None
+    N: Finite | None = None
+    T: Finite | None = None
+    J: Finite | None = None
+
+
+class PoleWeights(ConfigSection):
+    """For each positive pole: the weight itself; null: as power or pos_weight say."""
+
+    E: Positive | None = None
+    N: Positive | None = None
+    T: Positive | None = None
+    J: Positive | None = None
+
+
+class LossConfig(ConfigSection):
+    """Binary cross-entropy over four heads, plain or focal, weighted or not."""
+
+    kind: Literal["bce", "focal"] = Field("bce", description="bce, or focal (Lin et al. 2017)")
+    pos_weight: Literal["none", "balanced"] | Annotated[float, Field(ge=0, le=1)] | PosWeights = (
+        Field(
+            "none",
+            description="none; balanced (negatives/positives of the training split); a number p "
+            "from 0 to 1 (balanced to the power p); or four numbers in the order E, N, T, J",
+        )
+    )
+    power: PolePowers = PolePowers()
+    weight: PoleWeights = PoleWeights()
+    gamma: NotNegative = Field(2.0, description="focal loss only")
+    per: Literal["window", "person"] | None = Field(
+        None,
+        description="what a loss is computed for: each window, or a person's pooled logits; null: "
+        "window, and person for model.reader=posts",
+    )
+    targets: Literal["types", "shares"] = Field(
+        "types", description="shares: soft labels, where the data have them (see data.shares_of)"
+    )
+
+    @model_validator(mode="after")
+    def _one_weight_a_pole(self) -> "LossConfig":
+        for pole, weight in self.weight:
+            if weight is not None and getattr(self.power, pole) is not None:
+                raise ValueError(f"loss.power.{pole} and loss.weight.{pole} are both set")
+        return self

@@ -1,0 +1,82 @@
+"""The settings of the HTTP service, `serve.*`; nothing of them is part of what is learned."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mbti_ray.config.section import ConfigSection, Count, Positive
+
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+
+
+class BaseRates(ConfigSection):
+    """The share of each positive pole among the people asked; null: as in the training data."""
+
+    E: OpenShare | None = None
+    N: OpenShare | None = None
+    T: OpenShare | None = None
+    J: OpenShare | None = None
+
+
+class ServeConfig(ConfigSection):
+    """The HTTP service."""
+
+    runtime: Literal["torch", "onnx", "onnx-int8"] = Field(
+        "torch", description="what computes the logits; `mbti_ray.export` creates the others"
+    )
+    beside: str | None = Field(
+        None, description="a second bundle, run or study folder that is served alongside the first"
+    )
+    beside_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="share of the requests that the second bundle answers; at 0 only those that "
+        "ask for it by the header X-Bundle-Id",
+    )
+    base_rates: BaseRates = BaseRates()
+    allow_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$")], ...] = Field(
+        (), description="other websites whose pages may use the service, as https://example.com"
+    )
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    replicas: Count | tuple[Count, Count] = Field(
+        1, description="processes that have the model loaded; [min, max] scales them with the load"
+    )
+    cpus: Count = Field(1, description="CPUs (and threads) of a replica")
+    gpus: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of a GPU that a replica takes; torch only"
+    )
+    max_queued: Count = Field(
+        128, description="predictions in a replica's queue; one more is answered 429"
+    )
+    max_wait_s: Positive = Field(
+        5.0, description="a text that would wait longer for the model is answered 429"
+    )
+    batch_tokens: Count | None = Field(
+        None, description="padded tokens of one forward pass; null: 2048, on a GPU 32768"
+    )
+    cache: Annotated[int, Field(ge=0)] = Field(
+        0, description="cached answers for repeated texts; 0: no cache"
+    )
+    deadline_s: Positive = Field(30.0, description="a slower answer is a 504")
+    max_body_bytes: Count = Field(1_000_000, description="a larger body is a 413")
+    max_texts: Count = Field(256, description="texts or posts of a request; more is a 413")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ServeConfig":
+        if self.gpus and self.runtime != "torch":
+            raise ValueError(f"gpus={self.gpus:g} needs runtime=torch, not {self.runtime}")
+        if self.beside_share and self.beside is None:
+            raise ValueError(
+                f"beside_share={self.beside_share:g} needs a second bundle, beside=..."
+            )
+        if self.least_replicas > self.most_replicas:
+            raise ValueError(f"replicas: min must not be above max, got {self.replicas}")
+        return self
+
+    @property
+    def most_replicas(self) -> int:
+        return self.replicas if isinstance(self.replicas, int) else self.replicas[1]
+
+    @property
+    def least_replicas(self) -> int:
+        return self.replicas if isinstance(self.replicas, int) else self.replicas[0]
