@@ -158,6 +158,7 @@ def test_trials_that_raise_are_failed_trials_and_are_not_tried_again(
         finish_study(config, data, study, folder, resources, at_once=2)
 
 
+@pytest.mark.long
 def test_a_database_that_is_held_for_a_while_loses_nothing(
     when: When, study_file: Path, tmp_path: Path
 ) -> None:

@@ -86,6 +86,9 @@ def test_a_ray_that_is_not_there_is_said_at_once(place, capsys, monkeypatch):
 
 
 def test_what_listens_there_and_is_no_ray_is_said_to_be_none(place, capsys, monkeypatch):
+    from mbti_ray.on_ray.cluster import connectivity
+
+    monkeypatch.setattr(connectivity, "_TIMEOUT_S", 0.5)
     # Ray itself takes the machine's own address for 127.0.0.1.
     with socket.create_server(("", 0)) as listening:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")
