@@ -175,7 +175,6 @@ def test_an_export_goes_into_the_bucket_and_not_into_the_copy_that_others_read(
 
 
 @pytest.mark.long
-@pytest.mark.long
 def test_a_study_in_a_bucket_goes_on_with_more_trials_from_its_url_alone(
     server: Server,
     small_file: Path,
