@@ -310,7 +310,7 @@ def test_a_data_frame_becomes_a_source_with_the_same_rows(frame: Any, tmp_path: 
     ]
 
 
-@pytest.mark.parametrize("frame", [7, None, object(), {"type": [object()]}], ids=str)
+@pytest.mark.parametrize("frame", [7, None, object(), {"type": [object()]}])
 def test_what_is_no_data_frame_is_refused(frame: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="allowed: a file, a hub dataset, builtin, or a data frame"):
         save_frame(frame, tmp_path)

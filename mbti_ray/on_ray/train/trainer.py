@@ -92,8 +92,12 @@ def _delete_damaged_snapshot(folder: RunFolder) -> None:
 
 
 def _explain(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiRayError | None:
-    """What the user can fix about a failure of the workers; None for anything else."""
-    for failure in getattr(error, "worker_failures", {}).values():
+    """What the user can fix about a failure; None for anything else.
+
+    A disk may fill while a worker saves a checkpoint, or while Ray's controller saves what it has.
+    """
+    failures = [*getattr(error, "worker_failures", {}).values()]
+    for failure in [*failures, getattr(error, "controller_failure", None)]:
         cause = getattr(failure, "_base_exc", failure)
         if isinstance(cause, MbtiRayError):
             return cause
