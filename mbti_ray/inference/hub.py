@@ -13,7 +13,6 @@ from typing import Any
 
 from mbti_ray.errors import RunError, one_line
 from mbti_ray.inference.manifest import load_manifest
-from mbti_ray.reports.model_card import hub_card
 from mbti_ray.runs.lookup import fetch_bundle
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -76,6 +75,8 @@ def _hub_errors(sentence: str) -> Iterator[None]:
 
 def write_card(folder: Path, bundle: Path, **options: Any) -> None:
     """Write README.md, the card of a bundle as `hub_card` has it, into a folder."""
+    from mbti_ray.reports.model_card import hub_card
+
     manifest = load_manifest(bundle).model_dump(mode="json")
     card = bundle / "card.md"
     title = f"# Four letters from text: bundle {manifest['id']}\n\nIt was not scored.\n"

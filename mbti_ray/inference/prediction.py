@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbti_ray.errors import ConfigError
+from mbti_ray.typology import POSITIVE_POLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,13 +70,11 @@ class Predictions(list[Prediction]):
                 "to_frame needs pandas; install it with pip install pandas, or use as_dict() of "
                 "each prediction"
             ) from None
-        rows = [
-            {"type": p.type, **p.probabilities, "abstained": p.abstained}
-            | {"truncated": p.truncated, "windows": p.windows, "unknown": p.unknown}
-            for p in self
-        ]
-        columns = ["type", *"ENTJ", "abstained", "truncated", "windows", "unknown"]
-        return pd.DataFrame(rows, columns=columns)
+        facts = ("abstained", "truncated", "windows", "unknown", "tokens")
+        return pd.DataFrame(
+            [[p.type, *p.probabilities.values(), *(getattr(p, f) for f in facts)] for p in self],
+            columns=["type", *POSITIVE_POLES, *facts],
+        )
 
     def _repr_html_(self) -> str:
         from mbti_ray.reports.html import render_text

@@ -9,6 +9,7 @@ Shapes: G golden texts, H hidden size, 4 dimensions in the order E, N, T, J.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,30 +117,29 @@ def _plain_model(model: MBTIModel) -> PreTrainedModel | None:
     missing, unexpected = plain.base_model.load_state_dict(model.encoder.state_dict(), strict=False)
     if unexpected or any(not name.startswith("pooler.") for name in missing):
         return None
-    _HEADS[config.model_type](plain, model.heads.weight.detach(), model.heads.bias.detach())
+    _set_head(plain, model.heads.weight.detach(), model.heads.bias.detach())
     return plain.eval()
 
 
-@torch.no_grad()
-def _set_relu_head(plain: Any, weight: Tensor, bias: Tensor) -> None:
-    """DistilBERT has a ReLU between two linear maps: x is relu(x) - relu(-x)."""
-    first, second = plain.pre_classifier, plain.classifier
-    _set(first, torch.cat([weight, -weight]), torch.cat([bias, -bias]))
-    _set(second, torch.cat([torch.eye(4), -torch.eye(4)], 1), torch.zeros(4))
+# The two linear maps of a head, by architecture; between them is a ReLU, then two times a tanh.
+_HEADS: dict[str, Callable[[Any], tuple[nn.Linear, nn.Linear]]] = {
+    "distilbert": lambda plain: (plain.pre_classifier, plain.classifier),
+    "bert": lambda plain: (plain.base_model.pooler.dense, plain.classifier),
+    "roberta": lambda plain: (plain.classifier.dense, plain.classifier.out_proj),
+}
+_HEADS["xlm-roberta"] = _HEADS["camembert"] = _HEADS["roberta"]
 
 
-def _set_pooler_head(plain: Any, weight: Tensor, bias: Tensor) -> None:
-    _set_tanh_head(plain.base_model.pooler.dense, plain.classifier, weight, bias)
-
-
-def _set_dense_head(plain: Any, weight: Tensor, bias: Tensor) -> None:
-    _set_tanh_head(plain.classifier.dense, plain.classifier.out_proj, weight, bias)
-
-
-def _set_tanh_head(first: nn.Linear, second: nn.Linear, weight: Tensor, bias: Tensor) -> None:
-    """BERT and RoBERTa have a tanh between two linear maps, which is linear near zero."""
-    _set(first, weight * _TANH_SCALE, bias * _TANH_SCALE)
-    _set(second, torch.eye(4) / _TANH_SCALE, torch.zeros(4))
+def _set_head(plain: PreTrainedModel, weight: Tensor, bias: Tensor) -> None:
+    """Make the head of an architecture compute the linear map to our logits."""
+    first, second = _HEADS[plain.config.model_type](plain)
+    if plain.config.model_type == "distilbert":
+        # x is relu(x) - relu(-x).
+        _set(first, torch.cat([weight, -weight]), torch.cat([bias, -bias]))
+        _set(second, torch.cat([torch.eye(4), -torch.eye(4)], 1), torch.zeros(4))
+    else:
+        _set(first, weight * _TANH_SCALE, bias * _TANH_SCALE)
+        _set(second, torch.eye(4) / _TANH_SCALE, torch.zeros(4))
 
 
 @torch.no_grad()
@@ -149,15 +149,6 @@ def _set(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
     layer.bias.zero_()
     layer.weight[: weight.shape[0], : weight.shape[1]] = weight
     layer.bias[: len(bias)] = bias
-
-
-_HEADS = {
-    "distilbert": _set_relu_head,
-    "bert": _set_pooler_head,
-    "roberta": _set_dense_head,
-    "xlm-roberta": _set_dense_head,
-    "camembert": _set_dense_head,
-}
 
 
 def _custom_model(model: MBTIModel, length: LengthScaling | None) -> PreTrainedModel:

@@ -236,37 +236,29 @@ def in_another_process(code: str, cwd: Path, **environment: str) -> str:
 
 
 def test_a_bundle_is_pushed_to_a_hub_with_its_card_and_loaded_by_its_id_online_and_offline(
-    hub: tuple[str, type[Hub]], bundle: Path, tmp_path: Path
+    hub: tuple[str, type[Hub]], bundle: Path, tmp_path: Path, classifier: MBTIClassifier
 ) -> None:
     address, server = hub
-    load = f"print(MBTIClassifier.from_pretrained('me/letters').predict({TEXTS[0]!r}))\n"
-    code = (
-        "from mbti_ray import MBTIClassifier\n"
-        f"print(MBTIClassifier.from_pretrained({str(bundle)!r}).push_to_hub('me/letters'))\n{load}"
-        "try: MBTIClassifier.from_pretrained('me/nothing')\nexcept Exception as e: print(repr(e))"
-    )
-    printed = in_another_process(code, tmp_path, HF_ENDPOINT=address).splitlines()
-    expected = MBTIClassifier.from_pretrained(bundle).predict(TEXTS[0])
-    assert printed[:2] == [f"{address}/me/letters", expected]
-    assert printed[2].startswith("RunError('me/nothing: no such folder, and the hub does not give")
+    # What `push_to_hub` and `from_pretrained` call, without importing torch in each process.
+    start = "from pathlib import Path\nfrom mbti_ray.inference.hub import *\n"
+    push = f"print(push_bundle(Path({str(bundle)!r}), 'me/letters', private=None))\n"
+    load = "print(fetch_pretrained('me/letters'))\n"
+    missing = "try: fetch_pretrained('me/nothing')\nexcept Exception as e: print(repr(e))"
+    code = start + push + load + missing
+    url, folder, error = in_another_process(code, tmp_path, HF_ENDPOINT=address).splitlines()
+    assert url == f"{address}/me/letters"
+    assert error.startswith("RunError('me/nothing: no such folder, and the hub does not give")
     assert set(server.files) == {p.name for p in bundle.iterdir()} | {"README.md"}
     assert server.files["README.md"].startswith(b"---\nlibrary_name: mbti_ray\n")
     server.asked.clear()
-    offline = f"from mbti_ray import MBTIClassifier\n{load}"
-    printed = in_another_process(offline, tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE="1")
-    assert printed.strip() == expected
+    refused = f"try: {push}except Exception as e: print(repr(e))"
+    offline = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "1"}
+    again, error = in_another_process(start + load + refused, tmp_path, **offline).splitlines()
+    assert again == folder
+    assert error.startswith("RunError('me/letters: the hub did not take the bundle (")
     assert server.asked == []
-
-
-def test_a_hub_that_cannot_be_reached_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path\nfrom mbti_ray.inference.hub import push_bundle\n"
-        f"try: push_bundle(Path({str(bundle)!r}), 'me/letters', private=None)\n"
-        "except Exception as e: print(repr(e))"
-    )
-    printed = in_another_process(code, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert printed.startswith("RunError('me/letters: the hub did not take the bundle (")
-    assert printed.count("\n") == 1
+    loaded = MBTIClassifier.from_pretrained(folder)
+    assert loaded.predict_proba(TEXTS).equal(classifier.predict_proba(TEXTS))
 
 
 def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(
