@@ -1,6 +1,7 @@
 """ONNX Runtime compared with torch: equal logits in float32, close in int8, damage refused."""
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,23 @@ def test_a_runtime_reproduces_the_logits_of_torch(
     )
     assert expected.abs().max() > 0
     torch.testing.assert_close(found, expected, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx", "onnx-int8"])
+def test_a_text_has_the_same_logits_in_any_company(exported: Path, kind: RuntimeKind) -> None:
+    predictor, chance = Predictor.load(exported, runtime=kind), random.Random(0)
+    window, *others = (
+        row.windows[0]
+        for row in predictor.encode(
+            [[t] for t in (TEXTS[1], *TEXTS, "1 2 3", "ZZZ ! ?")], whole=False
+        )
+    )
+    alone = predictor.forward([window])[0]
+    gaps = []
+    for _ in range(100):
+        company = [window, *chance.choices(others, k=chance.randint(1, 12))]
+        gaps.append(float((predictor.forward(company)[0] - alone).abs().max()))
+    assert max(gaps) <= 1e-5
 
 
 def test_int8_differs_from_float32_and_is_smaller(exported: Path) -> None:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from mbti_ray.errors import BundleError, ConfigError
@@ -35,8 +37,9 @@ Exports = dict[OnnxKind, RuntimeExport]
 def export_onnx(folder: Path) -> Exports:
     """Write the float32 and int8 graphs of a bundle; returns their entries in bundle.json.
 
-    int8 is dynamic quantization of matrix products (Bhandare et al. 2019), with weights scaled per
-    output channel and activations per tensor.
+    int8 is static quantization of matrix products (Jacob et al. 2018), with weights scaled per
+    output channel, and activations by their range in the golden texts: scales taken from a batch
+    would have a text's logits depend on the texts beside it.
 
     Raises:
         ConfigError: The packages of the extra `onnx` are not installed, or the bundle has a layer
@@ -44,8 +47,6 @@ def export_onnx(folder: Path) -> Exports:
         BundleError: The float32 graph does not reproduce the bundle's golden logits.
     """
     _check_installed()
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
     bundle = load_bundle(folder)
     if bundle.manifest.model.post_layers:
         raise ConfigError(
@@ -58,13 +59,7 @@ def export_onnx(folder: Path) -> Exports:
         float32, int8 = (staging / name for name in _FILES.values())
         with _silenced():
             _write_graph(bundle, float32)
-            quantize_dynamic(
-                str(float32),
-                str(int8),
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                op_types_to_quantize=["MatMul", "Gemm"],
-            )
+            _quantize(bundle, float32, int8)
         exports = _describe_exports(bundle, staging)
     write_runtimes(folder, exports)
     return exports
@@ -119,6 +114,41 @@ def _write_graph(bundle: Bundle, path: Path) -> None:
     )
     assert program is not None
     program.save(str(path))
+
+
+def _quantize(bundle: Bundle, float32: Path, int8: Path) -> None:
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    texts = [[golden.text] for golden in bundle.manifest.golden]
+    rows = Predictor(bundle, load_runtime(bundle)).encode(texts, whole=False)
+
+    class GoldenTexts(CalibrationDataReader):  # type: ignore[misc]
+        windows = iter([np.array([row.windows[0]], np.int64) for row in rows])
+
+        def get_next(self) -> dict[str, Any] | None:
+            ids = next(self.windows, None)
+            return ids if ids is None else {"input_ids": ids, "attention_mask": ids >= 0}
+
+    quantize_static(
+        str(float32),
+        str(int8),
+        GoldenTexts(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        op_types_to_quantize=["MatMul"],
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        # Products of weights only, whose results stay float32.
+        extra_options={
+            "MatMulConstBOnly": True,
+            "OpTypesToExcludeOutputQuantization": ["MatMul"],
+        },
+    )
 
 
 @contextlib.contextmanager

@@ -13,8 +13,7 @@ from mbti_ray.inference.manifest import OnnxKind
 from mbti_ray.model.classifier import pool_table
 from mbti_ray.storage.checksums import find_damage
 
-# int8 activations are scaled by the largest value in a batch; processors without int8 dot-product
-# instructions (such as AVX-512 VNNI) accumulate in another order or saturate.
+# Processors without int8 dot-product instructions (such as AVX-512 VNNI) saturate.
 _TOLERANCE = {"onnx": 1e-3, "onnx-int8": 0.1}
 # Measured on two cores: ONNX Runtime needs more time per token below 256 tokens per pass only.
 _MIN_EFFICIENT_TOKENS = 256
