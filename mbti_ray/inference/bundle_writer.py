@@ -92,7 +92,8 @@ def write_bundle(
             files=files,
             config=config.model_dump(mode="json", exclude={"study", "search"}),
             golden=[GoldenText(text=text, logits=[0.0] * 4) for text in texts],
-            **(rule or DecisionRule()).model_dump() | {"base_rates": _base_rates(config, data)},
+            base_rates=_base_rates(config, data),
+            **(rule or DecisionRule()).model_dump(),
         )
         # Computed from the files, as the service will.
         bundle = Bundle.read(staging, manifest)

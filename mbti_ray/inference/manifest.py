@@ -65,8 +65,6 @@ class DecisionRule(BaseModel):
         thresholds: Probability above which the positive pole is predicted, in the order E, N, T, J.
         temperature: Divides the logits before the sigmoid, in the order E, N, T, J.
         abstain: A probability closer to its threshold than this is answered with X.
-        base_rates: Share of each positive pole that the probabilities assume: that of the training
-            rows, as the weights of the loss change it. None in older bundles.
         length: How the temperatures change with the tokens read; None where they do not.
     """
 
@@ -75,7 +73,6 @@ class DecisionRule(BaseModel):
     thresholds: Annotated[list[Probability], _Four] = [0.5] * 4
     temperature: Annotated[list[Positive], _Four] = [1.0] * 4
     abstain: Probability = 0.0
-    base_rates: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], _Four] | None = None
     length: LengthScaling | None = None
 
     def temperatures(self, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
@@ -95,6 +92,8 @@ class Manifest(DecisionRule):
         files: Size and SHA-256 of every other file, except those of `runtimes` and card.md.
         data: `DatasetInfo` as the version that wrote the bundle had it.
         config: The config of the run.
+        base_rates: Share of each positive pole that the probabilities assume: that of the training
+            rows, as the weights of the loss change it. None in older bundles.
         golden: Texts with their logits, which every runtime has to reproduce.
         runtimes: Exports by `serve.runtime`.
     """
@@ -113,6 +112,7 @@ class Manifest(DecisionRule):
     files: dict[FileName, FileRecord]
     config: dict[str, Any]
     golden: Annotated[list[GoldenText], Field(min_length=1)]
+    base_rates: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], _Four] | None = None
     format: Literal[1] = 1
     runtimes: dict[OnnxKind, RuntimeExport] = Field(default_factory=dict)
 

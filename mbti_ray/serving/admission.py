@@ -11,21 +11,25 @@ from mbti_ray.serving.schemas import APIError, ErrorCode
 
 
 class ConcurrencyLimiter:
-    """Counts the requests in progress and refuses the ones above the limit."""
+    """Counts the requests in progress and refuses the ones above the limit.
+
+    Attributes:
+        free: How many more requests would be admitted.
+    """
 
     def __init__(self, slots: int) -> None:
-        self._free = slots
+        self.free = slots
 
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Holds one slot until the end of the block, or raises APIError (QUEUE_FULL)."""
-        if not self._free:
+        if not self.free:
             raise APIError(ErrorCode.QUEUE_FULL, "busy: too many requests in progress")
-        self._free -= 1
+        self.free -= 1
         try:
             yield
         finally:
-            self._free += 1
+            self.free += 1
 
 
 def check_wait(wait_s: float, *, max_wait_s: float) -> None:

@@ -5,9 +5,11 @@ how a model computes.
 """
 
 import asyncio
+import json
 import logging
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
+from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -37,13 +39,8 @@ from mbti_ray.serving.web_pages import add_pages
 
 logger = logging.getLogger(__name__)
 
-_EXAMPLES = {
-    "one text": {"inputs": "I'd rather stay in with a good book."},
-    "several texts": {"inputs": ["Party tonight, everyone is invited!", "Lists keep me sane."]},
-    "one user, read whole": {"posts": ["First post.", "Second post.", "Third post."]},
-    "with the influence of each post": {"posts": ["First.", "Second."], "influence": True},
-    "with what was masked": {"inputs": "As an INTJ I'd rather read.", "explain": True},
-}
+# Requests with what a small model answers, by what they show.
+_EXAMPLES = json.loads((files("mbti_ray.serving") / "examples.json").read_text("utf-8"))
 
 _BUNDLE_HEADER = {
     "name": "X-Bundle-Id",
@@ -54,7 +51,15 @@ _BUNDLE_HEADER = {
 }
 _PREDICT_BODY: dict[str, Any] = {
     "schema": {"oneOf": [m.model_json_schema() for m in (TextsRequest, UserRequest)]},
-    "examples": {name: {"value": value} for name, value in _EXAMPLES.items()},
+    "examples": {name: {"value": example["request"]} for name, example in _EXAMPLES.items()},
+}
+
+_ANSWERS: dict[str, Any] = {
+    "content": {
+        "application/json": {
+            "examples": {name: {"value": e["answer"]} for name, e in _EXAMPLES.items()}
+        }
+    }
 }
 
 
@@ -84,7 +89,7 @@ def build_api(
         redoc_url=None,
         redirect_slashes=False,
     )
-    add_pages(api, _PREDICT_BODY["examples"])
+    add_pages(api, _EXAMPLES)
     access = AccessControl(config, key_hash)
     if config.allow_origins:
         api.add_middleware(CORSMiddleware, allow_origins=config.allow_origins, **CORS)
@@ -125,7 +130,7 @@ def build_api(
         "/predict",
         response_model=PredictResponse | list[PredictResponse],
         response_description="an object, or a list for a list of inputs",
-        responses=_error_responses(*ErrorCode),
+        responses={200: _ANSWERS, **_error_responses(*ErrorCode)},
         openapi_extra={
             "parameters": [_BUNDLE_HEADER],
             "requestBody": {"required": True, "content": {"application/json": _PREDICT_BODY}},

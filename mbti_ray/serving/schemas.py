@@ -1,12 +1,12 @@
 """The HTTP contract: the table of error codes, the schemas of requests and responses, validation.
 
-Must not know Ray, the routes or the model. No message repeats a value from the request, so messages
+Must not know Ray, the routes or the model. No message repeats a text from the request, so messages
 may be logged.
 """
 
 import json
 from enum import Enum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -84,7 +84,11 @@ TextOrTexts = Annotated[
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
     truncate: StrictBool = Field(True, description="false: refuse a text longer than the limit")
-    explain: StrictBool = Field(False, description="also return what was masked")
+    explain: StrictBool | Literal["words"] = Field(
+        False,
+        description="also return what was masked; words: and by how much lower each probability "
+        "would be without each word",
+    )
 
 
 class TextsRequest(_Options):
@@ -128,6 +132,15 @@ class UserRequest(_Options):
             raise ValueError(f"needs 2 to {MAX_INFLUENCE_POSTS} posts, got {count}")
         return influence
 
+    @field_validator("posts")
+    @classmethod
+    def _check_explained(cls, posts: list[str], info: ValidationInfo) -> list[str]:
+        if info.data.get("explain") == "words" and len(posts) > MAX_INFLUENCE_POSTS:
+            raise ValueError(
+                f'"explain": "words" needs 1 to {MAX_INFLUENCE_POSTS}, got {len(posts)}'
+            )
+        return posts
+
     @property
     def users(self) -> list[tuple[str, ...]]:
         """All posts; with influence also those without each one of them."""
@@ -153,7 +166,7 @@ class Probabilities(BaseModel):
 
 
 class Influence(Probabilities):
-    """How much lower each probability would be without a post."""
+    """How much lower each probability would be without something."""
 
 
 class MorePosts(BaseModel):
@@ -176,11 +189,21 @@ class MaskedSpan(BaseModel):
     kind: str = Field(description="type, link, functions, temperaments or axes")
 
 
+class WordInfluence(Influence):
+    """How much lower each probability would be without the word, characters start to end."""
+
+    start: int
+    end: int
+
+
 class MaskedText(BaseModel):
     """A text in clean Unicode, and the parts of it that were masked."""
 
     text: str
     hidden: list[MaskedSpan]
+    words: list[WordInfluence] | None = Field(
+        None, description="only with explain=words; of several posts those that matter most have it"
+    )
 
 
 class PredictResponse(BaseModel):
@@ -218,7 +241,8 @@ async def read_json_body(request: Request, *, max_bytes: int) -> bytes:
     Raises:
         APIError, ClientDisconnect: NOT_JSON_TYPE or TOO_LARGE; it ended early.
     """
-    too_large = APIError(ErrorCode.TOO_LARGE, f"the body has more than {max_bytes} bytes")
+    size = f"{max_bytes / 1e6:g} MB" if max_bytes >= 1e5 else f"{max_bytes} bytes"
+    too_large = APIError(ErrorCode.TOO_LARGE, f"the body has more than {size}")
     # A website can send other media types to the service without a preflight request.
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -271,22 +295,37 @@ def _parse_object(body: bytes) -> dict[str, Any]:
         raise APIError(ErrorCode.NOT_JSON, message) from None
     if not isinstance(document, dict):
         raise APIError(
-            ErrorCode.INVALID, 'the body is not an object; send {"inputs": ...} or {"posts": ...}'
+            ErrorCode.INVALID,
+            f"the body is not an object; got {_describe(document)}; "
+            'send {"inputs": ...} or {"posts": ...}',
         )
     return document
 
 
 def _first_mistake(error: ValidationError) -> str:
-    """The first mistake as `inputs[3]: is empty`; the value itself is never repeated."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    """The first mistake as `inputs[3]: is empty`; a text itself is never repeated."""
+    first = error.errors(include_url=False, include_context=False)[0]
     key, *rest = first["loc"]
     location = str(key) + "".join(f"[{part}]" for part in rest if isinstance(part, int))
+    got = _describe(first["input"])
+    choices = 'true, false or "words"' if key == "explain" else "true or false"
     reasons = {
-        "string_type": "is not a string",
-        "list_type": "is not a list of strings",
-        "bool_type": "is not true or false",
+        "string_type": f"is not a string; got {got}",
+        "list_type": f"is not a list of strings; got {got}",
+        "bool_type": f"is not {choices}; got {got}",
         "string_too_short": "is empty",
         "too_short": "is an empty list",
     }
     reason = reasons.get(first["type"], first["msg"].removeprefix("Value error, "))
     return f"{location}: {reason}"
+
+
+def _describe(value: object) -> str:
+    """What came, in JSON's words: `a number, 5`."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return f"a number, {str(value)[:20]}"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list) else "an object"

@@ -10,8 +10,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mbti_ray.config.serve_section import ServeConfig
@@ -19,13 +21,19 @@ from mbti_ray.data.text import has_content
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.inference.prediction import Prediction
 from mbti_ray.inference.predictor import Predictor, distinct_windows
-from mbti_ray.serving.admission import check_wait
+from mbti_ray.inference.word_influence import Probabilities
+from mbti_ray.serving.admission import ConcurrencyLimiter, check_wait
 from mbti_ray.serving.batching import Batcher, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 from mbti_ray.serving.tokenizer_queue import TokenizerQueue
+from mbti_ray.serving.word_explanations import explain_words
 
 # A GPU needs larger passes to be fully used.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+
+# What an explanation may read again, and how many texts it tokenizes before others have a turn.
+MAX_TOKENS_AGAIN = 2**17
+_USERS_AT_ONCE = 16
 
 Posts = tuple[str, ...]
 
@@ -89,11 +97,18 @@ class ServedModel:
         )
         self._cache: OrderedDict[bytes, Prediction] = OrderedDict()
         self._config = config
+        self._batch_tokens = _batch_tokens(predictor, config)
+        self._explanations = ConcurrencyLimiter(1)
 
     @property
     def wait_s(self) -> float:
         """Estimated seconds that a text submitted now would wait."""
         return self._tokenizer_queue.wait_s + self._batcher.wait_s
+
+    @property
+    def explains_words(self) -> bool:
+        """Whether words are being explained, which one request at a time may ask for."""
+        return not self._explanations.free
 
     @property
     def bundle_id(self) -> str:
@@ -120,6 +135,12 @@ class ServedModel:
         if not request.truncate:
             _refuse_truncated(request, predictions, self.predictor.max_tokens)
         masked = await self._explain_masking(request) if request.explain else None
+        if masked and request.explain == "words":
+            # One at a time, since it takes many passes.
+            with self._explanations.slot():
+                await explain_words(
+                    request, masked, predictions, lambda users: self._ask_again(request, users)
+                )
         result = PredictResult(predictions, timing, masked)
         self._callback.on_result(result, self.bundle_id)
         return result
@@ -158,6 +179,36 @@ class ServedModel:
         return await self._tokenizer_queue.run(
             lambda: [[explain(post) for post in posts] for posts in users], users
         )
+
+    async def _ask_again(
+        self, request: PredictRequest, users: Sequence[Posts]
+    ) -> list[Probabilities]:
+        """The probabilities of further users, in parts, between which other requests are served."""
+        run, predictor = self._tokenizer_queue.run, self.predictor
+        rows: list[EncodedRow] = []
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            part = users[start : start + _USERS_AT_ONCE]
+            rows += await run(partial(predictor.encode, part, whole=request.whole), part)
+        windows, _ = await run(lambda: distinct_windows(rows), ())
+        tokens = [len(window) for window in windows]
+        if sum(tokens) > MAX_TOKENS_AGAIN:
+            raise APIError(
+                ErrorCode.TOO_LARGE,
+                f'"explain": "words" would read {sum(tokens):,} tokens again; allowed: '
+                f"{MAX_TOKENS_AGAIN:,}; send less text",
+            )
+        at_once = max(1, self._batch_tokens // max(tokens, default=1))
+        values = []
+        for start in range(0, len(windows), at_once):
+            check_wait(self._batcher.wait_s, max_wait_s=self._config.max_wait_s)
+            output = await self._batcher.compute(windows[start : start + at_once])
+            values.append(output.values)
+        if not rows:
+            return []
+        found = await run(
+            lambda: predictor.to_predictions(predictor.pool(rows, torch.cat(values))), ()
+        )
+        return [prediction.probabilities for prediction in found]
 
     def _store(self, predictions: Mapping[bytes, Prediction]) -> None:
         """Caches predictions as the most recently used, and evicts the least recently used."""

@@ -13,7 +13,7 @@ from jinja2 import Environment
 
 
 def add_pages(api: FastAPI, examples: Mapping[str, Any]) -> None:
-    """Adds the page for people at / and the API documentation, with `examples`, at /docs."""
+    """Adds the page for people at /, and the API documentation with `examples` at /docs."""
     page, docs = (
         (files("mbti_ray.serving") / name).read_text("utf-8") for name in ("page.html", "docs.html")
     )

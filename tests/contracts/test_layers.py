@@ -73,7 +73,7 @@ WITHIN = {
     ),
     "serving": (
         ("batching", "discovery", "schemas", "target", "tokenizer_queue", "web_pages"),
-        ("access", "admission"),
+        ("access", "admission", "word_explanations"),
         ("served_model",),
         ("router",),
         ("app",),

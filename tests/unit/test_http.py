@@ -47,7 +47,7 @@ def test_masked_spans_are_returned_only_on_request() -> None:
     assert [read["text"] for read in answer["read"]] == ["INTJ", "b"]
     assert answer["read"][0]["hidden"] == [{"start": 0, "end": 1, "kind": "type"}]
     message = assert_is_error(post_predict({"inputs": "a", "explain": "yes"}), ErrorCode.INVALID)
-    assert message == "explain: is not true or false"
+    assert message == 'explain: is not true, false or "words"; got a string'
 
 
 def test_a_list_gets_a_list_even_of_one() -> None:
@@ -192,7 +192,7 @@ def test_pages_load_nothing_from_other_hosts(path: str) -> None:
 def test_every_published_example_is_accepted_and_every_error_is_published() -> None:
     described = get("/openapi.json").json()["paths"]["/predict"]["post"]
     examples = described["requestBody"]["content"]["application/json"]["examples"]
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples.values():
         assert post_predict(example["value"]).status_code == 200
     assert {int(s) for s in described["responses"]} == {200, *(c.status for c in ErrorCode)}
@@ -200,7 +200,7 @@ def test_every_published_example_is_accepted_and_every_error_is_published() -> N
 
 def test_the_documentation_page_shows_every_example_and_error_without_a_script() -> None:
     page = get("/docs").text
-    assert page.count("curl localhost:8000/predict") == 5
+    assert page.count("curl localhost:8000/predict") == 6
     assert all(
         f"<td>{code.status}</td><td>{escape(code.meaning)}</td>" in page for code in ErrorCode
     )

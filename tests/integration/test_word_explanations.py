@@ -1,0 +1,144 @@
+"""`"explain": "words"` over HTTP, with a real model: true, bounded, and out of the others' way."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from http_client import client_of
+
+from mbti_ray.config.schema import ServeConfig
+from mbti_ray.inference.predictor import Predictor
+from mbti_ray.serving.app import build_api
+from mbti_ray.serving.router import Router
+from mbti_ray.serving.served_model import ServedModel
+from mbti_ray.serving.target import ServingTarget
+
+pytestmark = pytest.mark.integration
+
+TEXT = "As an INTJ I'd rather stay in, with a well-read friend: quiet evenings!"
+Main = Callable[[httpx.AsyncClient], Awaitable[Any]]
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as made:
+        yield made
+
+
+@pytest.fixture
+def model(bundle: Path, executor: ThreadPoolExecutor) -> ServedModel:
+    config = ServeConfig(batch_tokens=128)
+    return ServedModel(Predictor.load(bundle), executor, config, tokens_per_s=1e5)
+
+
+def serve(model: ServedModel, main: Main) -> Any:
+    async def run() -> Any:
+        router = Router(lambda *_: model, ServingTarget("here"))
+        async with client_of(build_api(router, ServeConfig())) as client:
+            return await main(client)
+
+    return asyncio.run(run())
+
+
+def post(model: ServedModel, *bodies: Any) -> list[httpx.Response]:
+    async def main(client: httpx.AsyncClient) -> list[httpx.Response]:
+        return [await client.post("/predict", json=body) for body in bodies]
+
+    found: list[httpx.Response] = serve(model, main)
+    return found
+
+
+def test_the_influence_of_a_word_is_the_difference_to_the_answer_without_it(
+    model: ServedModel,
+) -> None:
+    (response,) = post(model, {"inputs": TEXT, "explain": "words"})
+    answer = response.json()
+    (read,) = answer["read"]
+    words = {read["text"][w["start"] : w["end"]]: w for w in read["words"]}
+    assert [*words] == [
+        *("As", "an", "I'd", "rather", "stay", "in", "with", "a", "well-read", "friend"),
+        *("quiet", "evenings"),
+    ]
+    without = TEXT.replace("well-read", "")
+    plain, other = (
+        r.json()["probabilities"] for r in post(model, *({"inputs": t} for t in (TEXT, without)))
+    )
+    assert answer["probabilities"] == pytest.approx(plain, abs=1e-6)
+    for pole, p in plain.items():
+        assert words["well-read"][pole] == pytest.approx(p - other[pole], abs=1e-6)
+
+
+def test_of_several_posts_those_that_matter_most_are_explained(model: ServedModel) -> None:
+    posts = [" ".join(f"{name}{n}" for n in range(150)) for name in ("list", "party")] + ["so"]
+    explained, influenced = post(
+        model, {"posts": posts, "explain": "words"}, {"posts": posts, "influence": True}
+    )
+    reads = explained.json()["read"]
+    change = [max(map(abs, post.values())) for post in influenced.json()["influence"]]
+    most = max(range(3), key=change.__getitem__)
+    assert reads[most]["words"]
+    # Two posts of 150 words are too many for one request.
+    assert sum(len(read.get("words") or ()) for read in reads) <= 256
+    assert not all(read.get("words") for read in reads)
+
+
+def test_a_text_with_too_many_words_or_tokens_is_refused_in_a_sentence(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = {"inputs": "word " * 257, "explain": "words"}
+    (refused,) = post(model, long)
+    assert refused.status_code == 413
+    assert "257 words or more; allowed" in refused.json()["error"]["message"]
+    monkeypatch.setattr("mbti_ray.serving.served_model.MAX_TOKENS_AGAIN", 50)
+    (refused,) = post(model, {"inputs": TEXT, "explain": "words"})
+    assert refused.status_code == 413
+    assert "tokens again; allowed: 50; send less text" in refused.json()["error"]["message"]
+
+
+def test_while_words_are_explained_others_are_answered_and_a_second_explanation_is_429(
+    model: ServedModel, executor: ThreadPoolExecutor
+) -> None:
+    gate = threading.Event()
+    body = {"inputs": TEXT, "explain": "words"}
+
+    async def main(client: httpx.AsyncClient) -> list[int]:
+        await client.post("/predict", json={"inputs": TEXT})
+        explaining = asyncio.create_task(client.post("/predict", json=body))
+        while not model.explains_words:
+            await asyncio.sleep(0)
+        executor.submit(gate.wait, 10)
+        health = await client.get("/health")
+        second = asyncio.create_task(client.post("/predict", json=body))
+        plain = asyncio.create_task(client.post("/predict", json={"inputs": "a book"}))
+        await asyncio.sleep(0.05)
+        gate.set()
+        # Before the explanation, which is computed in many small parts.
+        await asyncio.wait({explaining, plain}, return_when=asyncio.FIRST_COMPLETED)
+        assert plain.done()
+        assert not explaining.done()
+        responses = [health, await second, await plain, await explaining]
+        return [response.status_code for response in responses]
+
+    assert serve(model, main) == [200, 429, 200, 200]
+
+
+def shape(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items() if key != "more_posts"}
+    if isinstance(value, list):
+        return [shape(inner) for inner in value]
+    return type(value).__name__
+
+
+def test_the_published_answers_have_the_shape_of_real_ones(model: ServedModel) -> None:
+    examples = json.loads((files("mbti_ray.serving") / "examples.json").read_text("utf-8"))
+    for example in examples.values():
+        (response,) = post(model, example["request"])
+        assert shape(example["answer"]) == shape(response.json())
