@@ -109,6 +109,11 @@ class ModelConfig(ConfigSection):
         return self.reader != "tfidf"
 
     @property
+    def needed_encoder(self) -> str:
+        """The encoder to load; tiny, which needs no files, where none is trained."""
+        return self.encoder if self.has_encoder else "tiny"
+
+    @property
     def has_tfidf(self) -> bool:
         """Whether TF-IDF is trained, alone or beside an encoder."""
         return self.reader in ("tfidf", "stack", "best")

@@ -85,7 +85,7 @@ def prepare_dataset(
     """
     source = load_users(config.data)
     split_by = resolve_split_by(config, source)
-    encoder = config.model.encoder if config.model.has_encoder else TINY
+    encoder = config.model.needed_encoder
     pretrained = None if encoder == TINY else build_tokenizer(encoder, ())
     key = _key(config, source, split_by, pretrained)
     folder = cache / key

@@ -22,6 +22,7 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.scores.baselines import Baseline, build_baselines
+from mbti_ray.scores.calibration import LengthScaling
 from mbti_ray.scores.metrics import score_rows
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 
@@ -60,8 +61,18 @@ class FoldResults:
         """The mean of the folds' rules, each fitted to validation rows of its own."""
         rules = [s["calibration"] for s in self.scores]
         temperature = np.exp(np.mean([np.log(r["temperature"]) for r in rules], 0))
+        lengths = [LengthScaling(**r["length"]) for r in rules if r["length"]]
+        length = None
+        if 2 * len(lengths) > len(rules):
+            length = LengthScaling(
+                slope=(np.sum([n.slope for n in lengths], 0) / len(rules)).tolist(),
+                reference=float(np.exp(np.mean([np.log(n.reference) for n in lengths]))),
+                low=min(n.low for n in lengths),
+                high=max(n.high for n in lengths),
+            )
         return DecisionRule(
             temperature=temperature.tolist(),
+            length=length,
             thresholds=np.mean([r["thresholds"] for r in rules], 0).tolist(),
             abstain=rules[0]["abstain"],
         )

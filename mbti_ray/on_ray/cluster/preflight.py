@@ -98,7 +98,7 @@ def check_this_machine(config: RunConfig) -> list[Verdict]:
     needs_gpu = config.scaling.use_gpu is True
     with StorageMarkers(storage_folder(config.storage)) as markers:
         folder = connectivity.ray_temp_folder()
-        machine = inspect_machine(config.model.encoder, folder, gpu_timeout_s=timeout_s)
+        machine = inspect_machine(config.model.needed_encoder, folder, gpu_timeout_s=timeout_s)
         return [
             *judge_versions({"this machine": machine.versions}),
             judge_token(machine.token, joins="RAY_ADDRESS" in os.environ),
@@ -169,7 +169,11 @@ def query_nodes(
     """Inspect every node: a single local node in this process, otherwise by tasks."""
     reports, asked = NodeReports(nodes), time.time()
     folder, logs = connectivity.ray_temp_folder(), connectivity.session_logs_folder()
-    query: dict[str, Any] = {"encoder": config.model.encoder, "ray_folder": folder, "logs": logs}
+    query: dict[str, Any] = {
+        "encoder": config.model.needed_encoder,
+        "ray_folder": folder,
+        "logs": logs,
+    }
     query["gpu_timeout_s"] = gpu_within_s
     if len(nodes) == 1 and connectivity.is_node_here(next(iter(nodes.values()))["NodeID"]):
         (name,) = nodes

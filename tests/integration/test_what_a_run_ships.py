@@ -1,15 +1,20 @@
 """model.reader=tfidf, stack and best: ordinary runs, bundles and answers; and cross-validation."""
 
+import asyncio
 import json
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from mbti_ray.config import RunConfig
+from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.cross_fit import cross_fit, cross_fit_folds
 from mbti_ray.engine.loop import run
@@ -18,8 +23,13 @@ from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.export import main as export_main
 from mbti_ray.inference.finalize import finalize_run
+from mbti_ray.inference.folds import read_folds
+from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
+from mbti_ray.inference.row_hashes import load_row_hashes
 from mbti_ray.runs.run_folder import RunFolder
+from mbti_ray.serving.schemas import UserRequest
+from mbti_ray.serving.served_model import ServedModel, warm_up
 from mbti_ray.train import main as train_main
 from mbti_ray.tune import main as tune_main
 
@@ -29,15 +39,17 @@ pytest.importorskip("sklearn", reason="needs the extra baselines")
 Build = Callable[..., RunConfig]
 
 
-def train(config: RunConfig, home: Path) -> tuple[RunFolder, dict[str, Any]]:
+def train(
+    config: RunConfig, home: Path, folder: RunFolder | None = None
+) -> tuple[RunFolder, dict[str, Any]]:
     """A run in this process, as the training worker does it."""
-    folder = RunFolder.at(home / "run")
-    folder.path.mkdir()
+    folder = folder or RunFolder.at(home / "run")
+    folder.path.mkdir(exist_ok=True)
     data = prepare_dataset(config, home / "cache")
     outcome = cross_fitted = None
     if config.model.has_encoder:
         worker = Worker()
-        outcome = run(config, data, worker)
+        outcome = run(config, data, worker, keeps_last_epoch=config.data.trains_on_all)
         cross_fitted = cross_fit(config, data, worker, epochs=outcome.progress.best_epoch)
     finalize_run(config, data, outcome, folder, cross_fitted=cross_fitted)
     return folder, json.loads(folder.scores.read_text("utf-8"))
@@ -125,8 +137,6 @@ def test_a_stack_is_fitted_to_logits_of_rows_that_its_encoders_have_not_seen(
     logits = cross_fit(config, data, Worker(), epochs=1)
     assert logits is not None
     # Labels of a part do not change the logits of that part.
-    import pyarrow as pa
-
     flipped = train_rows.labels[:, 0].copy()
     flipped[folds[0]] = 1 - flipped[folds[0]]
     rows = train_rows.rows.set_column(
@@ -137,6 +147,29 @@ def test_a_stack_is_fitted_to_logits_of_rows_that_its_encoders_have_not_seen(
     assert changed is not None
     np.testing.assert_array_equal(changed[folds[0]], logits[folds[0]])
     assert (changed[folds[1]] != logits[folds[1]]).any()
+
+
+@pytest.mark.parametrize("reader", ["windows", "posts"])
+def test_folds_of_an_encoder_end_with_a_bundle_trained_on_all_for_their_median_epoch(
+    quick: Build, tmp_path: Path, reader: str
+) -> None:
+    home = RunFolder.at(tmp_path / "run")
+    home.path.mkdir()
+    settings = [f"model.reader={reader}", "data.folds=2", "scoring.baselines=false"]
+    for number in (1, 2):
+        train(quick(*settings, f"data.fold={number}"), tmp_path, home.fold(number))
+    results = read_folds(quick(*settings), home)
+    assert results.epochs == round(sum(s["best_epoch"] for s in results.scores) / 2)
+    folder, scores = train(quick(*settings, f"fit.epochs={results.epochs}"), tmp_path, home)
+    assert (scores["reader"], scores["best_epoch"]) == (reader, results.epochs)
+    assert scores["scorecard"]["rows"] == 313
+    manifest = load_manifest(folder.bundle)
+    rules = [s["calibration"]["temperature"] for s in results.scores]
+    assert manifest.temperature == pytest.approx(np.sqrt(np.prod(rules, 0)))
+    hashes = load_row_hashes(folder.bundle)
+    assert hashes is not None
+    assert len(hashes["train"]) == 313
+    assert Predictor.load(folder.bundle).predict([["a text"]], whole=True)
 
 
 def train_folds(small_file: Path, home: Path, *more: str) -> int:
@@ -189,8 +222,6 @@ def test_a_study_refuses_what_it_cannot_search(
 def test_tfidf_without_scikit_learn_is_refused_before_anything_is_written(
     small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "sklearn", None)
     words = [f"data.source={small_file}", "model.reader=best", f"storage={tmp_path}", "name=a"]
     assert train_main(words) == 2
@@ -200,3 +231,22 @@ def test_tfidf_without_scikit_learn_is_refused_before_anything_is_written(
 def test_more_folds_than_people_are_refused(quick: Build, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"fold=4 is none of data\.folds=3"):
         quick("data.folds=3", "data.fold=4")
+
+
+def test_the_service_answers_with_tfidf_and_with_a_stack_as_the_predictor_does(
+    quick: Build, tmp_path: Path
+) -> None:
+    posts = ["I like a party with friends", "plans and lists before a trip"]
+    for reader in ("tfidf", "stack"):
+        home = tmp_path / reader
+        home.mkdir()
+        folder, _ = train(quick(f"model.reader={reader}", "fit.epochs=1"), home)
+        predictor = Predictor.load(folder.bundle)
+        with ThreadPoolExecutor(1) as executor:
+            config = ServeConfig()
+            speed = warm_up(predictor, executor, config)
+            served = ServedModel(predictor, executor, config, tokens_per_s=speed)
+            answer = asyncio.run(served.predict(UserRequest(posts=posts))).predictions[0]
+        (expected,) = predictor.predict([posts], whole=True)
+        assert answer.type == expected.type
+        assert answer.probabilities == pytest.approx(expected.probabilities)
