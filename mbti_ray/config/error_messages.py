@@ -9,17 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mbti_ray.config.settings import address_of, config_addresses
+from mbti_ray.config.settings import address_of, settings_of
 from mbti_ray.errors import mask_secrets, nearest
 
 ErrorDetail = Mapping[str, Any]
-# Where pydantic's words are not those of a YAML file or a command line.
-_WORDS = {
-    "bool_parsing": "true or false",
-    "missing": "more values",
-    "model_type": "a mapping of settings",
-    "tuple_type": "a list",
-}
 _RANGES = "{low, high, log}, {int_low, int_high} or {choices: [...]}"
 
 
@@ -31,20 +24,26 @@ def describe_errors(
     Args:
         given: Addresses from the command line, to quote an unknown section as it was typed.
     """
-    known = config_addresses(schema)
-    mistakes: dict[str, list[ErrorDetail]] = {}
-    # A value that fits no member of a union gives one error for each member.
+    allowed = {setting.key: setting.allowed for setting in settings_of(schema)}
+    known = list(allowed)
+    mistakes: dict[str, ErrorDetail] = {}
     for detail in error.errors(include_url=False):
-        mistakes.setdefault(_address_of(detail, known), []).append(detail)
+        address = _address_of(detail, known)
+        # A value that fits no member of a union gives one error for each member; the one that a
+        # validator of ours raised is the most helpful.
+        if address not in mistakes or detail["type"] == "value_error":
+            mistakes[address] = detail
     messages = []
-    for address, details in mistakes.items():
-        if address not in known and details[0]["type"] == "extra_forbidden":
+    for address, mistake in mistakes.items():
+        if address not in known and mistake["type"] == "extra_forbidden":
             whole = next((g for g in given if g.startswith(f"{address}.")), address)
             messages.append((whole, _unknown(whole, known)))
         else:
-            is_section = details[0]["type"] == "model_type"
+            is_range = address.startswith("search.")
+            is_section = mistake["type"] == "model_type" and not is_range
             hint = _hint(address, known) if is_section else ""
-            messages.append((address, _message(address, details) + hint))
+            values = _RANGES if is_range else allowed.get(address)
+            messages.append((address, _message(address, mistake, values) + hint))
     return messages
 
 
@@ -59,23 +58,15 @@ def _address_of(detail: ErrorDetail, known: Sequence[str]) -> str:
     return ".".join(parts)
 
 
-def _message(address: str, details: Sequence[ErrorDetail]) -> str:
-    own = [d["msg"].removeprefix("Value error, ") for d in details if d["type"] == "value_error"]
-    reason = own[0] if own else f"allowed: {'; or '.join(dict.fromkeys(map(_words, details)))}"
+def _message(address: str, detail: ErrorDetail, allowed: str | None) -> str:
+    reason = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     if not address:
         return reason
-    if address.startswith("search.") and not own:
-        reason = f"allowed: {_RANGES}"
-    given = details[0]["input"]
-    names = re.findall(r"'(.+?)'", " ".join(d.get("ctx", {}).get("expected", "") for d in details))
-    shown = mask_secrets(repr(given))
-    return f"{address}={shown} is not allowed; {reason}{nearest(str(given), names)}"
-
-
-def _words(detail: ErrorDetail) -> str:
-    """`a valid number` of "Input should be a valid number, unable to parse string as a number"."""
-    words = _WORDS.get(detail["type"]) or detail["msg"].partition(", unable")[0]
-    return words.removeprefix("Input should be ").replace("String should match", "a text of the")
+    if allowed and detail["type"] != "value_error":
+        reason = f"allowed: {allowed}"
+    shown = mask_secrets(repr(detail["input"]))
+    closest = nearest(str(detail["input"]), re.split(", | or ", allowed or ""))
+    return f"{address}={shown} is not allowed; {reason}{closest}"
 
 
 def _unknown(address: str, known: list[str]) -> str:

@@ -75,15 +75,9 @@ def settings_of(schema: type[BaseModel], prefix: str = "") -> list[Setting]:
     return found
 
 
-def config_addresses(schema: type[BaseModel], prefix: str = "") -> list[str]:
+def config_addresses(schema: type[BaseModel]) -> list[str]:
     """All dotted addresses of a config class, in the order of the schema."""
-    found: list[str] = []
-    for name, field in schema.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += config_addresses(field.annotation, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found
+    return [setting.key for setting in settings_of(schema)]
 
 
 def address_of(name: str, known: Sequence[str]) -> str | None:
@@ -104,11 +98,13 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return ", ".join(str(value) for value in schema["enum"])
     kind = str(schema.get("type", "a mapping"))
     if kind == "array":
-        items = schema.get("prefixItems") or [schema.get("items", {})]
-        return f"list of {_allowed(items[0])}"
+        each = schema.get("prefixItems", ())
+        count = f"{len(each)}, each " if each else ""
+        return f"list of {count}{_allowed((each or [schema.get('items', {})])[0])}"
     bounds = [f"{sign} {schema[key]}" for key, sign in _SIGNS.items() if key in schema]
     return " ".join([_KINDS.get(kind, kind), ", ".join(bounds)]).strip()
 
 
 _SIGNS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+_SIGNS |= {"pattern": "of the pattern", "maxLength": "no longer than"}
 _KINDS = {"string": "text", "boolean": "true, false", "null": "null", "object": "a mapping"}

@@ -102,7 +102,7 @@ def files_in(folder):
         (["train", "--fresh", "name=bundle", "storage={d}"], "so it is not a run; not deleted"),
         (["train", "model.encoder=./none"], "model.encoder=./none: no such folder"),
         (["tune", "{study}", "optim.lrr=1"], 'command line: unknown key "optim.lrr"'),
-        (["tune", "{study}", "study.trials=0"], "study.trials='0' is not allowed; allowed: great"),
+        (["tune", "{study}", "study.trials=0"], "study.trials='0' is not allowed; allowed: integer"),
         (["tune", "{study}", "data.source={d}/empty.csv"], "empty.csv: has no rows"),
         (["tune", "{study}", "data.source={d}/unknown.csv"], "8 of 10 rows are bad"),
         (["tune", "{study}", "--resume"], "no run called study-quick-... to resume"),
@@ -161,7 +161,7 @@ def files_in(folder):
         (["serve", "{d}/none"], "none: no such folder"),
         (["serve", "optim.lr=1"], '"optim.lr=1" does not apply to a service; allowed: serve.*, st'),
         (["serve", "serve.prt=1"], 'unknown key "serve.prt"; allowed here: runtime, '),
-        (["serve", "serve.port=0"], "serve.port='0' is not allowed; allowed: greater than"),
+        (["serve", "serve.port=0"], "serve.port='0' is not allowed; allowed: integer"),
         (["doctor", "optim.lrr=1"], 'command line: unknown key "optim.lrr"'),
         (
             ["doctor", "qick"],

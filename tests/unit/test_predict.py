@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
         ("in.csv out.txt", 'unknown extension ".txt"'),
         ("bad.jsonl out/", "bad.jsonl: none of its first 2 rows can be used; first: bad.jsonl:1: "),
         ("in.csv out/", "b/bundle.json: format None; this version reads 1"),
-        ("in.csv out/ serve.runtime=onx", "serve.runtime='onx' is not allowed; allowed: 'torch', "),
+        ("in.csv out/ serve.runtime=onx", "serve.runtime='onx' is not allowed; allowed: torch, "),
         (
             "in.csv o/ serve.runtime=onnx scaling.use_gpu=true",
             "serve.runtime=onnx runs on CPUs only",
