@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.config.loss_section import LossConfig
 from mbti_ray.config.optim_section import OptimConfig
-from mbti_ray.config.section import ConfigSection, Count, NotNegative, Text
+from mbti_ray.config.section import AS_TEXT, ConfigSection, Count, NotNegative
 from mbti_ray.config.serve_section import ServeConfig
 
 Precision = Annotated[
@@ -254,8 +254,8 @@ _HEAD_LR = 1e-3
 class RunConfig(ConfigSection):
     """One run, completely resolved."""
 
-    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = Field(
-        None, description="run folder under storage; null: preset and time"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"), AS_TEXT] | None = (
+        Field(None, description="run folder under storage; null: preset and time")
     )
     storage: str = Field("./runs", description="folder or URL (s3://...) that holds the runs")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -10,7 +10,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 # YAML reads `name: 2026` as a number.
-Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)]
+AS_TEXT = BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)
+Text = Annotated[str, AS_TEXT]
 
 
 class ConfigSection(BaseModel):

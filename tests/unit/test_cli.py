@@ -102,7 +102,10 @@ def files_in(folder):
         (["train", "--fresh", "name=bundle", "storage={d}"], "so it is not a run; not deleted"),
         (["train", "model.encoder=./none"], "model.encoder=./none: no such folder"),
         (["tune", "{study}", "optim.lrr=1"], 'command line: unknown key "optim.lrr"'),
-        (["tune", "{study}", "study.trials=0"], "study.trials='0' is not allowed; allowed: integer"),
+        (
+            ["tune", "{study}", "study.trials=0"],
+            "study.trials='0' is not allowed; allowed: integer",
+        ),
         (["tune", "{study}", "data.source={d}/empty.csv"], "empty.csv: has no rows"),
         (["tune", "{study}", "data.source={d}/unknown.csv"], "8 of 10 rows are bad"),
         (["tune", "{study}", "--resume"], "no run called study-quick-... to resume"),
