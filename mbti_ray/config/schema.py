@@ -251,12 +251,13 @@ class FailureConfig(ConfigSection):
 _HEAD_LR = 1e-3
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"), AS_TEXT]
+
+
 class RunConfig(ConfigSection):
     """One run, completely resolved."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"), AS_TEXT] | None = (
-        Field(None, description="run folder under storage; null: preset and time")
-    )
+    name: Name | None = Field(None, description="run folder under storage; null: preset and time")
     storage: str = Field("./runs", description="folder or URL (s3://...) that holds the runs")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
