@@ -95,7 +95,7 @@ def files_in(folder):
         (["train", "data.source={d}/unknown.csv"], 'type "XXXX" has no letter of E/I in place 1'),
         (["train", "storage={d}/file"], "is a file; allowed: a folder"),
         (["train", "storage=ftp://host/runs"], "allowed: a folder, s3://, gs://"),
-        (["train", "name=a/b"], "command line: name='a/b' is not allowed; allowed: a text"),
+        (["train", "name=a/b"], "command line: name='a/b' is not allowed; allowed: text"),
         (["train", "name=cache"], "name=cache: is the folder of tokenized data"),
         (["train", "--resume"], "no run called quick-... to resume"),
         (["train", "--resume", "name=mine"], "mine: no run to resume"),
