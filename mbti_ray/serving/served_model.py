@@ -4,6 +4,7 @@ Tokenization and computation overlap, and neither blocks the event loop. Must no
 nor Ray.
 """
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
@@ -27,6 +28,7 @@ from mbti_ray.serving.batching import Batcher, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 from mbti_ray.serving.tokenizer_queue import TokenizerQueue
 from mbti_ray.serving.word_explanations import explain_words
+from mbti_ray.typology import POSITIVE_POLES
 
 # A GPU needs larger passes to be fully used.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
@@ -95,6 +97,7 @@ class ServedModel:
             tokens_per_s=tokens_per_s,
             on_forward=self._callback.on_forward,
         )
+        self._executor = executor
         self._cache: OrderedDict[bytes, Prediction] = OrderedDict()
         self._config = config
         self._batch_tokens = _batch_tokens(predictor, config)
@@ -155,7 +158,14 @@ class ServedModel:
         check_wait(self._batcher.wait_s, max_wait_s=self._config.max_wait_s)
         windows, _ = distinct_windows(packed)
         output = await self._batcher.compute(windows)
-        predictions = self.predictor.to_predictions(self.predictor.pool(packed, output.values))
+        if self.predictor.output_size > 2 * len(POSITIVE_POLES):
+            # A layer among posts takes as long as a pass, so it runs where passes do.
+            loop = asyncio.get_running_loop()
+            pool = self.predictor.pool
+            logits = await loop.run_in_executor(self._executor, pool, packed, output.values)
+        else:
+            logits = self.predictor.pool(packed, output.values)
+        predictions = self.predictor.to_predictions(logits)
         timing = Timing(
             tokenise=tokenized - start,
             queue=max(0.0, output.started - tokenized),
