@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from mbti_ray.storage.output_tables import PartFolder
 
 _ALLOWED = (
-    *("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu", "serve.runtime"),
+    *("storage", "scaling.cpus", "scaling.gpus", "scaling.use_gpu"),
+    *("serve.runtime", "serve.precision"),
     *(f"data.columns.{role}" for role in ("text", "type", "author", "id")),
     *("data.separator", "data.join_rows"),
     *BASE_RATES,
@@ -116,6 +117,7 @@ def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Resul
         bundle,
         runtime=config.serve.runtime,
         threads=config.scaling.cpus,
+        precision=config.serve.precision,
         base_rates=config.serve.base_rates,
     )
     predictions = predictor.predict([[text] for text in texts], whole=False)
@@ -248,6 +250,8 @@ def _determining_values(manifest: "Manifest", serve: ServeConfig) -> dict[str, A
     if asked := serve.base_rates.model_dump(exclude_none=True):
         values["base_rates"] = [asked, manifest.base_rates]
     hashes = {str(kind): export.sha256 for kind, export in manifest.runtimes.items()}
+    # Folders of earlier versions name none.
+    values |= serve.model_dump(include={"precision"}, exclude_defaults=True)
     return {**values, "runtime": serve.runtime, "export": hashes.get(serve.runtime)}
 
 

@@ -2,10 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mbti_ray.config.section import ConfigSection, Count, Positive
 
+ServePrecision = Annotated[
+    Literal["auto", "32", "bf16", "fp16"],
+    BeforeValidator(lambda v: str(v) if isinstance(v, int) else v),
+]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -23,6 +27,10 @@ class ServeConfig(ConfigSection):
 
     runtime: Literal["torch", "onnx", "onnx-int8"] = Field(
         "torch", description="what computes the logits; `mbti_ray.export` creates the others"
+    )
+    precision: ServePrecision = Field(
+        "auto",
+        description="of runtime=torch; auto: 32 on a CPU, on a GPU bf16 or fp16 as it supports",
     )
     beside: str | None = Field(
         None, description="a second bundle, run or study folder that is served alongside the first"
@@ -65,6 +73,8 @@ class ServeConfig(ConfigSection):
     def _fits_together(self) -> "ServeConfig":
         if self.gpus and self.runtime != "torch":
             raise ValueError(f"gpus={self.gpus:g} needs runtime=torch, not {self.runtime}")
+        if self.precision in ("bf16", "fp16") and self.runtime != "torch":
+            raise ValueError(f"precision={self.precision} needs runtime=torch, not {self.runtime}")
         if self.beside_share and self.beside is None:
             raise ValueError(
                 f"beside_share={self.beside_share:g} needs a second bundle, beside=..."

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,8 +127,9 @@ class _TrainingLoop:
         self.model = model.to(worker.device)
         if config.fit.gradient_checkpointing:
             enable_gradient_checkpointing(self.model)
+        shape: Any = self.model.encoder.config
         self.precision = resolve_precision(
-            config.fit.precision, worker, hidden_size=self.model.heads.in_features
+            config.fit.precision, worker, hidden_size=shape.hidden_size
         )
         self.dtype = dtype_of(self.precision)
         self.inputs = Inputs(config, data, worker, self.model, self.dtype)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbti_ray.config.serve_section import BaseRates
+from mbti_ray.config.serve_section import BaseRates, ServePrecision
 from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
 from mbti_ray.data.mask import MASK_VERSION, find_masked_spans
@@ -86,6 +86,7 @@ class Predictor:
         runtime: RuntimeKind = "torch",
         device: str | torch.device = "cpu",
         threads: int | None = None,
+        precision: ServePrecision = "32",
         base_rates: BaseRates | None = None,
     ) -> "Predictor":
         """Load a bundle and check that it reproduces its golden logits on this machine.
@@ -94,12 +95,15 @@ class Predictor:
             base_rates: See `Decision`.
 
         Raises:
-            ConfigError: It does not know the base rates of its training data.
+            ConfigError: It does not know the base rates of its training data; or the device does
+                not have the precision.
             BundleError: It is damaged, has no export for the runtime, or does not reproduce its
                 golden logits.
         """
         bundle = load_bundle(folder)
-        computed_by = load_runtime(bundle, runtime, device=device, threads=threads)
+        computed_by = load_runtime(
+            bundle, runtime, device=device, threads=threads, precision=precision
+        )
         predictor = cls(bundle, computed_by, base_rates)
         predictor.check_golden()
         return predictor

@@ -160,6 +160,7 @@ class _ModelActor:
             self._loaded = Predictor.load(
                 fetch_bundle(bundle),
                 runtime=serve.runtime,
+                precision=serve.precision,
                 threads=resources.cpus,
                 device=resources.device,
                 base_rates=serve.base_rates,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mbti_ray.config import RunConfig
-from mbti_ray.errors import BundleError
+from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.export import main as export_main
 from mbti_ray.inference.bundle import write_runtimes
 from mbti_ray.inference.manifest import load_manifest
@@ -71,6 +71,23 @@ def test_a_text_has_the_same_logits_in_any_company(exported: Path, kind: Runtime
         company = [window, *chance.choices(others, k=chance.randint(1, 12))]
         gaps.append(float((predictor.forward(company)[0] - alone).abs().max()))
     assert max(gaps) <= 1e-5
+
+
+def test_bf16_reproduces_the_logits_of_torch_within_its_digits(exported: Path) -> None:
+    exact, rounded = (
+        Predictor.load(exported, precision=precision).predict_logits(
+            [[t] for t in TEXTS], whole=False
+        )
+        for precision in ("auto", "bf16")
+    )
+    assert rounded.values.dtype == torch.float32
+    assert not torch.equal(rounded.values, exact.values)
+    torch.testing.assert_close(rounded.values, exact.values, rtol=0.05, atol=0.05)
+
+
+def test_fp16_on_a_cpu_is_refused(exported: Path) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.precision=fp16: .* allowed on a CPU: .*bf16"):
+        Predictor.load(exported, precision="fp16")
 
 
 def test_int8_differs_from_float32_and_is_smaller(exported: Path) -> None:

@@ -80,6 +80,7 @@ class MbtiService:
             runtime=config.runtime,
             device="cuda" if config.gpus else "cpu",
             threads=config.cpus,
+            precision=config.precision,
             base_rates=config.base_rates,
         )
         speed = warm_up(predictor, self._thread, config)
