@@ -67,7 +67,10 @@ def test_too_many_texts_or_bytes_are_413() -> None:
     too_many = assert_is_error(post_predict({"posts": ["a"] * 4}, max_texts=3), ErrorCode.TOO_LARGE)
     assert too_many == "4 texts in one request; allowed: 3"
     assert post_predict({"inputs": ["a"] * 3}, max_texts=3).status_code == 200
-    assert_is_error(post_predict({"inputs": "a" * 100}, max_body_bytes=100), ErrorCode.TOO_LARGE)
+    for limit, size in ((100, "100 bytes"), (200_000, "0.2 MB"), (1_500_000, "1.5 MB")):
+        too_long = post_predict({"inputs": "a" * limit}, max_body_bytes=limit)
+        message = assert_is_error(too_long, ErrorCode.TOO_LARGE)
+        assert message == f"the body has more than {size}"
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/health", "/ready"])
