@@ -1,4 +1,4 @@
-"""Five-fold cross-validation by persons of what reads a person: windows, posts, TF-IDF.
+"""Five-fold cross-validation by persons of what reads a person: windows, posts, TF-IDF, a stack.
 
     python benchmarks/quality.py FILE [key=value ...] [--readers windows posts ...] [--seeds 3]
         [--folds 5] [--storage runs]
@@ -6,8 +6,8 @@
 The persons of FILE are dealt to folds, type by type in the order of a hash of their texts. For each
 fold, reader and seed, a model learns from the other folds (of which its own split keeps rows for
 validation) through the training loop, without Ray; its bundle predicts the persons of the fold, as
-the service would. TF-IDF learns from the rows that the encoders train on. Every reader is scored on
-the same rows, each predicted once a seed.
+the service would. Every reader learns from the same rows and is scored on the same rows, each
+predicted once a seed. A stack is of TF-IDF and the reader of posts.
 
 What is done is not repeated: a run that was stopped goes on where it was. At the end the raw JSON
 goes to benchmarks/results/quality_FILE.json, and the last line is one JSON object: macro-F1 and
@@ -31,35 +31,34 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 
 from mbti_ray import __version__
 from mbti_ray.config import RunConfig, load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.data.rows import Row
-from mbti_ray.data.text import preprocess_text
 from mbti_ray.data.users import load_users
+from mbti_ray.engine.cross_fit import cross_fit
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
-from mbti_ray.inference.bundle_writer import write_bundle
-from mbti_ray.inference.finalize import fit_decision_rule
+from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.model.tfidf import fit_tfidf
+from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.comparison import compare
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, labels_of
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 2000
-# Preset and changes of each reader. TF-IDF learns from the rows of the first.
+# Preset and changes of each reader.
 READERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "windows": ("minilm", ()),
     "posts": ("posts", ()),
     "posts+layer": ("posts", ("model.post_layers=1",)),
-    "tfidf": ("minilm", ()),
+    "tfidf": ("minilm", ("model.reader=tfidf",)),
+    "stack": ("posts", ("model.reader=stack", "model.member=posts")),
 }
-
-Floats = NDArray[np.float64]
+# Rows of the fold are scored here, not those of a run's own test split.
+SCORING = ("scoring.baselines=false", "scoring.resamples=0")
 
 
 def main() -> int:
@@ -110,49 +109,37 @@ def predict_fold(
     train = options.storage / f"{options.file.stem}-of{options.folds}-without{fold}.jsonl"
     _write_rows(train, [row for other in folds if other is not folds[fold] for row in other])
     preset, changes = READERS[reader]
-    config = load_run(
-        preset, [*changes, *options.overrides, f"data.source={train}", f"seed={seed}"]
-    )
+    place = (f"data.source={train}", f"seed={seed}")
+    config = load_run(preset, [*changes, *SCORING, *options.overrides, *place])
     data = prepare_dataset(config, options.storage / "cache")
     texts = [row.posts for row in folds[fold]]
-    if reader == "tfidf":
-        probabilities, best = _by_tfidf(config, data, texts), 0
-    else:
-        probabilities, best = _by_encoder(config, data, texts, output.with_suffix(""))
+    probabilities, best = _train_and_predict(config, data, texts, output.with_suffix(""))
     record = {
         "minutes": (time.monotonic() - started) / 60,
         "best_epoch": best,
-        "probabilities": probabilities.tolist(),
+        "probabilities": probabilities,
     }
     output.with_suffix(".part").write_text(json.dumps(record), "utf-8")
     output.with_suffix(".part").rename(output)
     print(f"{output.stem}: {record['minutes']:.1f} min", file=sys.stderr, flush=True)
 
 
-def _by_encoder(
-    config: RunConfig, data: Dataset, texts: Sequence[Sequence[str]], folder: Path
-) -> tuple[Floats, int]:
-    """Probabilities [R, 4] of a trained model's bundle, and the epoch whose weights it has."""
-    # A run that was killed goes on from its checkpoint.
-    outcome = run(config, data, Worker(folder=folder))
-    rule = fit_decision_rule(config.scoring, outcome, data.splits["val"])
-    scores = {"val": outcome.val, "test": outcome.test}
-    bundle = folder / "bundle"
-    write_bundle(bundle, config=config, model=outcome.model, data=data, scores=scores, rule=rule)
-    found = Predictor.load(bundle).predict(texts, whole=True)
-    shutil.rmtree(folder)
+def _train_and_predict(
+    config: RunConfig, data: Dataset, texts: Sequence[Sequence[str]], path: Path
+) -> tuple[list[list[float]], int]:
+    """Probabilities [R, 4] of a trained bundle, and the epoch whose weights its encoder has."""
+    outcome = cross_fitted = None
+    if config.model.has_encoder:
+        # A run that was killed goes on from its checkpoint.
+        worker = Worker(folder=path)
+        outcome = run(config, data, worker)
+        cross_fitted = cross_fit(config, data, worker, epochs=outcome.progress.best_epoch)
+    folder = RunFolder(path)
+    finalize_run(config, data, outcome, folder, cross_fitted=cross_fitted)
+    found = Predictor.load(folder.bundle).predict(texts, whole=True)
+    shutil.rmtree(path)
     probabilities = [[p.probabilities[pole] for pole in POSITIVE_POLES] for p in found]
-    return np.array(probabilities), outcome.progress.best_epoch
-
-
-def _by_tfidf(config: RunConfig, data: Dataset, texts: Sequence[Sequence[str]]) -> Floats:
-    train = data.splits["train"]
-    model = fit_tfidf(train.texts, train.labels)
-    read = [
-        "\n".join(preprocess_text(post, mask=config.data.mask) for post in posts) for posts in texts
-    ]
-    logits = torch.from_numpy(model.logits([model.encode(text) for text in read]))
-    return torch.sigmoid(logits.double()).numpy()
+    return probabilities, outcome.progress.best_epoch if outcome else 0
 
 
 def conclude(options: argparse.Namespace, folds: Sequence[Sequence[Row]]) -> dict[str, Any]:
