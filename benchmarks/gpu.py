@@ -184,7 +184,7 @@ def random_dataset(
     }
     rows = {name: part.row_count for name, part in splits.items()}
     info = DatasetInfo("random", "random", "user", "user", rows, 0, [], [], 0, 0)
-    return Dataset(splits, tokenizer, info, "random")
+    return Dataset(splits, tokenizer, info, Path("random"))
 
 
 def _windows(ids: Any, random: np.random.Generator, shortest: int) -> Windows:

@@ -147,7 +147,7 @@ def some_windows(data: Dataset, count: int, *, seed: int) -> Dataset:
         return build_windows(packed, windows.rows.take(windows.row_index[chosen]))
 
     splits = {n: part(w, count if n == "train" else 8) for n, w in data.splits.items()}
-    return Dataset(splits, data.tokenizer, data.info, data.key)
+    return Dataset(splits, data.tokenizer, data.info, data.folder)
 
 
 def machine(device: str) -> dict[str, Any]:

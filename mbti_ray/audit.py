@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -46,12 +47,17 @@ def _audit(options: argparse.Namespace) -> Result:
     print_opening()
 
     from mbti_ray.data.audit import audit
+    from mbti_ray.data.posts import PostStore
+    from mbti_ray.data.processes import ProcessMap
     from mbti_ray.data.users import load_users
     from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
 
-    source = load_users(config.data)
-    with progress_bar("tokenizing", sum(len(row.posts) for row in source.rows)) as advance:
-        statistics = audit(config, source, advance=advance).as_dict()
+    with ProcessMap() as map_batches, TemporaryDirectory() as scratch:
+        store = PostStore(Path(scratch) / "posts.arrow")
+        source = load_users(config.data, store=store, map_batches=map_batches)
+        with progress_bar("tokenizing", sum(len(row.posts) for row in source.rows)) as advance:
+            found = audit(config, source, advance=advance, map_batches=map_batches)
+    statistics = found.as_dict()
     source_text = Text(statistics["source"], style="bold")
     console.print(source_text, statistics["fingerprint"], soft_wrap=True)
     for note in source.notes:

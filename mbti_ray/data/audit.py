@@ -6,34 +6,37 @@ of the texts as the model reads them.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.encoded_files import Encoding, count_tokens
 from mbti_ray.data.examples import (
-    Example,
+    Examples,
+    Indices,
     build_examples,
+    count_mentions,
     count_shared,
     resolve_split_by,
     split_examples,
 )
-from mbti_ray.data.mask import mentions_in, most_mentioned
+from mbti_ray.data.mask import most_mentioned
+from mbti_ray.data.processes import MapBatches, map_here
 from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.sources import Source
-from mbti_ray.data.split import SPLITS
-from mbti_ray.data.text import preprocess_text
-from mbti_ray.data.tokenizer import build_tokenizer, tokenize
+from mbti_ray.data.tokenizer import build_tokenizer
 from mbti_ray.errors import DataError
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
-_POSTS_AT_ONCE = 1000
 _BINS = 20
 
-Mentions = Counter[str]
+Mentions = Mapping[int, Counter[str]]
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,18 @@ class Audit:
         return asdict(self)
 
 
-def audit(config: RunConfig, source: Source, *, advance: ProgressCallback = no_progress) -> Audit:
+def audit(
+    config: RunConfig,
+    source: Source,
+    *,
+    advance: ProgressCallback = no_progress,
+    map_batches: MapBatches = map_here,
+) -> Audit:
     """The statistics of a labelled source that has rows.
 
     Args:
         advance: Called with the number of posts tokenized since the last call, and a note.
+        map_batches: Where batches of posts are tokenized.
 
     Raises:
         ConfigError: The encoder's tokenizer cannot be loaded.
@@ -146,41 +156,41 @@ def audit(config: RunConfig, source: Source, *, advance: ProgressCallback = no_p
     # Sorted, so that ties between types do not depend on the order of the rows.
     types = Counter(sorted(own, key=TYPES.index)).most_common()
     majority, count = types[0]
-    raw = [mentions_in(row.posts) for row in users]
-    masked = [
-        mentions_in([preprocess_text(p, mask=True, also=config.data.mask_also) for p in row.posts])
-        for row in users
-    ]
     examples = build_examples(config, users, resolve_split_by(config, source))
+    counts = [len(row.posts) for row in users]
+    offsets = np.append(0, np.cumsum(counts))
+    raw, masked = (
+        dict(count_mentions(examples.store, column, examples.places, offsets))
+        for column in ("mentions", "masked_mentions")
+    )
     splits, split_problem = _split(config, examples)
     return Audit(
         source=source.name,
         fingerprint=source.fingerprint,
         rows=len(users) + source.merged + len(source.bad),
         users=len(users),
-        posts=sum(len(row.posts) for row in users),
+        posts=sum(counts),
         authors=len({row.author for row in users} - {None}),
         bad_rows=dict(Counter(bad.reason for bad in source.bad).most_common()),
         majority=count / len(users),
-        names_a_type=sum(map(bool, raw)) / len(users),
-        names_own_type=sum(t in m for t, m in zip(own, raw, strict=True)) / len(users),
+        names_a_type=len(raw) / len(users),
+        names_own_type=sum(own[k] in mentions for k, mentions in raw.items()) / len(users),
         most_mentioned_rule=_rule_accuracy(raw, own, majority),
         most_mentioned_rule_masked=_rule_accuracy(masked, own, majority),
         type_shares={t: n / len(users) for t, n in types},
         pole_shares={p: n / len(own) for p, n in _positives(own).items()},
         pos_weight=[
-            (len(examples) - n) / n if n else None
-            for n in _positives([e.mbti_type for e in examples]).values()
+            (len(examples) - n) / n if n else None for n in _positives(examples.types).values()
         ],
         splits={name: len(part) for name, part in splits.items()} if splits else None,
         split_problem=split_problem,
-        tokens=_tokens(config, examples, [len(row.posts) for row in users], advance),
-        repeats=_repeats([p for row in users for p in row.posts], examples, splits),
+        tokens=_tokens(config, examples, offsets, advance, map_batches),
+        repeats=_repeats(examples, splits),
     )
 
 
-def _rule_accuracy(mentions: Sequence[Mentions], own: Sequence[str], majority: str) -> float:
-    given = [most_mentioned(m) or majority for m in mentions]
+def _rule_accuracy(mentions: Mentions, own: Sequence[str], majority: str) -> float:
+    given = [most_mentioned(mentions.get(k, Counter())) or majority for k in range(len(own))]
     return sum(g == t for g, t in zip(given, own, strict=True)) / len(own)
 
 
@@ -190,9 +200,7 @@ def _positives(types: Sequence[str]) -> dict[str, int]:
     return {pole: sum(column) for pole, column in zip(POSITIVE_POLES, columns, strict=True)}
 
 
-def _split(
-    config: RunConfig, examples: Sequence[Example]
-) -> tuple[dict[str, list[Example]] | None, str | None]:
+def _split(config: RunConfig, examples: Examples) -> tuple[dict[str, Indices] | None, str | None]:
     """The split, or why there is none: a source too small to train on still has statistics."""
     try:
         return split_examples(config, examples), None
@@ -201,18 +209,22 @@ def _split(
 
 
 def _tokens(
-    config: RunConfig, examples: Sequence[Example], posts: Sequence[int], advance: ProgressCallback
+    config: RunConfig,
+    examples: Examples,
+    offsets: Indices,
+    advance: ProgressCallback,
+    map_batches: MapBatches,
 ) -> dict[str, Lengths]:
-    """Lengths by post and by user; `posts` is the number of posts of each user, in order."""
-    texts = [text for example in examples for text in example.texts]
-    tokenizer = build_tokenizer(config.model.encoder, texts)
-    counts: list[int] = []
-    for start in range(0, len(texts), _POSTS_AT_ONCE):
-        part = texts[start : start + _POSTS_AT_ONCE]
-        counts += [len(ids) for ids in tokenize(tokenizer, part)]
-        advance(len(part), "posts")
-    by_post = np.array(counts, np.int64)
-    starts = np.cumsum([0, *posts[:-1]])
+    """Lengths by post and by user; `offsets` are those of the users in the posts, in order."""
+    everything = np.arange(len(examples))
+    tokenizer = build_tokenizer(config.model.encoder, examples.all_texts(everything))
+    encoding = Encoding.of(tokenizer, config.model, max_windows=1)
+    parts = ([*chain.from_iterable(examples.texts(part))] for part in examples.batches(everything))
+    counts = []
+    for found in map_batches(partial(count_tokens, encoding=encoding), parts):
+        counts.append(found)
+        advance(len(found), "posts")
+    by_post, starts = np.concatenate(counts), offsets[:-1]
     by_user = np.add.reduceat(by_post, starts)
     separators = np.add.reduceat((by_post > 0).astype(int), starts)
     capacity = config.model.max_tokens - 1
@@ -234,18 +246,14 @@ def _lengths(counts: NDArray[np.int64], *, longer: float) -> Lengths:
     return Lengths(least, median, p90, p99, most, longer, bins)
 
 
-def _repeats(
-    raw: Sequence[str],
-    examples: Sequence[Example],
-    splits: dict[str, list[Example]] | None,
-) -> DuplicateCounts:
-    repeated = [n for n in Counter(raw).values() if n > 1]
+def _repeats(examples: Examples, splits: dict[str, Indices] | None) -> DuplicateCounts:
+    written = examples.store.numbers("written_key")[examples.places]
+    counts = np.unique(written, return_counts=True)[1]
+    repeated = counts[counts > 1]
+    found = (len(repeated), int(repeated.sum()))
     if splits is None:
-        return DuplicateCounts(len(repeated), sum(repeated), None, None, None)
-    trained = {(e.number, e.post) for e in splits[SPLITS[0]]}
-    in_train = [(e.number, e.post) in trained for e in examples for _ in e.texts]
-    pairs = list(zip(raw, in_train, strict=True))
-    seen = {text for text, is_trained in pairs if is_trained}
-    across = sum(text in seen for text, is_trained in pairs if not is_trained)
-    held_out, near_across = count_shared(splits)
-    return DuplicateCounts(len(repeated), sum(repeated), held_out, across, near_across)
+        return DuplicateCounts(*found, None, None, None)
+    held_out, near_across = count_shared(examples, splits)
+    return DuplicateCounts(
+        *found, held_out, count_shared(examples, splits, "written_key")[1], near_across
+    )

@@ -5,51 +5,53 @@ models, ranks or Ray.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.dataset_info import DatasetInfo
+from mbti_ray.data.encoded_files import EncodedFiles, Encoding, encode_batch
 from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
-    Example,
+    Examples,
+    Indices,
     build_examples,
     count_shared,
-    hash_parts,
-    number_persons,
     person_kind,
     resolve_split_by,
     split_examples,
 )
 from mbti_ray.data.mask import MASK_VERSION
+from mbti_ray.data.posts import PostStore, hash_parts
+from mbti_ray.data.processes import MapBatches, ProcessMap
 from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.rows import BadRow
-from mbti_ray.data.sources import BUILTIN, Source
+from mbti_ray.data.sources import BUILTIN, Source, contents_of
 from mbti_ray.data.split import SPLITS
-from mbti_ray.data.text import find_words
-from mbti_ray.data.tokenizer import (
-    Tokenizer,
-    build_tokenizer,
-    encode_rows,
-    load_tokenizer,
-)
+from mbti_ray.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from mbti_ray.data.users import load_users
-from mbti_ray.data.windows import EncodedRow, Windows, build_windows
+from mbti_ray.data.windows import Windows
 from mbti_ray.errors import DataError
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.local_cache import delete_unused, mark_used
-from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
+from mbti_ray.typology import DIMENSIONS, labels_of
 
 # Raise it when the contents of a cache folder, or how they are made, change.
-_FORMAT = 5
-_ROWS_AT_ONCE = 1000
+_FORMAT = 6
+# What else decides how a text is read.
+_LIBRARIES = ("ftfy", "tokenizers")
 # Settings of `data` that the key has in another form, or that do not change the contents.
-_NOT_IN_KEY = {"source", "split_by", "max_windows", "max_posts"}
+_NOT_IN_KEY = {"source", "max_windows", "max_posts"}
 _INFO = "info.json"
 
 
@@ -60,48 +62,78 @@ class Dataset:
     Attributes:
         splits: `Windows` by name: train, val, test.
         tokenizer: What produced the token ids.
-        key: Hash of everything that the contents depend on; name of the cache folder.
+        folder: In the cache, named after the `key`; the files of `splits` are in it.
     """
 
     splits: dict[str, Windows]
     tokenizer: Tokenizer
     info: DatasetInfo
-    key: str
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the contents depend on."""
+        return self.folder.name
+
+
+def has_dataset(folder: Path) -> bool:
+    """Whether a cache folder has a whole dataset."""
+    return (folder / _INFO).is_file()
 
 
 def prepare_dataset(
-    config: RunConfig, cache: Path, *, advance: ProgressCallback = no_progress
+    config: RunConfig,
+    cache: Path,
+    *,
+    advance: ProgressCallback = no_progress,
+    map_batches: MapBatches | None = None,
 ) -> Dataset:
     """Read, preprocess, split and tokenize `data.source`, or load it from the cache.
 
-    Datasets that nobody has used for a month are deleted.
+    A source that has been prepared is recognized by its bytes. Datasets that nobody has used for a
+    month are deleted.
 
     Args:
-        advance: Called with the number of rows tokenized since the last call, and the split.
+        advance: Called with the number of rows tokenized since the last call.
+        map_batches: Where batches are preprocessed and tokenized: by default on all cores. The
+            dataset does not depend on it.
 
     Raises:
-        DataError: The source cannot be read or split.
+        DataError: The source cannot be read or split, or changed meanwhile.
         ConfigError: The encoder's tokenizer cannot be loaded.
     """
-    source = load_users(config.data)
-    split_by = resolve_split_by(config, source)
     encoder = config.model.needed_encoder
     pretrained = None if encoder == TINY else build_tokenizer(encoder, ())
-    key = _key(config, source, split_by, pretrained)
-    folder = cache / key
-    if (folder / _INFO).is_file():
+    contents = contents_of(config.data)
+    folder = cache / _key(config, contents, pretrained)
+    if has_dataset(folder):
         mark_used(folder)
     else:
         delete_unused(cache)
-        _build(config, source, split_by, pretrained, folder, advance)
-    data = read_dataset(folder)
-    # Another file with the same rows may have built it.
-    info = replace(data.info, source=source.name, bad=source.bad, repaired=source.repaired)
-    return replace(data, info=replace(info, notes=source.notes))
+        # A folder that appears meanwhile was made by another process from the same data. One that
+        # was there before, but has no info, is damaged.
+        whole = atomic_folder(folder, keep_existing=not folder.exists())
+        try:
+            with ProcessMap() as processes, whole as temporary:
+                _build(config, pretrained, temporary, advance, map_batches or processes)
+                if contents_of(config.data) != contents:
+                    raise DataError(f"{config.data.source}: changed while it was read; try again")
+        except DataError:
+            # What is refused leaves no empty folder behind.
+            with suppress(OSError):
+                cache.rmdir()
+            raise
+    data = read_dataset(folder, pretrained)
+    # Another file with the same bytes may have built it.
+    return replace(data, info=replace(data.info, source=config.data.source))
 
 
-def read_dataset(folder: Path) -> Dataset:
-    """A dataset from its cache folder; the Arrow files are memory-mapped."""
+def read_dataset(folder: Path, tokenizer: Tokenizer | None = None) -> Dataset:
+    """A dataset from its cache folder; the Arrow files are memory-mapped.
+
+    Args:
+        tokenizer: The one in the folder, if it has been loaded already.
+    """
     info = json.loads((folder / _INFO).read_text("utf-8"))
     info["bad"] = [BadRow(**bad) for bad in info["bad"]]
     splits = {
@@ -110,7 +142,8 @@ def read_dataset(folder: Path) -> Dataset:
         )
         for name in SPLITS
     }
-    return Dataset(splits, load_tokenizer(folder / "tokenizer"), DatasetInfo(**info), folder.name)
+    tokenizer = tokenizer or load_tokenizer(folder / "tokenizer")
+    return Dataset(splits, tokenizer, DatasetInfo(**info), folder)
 
 
 def require_both_poles(data: Dataset) -> None:
@@ -135,46 +168,49 @@ def require_both_poles(data: Dataset) -> None:
 
 def _build(
     config: RunConfig,
-    source: Source,
-    split_by: str,
     pretrained: Tokenizer | None,
     folder: Path,
     advance: ProgressCallback,
+    map_batches: MapBatches,
 ) -> None:
-    examples = build_examples(config, source.rows, split_by)
-    persons = number_persons(examples)
-    members = split_examples(config, examples)
-    training_texts = (text for e in members["train"] for text in e.texts)
-    tokenizer = pretrained or build_tokenizer(TINY, training_texts)
-    encoded = {
-        name: _encode(config, tokenizer, name, part, advance) for name, part in members.items()
-    }
-    held_out, shared = (0, 0) if config.data.trains_on_all else count_shared(members)
-    info = DatasetInfo(
-        source=source.name,
-        fingerprint=source.fingerprint,
-        split_by=split_by,
-        person=person_kind(source.rows),
-        rows={name: len(part) for name, part in members.items()},
-        mask_version=MASK_VERSION if config.data.mask else 0,
-        mask_also=list(config.data.mask_also),
-        bad=source.bad,
-        repaired=source.repaired,
-        truncated=sum(row.truncated for part in encoded.values() for row in part),
-        held_out_posts=held_out,
-        shared_posts=shared,
-        notes=source.notes,
-        warnings=_warnings(source, held_out, shared),
-    )
-    # A folder that appears meanwhile was made by another process from the same data. One that was
-    # there before, but has no info, is damaged.
-    with atomic_folder(folder, keep_existing=not folder.exists()) as temporary:
-        for name, part in members.items():
-            windows = build_windows(encoded[name], _build_rows_table(part, persons))
-            _write(windows.table, temporary / f"{name}.arrow")
-            _write(windows.rows, temporary / f"{name}.rows.arrow")
-        tokenizer.save_pretrained(temporary / "tokenizer")
-        (temporary / _INFO).write_text(json.dumps(info.as_dict()), "utf-8")
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        store = PostStore(Path(scratch) / "posts.arrow")
+        source = load_users(config.data, store=store, map_batches=map_batches)
+        split_by = resolve_split_by(config, source)
+        examples = build_examples(config, source.rows, split_by)
+        members = split_examples(config, examples)
+        training_texts = examples.all_texts(members["train"])
+        tokenizer = pretrained or build_tokenizer(TINY, training_texts)
+        encoding = Encoding.of(tokenizer, config.model, max_windows=config.max_windows)
+        files = EncodedFiles(Path(scratch))
+        parts = map(examples.texts, examples.batches(np.concatenate([*members.values()])))
+        for windows, truncated in map_batches(partial(encode_batch, encoding=encoding), parts):
+            files.append(windows, truncated)
+            advance(windows.row_count, "")
+        starts = np.cumsum([0, *map(len, members.values())]).tolist()
+        persons = examples.number_persons()
+        for (name, part), start in zip(members.items(), starts[:-1], strict=True):
+            files.write(name, folder, start, _rows_columns(examples, part, persons))
+        files.close()
+        held_out, shared = (0, 0) if config.data.trains_on_all else count_shared(examples, members)
+        info = DatasetInfo(
+            source=source.name,
+            fingerprint=source.fingerprint,
+            split_by=split_by,
+            person=person_kind(source.rows),
+            rows={name: len(part) for name, part in members.items()},
+            mask_version=MASK_VERSION if config.data.mask else 0,
+            mask_also=list(config.data.mask_also),
+            bad=source.bad,
+            repaired=source.repaired,
+            truncated=files.truncated,
+            held_out_posts=held_out,
+            shared_posts=shared,
+            notes=source.notes,
+            warnings=_warnings(source, held_out, shared),
+        )
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / _INFO).write_text(json.dumps(info.as_dict()), "utf-8")
 
 
 def _warnings(source: Source, held_out: int, shared: int) -> list[str]:
@@ -187,70 +223,39 @@ def _warnings(source: Source, held_out: int, shared: int) -> list[str]:
     ]
 
 
-def _encode(
-    config: RunConfig,
-    tokenizer: Tokenizer,
-    name: str,
-    part: Sequence[Example],
-    advance: ProgressCallback,
-) -> list[EncodedRow]:
-    """The windows of each example of a split."""
-    encoded: list[EncodedRow] = []
-    for start in range(0, len(part), _ROWS_AT_ONCE):
-        rows = [e.texts for e in part[start : start + _ROWS_AT_ONCE]]
-        if not config.model.has_encoder:
-            # Only how many words there are: their ids follow from the training rows.
-            encoded += [EncodedRow([[0] * len(find_words("\n".join(r)))], False) for r in rows]
-            advance(len(rows), name)
-            continue
-        encoded += encode_rows(
-            tokenizer,
-            rows,
-            config.model,
-            max_windows=config.max_windows,
-        )
-        advance(len(rows), name)
-    return encoded
+def _rows_columns(examples: Examples, part: Indices, persons: NDArray[np.int32]) -> dict[str, Any]:
+    """The columns of `Windows.rows` for the examples of a split, without their texts."""
+    rows = [examples.rows[row] for row in examples.row[part].tolist()]
+    labels = np.array([labels_of(row.mbti_type or "") for row in rows], np.uint8)
+    labels = labels.reshape(-1, len(DIMENSIONS))
+    return {
+        **{d.positive.lower(): labels[:, k] for k, d in enumerate(DIMENSIONS)},
+        "number": np.array([row.number for row in rows], np.int64),
+        "post": examples.post[part].astype(np.int32),
+        "person": persons[part],
+        "mentioned": examples.mentioned[part],
+        "text": None,
+        "shares": pa.array([row.shares for row in rows], pa.list_(pa.float32(), 4)),
+    }
 
 
-def _build_rows_table(part: Sequence[Example], persons: Mapping[str, int]) -> pa.Table:
-    """The table `Windows.rows` for the examples of a split."""
-    labels = np.array([labels_of(e.mbti_type) for e in part], np.uint8).reshape(-1, len(DIMENSIONS))
-    index_of = {mbti_type: index for index, mbti_type in enumerate(TYPES)}
-    return pa.table(
-        {
-            **{d.positive.lower(): labels[:, k] for k, d in enumerate(DIMENSIONS)},
-            "number": np.array([e.number for e in part], np.int64),
-            "post": np.array([e.post for e in part], np.int32),
-            "person": np.array([persons[e.person] for e in part], np.int32),
-            "mentioned": np.array([index_of.get(e.mentioned or "", -1) for e in part], np.int8),
-            "text": pa.array(["\n".join(e.texts) for e in part], pa.large_string()),
-            "shares": pa.array([e.shares for e in part], pa.list_(pa.float32(), 4)),
-        }
-    )
-
-
-def _key(config: RunConfig, source: Source, split_by: str, tokenizer: Tokenizer | None) -> str:
+def _key(config: RunConfig, contents: str, tokenizer: Tokenizer | None) -> str:
     parts: dict[str, Any] = {
         "format": _FORMAT,
-        "fingerprint": source.fingerprint,
-        "split_by": split_by,
+        "contents": contents,
         "data": config.data.model_dump(mode="json", exclude=_NOT_IN_KEY),
         "seed": config.seed,
         "reads_posts": config.model.reads_posts,
         "window_tokens": config.model.window_tokens,
         "max_windows": config.max_windows,
-        "mask_version": MASK_VERSION,
         "has_encoder": config.model.has_encoder,
+        "mask_version": MASK_VERSION,
+        "unicode": unicodedata.unidata_version,
+        "libraries": [version(name) for name in _LIBRARIES],
         # Its contents, not its name: a folder may contain another tokenizer tomorrow.
         "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer else TINY,
     }
     return hash_parts(json.dumps(parts, sort_keys=True))
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
 
 
 def _read_arrow(path: Path) -> pa.Table:

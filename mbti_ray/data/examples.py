@@ -4,18 +4,29 @@ Owns what an example is (a user or a post) and which examples must stay in one s
 of file formats, tokens or tensors.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import itemgetter
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.groups import group_examples, text_key
-from mbti_ray.data.mask import mentions_in, most_mentioned
+from mbti_ray.data.groups import group_owners
+from mbti_ray.data.mask import most_mentioned
+from mbti_ray.data.posts import PostStore, StoredPosts, hash_parts
 from mbti_ray.data.rows import Row, Shares
-from mbti_ray.data.sources import BUILTIN, Source
+from mbti_ray.data.sources import BUILTIN, Source, masking_of, store_rows
 from mbti_ray.data.split import SPLITS, assign_fold, assign_splits
-from mbti_ray.data.text import preprocess_text
 from mbti_ray.errors import DataError
+from mbti_ray.typology import TYPES
+
+Indices = NDArray[np.int64]
+# Posts whose texts are in memory at once.
+_POSTS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,121 @@ class Example:
     shares: Shares | None = None
 
 
+@dataclass(frozen=True)
+class Examples(Sequence[Example]):
+    """E examples with P posts, in the order of the source; their texts are read when asked for.
+
+    Attributes:
+        rows: The rows they come from, one each or one for several.
+        row: Index of each one's row: [E].
+        post: As `Example.post`: [E].
+        store: Has what is known of the posts.
+        places: Of the posts in the store, example after example: [P].
+        offsets: Start of each example in `places`, and the end of the last: [E + 1].
+        persons: `Example.person` of each row.
+        group: Index in `groups`: [E].
+        mentioned: Index in `TYPES` of the type mentioned most often before masking, or -1: [E].
+    """
+
+    rows: Sequence[Row]
+    row: Indices
+    post: Indices
+    store: PostStore
+    places: Indices
+    offsets: Indices
+    persons: Sequence[str]
+    group: Indices
+    groups: Sequence[str]
+    mentioned: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        chosen = np.arange(len(self))[index]
+        examples = self.take(np.atleast_1d(chosen))
+        return examples if isinstance(index, slice) else examples[0]
+
+    def __iter__(self) -> Iterator[Example]:
+        for part in self.batches(np.arange(len(self))):
+            yield from self.take(part)
+
+    def take(self, indices: Indices) -> list[Example]:
+        """Some of the examples, with their texts."""
+        return [
+            Example(
+                texts=tuple(texts),
+                mbti_type=(row := self.rows[self.row[i]]).mbti_type or "",
+                group=self.groups[self.group[i]],
+                person=self.persons[self.row[i]],
+                mentioned=TYPES[self.mentioned[i]] if self.mentioned[i] >= 0 else None,
+                number=row.number,
+                post=int(self.post[i]),
+                shares=row.shares,
+            )
+            for i, texts in zip(indices.tolist(), self.texts(indices), strict=True)
+        ]
+
+    def texts(self, indices: Indices) -> list[list[str]]:
+        """What the model reads of some examples."""
+        read = iter(self.store.read("text", self.places[self.posts_of(indices)]))
+        counts = (self.offsets[indices + 1] - self.offsets[indices]).tolist()
+        return [[next(read) for _ in range(count)] for count in counts]
+
+    def all_texts(self, indices: Indices) -> Iterator[str]:
+        """What the model reads of some examples, one text for each post, a part at a time."""
+        for part in self.batches(indices):
+            yield from chain.from_iterable(self.texts(part))
+
+    def posts_of(self, indices: Indices) -> Indices:
+        """The indices in `places` of the posts of some examples."""
+        starts, ends = self.offsets[indices], self.offsets[indices + 1]
+        counts = ends - starts
+        before = np.cumsum(counts) - counts
+        places: Indices = np.arange(counts.sum()) + np.repeat(starts - before, counts)
+        return places
+
+    def batches(self, indices: Indices) -> Iterator[Indices]:
+        """Examples in parts of some thousand posts each."""
+        ends = np.cumsum(self.offsets[indices + 1] - self.offsets[indices])
+        start = 0
+        while start < len(indices):
+            done = ends[start - 1] if start else 0
+            end = int(np.searchsorted(ends, done + _POSTS_AT_ONCE, side="right"))
+            yield indices[start : max(end, start + 1)]
+            start = max(end, start + 1)
+
+    @property
+    def types(self) -> list[str]:
+        """`Example.mbti_type` of each."""
+        types = [row.mbti_type or "" for row in self.rows]
+        return [types[row] for row in self.row.tolist()]
+
+    def number_persons(self) -> NDArray[np.int32]:
+        """A number for the person of each, in the order of first occurrence: [E]."""
+        numbers = {person: k for k, person in enumerate(dict.fromkeys(self.persons))}
+        return np.array([numbers[person] for person in self.persons], np.int32)[self.row]
+
+
+def count_mentions(
+    store: PostStore, column: str, places: Indices, offsets: Indices
+) -> Iterator[tuple[int, Counter[str]]]:
+    """How often each type is mentioned in the posts between two offsets, where any is.
+
+    In the order of first mention, with the index of the first offset.
+    """
+    found = np.flatnonzero(store.numbers(column)[places])
+    owners = np.searchsorted(offsets, found, side="right") - 1
+    mentions = store.read(column, places[found])
+    pairs = zip(owners.tolist(), mentions, strict=True)
+    for owner, of_owner in groupby(pairs, key=itemgetter(0)):
+        yield owner, Counter(TYPES[place] for _, each in of_owner for place in each)
+
+
 def resolve_split_by(config: RunConfig, source: Source) -> str:
     """`data.split_by`; for auto, author if the source names any, else user."""
     if config.data.split_by != "auto":
@@ -49,36 +175,44 @@ def resolve_split_by(config: RunConfig, source: Source) -> str:
     return person_kind(source.rows)
 
 
-def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> list[Example]:
+def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> Examples:
     """The examples in the rows, in the order of the source."""
-    examples, owners = [], []
-    for row in rows:
-        mbti_type = row.mbti_type or ""
-        user = hash_parts("user", mbti_type, *row.posts)
-        person = f"author:{row.author}" if row.author else user
-        for posts, place in _units(row.posts, config.data.unit):
-            texts = tuple(
-                preprocess_text(post, mask=config.data.mask, also=config.data.mask_also)
-                for post in posts
-            )
-            post = hash_parts("post", text_key(texts[0]))
-            owners.append({"author": person, "user": user, "post": post}[split_by])
-            mentioned = most_mentioned(mentions_in(posts))
-            examples.append(
-                Example(texts, mbti_type, "", person, mentioned, row.number, place, row.shares)
-            )
+    rows = store_rows(rows, masking_of(config.data))
+    parts = [row.posts for row in rows if isinstance(row.posts, StoredPosts)]
+    store = parts[0].store if parts else PostStore()
+    places = np.concatenate([np.zeros(0, np.int64), *(part.places for part in parts)])
+    counts = np.array([len(part) for part in parts], np.int64)
+    if config.data.unit == "user":
+        row, post = np.arange(len(rows)), np.full(len(rows), -1)
+        offsets = np.append(0, np.cumsum(counts))
+    else:
+        row = np.repeat(np.arange(len(rows)), counts)
+        post = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+        offsets = np.arange(len(places) + 1)
+    users = [""] * len(rows)
+    if split_by == "user" or not all(row.author for row in rows):
+        users = [hash_parts("user", row.mbti_type or "", *row.posts) for row in rows]
+    persons = [f"author:{r.author}" if r.author else u for r, u in zip(rows, users, strict=True)]
+    keys = store.numbers("key")[places]
+    if split_by == "post":
+        first, owners = np.unique(keys[offsets[:-1]], return_inverse=True)
+        names = [f"{key:016x}" for key in first.tolist()]
+    else:
+        given = users if split_by == "user" else persons
+        names = [*dict.fromkeys(given)]
+        number = {name: k for k, name in enumerate(names)}
+        owners = np.array([number[name] for name in given], np.int64)[row]
     # Built-in users are drawn one by one: sentences that they share are templates, not copies.
-    is_builtin = config.data.source == BUILTIN
-    shareable = [() if is_builtin else example.texts for example in examples]
-    groups = group_examples(owners, shareable)
-    return [replace(e, group=group) for e, group in zip(examples, groups, strict=True)]
-
-
-def _units(posts: tuple[str, ...], unit: str) -> list[tuple[tuple[str, ...], int]]:
-    """The posts of each example in a row, and their index in the row (-1: all of them)."""
-    if unit == "user":
-        return [(posts, -1)]
-    return [((post,), place) for place, post in enumerate(posts)]
+    shared = slice(0) if config.data.source == BUILTIN else slice(None)
+    text_owners = np.repeat(owners, np.diff(offsets))[shared]
+    is_long = store.numbers("is_long")[places][shared].astype(bool)
+    group_of = group_owners(names, owners, text_owners, keys[shared], is_long)
+    mentioned = np.full(len(row), -1, np.int8)
+    for index, mentions in count_mentions(store, "mentions", places, offsets):
+        mentioned[index] = TYPES.index(most_mentioned(mentions) or "")
+    return Examples(
+        rows, row, post, store, places, offsets, persons, group_of[owners], names, mentioned
+    )
 
 
 def person_kind(rows: Sequence[Row]) -> str:
@@ -92,21 +226,21 @@ def number_persons(examples: Sequence[Example]) -> dict[str, int]:
     return {person: number for number, person in enumerate(persons)}
 
 
-def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """The examples by split (train, val, test), each in the order of the source.
+def split_examples(config: RunConfig, examples: Examples) -> dict[str, Indices]:
+    """The indices of the examples by split (train, val, test), each in the order of the source.
 
     With `data.folds` the test split is `data.fold`; without it, all rows are in train.
 
     Raises:
         DataError: There are too few groups to split.
     """
-    groups, types = [e.group for e in examples], [e.mbti_type for e in examples]
+    groups = [examples.groups[group] for group in examples.group.tolist()]
     data = config.data
     try:
         if data.folds is None:
             assigned = assign_splits(
                 groups,
-                types,
+                examples.types,
                 val_share=data.val_share,
                 test_share=data.test_share,
                 seed=config.seed,
@@ -114,7 +248,7 @@ def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, 
         else:
             assigned = assign_fold(
                 groups,
-                types,
+                examples.types,
                 folds=data.folds,
                 fold=data.fold or 1,
                 val_share=data.val_share,
@@ -128,23 +262,20 @@ def split_examples(config: RunConfig, examples: Sequence[Example]) -> dict[str, 
             "because those that share an author or a text (by its letters and digits, as the model "
             "reads it) are always in one split"
         ) from error
-    members = {
-        name: [e for e, split in zip(examples, assigned, strict=True) if split == place]
-        for place, name in enumerate(SPLITS)
-    }
+    members = {name: np.flatnonzero(assigned == place) for place, name in enumerate(SPLITS)}
     # Then val and test have been trained on, and nothing is measured on them.
-    return members | {"train": list(examples)} if data.trains_on_all else members
+    return members | {"train": np.arange(len(examples))} if data.trains_on_all else members
 
 
-def count_shared(members: Mapping[str, Sequence[Example]]) -> tuple[int, int]:
+def count_shared(
+    examples: Examples, members: Mapping[str, Indices], column: str = "key"
+) -> tuple[int, int]:
     """How many posts are in val and test, and how many of them have their text in train, too.
 
-    Texts are compared as `text_key` does. Not 0 where `group_examples` leaves common texts apart.
+    Texts are compared as `text_key` does, or as written (`written_key`). Not 0 where
+    `group_owners` leaves common texts apart.
     """
-    trained = {text_key(text) for e in members[SPLITS[0]] for text in e.texts}
-    held_out = [text_key(text) for name in SPLITS[1:] for e in members[name] for text in e.texts]
-    return len(held_out), sum(key in trained for key in held_out)
-
-
-def hash_parts(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    keys = examples.store.numbers(column)[examples.places]
+    train, val, test = (keys[examples.posts_of(members[name])] for name in SPLITS)
+    held_out = np.concatenate([val, test])
+    return len(held_out), int(np.isin(held_out, train).sum())

@@ -3,15 +3,16 @@
 Must not know how a split is made, or what a text means.
 """
 
-import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 _NOT_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 _OTHER_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
 # So many letters and digits are no coincidence. Of real tweets, authors shared none of 24 or more.
-_COPY_LETTERS = 64
+COPY_LETTERS = 64
 # A shorter text that this many people wrote links only those who wrote nothing of their own.
 _COMMON = 25
 
@@ -23,47 +24,66 @@ def text_key(text: str) -> str:
     return _NOT_LETTER_OR_DIGIT.sub("", text.casefold()) or text
 
 
-def group_examples(persons: Sequence[str], texts: Sequence[Iterable[str]]) -> list[str]:
-    """The group of each example, given its person and its texts as the model reads them.
+def group_owners(
+    names: Sequence[str],
+    owners: NDArray[np.int64],
+    text_owners: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    is_long: NDArray[np.bool_],
+) -> NDArray[np.int64]:
+    """The group of each owner: the first owner, by name, of those that must be in one split.
 
-    Persons who share a text are one group. But what everybody writes ("thank you") must not make
+    Owners who share a text are one group. But what everybody writes ("thank you") must not make
     one group of all: a text of fewer than 64 letters and digits that n people wrote links those of
-    them of whose texts it is a large enough part. Let k be how many texts a person wrote that
-    nobody else did: the person is linked where 1 / (k + 1) is at least n / 25, or k is 0. Where
+    them of whose texts it is a large enough part. Let k be how many texts an owner wrote that
+    nobody else did: the owner is linked where 1 / (k + 1) is at least n / 25, or k is 0. Where
     longer texts leave fewer than three groups, or one with more than half of the examples, the same
     holds for them. Groups do not depend on the order of the examples.
+
+    Args:
+        names: Of the owners: authors, users or posts.
+        owners: The owner of each example: [E].
+        text_owners: The owner of each text that may link: [P].
+        keys: The hash of each text's `text_key`: [P].
+        is_long: Whether it has 64 letters and digits or more: [P].
     """
-    sizes = Counter(persons)
-    holders: defaultdict[str, set[str]] = defaultdict(set)
-    for person, written in zip(persons, texts, strict=True):
-        for text in written:
-            holders[text_key(text)].add(person)
-    own = Counter(person for by in holders.values() if len(by) == 1 for person in by)
-    limit = max([len(persons) / 2, *sizes.values()])
-    for copy_letters in (_COPY_LETTERS, math.inf):
-        links = (
-            [p for p in by if len(key) >= copy_letters or own[p] + 1 <= max(1, _COMMON / len(by))]
-            for key, by in holders.items()
-        )
-        group_of = _connect(sizes, links)
-        groups = Counter(group_of[person] for person in persons)
-        if len(groups) >= 3 and max(groups.values()) <= limit:
+    # One line for each text and each owner who wrote it; equal texts are next to each other.
+    order = np.lexsort((text_owners, keys))
+    keys, holders, is_long = keys[order], text_owners[order], is_long[order]
+    is_first = np.ones(len(keys), bool)
+    is_first[1:] = (keys[1:] != keys[:-1]) | (holders[1:] != holders[:-1])
+    keys, holders, is_long = keys[is_first], holders[is_first], is_long[is_first]
+    texts = np.cumsum(np.append(False, keys[1:] != keys[:-1])) if len(keys) else np.zeros(0, int)
+    written_by = np.bincount(texts)[texts]
+    own = np.bincount(holders[written_by == 1], minlength=len(names))
+    is_own_enough = own[holders] + 1 <= np.maximum(1, _COMMON / written_by)
+    sizes = np.bincount(owners, minlength=len(names))
+    limit = max(len(owners) / 2, sizes.max(initial=0))
+    rank = np.empty(len(names), np.int64)
+    by_name = sorted(range(len(names)), key=names.__getitem__)
+    rank[by_name] = np.arange(len(names))
+    for is_linked in (is_own_enough | is_long, is_own_enough):
+        linked, text = holders[is_linked], texts[is_linked]
+        is_pair = text[1:] == text[:-1]
+        roots = _connect(rank[linked[:-1][is_pair]], rank[linked[1:][is_pair]], len(names))
+        group_of = np.array(by_name, np.int64)[roots[rank]]
+        groups = np.bincount(group_of, weights=sizes, minlength=len(names))
+        if np.count_nonzero(groups) >= 3 and groups.max() <= limit:
             break
-    return [group_of[person] for person in persons]
+    return group_of
 
 
-def _connect(names: Iterable[str], links: Iterable[Sequence[str]]) -> dict[str, str]:
-    """The first name, in alphabetical order, of those that each name is linked to."""
-    root = {name: name for name in names}
+def _connect(first: NDArray[np.int64], second: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The smallest number that each number is linked to, directly or by others."""
+    root = np.arange(count).tolist()
 
-    def find(name: str) -> str:
-        while root[name] != name:
-            root[name] = root[root[name]]
-            name = root[name]
-        return name
+    def find(number: int) -> int:
+        while root[number] != number:
+            root[number] = root[root[number]]
+            number = root[number]
+        return number
 
-    for linked in links:
-        for name in linked[1:]:
-            first, second = sorted((find(linked[0]), find(name)))
-            root[second] = first
-    return {name: find(name) for name in root}
+    for one, other in zip(first.tolist(), second.tolist(), strict=True):
+        low, high = sorted((find(one), find(other)))
+        root[high] = low
+    return np.fromiter(map(find, range(count)), np.int64, count)

@@ -6,7 +6,7 @@ which file format or column the cells came from; masks nothing.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mbti_ray.data.text import has_content, repair_encoding
@@ -28,7 +28,8 @@ class Row:
         number: Where to find it: the line in a CSV (1 is the header) or JSON Lines file, else the
             row, counted from 1.
         mbti_type: One of `typology.TYPES`; None only when read with ``labelled=False``.
-        posts: Texts as written, with the encoding repaired; never masked, never empty.
+        posts: Texts as written, with the encoding repaired; never masked, never empty. Those of a
+            row that `store_rows` returned are read from their store when asked for.
         author: Who wrote it, if the source says; an empty cell is None.
         id: The `id` column, if there is one.
         shares: The soft label: how far, from 0 to 1, it is E, N, T and J, if the source says.
@@ -36,7 +37,7 @@ class Row:
 
     number: int
     mbti_type: str | None
-    posts: tuple[str, ...]
+    posts: Sequence[str]
     author: str | None = None
     id: str | None = None
     shares: Shares | None = None

@@ -7,17 +7,21 @@ splits or tokens.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.columns import ColumnMap
-from mbti_ray.data.readers import BUILTIN, is_file_name, read_records
+from mbti_ray.data.posts import Masking, PostStore, StoredPosts, describe_posts
+from mbti_ray.data.processes import MapBatches, map_here
+from mbti_ray.data.readers import BUILTIN, Record, is_file_name, read_records
 from mbti_ray.data.rows import BadRow, Row, parse_row
 from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError
@@ -28,6 +32,9 @@ __all__ = ["BUILTIN", "BadRow", "Row", "Source", "read_source", "stream_rows"]
 # The first rows, by which a source is checked before work starts.
 _HEAD_ROWS = 1024
 _DEFAULTS = DataConfig()
+# What is parsed at once, and what a record counts for besides its text.
+_BATCH_CHARS = 2**19
+_RECORD_CHARS = 64
 # Larger files are not read an additional time to count their rows.
 _MAX_BYTES_COUNTED = 2**28
 
@@ -57,7 +64,7 @@ class Source:
         """First 16 hex digits of the SHA-256 of labels, posts and authors in order."""
         digest = hashlib.sha256()
         for row in self.rows:
-            parts = [row.mbti_type, row.posts, row.author, *([row.shares] if row.shares else [])]
+            parts = [row.mbti_type, [*row.posts], row.author, *([row.shares] if row.shares else [])]
             digest.update(json.dumps(parts).encode() + b"\n")
         return digest.hexdigest()[:16]
 
@@ -68,6 +75,8 @@ def read_source(
     *,
     labelled: bool = True,
     first: int | None = None,
+    store: PostStore | None = None,
+    map_batches: MapBatches = map_here,
 ) -> Source:
     """All rows of ``builtin``, a file, a saved dataset folder, or a hub dataset.
 
@@ -75,24 +84,28 @@ def read_source(
         options: Names of columns, the separator, the allowed share of bad rows.
         labelled: Whether each row needs a type; otherwise a missing or unknown one is None.
         first: Read only this many rows, good and bad ones together.
+        store: Takes the posts; the rows then point at them there (see `store_rows`).
+        map_batches: Parses batches of records, in order; the result does not depend on how.
 
     Raises:
         DataError: The source does not exist, cannot be read, has no rows, lacks a column, or has
             a larger share of bad rows than `data.max_bad_share`.
     """
     if source == BUILTIN:
-        return Source(source, builtin_rows()[:first], [], 0)
-    rows: list[Row] = []
+        rows = builtin_rows()[:first]
+        if store is not None:
+            rows = store_rows(rows, masking_of(options), store)
+        return Source(source, rows, [], 0)
+    rows = []
     bad: list[BadRow] = []
     repaired = 0
     columns = ColumnMap(source, options)
-    for number, cells in islice(read_records(columns), first):
-        row, was_repaired = _parse_record(number, cells, options, labelled=labelled)
-        if isinstance(row, BadRow):
-            bad.append(row)
-        else:
-            rows.append(row)
-            repaired += was_repaired
+    parse = partial(_parse_batch, options=options, labelled=labelled, is_stored=store is not None)
+    for parsed, posts in map_batches(parse, _batches(islice(read_records(columns), first))):
+        bad += [row for row, _ in parsed if isinstance(row, BadRow)]
+        good = [row for row, _ in parsed if isinstance(row, Row)]
+        rows += good if store is None or posts is None else _attach(good, posts, store)
+        repaired += sum(was_repaired for _, was_repaired in parsed)
     if not rows and not bad:
         raise DataError(f"{source}: has no rows")
     columns.check(labelled=labelled)
@@ -108,6 +121,59 @@ def read_source(
     elif halves := sum(share == 0.5 for row in rows for share in row.shares or ()):
         notes.append(f"{halves:,} shares of exactly 0.5 count as the pole I, S, F or P")
     return Source(source, rows, bad, repaired, notes=notes)
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Records in batches of some hundred thousand characters."""
+    batch: list[Record] = []
+    size = 0
+    for number, cells in records:
+        batch.append((number, cells))
+        text = cells if isinstance(cells, str) else cells.get("text")
+        size += _RECORD_CHARS + (len(text) if isinstance(text, str) else len(str(text)))
+        if size >= _BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _parse_batch(
+    records: Sequence[Record], *, options: DataConfig, labelled: bool, is_stored: bool
+) -> tuple[list[tuple[Row | BadRow, bool]], pa.RecordBatch | None]:
+    """The row of each record, and whether it was repaired; with the posts apart if stored."""
+    parsed = [_parse_record(n, cells, options, labelled=labelled) for n, cells in records]
+    if not is_stored:
+        return parsed, None
+    good = [row for row, _ in parsed if isinstance(row, Row)]
+    detached, posts = _detach(good, masking_of(options))
+    rows = iter(detached)
+    return [(next(rows) if isinstance(r, Row) else r, was) for r, was in parsed], posts
+
+
+def masking_of(options: DataConfig) -> Masking:
+    return Masking(options.mask, options.mask_also)
+
+
+def store_rows(rows: Sequence[Row], masking: Masking, store: PostStore | None = None) -> list[Row]:
+    """The rows with their posts in a store; as they are if these are in one."""
+    if rows and isinstance(rows[0].posts, StoredPosts):
+        return [*rows]
+    return _attach(*_detach(rows, masking), store or PostStore())
+
+
+def _detach(rows: Sequence[Row], masking: Masking) -> tuple[list[Row], pa.RecordBatch]:
+    """The rows with the number of their posts in place of these, and the posts apart."""
+    posts = describe_posts([post for row in rows for post in row.posts], masking)
+    return [replace(row, posts=range(len(row.posts))) for row in rows], posts  # type: ignore[arg-type]
+
+
+def _attach(rows: Sequence[Row], posts: pa.RecordBatch, store: PostStore) -> list[Row]:
+    ends = accumulate((len(row.posts) for row in rows), initial=store.append(posts))
+    return [
+        replace(row, posts=StoredPosts(store, [range(start, end)]))
+        for row, (start, end) in zip(rows, pairwise(ends), strict=True)
+    ]
 
 
 def _check_shares(rows: list[Row], notes: list[str]) -> list[Row]:
@@ -194,6 +260,23 @@ def count_rows(source: str, options: DataConfig = _DEFAULTS) -> int | None:
     if path.is_file() and path.stat().st_size <= _MAX_BYTES_COUNTED:
         return sum(1 for _ in read_records(ColumnMap(source, options)))
     return None
+
+
+def contents_of(options: DataConfig) -> str:
+    """A hash of what is in `data.source`, and of how the name of a file says it is to be read.
+
+    Raises:
+        DataError: The source does not exist or cannot be read.
+    """
+    path = Path(options.source).expanduser()
+    is_saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+    if options.source == BUILTIN or path.is_file() or is_saved:
+        found: str = fingerprint_of(options.source)["sha256"]
+        return "".join([*path.suffixes[-2:], ":", found]).lower()
+    digest = hashlib.sha256()
+    for record in read_records(ColumnMap(options.source, options)):
+        digest.update(repr(record).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def fingerprint_of(source: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mbti_ray.config.data_section import DataConfig
+from mbti_ray.data.posts import PostStore, join_posts
+from mbti_ray.data.processes import MapBatches, map_here
 from mbti_ray.data.rows import BadRow, Row
 from mbti_ray.data.sources import BUILTIN, Source, read_source, stream_rows
 from mbti_ray.errors import DataError
@@ -20,13 +22,19 @@ _PLACEHOLDERS = frozenset(
 _MAX_KEPT_CHARACTERS = 10**9
 
 
-def load_users(options: DataConfig) -> Source:
+def load_users(
+    options: DataConfig, *, store: PostStore | None = None, map_batches: MapBatches = map_here
+) -> Source:
     """The labelled rows of `data.source`: a row for each user, or as the source has them.
+
+    Args:
+        store: As `read_source`.
+        map_batches: As `read_source`.
 
     Raises:
         DataError: As `read_source`, or authors have more than one type.
     """
-    source = read_source(options.source, options)
+    source = read_source(options.source, options, store=store, map_batches=map_batches)
     notes = [*source.notes]
     rows = _without_placeholders(source.rows, notes)
     rows = _with_one_type(source.name, rows, options, notes)
@@ -152,7 +160,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _join(rows: Sequence[Row]) -> Row:
-    posts = tuple(post for row in rows for post in row.posts)
+    posts = join_posts(row.posts for row in rows)
     if any(row.shares is None for row in rows):
         return replace(rows[0], posts=posts, shares=None)
     e, n, t, j = (sum(column) / len(rows) for column in zip(*(r.shares for r in rows), strict=True))

@@ -58,7 +58,7 @@ def load_compared_rows(first: Path, second: Path, overrides: Sequence[str]) -> C
     origins: list[list[str]] = []
     for bundle, manifest, own in zip((first, second), manifests, configs, strict=True):
         mask = {"data.mask": own.data.mask, "data.mask_also": own.data.mask_also}
-        examples = build_examples(override(configs[0], mask), source.rows, split_by)
+        examples = [*build_examples(override(configs[0], mask), source.rows, split_by)]
         origins.append(find_origins(bundle, manifest, examples))
     unseen = [
         k for k, of_both in enumerate(zip(*origins, strict=True)) if not {*of_both} & {*_SEEN}

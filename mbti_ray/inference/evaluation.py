@@ -129,7 +129,7 @@ def load_evaluation_data(
     manifest = load_manifest(bundle)
     config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=OVERRIDES)
     source = load_users(config.data)
-    examples = build_examples(config, source.rows, resolve_split_by(config, source))
+    examples = [*build_examples(config, source.rows, resolve_split_by(config, source))]
     hashes = load_row_hashes(bundle)
     origins = find_origins(bundle, manifest, examples)
     tagged = list(zip(examples, origins, strict=True))

@@ -51,7 +51,7 @@ def test_a_tiny_encoder_memorizes_32_texts(quick: Build, data: Dataset) -> None:
         few.table.slice(0, int(np.searchsorted(few.row_index, 32))), few.rows.slice(0, 32)
     )
     assert small.row_count == 32
-    memorized = Dataset({**data.splits, "train": small}, data.tokenizer, data.info, data.key)
+    memorized = Dataset({**data.splits, "train": small}, data.tokenizer, data.info, data.folder)
     config = quick("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
     worker = Worker()
     run(config, memorized, worker)

@@ -23,7 +23,8 @@ from mbti_ray.data.examples import (
     resolve_split_by,
     split_examples,
 )
-from mbti_ray.data.groups import group_examples, text_key
+from mbti_ray.data.groups import text_key
+from mbti_ray.data.rows import Row
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
 from mbti_ray.reports.wording import caveats
@@ -52,11 +53,17 @@ def write(tmp_path):
     return _write
 
 
+class Members(dict):
+    """The examples of a source by split; `shared` is what `count_shared` counts."""
+
+
 def split_of(config):
-    """The examples of a source by split."""
     source = load_users(config.data)
     examples = build_examples(config, source.rows, resolve_split_by(config, source))
-    return split_examples(config, examples)
+    indices = split_examples(config, examples)
+    members = Members({name: examples.take(part) for name, part in indices.items()})
+    members.shared = count_shared(examples, indices)
+    return members
 
 
 def held_out_in_train(members):
@@ -84,7 +91,7 @@ def test_rows_of_one_text_are_in_one_split_whatever_split_by_says(write, unit, s
     members = split_of(write(rows, f"data.unit={unit}", f"data.split_by={split_by}", *WIDE))
     assert held_out_in_train(members) == []
     assert all(members.values())
-    assert count_shared(members) == (sum(len(members[s]) for s in ("val", "test")), 0)
+    assert members.shared == (sum(len(members[s]) for s in ("val", "test")), 0)
 
 
 @pytest.mark.parametrize(
@@ -118,17 +125,17 @@ def test_a_greeting_that_everybody_writes_does_not_join_those_with_texts_of_thei
         rows += [(f"u{k}", TYPES[k % 16], "thank you!"), (f"u{k}", TYPES[k % 16], f"{k} own words")]
     members = split_of(write(rows))
     assert len({e.group for part in members.values() for e in part}) == 40
-    held_out, shared = count_shared(members)
+    held_out, shared = members.shared
     assert (held_out, shared) == (2 * sum(len(members[s]) for s in ("val", "test")), held_out // 2)
     assert len(held_out_in_train(members)) == shared
 
 
 def test_a_copied_post_joins_even_people_with_texts_of_their_own():
     copied = "a story of more than sixty-four letters that somebody posts and somebody else repeats"
-    persons = [f"p{k}" for k in range(30)]
-    texts = [[f"own {k}", "hi", copied if k in (3, 17) else f"other {k}"] for k in range(30)]
-    groups = group_examples(persons, texts)
-    assert groups[3] == groups[17]
+    texts = [(f"own {k}", "hi", copied if k in (3, 17) else f"other {k}") for k in range(30)]
+    rows = [Row(k, TYPES[k % 16], each, f"author {k:02}") for k, each in enumerate(texts)]
+    groups = [e.group for e in build_examples(load_run("quick", ["data.source=x"]), rows, "author")]
+    assert groups[3] == groups[17] == "author:author 03"
     assert len(set(groups)) == 29
 
 
@@ -137,7 +144,7 @@ def test_a_signature_below_every_post_does_not_join_all_people(write):
     rows = [(f"u{k}", TYPES[k % 16], t) for k in range(60) for t in (signature, f"{k} alone")]
     members = split_of(write(rows))
     assert len({e.group for part in members.values() for e in part}) == 60
-    held_out, shared = count_shared(members)
+    held_out, shared = members.shared
     assert held_out == 2 * shared > 0
 
 
@@ -170,7 +177,7 @@ def test_notes_and_bad_rows_are_those_of_the_file_that_is_read(write, tmp_path):
     first = prepare_dataset(write(rows), tmp_path / "cache")
     named = write([(*row, "x") for row in rows], header=("author", "type", "text", "likes"))
     second = prepare_dataset(named, tmp_path / "cache")
-    assert first.key == second.key
+    assert first.info.fingerprint == second.info.fingerprint
     assert first.info.notes == []
     assert second.info.notes == ['columns not used: "likes"']
 
@@ -280,7 +287,7 @@ def test_no_text_is_in_two_splits_in_any_order_and_format(
             found.append(re.sub(r"^\S+: ", "", str(error))[:20])
             continue
         shared = held_out_in_train(members)
-        assert count_shared(members)[1] == len(shared)
+        assert members.shared[1] == len(shared)
         check_only_common_texts_are_shared(members, split_by)
         found.append(
             {name: sorted(t for e in part for t in e.texts) for name, part in members.items()}

@@ -1,0 +1,76 @@
+"""A map over batches in several processes, in order. Must not know what is mapped, or Ray."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+from multiprocessing import get_context
+from typing import Any, Protocol, TypeVar
+
+from mbti_ray.errors import DataError
+
+# More would wait for the one that reads the source.
+_MAX_PROCESSES = 16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class MapBatches(Protocol):
+    """Applies a function to batches, wherever it runs; yields the results in order."""
+
+    def __call__(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]: ...
+
+
+def map_here(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The `MapBatches` of this process alone."""
+    return map(function, items)
+
+
+class ProcessMap:
+    """A `MapBatches` on all cores of this machine.
+
+    The processes are started for the second batch: a single one is done here. Each holds one batch
+    and another one waits for it, so memory does not grow with their number.
+    """
+
+    def __init__(self, processes: int | None = None) -> None:
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        self._processes = processes or min(available, _MAX_PROCESSES)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "ProcessMap":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __call__(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        items = iter(items)
+        head = [*islice(items, 2)]
+        if len(head) < 2 or self._processes == 1:
+            yield from map(function, chain(head, items))
+            return
+        if self._pool is None:
+            # Not forked: this process may have threads, and libraries that do not survive a fork.
+            self._pool = ProcessPoolExecutor(self._processes, get_context("spawn"))
+        running: deque[Future[Any]] = deque()
+        try:
+            for item in chain(head, items):
+                running.append(self._pool.submit(function, item))
+                if len(running) > 2 * self._processes:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a process that prepares the data was killed; if memory ran out, allow fewer "
+                "cores (taskset -c 0) or use a machine with more of it"
+            ) from None
