@@ -55,11 +55,13 @@ def train(
     return folder, json.loads(folder.scores.read_text("utf-8"))
 
 
-@pytest.mark.parametrize("reader", ["tfidf", "stack", "best"])
+@pytest.mark.parametrize("reader", ["tfidf", "stack", "best", "stack of posts"])
 def test_evaluate_and_the_predictor_score_as_the_run_did(
     quick: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str], reader: str
 ) -> None:
-    config = quick(f"model.reader={reader}", "fit.epochs=1", "fit.monitor=f1_mean")
+    reader, _, member = reader.partition(" of ")
+    settings = [f"model.reader={reader}", f"model.member={member or 'windows'}"]
+    config = quick(*settings, "fit.epochs=1", "fit.monitor=f1_mean")
     folder, scores = train(config, tmp_path)
     assert scores["reader"] in ({"tfidf", "windows", "stack"} if reader == "best" else {reader})
     capsys.readouterr()
