@@ -38,6 +38,8 @@ def write_predictions(
         "persons": np.asarray(scored.persons, np.int64),
         "mentioned": mentioned,
     }
+    if scored.tokens is not None:
+        arrays["tokens"] = scored.tokens
     if tfidf is not None:
         arrays["tfidf"] = tfidf.predicted
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder.predictions)
@@ -105,6 +107,7 @@ def score_folds(config: RunConfig, data: Dataset, results: FoldResults) -> dict[
         found["thresholds"],
         found["persons"],
         config.scoring.abstain,
+        found.get("tokens"),
     )
     card = results.scores[0]["scorecard"]
     reason = card["missing"].get("tfidf", "a fold has none")

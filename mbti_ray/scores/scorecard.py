@@ -83,7 +83,7 @@ class Scored:
     Attributes:
         probabilities: Of the positive poles, calibrated, [R, 4].
         labels: 1 where the label is the positive pole, [R, 4].
-        thresholds: Above them the positive pole is predicted, [4].
+        thresholds: Above them the positive pole is predicted, [4]; of several runs [R, 4].
         persons: Who wrote each row, any numbers, [R].
         abstain: Half the width of the band around a threshold in which X is predicted.
         tokens: Read of each row, [R].
