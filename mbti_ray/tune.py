@@ -143,6 +143,8 @@ def _print_summary(summary: "StudySummary", run: RunSetup[StudyConfig]) -> Resul
     folder = run.folder
     scores = json.loads(folder.best.scores.read_text("utf-8"))
     verdict = print_verdict(scores["scorecard"], run.data.info.as_dict())
+    if "choice" in scores:
+        print_line(scores["choice"]["line"])
     print_heading("trials")
     print_trials(summary)
     if summary["stopped_early"]:

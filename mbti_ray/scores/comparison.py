@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from mbti_ray.scores.bootstrap import Array, bootstrap, swap_test
-from mbti_ray.scores.metrics import confusion_cells, metrics_of_confusion
+from mbti_ray.scores.metrics import cells_by_person, metrics_of_confusion
 from mbti_ray.scores.names import COMPARED_NAMES, METRIC_NAMES
 from mbti_ray.scores.scorecard import Scored
 from mbti_ray.scores.verdict import is_significant
@@ -47,7 +47,7 @@ class Comparison(TypedDict):
 def compare(first: Scored, second: Scored, *, resamples: int, seed: int = 0) -> Comparison:
     """Compare predictions for the same rows, which are in the same order."""
     people, persons = np.unique(first.persons, return_inverse=True)
-    sums = tuple(_sums_by_person(scored, persons, len(people)) for scored in (first, second))
+    sums = tuple(_sums_by_person(scored, persons) for scored in (first, second))
     estimates = bootstrap(
         lambda weights: {str(k): _measures(weights @ own) for k, own in enumerate(sums)},
         rows=len(persons),
@@ -114,20 +114,17 @@ def describe_comparison(found: Comparison, first: str, second: str) -> str:
     return f"{second} is {', but '.join(clauses)}, on {people}"
 
 
-def _sums_by_person(scored: Scored, persons: Any, groups: int) -> Array:
-    """Of each dimension the cells of its confusion matrix and the squared error: [G, 4 x 5]."""
-    labels = scored.labels.astype(np.int64)
-    cells = np.eye(4)[confusion_cells(scored.predicted, labels)]
-    squares = (scored.probabilities - labels) ** 2
-    sums = np.zeros((groups, 4, 5))
-    np.add.at(sums, persons, np.concatenate([cells, squares[..., None]], 2))
-    return sums.reshape(groups, -1)
+def _sums_by_person(scored: Scored, persons: Any) -> Array:
+    """The cells of four confusion matrices and the four squared errors: [G, 16 + 4]."""
+    squares = (scored.probabilities - scored.labels.astype(float)) ** 2
+    errors = [np.bincount(persons, column) for column in squares.T]
+    cells = cells_by_person(scored.predicted, scored.labels.astype(np.int64), persons)
+    return np.column_stack([cells, *errors])
 
 
 def _measures(sums: Array) -> Array:
-    """The MEASURES [B, 7] of sums [B, 4 x 5]."""
-    tables = sums.reshape(len(sums), 4, 5)
-    cells, squares = tables[..., :4], tables[..., 4]
+    """The MEASURES [B, 7] of sums [B, 16 + 4]."""
+    cells, squares = sums[:, :16].reshape(-1, 4, 4), sums[:, 16:]
     found = metrics_of_confusion(cells)
     brier = squares / cells.sum(-1)
     means = [values.mean(1) for values in (found["accuracy"], found["macro_f1"], brier)]

@@ -240,15 +240,23 @@ def macro_f1_by_person(
     predicted: NDArray[np.bool_], labels: NDArray[Any], persons: NDArray[Any]
 ) -> Callable[[Array], Array]:
     """Macro-F1 [B, 4] of predictions [R, 4], for persons weighted [B, G]."""
+    sums = cells_by_person(predicted, labels, persons)
+    return lambda weights: macro_f1_of_cells(weights @ sums)
+
+
+def macro_f1_of_cells(cells: Array) -> Array:
+    """Macro-F1 [B, 4] of the confusion matrices of four dimensions [B, 16]."""
+    return metrics_of_confusion(cells.reshape(-1, 4, _CELLS))["macro_f1"]
+
+
+def cells_by_person(
+    predicted: NDArray[np.bool_], labels: NDArray[Any], persons: NDArray[Any]
+) -> Array:
+    """The confusion matrices of each person in four dimensions, [G, 16]."""
     groups = int(persons.max()) + 1
     cells = persons[:, None] * _CELLS + confusion_cells(predicted, labels)
     counts = [np.bincount(column, minlength=groups * _CELLS) for column in cells.T]
-    sums = np.concatenate([c.reshape(groups, _CELLS) for c in counts], axis=1).astype(float)
-
-    def macro_f1(weights: Array) -> Array:
-        return metrics_of_confusion((weights @ sums).reshape(-1, 4, _CELLS))["macro_f1"]
-
-    return macro_f1
+    return np.concatenate([c.reshape(groups, _CELLS) for c in counts], axis=1).astype(float)
 
 
 def correct_sums(correct: NDArray[np.bool_], persons: NDArray[Any]) -> Array:

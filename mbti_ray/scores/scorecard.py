@@ -15,15 +15,25 @@ from numpy.typing import NDArray
 
 from mbti_ray.errors import DataError
 from mbti_ray.scores.baselines import Baseline
-from mbti_ray.scores.bootstrap import LEVEL, Array, Estimate, Statistic, bootstrap, sign_flip_p
+from mbti_ray.scores.bootstrap import (
+    LEVEL,
+    Array,
+    Estimate,
+    Statistic,
+    bootstrap,
+    sign_flip_p,
+    swap_test,
+)
 from mbti_ray.scores.calibration import abstained
 from mbti_ray.scores.metrics import (
     BINS,
     METRICS,
     RATES,
+    cells_by_person,
     confusion_cells,
     correct_sums,
     macro_f1_by_person,
+    macro_f1_of_cells,
     metrics_by_person,
     rates_by_person,
     reliability_bin,
@@ -270,11 +280,15 @@ def _paired(
     difference = _rates(estimates[_MODEL] - estimates[_RATES_OF + best.name])
     sums = correct_sums(scored.correct, persons) - correct_sums(_correct(best, scored), persons)
     p = dict(zip(RATES, sign_flip_p(sums, seed=seed).tolist(), strict=True))
+    labels = scored.labels.astype(np.int64)
+    cells = [cells_by_person(x, labels, persons) for x in (best.predicted, scored.predicted)]
+    p_f1, _ = swap_test(
+        cells[0], cells[1], lambda c: macro_f1_of_cells(c).mean(1, keepdims=True), seed=seed
+    )
     macro_f1 = (estimates["macro_f1"] - estimates[_F1_OF + best.name]).mean().interval(0)
     return {
         "against": best.name,
         **{name: difference[name] | {"p": p[name]} for name in PAIRED},
-        # It is no sum over persons, which the permutation test needs: the interval has to do.
-        "macro_f1": dict(macro_f1 or {}) | {"p": None},
+        "macro_f1": dict(macro_f1 or {}) | {"p": float(p_f1[0])},
         "test": "sign-flip permutation by person, two-sided",
     }

@@ -195,7 +195,10 @@ def test_a_baseline_has_the_macro_f1_of_scikit_learn_and_the_model_is_compared_i
     difference = card["paired"]["macro_f1"]
     assert difference["value"] == pytest.approx(mine - theirs)
     assert difference["low"] < mine - theirs < difference["high"]
-    assert difference["p"] is None
+    excludes_zero = difference["low"] > 0 or difference["high"] < 0
+    assert (difference["p"] < 0.05) == excludes_zero
+    better = answering(scored, name="better", mistakes=0.01)
+    assert card_of(scored, [better])["paired"]["macro_f1"]["p"] < 0.001
 
 
 @pytest.mark.parametrize("comparable", [None, False])
