@@ -296,7 +296,7 @@ def test_words_that_could_not_be_weighed_can_be_tried_again(
     assert page.get_by_role("button", name="Which words?").is_visible()
 
 
-def test_letters_of_which_the_test_scores_say_nothing_are_grey_and_named(
+def test_letters_of_which_the_test_scores_say_nothing_are_gray_and_named(
     url: str, open_page: Any, read: Any
 ) -> None:
     page = open_page(url, **STILL)
@@ -326,7 +326,7 @@ def test_letters_of_which_the_test_scores_say_nothing_are_grey_and_named(
     page.route("**/info", make_worthless)
     page.reload()
     read(page, TEXT)
-    assert "do not show that its letters are worth anything" in page.locator("#idle").inner_text()
+    assert "do not show that they are worth anything" in page.locator("#idle").inner_text()
     assert page.locator("#type .idle, #type .unsure").count() == 4
 
 
