@@ -213,11 +213,19 @@ class ServedModel:
             check_wait(self._batcher.wait_s, max_wait_s=self._config.max_wait_s)
             output = await self._batcher.compute(windows[start : start + at_once])
             values.append(output.values)
-        if not rows:
-            return []
-        found = await run(
-            lambda: predictor.to_predictions(predictor.pool(rows, torch.cat(values))), ()
-        )
+        place_of = {tuple(window): place for place, window in enumerate(windows)}
+        outputs = torch.cat(values) if values else torch.empty(0, 0)
+
+        def predict_part(part: list[EncodedRow]) -> list[Prediction]:
+            places = [place_of[tuple(window)] for window in distinct_windows(part)[0]]
+            return predictor.to_predictions(predictor.pool(part, outputs[places]))
+
+        found: list[Prediction] = []
+        loop = asyncio.get_running_loop()
+        for start in range(0, len(rows), _USERS_AT_ONCE):
+            # A layer among posts takes as long as a pass, so it runs where passes do.
+            own = rows[start : start + _USERS_AT_ONCE]
+            found += await loop.run_in_executor(self._executor, predict_part, own)
         return [prediction.probabilities for prediction in found]
 
     def _store(self, predictions: Mapping[bytes, Prediction]) -> None:

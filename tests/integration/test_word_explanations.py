@@ -13,7 +13,8 @@ import httpx
 import pytest
 from http_client import client_of
 
-from mbti_ray.config.schema import ServeConfig
+from mbti_ray.config import RunConfig
+from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.serving.app import build_api
 from mbti_ray.serving.router import Router
@@ -73,6 +74,22 @@ def test_the_influence_of_a_word_is_the_difference_to_the_answer_without_it(
     assert answer["probabilities"] == pytest.approx(plain, abs=1e-6)
     for pole, p in plain.items():
         assert words["well-read"][pole] == pytest.approx(p - other[pole], abs=1e-6)
+
+
+def test_words_of_a_reader_of_posts_are_weighed_within_all_posts(
+    quick: Callable[..., RunConfig],
+    make_bundle: Callable[[RunConfig], Path],
+    executor: ThreadPoolExecutor,
+) -> None:
+    config = quick("model.reader=posts", "model.post_layers=1", "fit.epochs=1")
+    predictor = Predictor.load(make_bundle(config))
+    model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e5)
+    posts = ["a quiet evening", "we met friends", "so"]
+    (response,) = post(model, {"posts": posts, "explain": "words"})
+    full, without = predictor.predict([posts, ["a quiet", *posts[1:]]], whole=True)
+    (word,) = (w for w in response.json()["read"][0]["words"] if w["start"] == 8)
+    for pole, p in full.probabilities.items():
+        assert word[pole] == pytest.approx(p - without.probabilities[pole], abs=1e-5)
 
 
 def test_of_several_posts_those_that_matter_most_are_explained(model: ServedModel) -> None:
