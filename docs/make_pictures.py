@@ -17,6 +17,8 @@ import sys
 import time
 from collections.abc import Iterator
 from html import escape
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import httpx
@@ -122,22 +124,27 @@ def animation(frames: list[Frame], colors: dict[str, str]) -> str:
         f'<rect width="100%" height="100%" rx="8" fill="{colors["paper"]}" '
         f'stroke="{colors["frame"]}"/>',
     ]
-    start = 0.0
-    for seconds, lines in frames:
-        first, last = start / total, (start + seconds) / total
-        start += seconds
-        text = "".join(
-            f'<text x="12" y="{24 + row * _CELL_H}" xml:space="preserve">{line}</text>'
-            for row, line in enumerate(lines)
-            if line
-        )
-        times, values = f"0;{first:.5f};{min(last, 1):.5f}", "hidden;visible;hidden"
-        parts.append(
-            f'<g visibility="hidden">{text}<animate attributeName="visibility" '
-            f'dur="{total:.2f}s" repeatCount="indefinite" calcMode="discrete" '
-            f'keyTimes="{times}" values="{values}"/></g>'
-        )
+    for row in range(LINES):
+        start = 0.0
+        moments = [(seconds, lines[row]) for seconds, lines in frames]
+        for line, group in groupby(moments, itemgetter(1)):
+            end = start + sum(seconds for seconds, _ in group)
+            if line:
+                parts.append(
+                    f'<text x="12" y="{24 + row * _CELL_H}" xml:space="preserve" '
+                    f'visibility="hidden">{line}{_shown(start / total, end / total, total)}</text>'
+                )
+            start = end
     return "\n".join([*parts, "</svg>\n"])
+
+
+def _shown(first: float, last: float, total: float) -> str:
+    """Makes its parent visible between two shares of the whole."""
+    times, values = f"0;{first:.4f};{min(last, 1):.4f}", "hidden;visible;hidden"
+    return (
+        f'<animate attributeName="visibility" dur="{total:.2f}s" repeatCount="indefinite" '
+        f'calcMode="discrete" keyTimes="{times}" values="{values}"/>'
+    )
 
 
 def take_page() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY = ROOT / "tune_configs" / "quick.yaml"
+STUDY = "tune_configs/quick.yaml"
 # The built-in corpus is small and synthetic: a model trained on it knows the words of that corpus.
 TEXT = (
     "Nothing beats silence and books. I think about theories and patterns, trust logic and "
@@ -25,12 +25,9 @@ _READY_S = 120
 
 
 def main() -> int:
-    storage = ROOT / "runs"
-    search = _command("tune", str(STUDY), f"storage={storage}", "name=demo", "--fresh")
-    subprocess.run(search, check=True)
-    bundle = storage / "demo" / "best" / "bundle"
+    subprocess.run(_command("tune", STUDY, "name=demo", "--fresh"), check=True)
     port = _free_port()
-    service = subprocess.Popen(_command("serve", str(bundle), f"serve.port={port}"))
+    service = subprocess.Popen(_command("serve", "runs/demo", f"serve.port={port}"))
     try:
         response = _request_prediction(f"http://127.0.0.1:{port}", service)
     finally:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from mbti_ray.cli.command import build_parser, run_command, split_base
+from mbti_ray.cli.command import build_parser, relative, run_command, split_base
 from mbti_ray.cli.next_commands import ask_command, watch_command
 from mbti_ray.cli.progress import print_opening, step
 from mbti_ray.cli.tables import Result, console, print_pairs, print_warning
@@ -76,7 +76,7 @@ def _serve(options: argparse.Namespace) -> Result:
     bundle, config = resolve(place, overrides)
     load_manifest(fetch_bundle(bundle))
     print_opening()
-    console.print(f"serving {bundle}", soft_wrap=True)
+    console.print(f"serving {relative(bundle)}", soft_wrap=True)
 
     def announce(url: str, dashboard: str | None) -> None:
         starting.close()

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mbti_ray.cli.command import add_existing, build_parser, run_command
+from mbti_ray.cli.command import add_existing, build_parser, relative, run_command
 from mbti_ray.cli.next_commands import commands_for, watch_command
 from mbti_ray.cli.progress import step
 from mbti_ray.cli.run_progress import run_progress
@@ -96,7 +96,7 @@ def _train_run(run: RunSetup[RunConfig]) -> Result:
     config, folder = run.config, run.folder
     if config.model.has_tfidf:
         require_sklearn()
-    print_pairs([("run", str(folder.location)), *summarize(config, run.data)])
+    print_pairs([("run", relative(folder.location)), *summarize(config, run.data)])
     warnings = [few_steps_warning(config, run.data)]
     if run.existing == "resume":
         warnings.append(describe_schedule_change(folder.config, config))

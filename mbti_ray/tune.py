@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from mbti_ray.cli.command import add_existing, build_parser, run_command
+from mbti_ray.cli.command import add_existing, build_parser, relative, run_command
 from mbti_ray.cli.next_commands import commands_for, watch_command
 from mbti_ray.cli.progress import step
 from mbti_ray.cli.run_progress import study_progress
@@ -99,7 +99,7 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
         resources = trial_resources(config, nodes)
         at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)
         search_line = _describe_search(config, at_once, resources)
-        pairs = [("study", str(folder.location)), ("search", search_line)]
+        pairs = [("study", relative(folder.location)), ("search", search_line)]
         print_pairs([*pairs, *summarize(config, data), *watch_command(dashboard)])
         if warning := few_steps_warning(config, data):
             print_warning(warning)
@@ -159,7 +159,8 @@ def _print_summary(summary: "StudySummary", run: RunSetup[StudyConfig]) -> Resul
     print_findings([*scores["diagnosis"], *summary["findings"]])
     bundle = folder.best.location / folder.bundle.name
     commands = commands_for(folder, run.config.study)
-    print_commands({**commands, "repeat": summary["command"]})
+    repeat = " ".join(map(relative, summary["command"].split(" ")))
+    print_commands({**commands, "repeat": repeat})
     return {
         "study": str(folder.location),
         "bundle": str(bundle),

@@ -56,4 +56,4 @@ def watch_command(dashboard: str | None) -> list[tuple[str, str]]:
     has_token = os.environ.get("RAY_AUTH_MODE") != "disabled"
     ray = Path(sys.executable).with_name("ray")
     command = _TOKEN.replace("ray", relative(ray), 1) if ray.exists() else _TOKEN
-    return [("watch", dashboard + (f"  (its token: {command})" if has_token else ""))]
+    return [("watch", dashboard), *([("token", command)] if has_token else [])]

@@ -47,7 +47,7 @@ def print_line(text: str, *, style: str | None = None, indent: int = 2) -> None:
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """A list of headings, each with a sentence."""
-    width = max(len(heading) for heading, _ in pairs) + 2
+    width = max(7, *(len(heading) for heading, _ in pairs)) + 2
     for heading, text in pairs:
         if console.is_terminal:
             text = wrap(text, max(20, console.width - width), indent=0)
@@ -76,7 +76,7 @@ def print_heading(text: str) -> None:
 def _table(first: str, *headings: str, gap: int = 2) -> Table:
     """A table of numbers, each right-aligned under its heading."""
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
@@ -152,16 +152,22 @@ def _all_metrics(card: "Scorecard", *, intervals: int, gap: int) -> Table:
 def _print_baselines(card: "Scorecard") -> None:
     baselines, missing = card.get("baselines") or {}, card.get("missing") or {}
     if baselines:
-        columns = [rates_of(card), *baselines.values()]
-        table = _table("accuracy", "this model", *baselines)
-        for key, name in COMPARED_NAMES.items():
-            table.add_row(name, *(_value(rates.get(key)) for rates in columns))
         print_heading("beside baselines, on the same rows")
-        console.print(table)
+        tables = [_beside_baselines(card, gap=gap) for gap in (2, 1)]
+        console.print(next(filter(_fits, tables), tables[-1]))
     for name, reason in missing.items():
         print_line(f"{name} is missing: {reason}")
     if card.get("paired"):
         print_line(describe_paired(card))
+
+
+def _beside_baselines(card: "Scorecard", *, gap: int) -> Table:
+    baselines = card["baselines"]
+    table = _table("accuracy", "this model", *baselines, gap=gap)
+    for key, name in COMPARED_NAMES.items():
+        columns = [rates_of(card), *baselines.values()]
+        table.add_row(name, *(_value(rates.get(key)) for rates in columns))
+    return table
 
 
 def print_comparison(found: "Comparison") -> None:

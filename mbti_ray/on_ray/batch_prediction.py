@@ -6,8 +6,11 @@ single row, so chunks are never merged or split. Must not know command lines or 
 
 import json
 import logging
+import os
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
@@ -100,8 +103,11 @@ def _predict_chunks(
 ) -> Iterator[tuple[int, pa.Table, list[dict[str, Any]]]]:
     """The part, predictions and bad rows of each chunk, in input order; Ray retries lost work."""
     first = float("inf")
+    quiet = ExitStack()
+    quiet.enter_context(_core_in_its_log())
     try:
         for batch in _build_dataset(job).iter_batches(batch_size=1, batch_format="pyarrow"):
+            quiet.close()
             (row,) = batch.drop_columns(["rows"]).to_pylist()
             if row["refused"]:
                 raise BundleError(row["refused"])
@@ -117,6 +123,36 @@ def _predict_chunks(
         if user_error is None:
             raise
         raise user_error from None
+    finally:
+        quiet.close()
+
+
+@contextmanager
+def _core_in_its_log() -> Iterator[None]:
+    """Keeps off standard error what Ray's C++ core writes while actors start; not Python's output.
+
+    Ray Data gives actors their arguments through the object store, and the core reports that as an
+    error of each of them; it is in the core's log file as well.
+    """
+    stderr = sys.stderr
+    try:
+        native = stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        yield
+        return
+    kept, nowhere = os.dup(native), os.open(os.devnull, os.O_WRONLY)
+    with os.fdopen(os.dup(native), "w", buffering=1, encoding="utf-8") as python_only:
+        stderr.flush()
+        os.dup2(nowhere, native)
+        sys.stderr = python_only
+        try:
+            yield
+        finally:
+            if sys.stderr is python_only:
+                sys.stderr = stderr
+            os.dup2(kept, native)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def _build_dataset(job: PredictionJob) -> Any:

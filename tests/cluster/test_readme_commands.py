@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from terminal import Terminal, foreign_lines, run_on_terminal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
@@ -69,10 +70,15 @@ def test_the_path_from_a_csv_to_a_served_model_works_as_written(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
     }
     arguments = shlex.split(tune.replace(".venv/bin/python", sys.executable))
-    subprocess.run([*arguments, *SMALLER], check=True, env=environment, timeout=240)
+    code, shown = run_on_terminal([*arguments, *SMALLER], env=environment)
+    assert code == 0, shown
+    assert foreign_lines(shown) == []
+    for line in ("validation (chose the best)", "test (scored once)", "serve  ", "explore  "):
+        assert line in shown
 
     arguments = shlex.split(serve.replace(".venv/bin/python", sys.executable))
-    service = subprocess.Popen([*arguments, f"serve.port={port}"], env=environment)
+    terminal = Terminal([*arguments, f"serve.port={port}"], env=environment)
+    service = terminal.process
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", service)
         words = shlex.split(curl)
@@ -82,7 +88,9 @@ def test_the_path_from_a_csv_to_a_served_model_works_as_written(
         answer = httpx.post(url, content=body, headers={name: value}).json()
     finally:
         service.send_signal(signal.SIGTERM)
-        service.wait(timeout=60)
+        shown = terminal.wait()
+    assert f"127.0.0.1:{port}/ is ready; Ctrl-C stops it" in shown
+    assert foreign_lines(shown) == []
     (shown,) = (json.loads(b) for b in blocks("json"))
     assert answer.keys() == shown.keys()
     assert answer["probabilities"].keys() == shown["probabilities"].keys()

@@ -1,16 +1,13 @@
 """What is printed is shown as it is: no escape, no markup and no secret reaches the terminal."""
 
 import io
-import os
-import pty
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from rich.table import Table
 from rich.text import Text
+from terminal import python, run_on_terminal
 
 from mbti_ray.cli.screen import build_console, printable
 from mbti_ray.errors import mask_secrets
@@ -59,23 +56,6 @@ def test_secrets_of_urls_are_masked_and_nothing_else(text: str, masked: str) -> 
     assert mask_secrets(text) == masked
 
 
-def run_on_a_terminal(*arguments: str, folder: Path) -> tuple[int, str]:
-    """The exit code of a command, and what a terminal got to see of it."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=folder, env=environment)
-    os.close(theirs)
-    seen = b""
-    try:
-        while part := os.read(ours, 65536):
-            seen += part
-    except OSError:  # how Linux reports that the other end is closed
-        pass
-    os.close(ours)
-    return process.wait(), seen.decode("utf-8")
-
-
 def test_a_file_with_escapes_in_its_name_and_in_its_data_cannot_write_to_the_terminal(
     tmp_path: Path,
 ) -> None:
@@ -83,14 +63,14 @@ def test_a_file_with_escapes_in_its_name_and_in_its_data_cannot_write_to_the_ter
     rows = "".join(f"INTJ,{word} some words of mine\n" for word in ("one", "two"))
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_text(f"type,posts\n{rows}IN\x1b[31mXJ,words\n", "utf-8")
-    code, seen = run_on_a_terminal(
-        "mbti_ray.audit", f"data.source={name}", "data.max_bad_share=0.9", folder=tmp_path
+    code, seen = run_on_terminal(
+        python("audit", f"data.source={name}", "data.max_bad_share=0.9"), cwd=tmp_path
     )
     assert code == 0, seen
     assert "␛]0;owned[/b].csv" in seen
     assert "\x1b]0" not in seen
     assert "\x1b[31mXJ" not in seen
-    code, seen = run_on_a_terminal("mbti_ray.audit", "data.source=no\x1b[31m[/b]", folder=tmp_path)
+    code, seen = run_on_terminal(python("audit", "data.source=no\x1b[31m[/b]"), cwd=tmp_path)
     assert code == 2
     assert "no␛[31m[/b]" in seen
 
@@ -103,7 +83,7 @@ def test_a_password_in_study_storage_is_refused_and_shown_nowhere(
     study = {"study": {"storage": url}, "search": {"optim.lr": {"low": 1e-5, "high": 1e-3}}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study if in_file else {}), "utf-8")
     arguments = ["study.yaml"] if in_file else [f"study.storage={url}"]
-    code, seen = run_on_a_terminal("mbti_ray.tune", *arguments, folder=tmp_path)
+    code, seen = run_on_terminal(python("tune", *arguments), cwd=tmp_path)
     assert code == 2
     assert "study.storage='postgresql://me:***@127.0.0.1:9/studies' is not allowed" in " ".join(
         seen.split()
