@@ -3,7 +3,8 @@
     python benchmarks/first_signs.py [--package FOLDER] [--runs 10] [--only refused]
 
 Types each command in a terminal of 80 columns and reads what appears. `--package` measures another
-checkout, such as the state before a change. Prints medians and ranges as one JSON line a command.
+checkout, such as the state before a change. Prints medians and ranges as one JSON line a command,
+and the CPU seconds of its process, which other users of the machine do not change.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def main() -> None:
                 "median": round(statistics.median(run[sign] for run in seconds), 2),
                 "range": [round(edge(run[sign] for run in seconds), 2) for edge in (min, max)],
             }
-            for sign in signs
+            for sign in (*signs, "CPU")
         }
         print(json.dumps({"command": name, "runs": options.runs, **summary}), flush=True)
 
@@ -71,6 +72,8 @@ def measure(package: Path, words: list[str], signs: dict[str, str], code: int) -
         if process == 0:
             os.environ |= {"PYTHONPATH": str(package), "TERM": "xterm"}
             os.environ.pop("CI", None)
+            # Python finds packages in the current folder first.
+            os.chdir(package)
             os.execv(command[0], command)
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         seen, times = "", dict.fromkeys(signs, float("nan"))
@@ -86,10 +89,11 @@ def measure(package: Path, words: list[str], signs: dict[str, str], code: int) -
                 if times[sign] != times[sign] and re.search(pattern, seen):
                     times[sign] = time.monotonic() - started
         os.close(terminal)
-        ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        _, status, usage = os.wait4(process, 0)
+        ended = os.waitstatus_to_exitcode(status)
         if ended != code or any(value != value for value in times.values()):
             raise SystemExit(f"{' '.join(command)} ended with {ended}, {times}:\n{seen}")
-        return times
+        return times | {"CPU": usage.ru_utime + usage.ru_stime}
 
 
 if __name__ == "__main__":
