@@ -1,5 +1,6 @@
 """What a full disk leaves behind does not keep a run from being resumed."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +9,29 @@ import pytest
 
 pytestmark = pytest.mark.long
 
-RUN = [sys.executable, "-m", "mbti_ray.train", "name=full"]
+SMALL = ["fit.epochs=2", "model.max_tokens=32", "data.max_windows=2", "scoring.resamples=0"]
+
+
+def train(*arguments: str) -> None:
+    command = [sys.executable, "-m", "mbti_ray.train", *arguments, "scaling.cpus=1", "name=full"]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope="module")
+def trained(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage with a run."""
+    storage = tmp_path_factory.mktemp("storage")
+    train("quick", *SMALL, f"data.source={small_file}", f"storage={storage}")
+    return storage
 
 
 @pytest.mark.parametrize("content", ["", '{"torn'])
-def test_a_run_whose_snapshot_a_full_disk_has_emptied_resumes(tmp_path: Path, content: str) -> None:
-    storage = f"storage={tmp_path}"
-    subprocess.run([*RUN, storage], check=True)
+def test_a_run_whose_snapshot_a_full_disk_has_emptied_resumes(
+    trained: Path, tmp_path: Path, content: str
+) -> None:
+    shutil.copytree(trained / "full", tmp_path / "full")
     snapshot = tmp_path / "full" / "checkpoints" / "checkpoint_manager_snapshot.json"
     assert snapshot.stat().st_size
     snapshot.write_text(content)
-    subprocess.run([*RUN, "--resume", storage], check=True)
+    train("--resume", f"storage={tmp_path}")
+    assert (tmp_path / "full" / "bundle" / "bundle.json").exists()
