@@ -140,7 +140,7 @@ class RunFolder:
         files = [
             p for p in self.path.rglob("*") if p.is_file() and self._pushed.get(p) != _state(p)
         ]
-        for path in sorted(files, key=_upload_order):
+        for path in sorted(files, key=lambda p: (p.name in _UPLOADED_LAST, p.name)):
             state = _state(path)
             (self.remote / path.relative_to(self.path).as_posix()).upload(path)
             self._pushed[path] = state
@@ -191,10 +191,6 @@ class RunFolder:
 def _state(path: Path) -> tuple[int, int]:
     facts = path.stat()
     return facts.st_mtime_ns, facts.st_size
-
-
-def _upload_order(path: Path) -> int:
-    return _UPLOADED_LAST.index(path.name) if path.name in _UPLOADED_LAST else -1
 
 
 @contextmanager
