@@ -166,6 +166,8 @@ class Batcher:
         """The bounds in `_by_length` of the batch around the window at index `start`."""
         queue = self._by_length
         low, high, tokens = start, start + 1, queue[start].length
+        # The other half is computed while the answers of this one are written.
+        enough = max(self._min_efficient_tokens, self._queued_tokens // 2)
         while low > 0 or high < len(queue):
             shorter = queue[high - 1].length - queue[low - 1].length if low else math.inf
             longer = queue[high].length - queue[low].length if high < len(queue) else math.inf
@@ -173,7 +175,7 @@ class Batcher:
             longest = queue[high - 1].length if take_shorter else queue[high].length
             added = queue[low - 1].length if take_shorter else longest
             padded = longest * (high - low + 1)
-            if padded > self._batch_tokens:
+            if padded > self._batch_tokens or tokens >= enough:
                 break
             is_efficient = tokens + added >= (1 - _MAX_PADDING) * padded
             if padded > self._min_efficient_tokens and not is_efficient:

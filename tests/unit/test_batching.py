@@ -103,6 +103,21 @@ def test_the_oldest_window_is_computed_first_with_those_nearest_in_length() -> N
     assert read == [[1], [19, 20, 21], [3, 3], [40]]
 
 
+def test_a_pass_leaves_half_of_what_waits_to_the_next_one_beyond_what_fills_it() -> None:
+    async def passes(count: int) -> list[int]:
+        model = Model()
+        with ThreadPoolExecutor(1) as executor:
+            queue = batcher(model, executor, batch_tokens=1000)
+            first = await blocked_request(model, queue)
+            tasks = await enqueue(queue, [[[1, 2, 3, 4]]] * count)
+            model.gate.set()
+            await asyncio.gather(first, *tasks)
+        return [len(windows) for windows in model.passes[1:]]
+
+    assert asyncio.run(passes(4)) == [4]
+    assert asyncio.run(passes(16)) == [8, 4, 4]
+
+
 def test_a_cancelled_request_leaves_the_queue_and_is_not_computed() -> None:
     model = Model()
 
