@@ -17,7 +17,6 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.instances import Instances
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.dataloader import StepBatches, StepLoader
-from mbti_ray.engine.frozen_features import HeadsOnly
 from mbti_ray.engine.validation import Evaluator, extract_features, predict_rows
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import (
@@ -51,7 +50,7 @@ class Inputs:
         self._cached: dict[tuple[str, Dtype], Tensor] = {}
         self._stage: Stage | None = None
         self._graphs_before = _graphs() if config.fit.compile else 0
-        self._module: nn.Module = HeadsOnly(model) if self._only_heads else model
+        self._module: nn.Module = model
         if self._is_packed:
             use_packed_attention(model)
             self._note_fallback()

@@ -81,14 +81,20 @@ class MBTIModel(nn.Module):
             self.post_layer = _build_post_layer(encoder, dropout)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """Outputs [B, W] of ids int64 [B, T] and a mask bool [B, T], to be pooled by `pool`.
 
         Args:
+            input_ids: Or cached features [B, H], where the encoder is frozen.
             attention_mask: True where a token is not padding; None where none is.
             packing: Where B windows lie in ids [1, T]; see `use_packed_attention`.
         """
+        if input_ids.is_floating_point():
+            return self.read_features(input_ids)
         if packing is not None:
             return self.read_features(self._packed_features(input_ids, packing))
         return self.read_features(self.features(input_ids, attention_mask))

@@ -17,8 +17,8 @@ pytestmark = [
 ]
 
 HERE = Path(__file__).parent
-# Encoders x precisions x padded or packed, old cards, and six configurations of one encoder.
-VARIANTS = 7 * 3 + 5 * 3 + 2 * 3 + 6 * 3
+# Encoders x precisions x padded or packed, old cards, and seven configurations of one encoder.
+VARIANTS = 7 * 3 + 5 * 3 + 2 * 3 + 7 * 3
 
 
 @pytest.fixture(scope="module")

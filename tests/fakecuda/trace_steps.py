@@ -30,7 +30,6 @@ from mbti_ray.config.loss_section import LossConfig
 from mbti_ray.config.schema import OptimConfig
 from mbti_ray.data.instances import Instances
 from mbti_ray.engine.dataloader import StepBatches, StepLoader
-from mbti_ray.engine.frozen_features import HeadsOnly
 from mbti_ray.engine.optimizer import build_optimizer
 from mbti_ray.engine.precision import dtype_of
 from mbti_ray.engine.step import Stepper
@@ -130,9 +129,7 @@ def trace(variant: Variant) -> None:
             model = build(variant)
         assert weights is not None
         weights = weights.to(CARD)
-        module: torch.nn.Module = model
         if variant.config == "features":
-            module = HeadsOnly(model)
             features = torch.empty(len(WINDOWS), 32, device=CARD)
             step = load(variant, features)
         stepper = Stepper(
@@ -144,13 +141,13 @@ def trace(variant: Variant) -> None:
             # Events are the real device's.
             timer=ThroughputTimer(torch.device("cpu"), 1),
         )
-        sums = stepper.step(module, step, 1, lambda: None)
+        sums = stepper.step(model, step, 1, lambda: None)
         assert (sums.device, sums.shape) == (CARD, (6,))
         assert stepper.scaler.is_enabled() == (variant.precision == "16-mixed")
         for parameter, state in stepper.optimizer.state.items():
             assert parameter.dtype == state["exp_avg"].dtype == torch.float32
             assert {value.device for value in state.values()} == {CARD}
-        trained = [p for p in module.parameters() if p.requires_grad]
+        trained = [p for p in model.parameters() if p.requires_grad]
         assert len(stepper.optimizer.state) <= len(trained)
 
 
