@@ -10,8 +10,6 @@ from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard, print_verdict
 from mbti_ray.config import apply_overrides, config_from_dict, load_run
 from mbti_ray.config.load import base_rate_overrides
-from mbti_ray.data.sources import check_labelled
-from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
 
 
@@ -53,6 +51,10 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
     place, overrides = split_base(options.items)
     overrides = [*overrides, *base_rate_overrides(options.base_rates)]
     home = locate_bundle(place, load_run(None, overrides).storage)
+
+    from mbti_ray.data.sources import check_labelled
+    from mbti_ray.inference.manifest import load_manifest
+
     manifest = load_manifest(fetch_bundle(home))
     of_data = [item for item in overrides if item.startswith("data.")]
     keys = [item.partition("=")[0] for item in of_data]

@@ -12,7 +12,6 @@ from mbti_ray.cli.tables import Result, console, print_pairs, print_warning
 from mbti_ray.config import load_run
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
-from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.serving.discovery import read_ray_environment
 from mbti_ray.storage.remote import Location
@@ -74,6 +73,9 @@ def _serve(options: argparse.Namespace) -> Result:
     if options.roll_out or options.roll_back:
         return _change(place, overrides, back=options.roll_back, gate=options.gate)
     bundle, config = resolve(place, overrides)
+
+    from mbti_ray.inference.manifest import load_manifest
+
     load_manifest(fetch_bundle(bundle))
     print_opening()
     console.print(f"serving {relative(bundle)}", soft_wrap=True)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from mbti_ray.scores.bootstrap import Array
-from mbti_ray.scores.metrics import metrics_of_confusion
 
 Objective = Literal["half", "accuracy", "balanced_accuracy", "f1"]
 
@@ -181,6 +180,9 @@ def fit_thresholds(probabilities: Array, labels: NDArray[Any], objective: Object
 def _threshold(probability: Array, label: Array, metric: str) -> float:
     if not len(label) or label.min() == label.max():
         return 0.5
+    # Here, because it imports torch: a manifest is read, and may be refused, without.
+    from mbti_ray.scores.metrics import metrics_of_confusion
+
     distinct = np.unique(probability)
     candidates = np.r_[0.5, (distinct[1:] + distinct[:-1]) / 2]
     # The midpoint of 1 and the float below it is 1, and no probability is above that.

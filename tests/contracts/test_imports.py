@@ -68,6 +68,12 @@ def test_a_mistake_is_answered_without_anything_heavy():
     assert "optim.lrr" in done.stderr
 
 
+def test_a_source_and_a_manifest_are_read_without_torch():
+    """What `train` and `serve` refuse in a moment."""
+    loaded = loaded_by("-c", "import mbti_ray.data.sources, mbti_ray.inference.manifest")
+    assert not loaded & {"torch", "transformers", "ray", "datasets"}
+
+
 def test_the_public_names_are_these():
     assert set(mbti_ray.__all__) == {"MBTIClassifier", "__version__"}
     assert len(mbti_ray.__all__) == 2
