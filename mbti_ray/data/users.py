@@ -6,10 +6,13 @@ Owns which rows make a user. Must not know of splits or of what the model reads.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mbti_ray.config.data_section import DataConfig
+from mbti_ray.data.columns import ColumnMap
 from mbti_ray.data.posts import PostStore, join_posts
 from mbti_ray.data.processes import MapBatches, map_here
+from mbti_ray.data.readers import read_records
 from mbti_ray.data.rows import BadRow, Row
 from mbti_ray.data.sources import BUILTIN, Source, read_source, stream_rows
 from mbti_ray.errors import DataError
@@ -18,6 +21,7 @@ from mbti_ray.errors import DataError
 _PLACEHOLDERS = frozenset(
     ("[deleted]", "[removed]", "deleted", "anonymous", "unknown", "null", "none", "nan", "n/a", "-")
 )
+_HEADED = {".csv", ".tsv", ".parquet"}
 # Python takes one to four bytes for each.
 _MAX_KEPT_CHARACTERS = 10**9
 
@@ -50,6 +54,11 @@ def count_joined(source: str, options: DataConfig, *, unit: str) -> dict[str, in
     Reads the source once, keeping no more than the names of the authors.
     """
     if unit != "user" or options.join_rows == "never" or source == BUILTIN:
+        return {}
+    columns = ColumnMap(source, options)
+    next(read_records(columns), None)
+    # Later records of JSON may have keys that the first one has not.
+    if "author" not in columns.roles.values() and _HEADED & {*Path(source.lower()).suffixes}:
         return {}
     rows: Counter[str] = Counter()
     with_one_post = set()

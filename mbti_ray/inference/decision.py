@@ -99,7 +99,8 @@ class Decision:
         self, logit: float, k: int, slope: float, read: float, limit: float, posts: int
     ) -> int | None:
         shift = float(self._shift[k])
-        is_positive = 1 / (1 + math.exp(-logit)) > float(self.thresholds[k])
+        # Beyond 700 exp overflows.
+        is_positive = 1 / (1 + math.exp(-max(logit, -700.0))) > float(self.thresholds[k])
         wanted = _log_odds(SURE) if is_positive else -_log_odds(SURE)
         if abs(logit) >= abs(wanted) and (logit > 0) == is_positive:
             return 0
@@ -107,8 +108,10 @@ class Decision:
         # The text must speak for the letter itself: it counts for more when there is more of it.
         if slope >= 0 or own == 0 or needed / own <= 1:
             return None
-        tokens = read * (own / needed) ** (1 / slope)
-        return math.ceil((tokens - read) / (read / posts)) if tokens <= limit else None
+        growth = math.log(own / needed) / slope
+        if growth > math.log(limit / read):
+            return None
+        return math.ceil(max(1, posts) * math.expm1(growth))
 
 
 def _log_odds(probability: float) -> float:

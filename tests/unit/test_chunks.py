@@ -136,6 +136,8 @@ def test_the_rows_of_an_author_are_one_user_as_in_training(by_author, chunk_char
 def test_rows_are_not_joined_where_training_would_not(by_author, tmp_path):
     assert count_joined(by_author, DataConfig(join_rows="never"), unit="user") == {}
     assert count_joined(by_author, DataConfig(), unit="post") == {}
+    (tmp_path / "plain.csv").write_text("text,id\none,1\ntwo,2\n")
+    assert count_joined(str(tmp_path / "plain.csv"), DataConfig(), unit="user") == {}
     path = tmp_path / "users.jsonl"
     row = json.dumps({"author": "ann", "posts": ["one", "two"]})
     path.write_text(f"{row}\n{row}\n")

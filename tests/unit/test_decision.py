@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mbti_ray.config.serve_section import BaseRates
 from mbti_ray.errors import ConfigError
@@ -111,6 +113,23 @@ def test_with_so_many_more_posts_a_letter_is_four_fifths_probable_and_with_fewer
         sure = np.log(4)
         assert abs(calibrated(posts + count)[k]) >= sure - 1e-6
         assert abs(calibrated(posts + count - 1)[k]) < sure
+
+
+@given(
+    logits=st.lists(
+        st.floats(-2000, 2000) | st.sampled_from([0.0, 1e-300, -1e-12]), min_size=4, max_size=4
+    ),
+    tokens=st.integers(1, 10**6),
+    posts=st.integers(0, 1000),
+    slope=st.sampled_from([-1.0, -0.025, -1e-9]),
+)
+def test_any_logits_have_a_number_of_posts_or_none(
+    logits: list[float], tokens: int, posts: int, slope: float
+) -> None:
+    length = LENGTH.model_copy(update={"slope": [slope] * 4})
+    more = Decision(manifest(length=length)).more_posts(logits, tokens=tokens, posts=posts)
+    assert more is not None
+    assert all(count is None or count >= 0 for count in more.values())
 
 
 def test_no_number_of_posts_is_given_beyond_what_was_seen_and_none_is_needed_where_it_is_sure() -> (
