@@ -109,7 +109,8 @@ def predict_fold(
     train = options.storage / f"{options.file.stem}-of{options.folds}-without{fold}.jsonl"
     _write_rows(train, [row for other in folds if other is not folds[fold] for row in other])
     preset, changes = READERS[reader]
-    place = (f"data.source={train}", f"seed={seed}")
+    # The file has the shares of E, N, T and J, whichever the source has.
+    place = (f"data.source={train}", "data.shares_of=ENTJ", f"seed={seed}")
     config = load_run(preset, [*changes, *SCORING, *options.overrides, *place])
     data = prepare_dataset(config, options.storage / "cache")
     texts = [row.posts for row in folds[fold]]
