@@ -313,6 +313,8 @@ def _tfidf(data: EvaluationData, *, is_served: bool) -> Callable[[], Baseline] |
     training = data.training
     if not data.config.scoring.baselines:
         return "scoring.baselines=false"
+    if data.config.model.reader == "tfidf":
+        return "it is the model itself"
     if training is None:
         return "needs the split of the data that the bundle was trained on"
     if not is_served:

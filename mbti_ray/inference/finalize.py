@@ -7,6 +7,7 @@ Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -20,16 +21,16 @@ from mbti_ray.data.windows import Windows
 from mbti_ray.engine.loop import Outcome
 from mbti_ray.engine.metrics_record import MetricsRecord
 from mbti_ray.inference.bundle_writer import write_bundle
-from mbti_ray.inference.folds import read_folds, score_folds, write_predictions
+from mbti_ray.inference.folds import read_folds, score_folds
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.inference.members import Member, build_members, choose_member
+from mbti_ray.inference.predictions import Predictions, score_predictions
 from mbti_ray.inference.tfidf_baseline import tfidf_baseline
 from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
 from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.scores.baselines import build_baselines
 from mbti_ray.scores.calibration import (
     Lengths,
     fit_length_scaling,
@@ -37,7 +38,6 @@ from mbti_ray.scores.calibration import (
     fit_thresholds,
 )
 from mbti_ray.scores.diagnosis import diagnose
-from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 
 Floats = NDArray[np.float64]
@@ -65,8 +65,11 @@ def finalize_run(
         )
     val = data.splits["val"]
     rules = [fit_decision_rule(config.scoring, m, val) for m in members]
-    on_val = [_scored(m.val_logits, val, r) for m, r in zip(members, rules, strict=True)]
-    place, choice = choose_member(members, on_val, config.fit.monitor, seed=config.seed)
+    on_val = [
+        Predictions.of(m.val_logits, val, rule) for m, rule in zip(members, rules, strict=True)
+    ]
+    scored = [rows.scored(config.scoring.abstain) for rows in on_val]
+    place, choice = choose_member(members, scored, config.fit.monitor, seed=config.seed)
     member, rule = members[place], rules[place]
     config = member.config
     history = outcome.progress.history if outcome else []
@@ -74,7 +77,7 @@ def finalize_run(
     scores = {
         "reader": member.reader,
         "best_epoch": outcome.progress.best_epoch if outcome else None,
-        "val": _scores_as_served(member.val_logits, val, rule),
+        "val": on_val[place].scores(),
         **_test_scores(config, data, member.test_logits, rule, tfidf, folder),
         "diagnosis": [finding.as_dict() for finding in diagnose(config, history)],
     }
@@ -161,54 +164,31 @@ def _test_scores(
 ) -> dict[str, Any]:
     """Scores and scorecard of the test split, with calibration error before and after fitting."""
     test, train = data.splits["test"], data.splits["train"]
-    baselines, missing = build_baselines(
-        test.labels,
-        test.mentioned,
-        is_masked=data.info.mask_version > 0,
-        learned="it is the model itself"
+    predictions = Predictions.of(logits, test, rule)
+    scores, baselines = score_predictions(
+        config,
+        data.info,
+        predictions,
+        "it is the model itself"
         if config.model.reader == "tfidf"
         else "scoring.baselines=false"
         if not config.scoring.baselines
         else (lambda: tfidf_baseline(tfidf or fit_tfidf(train.texts, train.labels), test.texts)),
     )
-    scored = _scored(logits, test, rule)
     if config.data.fold is not None:
-        learned = next((b for b in baselines if b.name == "tfidf"), None)
-        write_predictions(folder, scored, test.mentioned, learned)
-    scorecard = build_scorecard(
-        scored,
-        baselines,
-        resamples=config.scoring.resamples,
-        person=data.info.person,
-        missing=missing,
-        seed=config.seed,
-    )
+        learned = next((b.predicted for b in baselines if b.name == "tfidf"), None)
+        replace(predictions, tfidf=learned).save(folder.predictions)
     raw = Scored(_sigmoid(logits), test.labels, np.full(4, 0.5), test.persons)
     uncalibrated = build_scorecard(raw, (), resamples=0, person=data.info.person)
     return {
-        "test": _scores_as_served(logits, test, rule),
-        "scorecard": scorecard,
+        **scores,
         "calibration": {
             **rule.model_dump(),
             "threshold_objective": config.scoring.threshold,
             "before": _calibration_error(uncalibrated),
-            "after": _calibration_error(scorecard),
+            "after": _calibration_error(scores["scorecard"]),
         },
     }
-
-
-def _scored(logits: Floats, rows: Windows, rule: DecisionRule) -> Scored:
-    """Rows with uncalibrated logits [R, 4], under the decision rule of the bundle."""
-    probabilities = _sigmoid(logits / rule.temperatures(rows.tokens))
-    thresholds = np.array(rule.thresholds)
-    return Scored(probabilities, rows.labels, thresholds, rows.persons, rule.abstain, rows.tokens)
-
-
-def _scores_as_served(logits: Floats, rows: Windows, rule: DecisionRule) -> Scores:
-    """Scores of uncalibrated logits [R, 4] under the decision rule of the bundle."""
-    calibrated = torch.from_numpy(logits / rule.temperatures(rows.tokens))
-    labels, shares = torch.from_numpy(rows.labels), torch.from_numpy(rows.shares)
-    return score_rows(calibrated, labels, torch.tensor(rule.thresholds).double(), shares=shares)
 
 
 def _calibration_error(scorecard: Scorecard) -> dict[str, float]:

@@ -8,41 +8,20 @@ Shapes: R rows of all folds, 4 dimensions in the order E, N, T, J.
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from mbti_ray.config import RunConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.inference.manifest import DecisionRule
+from mbti_ray.inference.predictions import Predictions, load_predictions, score_predictions
 from mbti_ray.runs.run_folder import RunFolder, open_run
-from mbti_ray.scores.baselines import Baseline, build_baselines
+from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.calibration import LengthScaling
-from mbti_ray.scores.metrics import score_rows
-from mbti_ray.scores.scorecard import Scored, build_scorecard
-
-
-def write_predictions(
-    folder: RunFolder, scored: Scored, mentioned: NDArray[np.int8], tfidf: Baseline | None
-) -> None:
-    """Write what a fold predicts for its rows."""
-    arrays = {
-        "probabilities": scored.probabilities,
-        "labels": scored.labels,
-        "thresholds": np.broadcast_to(scored.thresholds, scored.probabilities.shape).copy(),
-        "persons": np.asarray(scored.persons, np.int64),
-        "mentioned": mentioned,
-    }
-    if scored.tokens is not None:
-        arrays["tokens"] = scored.tokens
-    if tfidf is not None:
-        arrays["tfidf"] = tfidf.predicted
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder.predictions)
 
 
 @dataclass(frozen=True)
@@ -50,7 +29,7 @@ class FoldResults:
     """The scores.json of each fold, and the predictions of all of them together."""
 
     scores: Sequence[dict[str, Any]]
-    predictions: dict[str, NDArray[Any]]
+    predictions: Predictions
 
     @property
     def epochs(self) -> int | None:
@@ -88,49 +67,28 @@ class FoldResults:
 
 def read_folds(config: RunConfig, folder: RunFolder) -> FoldResults:
     """The results of all folds of a run, which are finished."""
-    scores, predictions = [], []
-    for number in range(1, (config.data.folds or 0) + 1):
-        with open_run(folder.fold(number).location) as fold:
-            scores.append(json.loads(fold.scores.read_text("utf-8")))
-            predictions.append(load_file(fold.predictions))
-    names = set.intersection(*map(set, predictions))
-    return FoldResults(scores, {n: np.concatenate([p[n] for p in predictions]) for n in names})
+    with ExitStack() as opened:
+        folds = [
+            opened.enter_context(open_run(folder.fold(number).location))
+            for number in range(1, (config.data.folds or 0) + 1)
+        ]
+        scores = [json.loads(fold.scores.read_text("utf-8")) for fold in folds]
+        return FoldResults(scores, load_predictions([fold.predictions for fold in folds]))
 
 
 def score_folds(config: RunConfig, data: Dataset, results: FoldResults) -> dict[str, Any]:
     """What scores.json holds of all folds together."""
-    found = results.predictions
-    labels = found["labels"]
-    scored = Scored(
-        found["probabilities"],
-        labels,
-        found["thresholds"],
-        found["persons"],
-        config.scoring.abstain,
-        found.get("tokens"),
-    )
-    card = results.scores[0]["scorecard"]
+    card, tfidf = results.scores[0]["scorecard"], results.predictions.tfidf
     reason = card["missing"].get("tfidf", "a fold has none")
     description = card["baselines"].get("tfidf", {}).get("description", "")
-    baselines, missing = build_baselines(
-        labels,
-        found["mentioned"],
-        is_masked=data.info.mask_version > 0,
-        learned=(lambda: Baseline("tfidf", description, found["tfidf"].astype(bool)))
-        if "tfidf" in found
-        else reason,
+    found, _ = score_predictions(
+        config,
+        data.info,
+        results.predictions,
+        reason if tfidf is None else lambda: Baseline("tfidf", description, tfidf),
     )
-    scorecard = build_scorecard(
-        scored,
-        baselines,
-        resamples=config.scoring.resamples,
-        person=data.info.person,
-        missing=missing,
-        seed=config.seed,
-    )
-    logits = torch.logit(torch.from_numpy(found["probabilities"]))
-    test = score_rows(logits, torch.from_numpy(labels), torch.from_numpy(found["thresholds"]))
     of_val = [s["val"] for s in results.scores]
+    before = [s["calibration"]["before"] for s in results.scores]
     return {
         "reader": results.reader,
         "best_epoch": results.epochs,
@@ -139,16 +97,12 @@ def score_folds(config: RunConfig, data: Dataset, results: FoldResults) -> dict[
             name: sum(scores[name] for scores in of_val) / len(of_val)
             for name in set.intersection(*map(set, of_val))
         },
-        "test": test,
-        "scorecard": scorecard,
+        **found,
         "calibration": {
             **results.rule.model_dump(),
             "threshold_objective": config.scoring.threshold,
-            "before": {
-                name: float(np.mean([s["calibration"]["before"][name] for s in results.scores]))
-                for name in ("brier", "ece")
-            },
-            "after": {name: scorecard["overall"][name]["value"] for name in ("brier", "ece")},
+            "before": {n: float(np.mean([b[n] for b in before])) for n in before[0]},
+            "after": {n: found["scorecard"]["overall"][n]["value"] for n in before[0]},
         },
         "diagnosis": [],
         "folds": [

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +57,28 @@ def train(
     return folder, json.loads(folder.scores.read_text("utf-8"))
 
 
+Shipped = Callable[[str], tuple[RunFolder, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def shipped(quick: Build, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
+    """The run with a reader, trained once: tfidf, stack, best, or "stack of posts"."""
+
+    @cache
+    def run_of(reader: str) -> tuple[RunFolder, dict[str, Any]]:
+        reader, _, member = reader.partition(" of ")
+        settings = [f"model.reader={reader}", f"model.member={member or 'windows'}"]
+        return train(quick(*settings, "fit.epochs=1"), tmp_path_factory.mktemp(reader))
+
+    return run_of
+
+
 @pytest.mark.parametrize("reader", ["tfidf", "stack", "best", "stack of posts"])
 def test_evaluate_and_the_predictor_score_as_the_run_did(
-    quick: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str], reader: str
+    shipped: Shipped, capsys: pytest.CaptureFixture[str], reader: str
 ) -> None:
-    reader, _, member = reader.partition(" of ")
-    settings = [f"model.reader={reader}", f"model.member={member or 'windows'}"]
-    config = quick(*settings, "fit.epochs=1", "fit.monitor=f1_mean")
-    folder, scores = train(config, tmp_path)
+    folder, scores = shipped(reader)
+    reader = reader.partition(" of ")[0]
     assert scores["reader"] in ({"tfidf", "windows", "stack"} if reader == "best" else {reader})
     capsys.readouterr()
     assert evaluate_main([str(folder.bundle), "--split", "test", "--json"]) == 0
@@ -74,10 +90,8 @@ def test_evaluate_and_the_predictor_score_as_the_run_did(
     assert not any(name.endswith((".pkl", ".pt", ".joblib")) for name in names)
 
 
-def test_tfidf_reads_the_whole_text_and_says_which_words_it_knows(
-    quick: Build, tmp_path: Path
-) -> None:
-    folder, _ = train(quick("model.reader=tfidf"), tmp_path)
+def test_tfidf_reads_the_whole_text_and_says_which_words_it_knows(shipped: Shipped) -> None:
+    folder, _ = shipped("tfidf")
     predictor = Predictor.load(folder.bundle)
     features = (folder.bundle / "tfidf_features.txt").read_text("utf-8").split("\n")
     three = " ".join([name for name in features if " " not in name][:3])
@@ -93,27 +107,25 @@ def test_tfidf_reads_the_whole_text_and_says_which_words_it_knows(
 
 
 def test_tfidf_has_no_graph_and_says_so(
-    quick: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shipped: Shipped, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, _ = train(quick("model.reader=tfidf"), tmp_path)
+    folder, _ = shipped("tfidf")
     with pytest.raises(BundleError, match=r"is TF-IDF.*leave out serve\.runtime=onnx"):
         Predictor.load(folder.bundle, runtime="onnx")
     assert export_main([str(folder.bundle)]) == 2
     assert "is TF-IDF" in capsys.readouterr().err
 
 
-def test_damaged_features_are_refused(quick: Build, tmp_path: Path) -> None:
-    folder, _ = train(quick("model.reader=tfidf"), tmp_path)
-    path = folder.bundle / "tfidf_features.txt"
+def test_damaged_features_are_refused(shipped: Shipped, tmp_path: Path) -> None:
+    bundle = shutil.copytree(shipped("tfidf")[0].bundle, tmp_path / "bundle")
+    path = bundle / "tfidf_features.txt"
     path.write_text(path.read_text("utf-8").replace("a", "b", 1), "utf-8")
     with pytest.raises(BundleError, match=r"tfidf_features\.txt"):
-        Predictor.load(folder.bundle)
+        Predictor.load(bundle)
 
 
-def test_best_says_what_it_ships_and_keeps_the_simplest_on_a_tie(
-    quick: Build, tmp_path: Path
-) -> None:
-    _, scores = train(quick("model.reader=best", "fit.epochs=1"), tmp_path)
+def test_best_says_what_it_ships_and_keeps_the_simplest_on_a_tie(shipped: Shipped) -> None:
+    _, scores = shipped("best")
     choice = scores["choice"]
     assert [c["reader"] for c in choice["comparisons"]] == ["windows", "stack"]
     kept = "tfidf"
@@ -157,7 +169,12 @@ def test_folds_of_an_encoder_end_with_a_bundle_trained_on_all_for_their_median_e
 ) -> None:
     home = RunFolder.at(tmp_path / "run")
     home.path.mkdir()
-    settings = [f"model.reader={reader}", "data.folds=2", "scoring.baselines=false"]
+    settings = [
+        f"model.reader={reader}",
+        "data.folds=2",
+        "scoring.baselines=false",
+        "scoring.resamples=0",
+    ]
     for number in (1, 2):
         train(quick(*settings, f"data.fold={number}"), tmp_path, home.fold(number))
     results = read_folds(quick(*settings), home)
@@ -236,13 +253,11 @@ def test_more_folds_than_people_are_refused(quick: Build, tmp_path: Path) -> Non
 
 
 def test_the_service_answers_with_tfidf_and_with_a_stack_as_the_predictor_does(
-    quick: Build, tmp_path: Path
+    shipped: Shipped,
 ) -> None:
     posts = ["I like a party with friends", "plans and lists before a trip"]
     for reader in ("tfidf", "stack"):
-        home = tmp_path / reader
-        home.mkdir()
-        folder, _ = train(quick(f"model.reader={reader}", "fit.epochs=1"), home)
+        folder, _ = shipped(reader)
         predictor = Predictor.load(folder.bundle)
         with ThreadPoolExecutor(1) as executor:
             config = ServeConfig()

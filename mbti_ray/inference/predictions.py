@@ -1,0 +1,93 @@
+"""Scores of predicted rows: of the test split of a run, or of the folds of a cross-validation.
+
+Must not know how the rows were predicted, Ray or HTTP.
+
+Shapes: R rows, 4 dimensions in the order E, N, T, J.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from mbti_ray.config import RunConfig
+from mbti_ray.data.dataset_info import DatasetInfo
+from mbti_ray.data.windows import Windows
+from mbti_ray.inference.manifest import DecisionRule
+from mbti_ray.scores.baselines import Baseline, build_baselines
+from mbti_ray.scores.metrics import Scores, score_rows
+from mbti_ray.scores.scorecard import Scored, build_scorecard
+
+_ARRAYS = ("logits", "thresholds", "labels", "shares", "persons", "mentioned", "tokens")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Rows with calibrated logits and thresholds [R, 4]; the rest is as in `Windows`.
+
+    `tfidf` is what the TF-IDF baseline predicts, [R, 4], where there is one.
+    """
+
+    logits: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
+    labels: NDArray[np.uint8]
+    shares: NDArray[np.float32]
+    persons: NDArray[np.int32]
+    mentioned: NDArray[np.int8]
+    tokens: NDArray[np.int64]
+    tfidf: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float64], rows: Windows, rule: DecisionRule) -> "Predictions":
+        """From the uncalibrated logits of a split, by the decision rule of a bundle."""
+        calibrated = logits / rule.temperatures(rows.tokens)
+        given = (rows.labels, rows.shares, rows.persons, rows.mentioned, rows.tokens)
+        return cls(calibrated, np.tile(rule.thresholds, (len(logits), 1)), *given)
+
+    def scored(self, abstain: float) -> Scored:
+        probabilities = torch.sigmoid(torch.from_numpy(self.logits)).numpy()
+        return Scored(
+            probabilities, self.labels, self.thresholds, self.persons, abstain, self.tokens
+        )
+
+    def scores(self) -> Scores:
+        rows = (self.logits, self.labels, self.thresholds, self.shares)
+        logits, labels, thresholds, shares = map(torch.tensor, rows)
+        return score_rows(logits, labels, thresholds, shares=shares)
+
+    def save(self, path: Path) -> None:
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        save_file(arrays | ({} if self.tfidf is None else {"tfidf": self.tfidf}), path)
+
+
+def load_predictions(paths: Sequence[Path]) -> Predictions:
+    """What `save` wrote to several files, together."""
+    parts = [load_file(path) for path in paths]
+    names = set.intersection(*map(set, parts))
+    return Predictions(**{name: np.concatenate([part[name] for part in parts]) for name in names})
+
+
+def score_predictions(
+    config: RunConfig,
+    info: DatasetInfo,
+    rows: Predictions,
+    learned: Callable[[], Baseline] | str,
+) -> tuple[dict[str, Any], list[Baseline]]:
+    """`test` and `scorecard` of scores.json, and the baselines; see `build_baselines`."""
+    baselines, missing = build_baselines(
+        rows.labels, rows.mentioned, is_masked=info.mask_version > 0, learned=learned
+    )
+    scorecard = build_scorecard(
+        rows.scored(config.scoring.abstain),
+        baselines,
+        resamples=config.scoring.resamples,
+        person=info.person,
+        missing=missing,
+        seed=config.seed,
+    )
+    return {"test": rows.scores(), "scorecard": scorecard}, baselines
