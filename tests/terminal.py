@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +45,14 @@ class Terminal:
     def seen(self) -> str:
         """What it has shown so far."""
         return self._seen.decode("utf-8", errors="replace")
+
+    def wait_for(self, words: str, timeout_s: float = 180) -> None:
+        """Until these words have appeared."""
+        end = time.monotonic() + timeout_s
+        while words not in self.seen:
+            assert time.monotonic() < end, self.seen
+            assert self.process.poll() is None, self.seen
+            time.sleep(0.1)
 
     def wait(self) -> str:
         """What it has shown when it and all that write to its terminal have ended."""

@@ -7,9 +7,7 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,19 +33,6 @@ def port() -> int:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]
         return number
-
-
-def wait_until_ready(url: str, service: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert service.poll() is None, "the service ended"
-        try:
-            if httpx.get(f"{url}/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail("the service did not become ready")
 
 
 def test_the_path_from_a_csv_to_a_served_model_works_as_written(
@@ -78,18 +63,16 @@ def test_the_path_from_a_csv_to_a_served_model_works_as_written(
 
     arguments = shlex.split(serve.replace(".venv/bin/python", sys.executable))
     terminal = Terminal([*arguments, f"serve.port={port}"], env=environment)
-    service = terminal.process
     try:
-        wait_until_ready(f"http://127.0.0.1:{port}", service)
+        terminal.wait_for(f"127.0.0.1:{port}/ is ready; Ctrl-C stops it")
         words = shlex.split(curl)
         body = words[words.index("-d") + 1]
         name, _, value = words[words.index("-H") + 1].partition(": ")
         url = f"http://127.0.0.1:{port}/predict"
         answer = httpx.post(url, content=body, headers={name: value}).json()
     finally:
-        service.send_signal(signal.SIGTERM)
+        terminal.process.send_signal(signal.SIGTERM)
         shown = terminal.wait()
-    assert f"127.0.0.1:{port}/ is ready; Ctrl-C stops it" in shown
     assert foreign_lines(shown) == []
     (shown,) = (json.loads(b) for b in blocks("json"))
     assert answer.keys() == shown.keys()

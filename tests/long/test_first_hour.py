@@ -17,16 +17,6 @@ from service_command import free_port
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).parents[2]
-
-
-def wait_for(words: str, terminal: Terminal) -> None:
-    end = time.monotonic() + 180
-    while words not in terminal.seen:
-        assert time.monotonic() < end, terminal.seen
-        assert terminal.process.poll() is None, terminal.seen
-        time.sleep(0.1)
-
 
 def command_after(heading: str, seen: str) -> list[str]:
     """The command that the program offers under this name."""
@@ -63,7 +53,7 @@ def test_five_commands_lead_from_a_csv_to_a_served_model(
     serve = [*command_after("serve", shown), f"serve.port={free_port()}"]
     serving = Terminal(serve, columns, cwd=tmp_path)
     try:
-        wait_for("is ready", serving)
+        serving.wait_for("is ready")
         ask = command_after("ask", serving.seen)
         answer = json.loads(subprocess.run(ask, capture_output=True, check=True, text=True).stdout)
     finally:
