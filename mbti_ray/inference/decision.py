@@ -52,7 +52,8 @@ class Decision:
                 f"bundle {manifest.id}: base rates need those of the training data, which bundles "
                 "of this version do not carry; train again, or leave them out"
             )
-        objective = manifest.config.get("scoring", {}).get("threshold")
+        scoring = manifest.config.get("scoring")
+        objective = scoring.get("threshold") if isinstance(scoring, dict) else None
         for k, (pole, trained) in enumerate(
             zip(POSITIVE_POLES, manifest.base_rates or [0.5] * 4, strict=True)
         ):
