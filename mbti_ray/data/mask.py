@@ -17,6 +17,7 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mbti_ray.typology import TYPES
 
@@ -259,7 +260,14 @@ class _Places:
     """Maps an index in the folded text to the index in the text."""
 
     def __init__(self, text: str) -> None:
-        self._kept = [i for i, c in enumerate(text) if _FOLD[ord(c)] is not None] + [len(text)]
+        self._text = text
+
+    @cached_property
+    def _kept(self) -> list[int]:
+        # Most texts have nothing to mask, and are not asked for.
+        return [i for i, c in enumerate(self._text) if _FOLD[ord(c)] is not None] + [
+            len(self._text)
+        ]
 
     def __call__(self, place: int) -> int:
         return self._kept[place]

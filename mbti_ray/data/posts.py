@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mbti_ray.data.groups import COPY_LETTERS, text_key
-from mbti_ray.data.mask import type_mentions
-from mbti_ray.data.text import preprocess_text
+from mbti_ray.data.mask import mask_text, type_mentions
+from mbti_ray.data.text import clean_text
 from mbti_ray.typology import TYPES
 
 Places = NDArray[np.int64]
@@ -53,11 +53,10 @@ class Masking:
 
 
 def describe_posts(posts: Sequence[str], masking: Masking) -> pa.RecordBatch:
-    """The columns of some posts."""
-    texts = [preprocess_text(p, mask=masking.mask, also=masking.also) for p in posts]
-    masked = texts
-    if not masking.mask:
-        masked = [preprocess_text(p, mask=True, also=masking.also) for p in posts]
+    """The columns of some posts, whose encoding has been repaired."""
+    clean = [clean_text(post, is_repaired=True) for post in posts]
+    masked = [mask_text(text, masking.also) for text in clean]
+    texts = masked if masking.mask else clean
     keys = [text_key(text) for text in texts]
     columns = [
         posts,

@@ -33,7 +33,7 @@ __all__ = ["BUILTIN", "BadRow", "Row", "Source", "read_source", "stream_rows"]
 _HEAD_ROWS = 1024
 _DEFAULTS = DataConfig()
 # What is parsed at once, and what a record counts for besides its text.
-_BATCH_CHARS = 2**19
+_BATCH_CHARS = 2**18
 _RECORD_CHARS = 64
 # Larger files are not read an additional time to count their rows.
 _MAX_BYTES_COUNTED = 2**28

@@ -43,9 +43,13 @@ def repaired_line(message: object, *, limit: int = 200) -> str:
     return one_line(repair_encoding(str(message)), limit=limit)
 
 
-def clean_text(text: str) -> str:
-    """Encoding repaired, Unicode in NFC, each run of control characters and white space a space."""
-    text = unicodedata.normalize("NFC", repair_encoding(text))
+def clean_text(text: str, *, is_repaired: bool = False) -> str:
+    """Encoding repaired, Unicode in NFC, each run of control characters and white space a space.
+
+    Args:
+        is_repaired: Whether `repair_encoding` has read it, which changes nothing a second time.
+    """
+    text = unicodedata.normalize("NFC", text if is_repaired else repair_encoding(text))
     # No control character is printable, and most texts are.
     return " ".join((text if text.isprintable() else _CONTROL.sub(" ", text)).split())
 

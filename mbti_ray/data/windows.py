@@ -1,8 +1,8 @@
 """Windows: chunks of a row's posts of at most so many tokens, the encoder's inputs.
 
 Owns how posts are divided into windows (several posts together, or each apart), and `Windows`: the
-windows of one split as Arrow tables, which Ray's object store shares with every worker without a
-copy. Must not know of files, splits or tokenizers.
+windows of one split as Arrow tables, which may be those of a mapped file. Must not know of files,
+splits or tokenizers.
 
 Shapes: N windows, R rows (a row is a user or a post, depending on `data.unit`).
 """
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -238,7 +238,7 @@ def build_windows(encoded: Sequence[EncodedRow], rows: pa.Table) -> Windows:
     windows = [window for row in encoded for window in row.windows]
     lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    values = np.fromiter((i for w in windows for i in w), np.int32, int(offsets[-1]))
+    values = np.fromiter(chain.from_iterable(windows), np.int32, int(offsets[-1]))
     row = np.repeat(
         np.arange(len(encoded), dtype=np.int32),
         np.fromiter((len(e.windows) for e in encoded), np.int64, len(encoded)),

@@ -12,8 +12,10 @@ from itertools import chain
 
 from tokenizers import Tokenizer as Backend
 
-# Some 40 MB of a process at most.
-_MAX_WORDS = 2**17
+# Some 20 MB of a process at most.
+_MAX_WORDS = 2**16
+# The library's encodings take a hundred times the memory of their ids.
+_ENCODED_AT_ONCE = 1024
 
 
 class WordTokenizer:
@@ -46,8 +48,13 @@ class WordTokenizer:
         return [[*chain.from_iterable(map(ids_of.__getitem__, each))] for each in words]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encoded]
+        return [
+            encoding.ids
+            for start in range(0, len(texts), _ENCODED_AT_ONCE)
+            for encoding in self._backend.encode_batch(
+                list(texts[start : start + _ENCODED_AT_ONCE]), add_special_tokens=False
+            )
+        ]
 
 
 def _reads_words_alone(backend: dict[str, dict[str, object] | None]) -> bool:
