@@ -32,7 +32,8 @@ import pyarrow.parquet as pq
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.text import preprocess_text
-from mbti_ray.inference.tfidf_baseline import train_tfidf_baseline
+from mbti_ray.inference.tfidf_baseline import tfidf_baseline
+from mbti_ray.model.tfidf import fit_tfidf
 from mbti_ray.runs.lookup import cache_folder
 from mbti_ray.scores.baselines import Baseline, majority_class
 from mbti_ray.scores.scorecard import Scored, build_scorecard
@@ -180,7 +181,7 @@ def _tfidf(folds: Sequence[Sequence[Row]], options: argparse.Namespace) -> Basel
             )
             for _, posts in part
         ]
-        parts.append(train_tfidf_baseline(split.texts, split.labels, texts))
+        parts.append(tfidf_baseline(fit_tfidf(split.texts, split.labels), texts))
     return Baseline("tfidf", parts[0].description, np.concatenate([p.predicted for p in parts]))
 
 

@@ -33,7 +33,8 @@ from mbti_ray.inference.manifest import Manifest, load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.row_hashes import hash_row, load_row_hashes
 from mbti_ray.inference.runtimes import RuntimeKind
-from mbti_ray.inference.tfidf_baseline import train_tfidf_baseline
+from mbti_ray.inference.tfidf_baseline import tfidf_baseline
+from mbti_ray.model.tfidf import fit_tfidf
 from mbti_ray.scores.baselines import Baseline, build_baselines
 from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
@@ -319,11 +320,8 @@ def _tfidf(data: EvaluationData, *, is_served: bool) -> Callable[[], Baseline] |
         return "needs the split of the data that the bundle was trained on"
     if not is_served:
         return "computed only with masking as served"
-    return lambda: train_tfidf_baseline(
-        ["\n".join(e.texts) for e in training],
-        label_matrix(training),
-        ["\n".join(e.texts) for e in data.examples],
-    )
+    joined = [["\n".join(e.texts) for e in rows] for rows in (training, data.examples)]
+    return lambda: tfidf_baseline(fit_tfidf(joined[0], label_matrix(training)), joined[1])
 
 
 def _predictions_table(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mbti_ray.inference.tfidf_baseline import train_tfidf_baseline
+from mbti_ray.inference.tfidf_baseline import tfidf_baseline
+from mbti_ray.model.tfidf import fit_tfidf
 from mbti_ray.scores.baselines import majority_class, most_mentioned_type
 from mbti_ray.typology import TYPES, labels_of, type_of
 
@@ -74,7 +75,7 @@ def test_a_baseline_that_reads_hidden_words_is_marked_as_not_comparable():
 def test_tfidf_learns_what_majority_cannot_know():
     labels = (np.random.default_rng(0).random((240, 4)) < [0.3, 0.6, 0.5, 0.4]).astype(np.uint8)
     texts = words_of(labels, seed=1)
-    learned = train_tfidf_baseline(texts[:160], labels[:160], texts[160:])
+    learned = tfidf_baseline(fit_tfidf(texts[:160], labels[:160]), texts[160:])
     truth = labels[160:].astype(bool)
     assert (learned.predicted == truth).mean(0).min() > 0.95
     assert (majority_class(labels[160:]).predicted == truth).mean(0).max() < 0.8
@@ -85,8 +86,8 @@ def test_tfidf_predicts_the_same_again():
     labels = (np.random.default_rng(0).random((90, 4)) < 0.5).astype(np.uint8)
     # Labels that no word reveals, so that every prediction is near the threshold.
     texts = words_of(np.random.default_rng(1).integers(0, 2, (90, 4)), seed=1)
-    first = train_tfidf_baseline(texts[:60], labels[:60], texts[60:])
-    again = train_tfidf_baseline(texts[:60], labels[:60], texts[60:])
+    first = tfidf_baseline(fit_tfidf(texts[:60], labels[:60]), texts[60:])
+    again = tfidf_baseline(fit_tfidf(texts[:60], labels[:60]), texts[60:])
     assert 0 < first.predicted.mean() < 1
     np.testing.assert_array_equal(first.predicted, again.predicted)
 
@@ -95,7 +96,7 @@ def test_tfidf_predicts_the_same_again():
 def test_tfidf_predicts_the_only_class_of_a_dimension():
     labels = np.array([[1, 0, 0, 1], [0, 0, 1, 1]] * 10)
     texts = words_of(labels, seed=0)
-    predicted = train_tfidf_baseline(texts, labels, [*texts, ""]).predicted
+    predicted = tfidf_baseline(fit_tfidf(texts, labels), [*texts, ""]).predicted
     assert not predicted[:, 1].any()
     assert predicted[:, 3].all()
     np.testing.assert_array_equal(predicted[:-1], labels)
@@ -105,4 +106,7 @@ def test_tfidf_predicts_the_only_class_of_a_dimension():
 @pytest.mark.parametrize("texts", [["", "", ""], ["one of", "them all", "unlike"]])
 def test_tfidf_of_texts_that_share_no_word_predicts_the_majority_class_in_training(texts):
     labels = labels_of_types("INTJ", "INTP", "ENFP")
-    assert predicted_types(train_tfidf_baseline(texts, labels, ["them", "one"])) == ["INTP", "INTP"]
+    assert predicted_types(tfidf_baseline(fit_tfidf(texts, labels), ["them", "one"])) == [
+        "INTP",
+        "INTP",
+    ]
