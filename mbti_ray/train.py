@@ -29,7 +29,7 @@ from mbti_ray.config.resume import describe_schedule_change
 from mbti_ray.data.frames import save_frame
 from mbti_ray.errors import ConfigError
 from mbti_ray.runs.lookup import cache_folder, storage_folder
-from mbti_ray.runs.run_folder import RunFolder
+from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.local_cache import user_cache_folder
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _train_folds(run: RunSetup[RunConfig], fit: Fit) -> RunConfig:
 
     config, count = run.config, run.config.data.folds or 0
     for number in range(1, count + 1):
-        with run.folder.fold(number).checked_out() as fold:
+        with open_run(run.folder.fold(number).location) as fold:
             if fold.scores.exists():
                 continue
             own = override(config, {"data.fold": number})
