@@ -169,18 +169,6 @@ class Influence(Probabilities):
     """How much lower each probability would be without something."""
 
 
-class MorePosts(BaseModel):
-    """About how many more posts like those read would make each letter 80 % probable.
-
-    0: it is so already; null: more than the model was tested with, or no number of them.
-    """
-
-    E: int | None
-    N: int | None
-    T: int | None
-    J: int | None
-
-
 class MaskedSpan(BaseModel):
     """Characters (Unicode code points) from start to end, exclusive, that were masked."""
 
@@ -215,8 +203,10 @@ class PredictResponse(BaseModel):
     windows: int = Field(description="the number of windows that were read")
     unknown: float = Field(description="the share of the words that the tokenizer does not know")
     tokens: int = Field(description="how much text was read, in words or parts of words")
-    more_posts: MorePosts | None = Field(
-        None, description="only of a model whose confidence depends on the length of a text"
+    more_posts: dict[Literal["E", "N", "T", "J"], int | None] | None = Field(
+        None,
+        description="about how many more posts like those read would make each letter 80 % "
+        "probable; null: unknown; only of a model whose confidence depends on the length of a text",
     )
     influence: list[Influence] | None = Field(
         None, description="the contribution of each post; only with influence"

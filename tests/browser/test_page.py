@@ -284,14 +284,14 @@ def test_words_are_marked_by_how_they_move_each_letter_beside_what_was_masked(
     assert page.locator("mark.word, #letters:visible").count() == 0
 
 
-def test_words_that_could_not_be_weighed_can_be_tried_again(
+def test_words_whose_influence_could_not_be_computed_can_be_tried_again(
     serve: Callable[..., str], open_page: Any, read: Any
 ) -> None:
     page = open_page(serve(), expected=("status of 413",), **STILL)
     read(page, "evening " * 300)
     page.get_by_role("button", name="Which words?").click()
     wait_for_text(
-        page, "#weighing", "could not be weighed. The service rejected this: posts[0]: 300"
+        page, "#weighing", "could not be computed. The service rejected this: posts[0]: 300"
     )
     assert page.get_by_role("button", name="Which words?").is_visible()
 
