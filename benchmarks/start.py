@@ -1,6 +1,6 @@
 """Seconds until something is there: an import, a first answer, a first epoch, a ready service.
 
-    python benchmarks/start.py [--base DIR] [--runs 5] [--only NAME ...] [--quick]
+    python benchmarks/start.py [--base DIR] [--runs 5] [--only NAME ...] [--bundle DIR] [--quick]
 
 Each from the start of a process, alternating with the same of DIR, a checkout of an older version;
 medians of the runs count:
@@ -46,14 +46,12 @@ _POLL_S = 0.02
 class Side:
     """One checkout, with a folder for its runs and its bundle."""
 
-    def __init__(self, name: str, package: Path, folder: Path) -> None:
+    def __init__(self, name: str, package: Path, folder: Path, bundle: Path | None) -> None:
         self.name, self.package, self.folder = name, package, folder
+        # That of its first run.
+        self.bundle = bundle or folder / "runs" / "run1" / "bundle"
         folder.mkdir()
         self._trained = 0
-
-    @property
-    def bundle(self) -> Path:
-        return self.folder / "runs" / "run1" / "bundle"
 
     def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
         environment = {**os.environ, "PYTHONPATH": str(self.package)}
@@ -170,18 +168,22 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="checkout of an older version")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
+    parser.add_argument("--bundle", type=Path, help="for both sides, instead of one of their own")
     parser.add_argument("--quick", action="store_true", help="two runs")
     options = parser.parse_args()
     if options.quick:
         options.runs = 2
     load = os.getloadavg()[0]
     packages = {"ours": OURS} | ({"base": options.base.resolve()} if options.base else {})
-    chosen = [name for name in MEASURES if name in (*options.only, "train")]
+    bundle = options.bundle and options.bundle.resolve()
+    first = [n for n in MEASURES if n in options.only or (n == "train" and not bundle)]
     with tempfile.TemporaryDirectory() as place:
-        sides = [Side(name, package, Path(place) / name) for name, package in packages.items()]
+        sides = [
+            Side(name, package, Path(place) / name, bundle) for name, package in packages.items()
+        ]
         seconds: dict[str, dict[str, list[float]]] = {side.name: {} for side in sides}
         for run in range(options.runs):
-            for name in chosen if run == 0 else options.only:
+            for name in first if run == 0 else options.only:
                 for side in sides:
                     for what, value in MEASURES[name](side).items():
                         if name in options.only:

@@ -26,17 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "With --to hf: a folder that transformers loads, and its card as README.md.",
         items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "
         "data.source=FILE",
-        examples=("runs/mine",),
+        examples=("runs/mine", "runs/mine --to hf letters --license apache-2.0"),
     )
     parser.add_argument(
         "--to", nargs=2, metavar=("hf", "FOLDER"), help="write a folder for transformers instead"
     )
-    parser.add_argument(
-        "--license", metavar="ID", help="of the model, for its card: apache-2.0 (with --to hf)"
-    )
-    parser.add_argument(
-        "--language", metavar="CODE", help="of the texts, for its card: en (with --to hf)"
-    )
+    parser.add_argument("--license", metavar="ID", help="with --to hf: of the model, for the card")
+    parser.add_argument("--language", metavar="CODE", help="with --to hf: of the texts, as en")
     return run_command(parser, _export, argv)
 
 
@@ -68,13 +64,8 @@ def _export_for_transformers(
     exported = export_transformers(
         fetch_bundle(bundle), Path(target), license_id=options.license, language=options.language
     )
-    print_pairs(
-        [
-            ("folder", target),
-            ("class", exported["class"]),
-            ("golden texts", f"probabilities differ by at most {exported['gap']:.1g}"),
-        ]
-    )
+    gap = f"golden texts differ by at most {exported['gap']:.1g} in probability"
+    print_pairs([("folder", target), ("class", exported["class"]), ("checked", gap)])
     console.print(f'load it with transformers.pipeline("text-classification", "{target}")')
     return {"bundle": str(bundle), "folder": target, **exported}
 

@@ -91,24 +91,13 @@ class MBTIClassifier:
         return cls.from_pretrained(train_on(data, preset=preset, settings=settings or {}))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Copy the bundle to a folder, which appears whole.
-
-        Raises:
-            RunError: The folder has other contents than a bundle.
-        """
+        """Copy the bundle to a folder; a BundleError if something other than a bundle is there."""
         from mbti_ray.inference.bundle import copy_bundle
 
         copy_bundle(self._folder, Path(folder))
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None) -> str:
-        """Upload the bundle to the Hugging Face Hub with its card; returns the URL.
-
-        Args:
-            private: Whether a new repository is; None means what the account has set.
-
-        Raises:
-            RunError: The hub cannot be reached or refuses.
-        """
+        """Upload the bundle to the Hugging Face Hub with its card; see `push_bundle`."""
         from mbti_ray.inference.hub import push_bundle
 
         return push_bundle(self._folder, repo_id, private=private)
@@ -119,14 +108,7 @@ class MBTIClassifier:
         return predictions[0] if isinstance(texts, str) else predictions
 
     def predict_posts(self, posts: Any) -> Prediction | Predictions:
-        """The prediction for a person from all posts together, or for each of several persons.
-
-        Args:
-            posts: A list of texts, or a list of such lists.
-
-        Raises:
-            DataError: Somebody has no post, or one with nothing to read in it.
-        """
+        """The prediction for a person from all posts, a list of texts; or for a list of persons."""
         people, are_several = read_posts(posts)
         predictions = self._predict(people, whole=True)
         return predictions if are_several else predictions[0]
@@ -163,10 +145,8 @@ class MBTIClassifier:
         info = self._predictor.info
         model, data, card = info["model"], info["data"], info["scores"].get("scorecard")
         rows = f"{data['rows']['train']:,} {info['unit']}s" if data.get("rows") else "rows"
-        parts = [
-            f"bundle {info['id']}",
-            f"{source_name(model['encoder'])} with {model['pooling']} pooling",
-            f"trained on {rows} of {source_name(data['source'])}",
-            verdict(card, data) if card else "not scored",
-        ]
-        return f"<MBTIClassifier: {'; '.join(parts)}>"
+        return (
+            f"<MBTIClassifier: bundle {info['id']}; {source_name(model['encoder'])} with "
+            f"{model['pooling']} pooling; trained on {rows} of {source_name(data['source'])}; "
+            f"{verdict(card, data) if card else 'not scored'}>"
+        )

@@ -67,9 +67,8 @@ def push_bundle(folder: Path, repo_id: str, *, private: bool | None) -> str:
 def _hub_errors(sentence: str) -> Iterator[None]:
     try:
         yield
-    except (
-        Exception
-    ) as error:  # Its HTTP library has errors of its own, and is not always the same.
+    # The hub's HTTP library has errors of its own, and is not always the same.
+    except Exception as error:
         raise RunError(f"{sentence} ({one_line(error, limit=200)})") from error
 
 

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.cross_fit import cross_fit
@@ -109,7 +111,9 @@ def test_a_run_whose_worker_is_killed_ends_like_the_uninterrupted_one(
     assert [line["val"] for line in lines_of(folder)] == [line["val"] for line in alone.records]
 
 
-def test_the_metrics_of_a_run_reach_ray_s_exporter(small_file: Path, tmp_path: Path) -> None:
+def test_fit_trains_a_data_frame_and_its_metrics_reach_ray_s_exporter(
+    small_file: Path, tmp_path: Path
+) -> None:
     import ray
 
     (node,) = [node for node in ray.nodes() if node["Alive"]]
@@ -126,9 +130,9 @@ def test_the_metrics_of_a_run_reach_ray_s_exporter(small_file: Path, tmp_path: P
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    place = [f"storage={tmp_path}", f"data.source={small_file}", "name=seen"]
-    settings = ["fit.epochs=40", "fit.patience=null", "scaling.cpus=1"]
-    assert train(["quick", *settings, *place]) == 0
+    settings = {"fit.epochs": 40, "fit.patience": None, "scaling.cpus": 1}
+    place = {"storage": str(tmp_path), "name": "seen"}
+    classifier = MBTIClassifier.fit(pd.read_csv(small_file), settings={**settings, **place})
     # Workers send their metrics every ten seconds; what has ended stays for a while.
     for _ in range(40):
         if seen:
@@ -136,6 +140,10 @@ def test_the_metrics_of_a_run_reach_ray_s_exporter(small_file: Path, tmp_path: P
         time.sleep(0.5)
     ended.set()
     assert {"ray_mbti_val_accuracy", "ray_mbti_train_tokens_per_second"} <= seen
+    (frame,) = (tmp_path / "frames").iterdir()
+    assert frame.name in repr(classifier)
+    again = MBTIClassifier.from_pretrained(tmp_path / "seen")
+    assert again.predict_proba("a quiet book").equal(classifier.predict_proba("a quiet book"))
 
 
 def test_more_workers_than_cpus_are_refused_in_one_line_with_nothing_written(
