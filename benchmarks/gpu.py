@@ -1,20 +1,25 @@
-"""The engine on a GPU: how fast, how exact in each precision, how much memory.
+"""The engine and a replica on a GPU: whether they are right there, and how fast, in one go.
 
     python benchmarks/gpu.py [--output FILE.json] [--windows 8675] [--epochs 10] [--tiny]
 
 Needs neither Ray nor a hub: a DistilBERT with random weights (right for speed, and for comparing
-precisions), random tokens, one window of 512 tokens a user. Measured, through `engine.fit.run`:
+precisions) and random tokens, one window of 512 tokens a user; beyond torch and transformers only
+pydantic, pyarrow, PyYAML and fastapi. At most nine minutes on an H100: after seven no part begins.
+First the checks of benchmarks/gpu_checks.py (out of memory, resuming in another precision, a flood
+of requests, golden texts, graphs of torch.compile, gradients of the focal loss, packed against
+padded attention and its fallback), then through `engine.loop.run`:
 
-    train      seconds of training for all epochs in bf16, and the share of the matrix-product rate
-               that the same card reaches in the same run on 8192-cubes of bf16
     precision  the training loss after one epoch in 32, bf16-mixed and 16-mixed, same seed
     memory     the most that the card held at batch 16
+    train      seconds of training for all epochs in bf16, and the share of the matrix-product rate
+               that the same card reaches in the same run on 8192-cubes of bf16
     attention  windows of 16 to 512 tokens in bf16, padded to the longest of a batch against packed
                one behind the other (torch's variable-length attention), alternating, medians of 3
 
-`--tiny` tries the script on any machine with a small encoder; its numbers mean nothing. The last
-line is one JSON object: train_s, matmul_share, peak_gib_at_batch_16, largest_loss_gap,
-packed_vs_padded (training speed).
+`--tiny` runs all of it on any machine with a small encoder; its numbers mean nothing. The last line
+is one JSON object: `verdicts` of each check and goal (true, false, or null: not shown), train_s,
+matmul_share, peak_gib_at_batch_16, largest_loss_gap, packed_vs_padded (training speed), and
+replica_texts_s.
 """
 
 import argparse
@@ -22,6 +27,9 @@ import json
 import platform
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +37,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import transformers
+from gpu_checks import CHECKS, Bench
 
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import RunConfig
@@ -40,39 +49,83 @@ from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 
 POLES = "entj"
+# Of 540 s on a card: a part that has begun may take two minutes.
+BUDGET_S = 420
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
-    parser.add_argument("--windows", type=int, default=8675)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--windows", type=int)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
+    windows = options.windows or (64 if options.tiny else 8675)
+    epochs = options.epochs or (1 if options.tiny else 10)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokens = 32 if options.tiny else 512
-    with tempfile.TemporaryDirectory() as folder:
-        shape = save_encoder(Path(folder), tokens, tiny=options.tiny)
-        data = random_dataset(options.windows, tokens, shape.vocab_size)
-        ragged = random_dataset(options.windows, tokens, shape.vocab_size, shortest=16)
-        result = {
-            "machine": machine(device),
-            "windows": options.windows,
-            "tokens_a_window": tokens,
-            "epochs": options.epochs,
-            **measure(folder, data, device, options.epochs, tokens, shape),
-            **compare_attention(folder, ragged, device, tokens),
+    started = time.monotonic()
+    result: dict[str, Any] = {
+        "machine": machine(device),
+        "windows": windows,
+        "tokens_a_window": tokens,
+        "epochs": epochs,
+    }
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        exact = save_encoder(folder / "exact", tokens, tiny=options.tiny, dropout=0.0)
+        bench = Bench(
+            device,
+            str(folder / "exact"),
+            tokens,
+            random_dataset(min(windows, 256), tokens, exact.vocab_size),
+            random_dataset(min(windows, 256), tokens, exact.vocab_size, shortest=16),
+            folder,
+        )
+        result["checks"] = {
+            name: tried(partial(check, bench), started) for name, check in CHECKS.items()
         }
+        encoder = folder / "encoder"
+        shape = save_encoder(encoder, tokens, tiny=options.tiny)
+        data = random_dataset(windows, tokens, shape.vocab_size)
+        ragged = random_dataset(windows, tokens, shape.vocab_size, shortest=16)
+        for part in (
+            partial(measure, str(encoder), data, device, epochs, tokens, shape),
+            partial(compare_attention, str(encoder), ragged, device, tokens),
+        ):
+            result |= tried(part, started)
+    result["seconds"] = time.monotonic() - started
     options.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    keys = (
-        "train_s",
-        "matmul_share",
-        "peak_gib_at_batch_16",
-        "largest_loss_gap",
-        "packed_vs_padded",
-    )
-    print(json.dumps({key: result[key] for key in keys}))
+    keys = ("train_s", "matmul_share", "peak_gib_at_batch_16", "largest_loss_gap")
+    figures = {key: result.get(key) for key in (*keys, "packed_vs_padded")}
+    figures["replica_texts_s"] = result["checks"]["serve"].get("texts_s")
+    is_real = device == "cuda" and not options.tiny
+    print(json.dumps({"verdicts": verdicts(result, is_real=is_real), **figures}))
     return 0
+
+
+def tried(part: Callable[[], dict[str, Any]], started: float) -> dict[str, Any]:
+    """The figures of a part, or why there are none: one failure must not cost the others."""
+    if time.monotonic() - started > BUDGET_S:
+        return {"ok": None, "why": "not begun: the time was up"}
+    begun = time.monotonic()
+    try:
+        return {**part(), "took_s": time.monotonic() - begun}
+    except Exception as error:
+        trace = traceback.format_exc()
+        return {"ok": False, "why": f"{type(error).__name__}: {error}", "trace": trace}
+
+
+def verdicts(result: dict[str, Any], *, is_real: bool) -> dict[str, bool | None]:
+    """Of every check, and of the goals on a card."""
+    goals = {
+        "train_s < 60": lambda: result["train_s"] < 60,
+        "matmul_share >= 0.4": lambda: result["matmul_share"] >= 0.4,
+        "peak_gib < 4": lambda: result["peak_gib_at_batch_16"] < 4,
+    }
+    found = {name: check["ok"] for name, check in result["checks"].items()}
+    measured = is_real and "train_s" in result
+    return found | {name: bool(goal()) if measured else None for name, goal in goals.items()}
 
 
 def measure(
@@ -163,10 +216,11 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def save_encoder(folder: Path, tokens: int, *, tiny: bool) -> Any:
+def save_encoder(folder: Path, tokens: int, *, tiny: bool, dropout: float = 0.1) -> Any:
     """A DistilBERT with random weights as a folder that `model.encoder` takes."""
     small = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4} if tiny else {}
-    shape = transformers.DistilBertConfig(max_position_embeddings=tokens, **small)
+    drop = {"dropout": dropout, "attention_dropout": dropout}
+    shape = transformers.DistilBertConfig(max_position_embeddings=tokens, **drop, **small)
     torch.manual_seed(0)
     transformers.DistilBertModel(shape).save_pretrained(folder)
     return shape
@@ -191,9 +245,10 @@ def _windows(ids: Any, random: np.random.Generator, shortest: int) -> Windows:
     labels = random.integers(0, 2, (len(ids), 4)).astype(np.uint8)
     columns = dict(zip(POLES, labels.T, strict=True))
     numbers = {"number": np.arange(len(ids)), "person": np.arange(len(ids), dtype=np.int32)}
+    shares = pa.nulls(len(ids), pa.list_(pa.float32(), 4))
     lengths = random.integers(shortest, ids.shape[1] + 1, len(ids))
     packed = [EncodedRow([row[:n].tolist()], False) for row, n in zip(ids, lengths, strict=True)]
-    return build_windows(packed, pa.table({**columns, **numbers}))
+    return build_windows(packed, pa.table({**columns, **numbers, "shares": shares}))
 
 
 def machine(device: str) -> dict[str, Any]:
