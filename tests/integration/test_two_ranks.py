@@ -12,6 +12,7 @@ from ranks import run_ranks
 
 from mbti_ray.config import RunConfig, config_from_dict
 from mbti_ray.data.dataset import Dataset, prepare_dataset, read_dataset
+from mbti_ray.engine.cross_fit import cross_fit
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 
@@ -29,6 +30,7 @@ CASES = {
         *("model.reader=posts", "model.post_tokens=24", "model.post_layers=1", "fit.posts=3"),
         *("fit.batch_size=1", "fit.accumulate=9", "fit.epochs=1", "model.max_tokens=64"),
     ],
+    "stack": ["model.reader=stack", "fit.epochs=1"],
     "overflow": ["fit.precision=16-mixed", "fit.epochs=1", "fit.batch_size=64"],
 }
 
@@ -38,7 +40,12 @@ def trained(config: RunConfig, data: Dataset) -> dict[str, Any]:
     scaler = partial(torch.amp.GradScaler, init_scale=2.0**30)
     with mock.patch.object(torch.amp, "GradScaler", scaler):
         outcome = run(config, data, Worker(), score_test=False)
-    return {"weights": dict(outcome.model.state_dict()), "skipped": outcome.progress.skipped}
+        fitted = cross_fit(config, data, Worker(), epochs=1)
+    return {
+        "weights": dict(outcome.model.state_dict()),
+        "skipped": outcome.progress.skipped,
+        "cross_fitted": torch.zeros(1) if fitted is None else torch.from_numpy(fitted),
+    }
 
 
 def train_all(rank: int, trees: dict[str, Any], datasets: dict[str, str]) -> dict[str, Any]:
@@ -63,3 +70,7 @@ def test_two_ranks_equal_each_other_and_one_rank(short: Build, cache: Path, tmp_
             limit = 5e-3 if name == "overflow" else _ORDER_OF_SUMS
             gap = (first[name]["weights"][key] - value).abs().max()
             assert gap < limit, (name, key)
+        # Logits sum many such weights.
+        torch.testing.assert_close(
+            first[name]["cross_fitted"], alone["cross_fitted"], rtol=0, atol=50 * _ORDER_OF_SUMS
+        )
