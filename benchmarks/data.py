@@ -7,10 +7,10 @@ of the FILEs, or of the built-in corpus: posts of up to 200 characters in runs o
 a link in 8 % and a type in 10 % of them. Prepares it with the preset minilm in a process of its
 own, again to find it unchanged, audits it, and prepares a file of --times as many people. Beside
 it, `datasets.map` with two processes tokenizes the same posts, without masks, splits or windows.
-Memory is the proportional set size (PSS) of the process and its children, added up ten times a
-second, its largest value. --quick is a twentieth of the people, and three times that. The last line
-is one JSON object: seconds, peak_mib, again_s, vs_datasets_map (their seconds over ours),
-mib_at_10x, seconds_at_10x, audit_s.
+Time starts after the imports. Memory is the proportional set size (PSS) of the process and its
+children, added up ten times a second, its largest value. --quick is a twentieth of the people, and
+three times that. The last line is one JSON object: seconds, peak_mib, again_s, vs_datasets_map
+(their seconds over ours), mib_at_10x, seconds_at_10x, audit_s.
 """
 
 import argparse
@@ -37,6 +37,7 @@ LINKS, NAMINGS, FULL_POSTS = 0.08, 0.1, 0.7
 PREPARE = """
 import json, sys, time
 from pathlib import Path
+from transformers import AutoTokenizer
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import prepare_dataset
 start = time.perf_counter()
@@ -47,6 +48,7 @@ print(json.dumps({"seconds": seconds, "rows": data.info.rows, "key": data.key}))
 """
 AUDIT = """
 import json, sys, time
+from transformers import AutoTokenizer
 from mbti_ray.audit import main
 start = time.perf_counter()
 code = main(["minilm", f"data.source={sys.argv[1]}"])
