@@ -1,12 +1,14 @@
 """A map over batches in several processes, in order. Must not know what is mapped, or Ray."""
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from mbti_ray.errors import DataError
@@ -29,6 +31,19 @@ class MapBatches(Protocol):
 def map_here(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The `MapBatches` of this process alone."""
     return map(function, items)
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the command, and end when it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 class ProcessMap:
@@ -60,7 +75,9 @@ class ProcessMap:
             return
         if self._pool is None:
             # Not forked: this process may have threads, and libraries that do not survive a fork.
-            self._pool = ProcessPoolExecutor(self._processes, get_context("spawn"))
+            self._pool = ProcessPoolExecutor(
+                self._processes, get_context("spawn"), initializer=_follow_parent
+            )
         running: deque[Future[Any]] = deque()
         try:
             for item in chain(head, items):

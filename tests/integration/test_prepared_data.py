@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -133,6 +135,28 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     with pytest.raises(DataError, match=r"rows\.csv: changed while it was read; try again"):
         prepare_dataset(config, tmp_path / "cache", advance=append)
     assert not (tmp_path / "cache").exists()
+
+
+MAP = """
+import os, time
+from mbti_ray.data.processes import ProcessMap
+def work(seconds):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+"""
+
+
+def test_processes_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "command.py"
+    call = "with ProcessMap(2) as each: list(each(work, [600] * 4))"
+    script.write_text(f"{MAP}\nif __name__ == '__main__':\n    {call}\n")
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        for _ in range(2):
+            assert int(command.stdout.readline()) > 0
+        command.kill()
+        # Each of them holds the pipe open, and would for ten minutes.
+        assert command.communicate(timeout=100)[0] == ""
 
 
 def _die(batch: int) -> int:
