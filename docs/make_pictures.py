@@ -9,6 +9,7 @@ system's Chromium. Needs the extra `test` (playwright, pyte), and no other Ray o
 
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -39,6 +40,8 @@ POSTS = (
 COLUMNS, LINES = 100, 24
 # Still moments are shown for at most this long; the last picture stays longer.
 _LONGEST_S, _LAST_S, _SPEED = 0.8, 4.0, 3.0
+# What moves while nothing happens: a spinner and a clock.
+_MOVING = re.compile("[\u2800-\u28ff]|\\d+:\\d\\d:\\d\\d")
 _CELL_W, _CELL_H = 8.4, 18
 _THEMES = {
     "light": {"paper": "#ffffff", "ink": "#1f2328", "frame": "#d0d7de"},
@@ -82,7 +85,7 @@ def record(command: list[str], typed: str) -> Iterator[Frame]:
             break
         stream.feed(data)
         now = lines_of(screen)
-        if now != shown:
+        if [_MOVING.sub("", line) for line in now] != [_MOVING.sub("", line) for line in shown]:
             yield min((time.monotonic() - since) / _SPEED, _LONGEST_S), shown
             shown, since = now, time.monotonic()
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -21,20 +20,33 @@ TEXT = (
     "Nothing beats silence and books. I think about theories and patterns, trust logic and "
     "evidence, and keep lists of my plans and deadlines."
 )
-_READY_S = 120
 
 
 def main() -> int:
     subprocess.run(_command("tune", STUDY, "name=demo", "--fresh"), check=True)
-    port = _free_port()
-    service = subprocess.Popen(_command("serve", "runs/demo", f"serve.port={port}"))
-    try:
-        response = _request_prediction(f"http://127.0.0.1:{port}", service)
-    finally:
-        service.send_signal(signal.SIGTERM)
-        service.wait(timeout=60)
-    print(json.dumps(response))
+    url = f"http://127.0.0.1:{_free_port()}"
+    command = _command("serve", "runs/demo", f"serve.port={url.rpartition(':')[2]}")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+        try:
+            _wait_until_ready(service)
+            print(f"POST {url}/predict: {TEXT}", flush=True)
+            response = httpx.post(f"{url}/predict", json={"inputs": TEXT}, timeout=30)
+            response.raise_for_status()
+        finally:
+            service.send_signal(signal.SIGTERM)
+            service.wait(timeout=60)
+    print(json.dumps(response.json()))
     return 0
+
+
+def _wait_until_ready(service: "subprocess.Popen[str]") -> None:
+    """Show what the service prints until it is ready."""
+    assert service.stdout is not None
+    for line in service.stdout:
+        print(line, end="", flush=True)
+        if " is ready; " in line:
+            return
+    raise SystemExit(f"the service exited with code {service.wait()}")
 
 
 def _command(verb: str, *arguments: str) -> list[str]:
@@ -46,23 +58,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _request_prediction(url: str, service: subprocess.Popen[bytes]) -> object:
-    deadline = time.monotonic() + _READY_S
-    while time.monotonic() < deadline:
-        if service.poll() is not None:
-            raise SystemExit(f"the service exited with code {service.returncode}")
-        try:
-            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
-                break
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    print(f"POST {url}/predict: {TEXT}", flush=True)
-    response = httpx.post(f"{url}/predict", json={"inputs": TEXT}, timeout=30)
-    response.raise_for_status()
-    return response.json()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def command_after(heading: str, seen: str) -> list[str]:
 
 @pytest.mark.parametrize("columns", [80, 140])
 def test_five_commands_lead_from_a_csv_to_a_served_model(
-    tmp_path: Path, columns: int, record_property: pytest.RecordProperty
+    tmp_path: Path, columns: int, record_property: Callable[[str, object], None]
 ) -> None:
     with (tmp_path / "my.csv").open("w", newline="") as file:
         writer = csv.writer(file)
