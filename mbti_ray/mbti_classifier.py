@@ -145,8 +145,10 @@ class MBTIClassifier:
         info = self._predictor.info
         model, data, card = info["model"], info["data"], info["scores"].get("scorecard")
         rows = f"{data['rows']['train']:,} {info['unit']}s" if data.get("rows") else "rows"
+        named = f"{source_name(model['encoder'])} with {model['pooling']} pooling"
+        if model["reader"] != "windows":
+            named = "TF-IDF" if model["reader"] == "tfidf" else f"{named}, {model['reader']}"
         return (
-            f"<MBTIClassifier: bundle {info['id']}; {source_name(model['encoder'])} with "
-            f"{model['pooling']} pooling; trained on {rows} of {source_name(data['source'])}; "
-            f"{verdict(card, data) if card else 'not scored'}>"
+            f"<MBTIClassifier: bundle {info['id']}; {named}; trained on {rows} of "
+            f"{source_name(data['source'])}; {verdict(card, data) if card else 'not scored'}>"
         )

@@ -107,6 +107,7 @@ def test_its_repr_says_model_data_and_score_against_tfidf(bundle: Path, tmp_path
 
     unscored = repr(MBTIClassifier.from_pretrained(bundle))
     assert unscored.endswith("not scored>")
+    assert "; tiny with mean pooling; " in unscored
     folder = shutil.copytree(bundle, tmp_path / "scored")
     manifest = json.loads((folder / "bundle.json").read_text("utf-8"))
     card = scorecard()

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.dataset import prepare_dataset
@@ -114,6 +115,9 @@ def test_tfidf_has_no_graph_and_says_so(
         Predictor.load(folder.bundle, runtime="onnx")
     assert export_main([str(folder.bundle)]) == 2
     assert "is TF-IDF" in capsys.readouterr().err
+    assert export_main([str(folder.bundle), "--to", "hf", str(folder.path / "hf")]) == 2
+    assert "model.reader=tfidf" in capsys.readouterr().err
+    assert "; TF-IDF; trained on" in repr(MBTIClassifier.from_pretrained(folder.bundle))
 
 
 def test_damaged_features_are_refused(shipped: Shipped, tmp_path: Path) -> None:
