@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
 
 from mbti_ray.scores.comparison import MAIN_MEASURES, compare, describe_comparison
 from mbti_ray.scores.scorecard import Scored
@@ -27,6 +26,7 @@ def some_people(seed, *, people=12, posts=3, skill=1.0, copies=2):
 
 
 def test_differences_are_those_of_scikit_learn_and_of_counting():
+    f1_score = pytest.importorskip("sklearn.metrics", reason="needs the extra").f1_score
     first, second = some_people(0)
     found = compare(first, second, resamples=20)
     f1 = [
