@@ -6,7 +6,6 @@ Must not know models, so that importing it is cheap.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mbti_ray.errors import ConfigError
 from mbti_ray.typology import POSITIVE_POLES
 
 if TYPE_CHECKING:
@@ -58,18 +57,9 @@ class Predictions(list[Prediction]):
     """The predictions for several inputs, in their order."""
 
     def to_frame(self) -> "pd.DataFrame":
-        """A pandas DataFrame: a row for each input, a column for each probability.
+        """A pandas DataFrame: a row for each input, a column for each probability."""
+        import pandas as pd
 
-        Raises:
-            ConfigError: pandas is not installed.
-        """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise ConfigError(
-                "to_frame needs pandas; install it with pip install pandas, or use as_dict() of "
-                "each prediction"
-            ) from None
         facts = ("abstained", "truncated", "windows", "unknown", "tokens")
         return pd.DataFrame(
             [[p.type, *p.probabilities.values(), *(getattr(p, f) for f in facts)] for p in self],
