@@ -52,7 +52,7 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
         if console.is_terminal:
             text = wrap(text, max(20, console.width - width), indent=0)
         lines = text.replace("\n", "\n" + " " * width)
-        console.print(Text(heading.ljust(width), style="bold") + Text(lines), soft_wrap=True)
+        console.print(Text.assemble((heading.ljust(width), "bold"), lines), soft_wrap=True)
 
 
 def print_warning(line: str) -> None:
@@ -212,7 +212,7 @@ def print_commands(commands: Mapping[str, str]) -> None:
     console.print()
     width = max(map(len, commands)) + 2
     for name, command in commands.items():
-        console.print(Text(name.ljust(width), style="bold") + Text(command), soft_wrap=True)
+        console.print(Text.assemble((name.ljust(width), "bold"), command), soft_wrap=True)
 
 
 def format_values(values: Sequence[float] | None) -> str:
