@@ -292,7 +292,7 @@ def test_no_text_is_in_two_splits_in_any_order_and_format(
         found.append(
             {name: sorted(t for e in part for t in e.texts) for name, part in members.items()}
         )
-    # A user who is joined from several rows has its posts in their order, and is split by its posts.
+    # A user joined from several rows has its posts in their order, and is split by its posts.
     if split_by != "user":
         assert found[0] == found[1]
 
