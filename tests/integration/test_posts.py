@@ -21,7 +21,7 @@ from mbti_ray.data.collate import Groups, collate
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.data.instances import Instances
 from mbti_ray.data.users import load_users
-from mbti_ray.engine.dataloader import StepLoader
+from mbti_ray.engine.dataloader import StepBatches, StepLoader
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.optimizer import build_optimizer
 from mbti_ray.engine.step import Stepper
@@ -32,7 +32,7 @@ from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes.onnx_export import export_onnx
-from mbti_ray.model.classifier import MBTIModel, build_model
+from mbti_ray.model.classifier import MBTIModel, build_model, use_packed_attention
 from mbti_ray.model.loss import build_loss
 from mbti_ray.serving.app import build_api
 from mbti_ray.serving.router import Router
@@ -83,15 +83,16 @@ def attentive(config: RunConfig, data: Dataset) -> MBTIModel:
     return model
 
 
-def load_step(config: RunConfig, data: Dataset, rows: list[int], *, tokens: int = 4096) -> Any:
+def load_step(config: RunConfig, data: Dataset, rows: list[int]) -> StepBatches:
     loader = StepLoader(
         Instances.of(config, data.splits["train"]),
         epoch=0,
         rank=0,
         world_size=1,
-        batch_tokens=tokens,
+        batch_tokens=4096,
         pad_id=data.tokenizer.pad_token_id,
         device=CPU,
+        packed=config.fit.attention == "packed",
     )
     return loader.load(np.array(rows))
 
@@ -168,17 +169,27 @@ def test_training_starts_from_the_mean_over_posts(posts: Build, data: Dataset) -
 def test_persons_with_different_counts_of_posts_have_in_one_batch_the_gradient_of_each_alone(
     posts: Build, data: Dataset, layers: int, attention: str
 ) -> None:
-    config = posts("model.dropout=0", f"model.post_layers={layers}", "fit.posts=null")
+    config = posts(
+        "model.dropout=0",
+        f"model.post_layers={layers}",
+        "fit.posts=null",
+        f"fit.attention={attention}",
+    )
     counts = np.bincount(data.splits["train"].row_index)
     rows = [int(np.argmax(counts)), int(np.argmin(counts)), 0, 1]
     assert len({*counts[rows].tolist()}) > 1
     gradients = []
     for groups in ([rows], [[row] for row in rows]):
         model = attentive(config, data)
+        if attention == "packed":
+            use_packed_attention(model)
         for group in groups:
             loss = torch.zeros(())
             for batch in load_step(config, data, group).batches:
-                outputs = torch.cat([model(p.input_ids, p.attention_mask) for p in batch.passes])
+                outputs = torch.cat(
+                    [model(p.input_ids, p.attention_mask, p.packing) for p in batch.passes]
+                )
+                assert batch.groups is not None
                 logits = model.pool(outputs, batch.groups)
                 loss = loss + build_loss(config.loss, None)(logits, batch.labels).sum()
             loss.backward()
