@@ -3,21 +3,23 @@
     python benchmarks/train.py [--source FILE.csv] [--quick]
 
 One run, same model with the same weights, same windows, same 32 windows an optimizer step, AdamW,
-fp32 on a CPU and bf16 autocast on a GPU; the sides alternate, and the medians of several repeats
-count. What is timed is the training loop alone, from the first batch to the last update; each side
-has trained a little before. Only the loop, the sampler and the collator differ; all clip gradients
-at 1 and use fused AdamW:
+in bf16 autocast where the device has it in hardware, else in float32; the sides alternate, and the
+medians of several repeats count. What is timed is the training loop alone, from the first batch to
+the last update; each side has trained a little before. Only the loop, the sampler and the collator
+differ; all clip gradients at 1 and use fused AdamW (in bf16 Lightning's cannot be fused):
 
     ours         engine.loop.run, as `python -m mbti_ray.train` runs it
     packed       the same with fit.attention=packed, which pads nothing
-    hf           transformers.Trainer with DataCollatorWithPadding, as its defaults are
+    hf           transformers.Trainer with DataCollatorWithPadding, at the same precision
     hf_grouped   the same with train_sampling_strategy="group_by_length"
+    hf_default   as hf, in float32, which is its default
     lightning    lightning.Trainer with a shuffled, padding DataLoader
 
-`matmul_share` is the speed of our steps over that of a 2048-cube product (8192 on a GPU) in the
-same minute, counting only what real tokens need. Needs `pip install 'mbti_ray[bench,minilm]'`. The
-last line is one JSON object: vs_hf, vs_hf_grouped, vs_lightning (of real tokens a second),
-padding_share, matmul_share, and texts_s of each side.
+`matmul_share` is the speed of our steps over that of a 2048-cube product (8192 on a GPU) at the
+same precision and in the same minute, counting only what real tokens need. Needs `pip install
+'mbti_ray[bench,minilm]'`. The last line is one JSON object: vs_hf, vs_hf_grouped, vs_hf_default,
+vs_lightning (of real tokens a second), padding_share, matmul_share, bf16_vs_fp32_at_256 (our speed
+on windows of 256 tokens; null without bf16 in hardware), and texts_s of each side.
 """
 
 import argparse
@@ -41,11 +43,13 @@ import numpy as np
 import torch
 from extra import require_bench
 from torch import nn
-from train_sides import SIDES, Counting, Run, Task, padded, transformers, wait
+from train_sides import SIDES, Counting, Run, Task, padded, transformers, wait, with_fit
 
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
+from mbti_ray.engine.precision import resolve_precision
+from mbti_ray.engine.worker import Worker
 from mbti_ray.model.loss import build_loss
 
 RESULTS = Path(__file__).parent / "results"
@@ -80,7 +84,7 @@ def measure(task: Task, warm_up: Task, repeats: int, sides: Sequence[str]) -> Me
         for name in sides:
             measured.runs[name].append(SIDES[name](task))
             if name == "ours":
-                measured.matmul_flop_s.append(matmul_rate(task.device))
+                measured.matmul_flop_s.append(matmul_rate(task))
         seconds = {name: round(found[-1].seconds, 1) for name, found in measured.runs.items()}
         print(f"repeat {repeat + 1}: {seconds}", flush=True)
     return measured
@@ -121,9 +125,22 @@ def flops(task: Task) -> float:
     return float(6 * weights * lengths.sum() + 12 * layers * hidden * (lengths**2).sum())
 
 
-def matmul_rate(device: str) -> float:
+def bf16_vs_fp32(task: Task, repeats: int) -> float | None:
+    """Our speed in bf16 over that in float32, alternating."""
+    if not task.is_bf16:
+        return None
+    ratios = []
+    for _ in range(repeats + 1):
+        exact, rounded = (SIDES["ours"](with_fit(task, precision=p)) for p in ("32", "bf16-mixed"))
+        ratios.append(exact.seconds / rounded.seconds)
+    # The first is the warm-up.
+    return statistics.median(ratios[1:])
+
+
+def matmul_rate(task: Task) -> float:
     """Operations a second of a square product: the best of several, since it is a ceiling."""
-    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    device, size = task.device, 8192 if task.device == "cuda" else 2048
+    dtype = torch.bfloat16 if task.is_bf16 else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(6):
@@ -150,6 +167,15 @@ def some_windows(data: Dataset, count: int, *, seed: int) -> Dataset:
     return Dataset(splits, data.tokenizer, data.info, data.folder)
 
 
+def long_windows(data: Dataset, count: int, tokens: int) -> Dataset:
+    """Windows of so many tokens each, from the training split's one behind the other."""
+    train = data.splits["train"]
+    ids = np.resize(train.ids, (count, tokens))
+    packed = [EncodedRow([row.tolist()], truncated=False) for row in ids]
+    long = build_windows(packed, train.rows.take(np.arange(count) % train.row_count))
+    return Dataset({**data.splits, "train": long}, data.tokenizer, data.info, data.key)
+
+
 def machine(device: str) -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
@@ -174,7 +200,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer windows, three repeats")
     parser.add_argument("--output", type=Path, help="default: train.json, or train_quick.json")
     options = parser.parse_args()
-    needs = {"hf": "accelerate", "hf_grouped": "accelerate", "lightning": "lightning"}
+    needs = {side: "accelerate" for side in ("hf", "hf_grouped", "hf_default")}
+    needs["lightning"] = "lightning"
     require_bench(*dict.fromkeys(needs[side] for side in options.sides if side in needs))
     name = "train_quick.json" if options.quick else "train.json"
     output = options.output or RESULTS / name
@@ -185,6 +212,7 @@ def main() -> int:
     _be_quiet()
     load = os.getloadavg()[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = resolve_precision("auto", Worker(device=device), hidden_size=384)
     config = load_run(
         "minilm",
         [
@@ -193,6 +221,7 @@ def main() -> int:
             "data.unit=post",
             "data.split_by=post" if options.source else "data.split_by=auto",
             "fit.epochs=1",
+            f"fit.precision={precision}",
             # One rate for all weights and no warm-up, as the other sides have it.
             "optim.head_lr=null",
             "optim.warmup_steps=0",
@@ -203,7 +232,10 @@ def main() -> int:
         task = Task(config, some_windows(data, options.windows, seed=0), device)
         warm_up = Task(config, some_windows(data, WARM_UP_WINDOWS, seed=1), device)
         measured = measure(task, warm_up, options.repeats, options.sides)
-    result = summary(task, measured)
+        few = some_windows(data, WARM_UP_WINDOWS, seed=1)
+        long = Task(config, long_windows(few, 64, 256), device)
+        at_256 = bf16_vs_fp32(long, 3)
+    result = {"precision": precision, **summary(task, measured), "bf16_vs_fp32_at_256": at_256}
     raw = {
         "command": f"python benchmarks/train.py --source {options.source and options.source.name}"
         f" --windows {options.windows} --repeats {options.repeats}",

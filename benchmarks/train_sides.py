@@ -47,6 +47,10 @@ class Task:
     device: str
 
     @property
+    def is_bf16(self) -> bool:
+        return self.config.fit.precision == "bf16-mixed"
+
+    @property
     def windows(self) -> Windows:
         return self.data.splits["train"]
 
@@ -83,9 +87,14 @@ class Counting(nn.Module):
         return {"loss": binary_cross_entropy_with_logits(logits, labels), "logits": logits}
 
 
+def with_fit(task: Task, **settings: Any) -> Task:
+    """The task with other settings of `fit`."""
+    fit = task.config.fit.model_copy(update=settings)
+    return replace(task, config=task.config.model_copy(update={"fit": fit}))
+
+
 def packed(task: Task) -> Run:
-    fit = task.config.fit.model_copy(update={"attention": "packed"})
-    return ours(replace(task, config=task.config.model_copy(update={"fit": fit})))
+    return ours(with_fit(task, attention="packed"))
 
 
 def ours(task: Task) -> Run:
@@ -122,7 +131,7 @@ def hf(task: Task, *, sampling: str = "random") -> Run:
             report_to=[],
             disable_tqdm=True,
             use_cpu=task.device == "cpu",
-            bf16=task.device == "cuda",
+            bf16=task.is_bf16,
             dataloader_pin_memory=task.device == "cuda",
         )
         trainer = transformers.Trainer(
@@ -135,6 +144,10 @@ def hf(task: Task, *, sampling: str = "random") -> Run:
         result.loss = trainer.train().training_loss
     result.computed = model.computed
     return result
+
+
+def hf_default(task: Task) -> Run:
+    return hf(with_fit(task, precision="32"))
 
 
 def hf_grouped(task: Task) -> Run:
@@ -156,9 +169,9 @@ def with_lightning(task: Task) -> Run:
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             optim = task.config.optim
-            return torch.optim.AdamW(
-                self.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
-            )
+            # Lightning refuses to clip the gradients of a fused optimizer in mixed precision.
+            options = {"lr": optim.lr, "weight_decay": optim.weight_decay}
+            return torch.optim.AdamW(self.parameters(), **options, fused=not task.is_bf16)
 
         def on_train_start(self) -> None:
             result.seconds = -time.perf_counter()
@@ -174,7 +187,7 @@ def with_lightning(task: Task) -> Run:
         max_epochs=1,
         accelerator="gpu" if task.device == "cuda" else "cpu",
         devices=1,
-        precision="bf16-mixed" if task.device == "cuda" else "32-true",
+        precision="bf16-mixed" if task.is_bf16 else "32-true",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -199,6 +212,7 @@ SIDES: dict[str, Callable[[Task], Run]] = {
     "packed": packed,
     "hf": hf,
     "hf_grouped": hf_grouped,
+    "hf_default": hf_default,
     "lightning": with_lightning,
 }
 
