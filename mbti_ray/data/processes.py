@@ -2,13 +2,16 @@
 
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from threading import Thread
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from mbti_ray.errors import DataError
@@ -46,6 +49,17 @@ def _follow_parent() -> None:
     Thread(target=wait, daemon=True).start()
 
 
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Spawned processes do not import the caller's script, which may have no `__main__` guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class ProcessMap:
     """A `MapBatches` on all cores of this machine.
 
@@ -81,7 +95,8 @@ class ProcessMap:
         running: deque[Future[Any]] = deque()
         try:
             for item in chain(head, items):
-                running.append(self._pool.submit(function, item))
+                with _main_hidden():
+                    running.append(self._pool.submit(function, item))
                 if len(running) > 2 * self._processes:
                     yield running.popleft().result()
             while running:

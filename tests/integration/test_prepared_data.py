@@ -137,19 +137,25 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert not (tmp_path / "cache").exists()
 
 
-MAP = """
+WORK = """
 import os, time
-from mbti_ray.data.processes import ProcessMap
 def work(seconds):
     print(os.getpid(), flush=True)
     time.sleep(seconds)
 """
 
 
-def test_processes_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+COMMAND = """
+from mbti_ray.data.processes import ProcessMap
+from work import work
+with ProcessMap(2) as each: list(each(work, [600] * 4))
+"""
+
+
+def test_processes_of_a_script_without_a_main_guard_start_and_end_with_it(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(WORK)
     script = tmp_path / "command.py"
-    call = "with ProcessMap(2) as each: list(each(work, [600] * 4))"
-    script.write_text(f"{MAP}\nif __name__ == '__main__':\n    {call}\n")
+    script.write_text(COMMAND)
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as command:
         assert command.stdout is not None
         for _ in range(2):
