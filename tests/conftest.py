@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,11 +17,22 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, one runs all tests that share a machine's only Ray."""
-    for item in items:
-        if any(item.get_closest_marker(name) for name in ("cluster", "hosts", "long")):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+# Tests that start Ray, or hosts, or need the machine's ports.
+_ONE_RAY = ("tests/cluster/", "tests/long/", "tests/hosts/")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes, one runs all tests that share a machine's only Ray.
+
+    `--dist loadgroup` would say the same by marks, but its groups are lost in pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRayScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(_ONE_RAY) else nodeid
+
+    return OneRayScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
