@@ -202,8 +202,10 @@ def test_what_writes_into_a_run_in_use_is_refused(
     assert not list(tmp_path.glob("**/.*.lock"))
 
 
+# A test run in the background of a shell ignores Ctrl-C, and so would what it starts.
 WAITS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from mbti_ray.cli.command import build_parser, run_command
 from mbti_ray.runs.run_lock import run_lock
