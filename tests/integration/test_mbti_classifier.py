@@ -62,12 +62,6 @@ def test_predictions_become_a_data_frame_and_bars(classifier: MBTIClassifier) ->
     assert several[0]._repr_html_().count("<tr>") == 1
 
 
-def test_to_frame_without_pandas_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ConfigError, match=r"pip install pandas, or use as_dict\(\)"):
-        Predictions().to_frame()
-
-
 def test_the_posts_of_a_person_are_read_together(classifier: MBTIClassifier) -> None:
     one = classifier.predict_posts([*TEXTS, *TEXTS])
     both = classifier.predict_posts([[*TEXTS, *TEXTS], TEXTS[:1]])
