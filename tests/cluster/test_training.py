@@ -140,9 +140,10 @@ def test_more_workers_than_cpus_are_refused_in_one_line_with_nothing_written(
 ) -> None:
     place = [f"storage={tmp_path}", f"data.source={small_file}", "name=many"]
     assert train(["quick", "scaling.workers=64", *place]) == 2
-    error = capfd.readouterr().err.strip().splitlines()
-    assert len(error) == 1
-    assert "scaling.workers=64" in error[0]
+    opening, *steps, error = capfd.readouterr().err.strip().splitlines()
+    assert opening.startswith("mbti-ray ")
+    assert all(step.endswith(" ...") for step in steps)
+    assert "scaling.workers=64" in error
     assert not (tmp_path / "many").exists()
 
 
