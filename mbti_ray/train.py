@@ -35,7 +35,7 @@ from mbti_ray.storage.local_cache import user_cache_folder
 if TYPE_CHECKING:
     from mbti_ray.data.dataset import Dataset
 
-# Trains a run to its bundle, in a folder that has been begun.
+# Trains a run to its bundle, in a folder that has been started.
 Fit: TypeAlias = Callable[[RunConfig, "Dataset", RunFolder], None]
 
 

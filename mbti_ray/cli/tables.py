@@ -152,7 +152,7 @@ def _all_metrics(card: "Scorecard", *, intervals: int, gap: int) -> Table:
 def _print_baselines(card: "Scorecard") -> None:
     baselines, missing = card.get("baselines") or {}, card.get("missing") or {}
     if baselines:
-        print_heading("beside baselines, on the same rows")
+        print_heading("compared with baselines, on the same rows")
         tables = [_beside_baselines(card, gap=gap) for gap in (2, 1)]
         console.print(next(filter(_fits, tables), tables[-1]))
     for name, reason in missing.items():

@@ -105,7 +105,7 @@ class ModelConfig(ConfigSection):
 
     @property
     def has_encoder(self) -> bool:
-        """Whether an encoder is trained, alone or beside TF-IDF."""
+        """Whether an encoder is trained, alone or together with TF-IDF."""
         return self.reader != "tfidf"
 
     @property
@@ -115,7 +115,7 @@ class ModelConfig(ConfigSection):
 
     @property
     def has_tfidf(self) -> bool:
-        """Whether TF-IDF is trained, alone or beside an encoder."""
+        """Whether TF-IDF is trained, alone or together with an encoder."""
         return self.reader in ("tfidf", "stack", "best")
 
 

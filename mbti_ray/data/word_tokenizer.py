@@ -39,7 +39,7 @@ class WordTokenizer:
         """The ids of each text, without special tokens."""
         if not self._is_by_word:
             return self._encode(texts)
-        # Another thread may start anew meanwhile; this one keeps what it has.
+        # Another thread may start over meanwhile; this one keeps what it has.
         ids_of = self._ids_of if len(self._ids_of) < _MAX_WORDS else {}
         self._ids_of = ids_of
         words = [text.split(" ") for text in texts]

@@ -5,7 +5,7 @@
                         know, so that it does not load a bundle as a model of its own
     tokenizer files     as transformers writes them
     tfidf.safetensors, tfidf_features.txt
-                        in place of these, or beside them in a stack: TF-IDF and its words
+                        in place of these, or together with them in a stack: TF-IDF and its words
     stack.safetensors   how much either member of a stack counts
     rows.safetensors    hashes of the rows of its splits, by which `evaluate` knows them
     bundle.json         the manifest: label order, pooling, limits, masking version, thresholds,

@@ -6,7 +6,7 @@ the machine that holds the model, in a training worker or a Ray task, but must n
 Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -24,13 +24,14 @@ from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.folds import read_folds, score_folds
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.inference.members import Member, build_members, choose_member
-from mbti_ray.inference.predictions import Predictions, score_predictions
+from mbti_ray.inference.split_predictions import SplitPredictions, score_predictions
 from mbti_ray.inference.tfidf_baseline import tfidf_baseline
 from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
 from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
+from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.calibration import (
     Lengths,
     fit_length_scaling,
@@ -66,7 +67,7 @@ def finalize_run(
     val = data.splits["val"]
     rules = [fit_decision_rule(config.scoring, m, val) for m in members]
     on_val = [
-        Predictions.of(m.val_logits, val, rule) for m, rule in zip(members, rules, strict=True)
+        SplitPredictions.of(m.val_logits, val, rule) for m, rule in zip(members, rules, strict=True)
     ]
     scored = [rows.scored(config.scoring.abstain) for rows in on_val]
     place, choice = choose_member(members, scored, config.fit.monitor, seed=config.seed)
@@ -83,7 +84,7 @@ def finalize_run(
     }
     if choice:
         scores["choice"] = choice
-    _write(member.config, data, member, scores, rule, folder, history)
+    _write(config, data, member, scores, rule, folder, history)
 
 
 def _write(
@@ -164,20 +165,21 @@ def _test_scores(
 ) -> dict[str, Any]:
     """Scores and scorecard of the test split, with calibration error before and after fitting."""
     test, train = data.splits["test"], data.splits["train"]
-    predictions = Predictions.of(logits, test, rule)
-    scores, baselines = score_predictions(
-        config,
-        data.info,
-        predictions,
-        "it is the model itself"
-        if config.model.reader == "tfidf"
-        else "scoring.baselines=false"
-        if not config.scoring.baselines
-        else (lambda: tfidf_baseline(tfidf or fit_tfidf(train.texts, train.labels), test.texts)),
-    )
+    predictions = SplitPredictions.of(logits, test, rule)
+    learned: Callable[[], Baseline] | str
+    if config.model.reader == "tfidf":
+        learned = "it is the model itself"
+    elif not config.scoring.baselines:
+        learned = "scoring.baselines=false"
+    else:
+
+        def learned() -> Baseline:
+            return tfidf_baseline(tfidf or fit_tfidf(train.texts, train.labels), test.texts)
+
+    scores, baselines = score_predictions(config, data.info, predictions, learned)
     if config.data.fold is not None:
-        learned = next((b.predicted for b in baselines if b.name == "tfidf"), None)
-        replace(predictions, tfidf=learned).save(folder.predictions)
+        predicted = next((b.predicted for b in baselines if b.name == "tfidf"), None)
+        replace(predictions, tfidf=predicted).save(folder.predictions)
     raw = Scored(_sigmoid(logits), test.labels, np.full(4, 0.5), test.persons)
     uncalibrated = build_scorecard(raw, (), resamples=0, person=data.info.person)
     return {

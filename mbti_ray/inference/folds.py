@@ -18,7 +18,11 @@ import numpy as np
 from mbti_ray.config import RunConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.inference.manifest import DecisionRule
-from mbti_ray.inference.predictions import Predictions, load_predictions, score_predictions
+from mbti_ray.inference.split_predictions import (
+    SplitPredictions,
+    load_predictions,
+    score_predictions,
+)
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.calibration import LengthScaling
@@ -29,7 +33,7 @@ class FoldResults:
     """The scores.json of each fold, and the predictions of all of them together."""
 
     scores: Sequence[dict[str, Any]]
-    predictions: Predictions
+    predictions: SplitPredictions
 
     @property
     def epochs(self) -> int | None:

@@ -15,7 +15,7 @@ from mbti_ray.model.tfidf import UNKNOWN_WORD
 
 
 class TokenReader:
-    """Windows of tokens; with a stack, the words beside them."""
+    """Windows of tokens; for a stack, the words, too."""
 
     def __init__(self, bundle: Bundle) -> None:
         assert bundle.tokenizer is not None

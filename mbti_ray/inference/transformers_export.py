@@ -152,7 +152,7 @@ def _set(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
 
 
 def _custom_model(model: MBTIModel, length: LengthScaling | None) -> PreTrainedModel:
-    """The model of `transformers_model`, whose code is saved beside its weights."""
+    """The model of `transformers_model`, whose code is saved with its weights."""
     MBTIConfig.register_for_auto_class()
     MBTIForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
     encoder: Any = model.encoder.config

@@ -88,9 +88,9 @@ class TfidfModel:
         keys, places = self._keys
         pairs = words[:-1] * (len(self._ids) + 1) + words[1:]
         is_known = (words[:-1] > 0) & (words[1:] > 0)
-        wanted, counts = np.unique(np.r_[words, pairs[is_known]], return_counts=True)
-        found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        is_feature = keys[found] == wanted
+        of_text, counts = np.unique(np.r_[words, pairs[is_known]], return_counts=True)
+        found = np.minimum(np.searchsorted(keys, of_text), len(keys) - 1)
+        is_feature = keys[found] == of_text
         ids, counts = places[found[is_feature]], counts[is_feature]
         values = (1 + np.log(counts)) * self.idf[ids]
         length = float(np.sqrt(values @ values)) or 1.0

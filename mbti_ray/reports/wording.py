@@ -60,7 +60,7 @@ def describe_test(config: "RunConfig") -> str:
 
 
 def describe_model(model: "ModelConfig") -> str:
-    """`minilm, mean pooling`, or what reads the texts beside it or in its place."""
+    """`minilm, mean pooling`, or what else reads the texts."""
     encoder = f"{source_name(model.encoder)}, {model.pooling} pooling"
     return {"tfidf": _TFIDF, "stack": f"stack of TF-IDF and {encoder}"}.get(model.reader, encoder)
 

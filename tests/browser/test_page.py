@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from page import ask, shown, wait_for_text
 
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.inference.predictor import Predictor
@@ -28,21 +29,6 @@ def url(serve: Callable[..., str]) -> str:
     return serve()
 
 
-def ask(url: str, **body: Any) -> dict[str, Any]:
-    response = httpx.post(f"{url}predict", json=body)
-    assert response.status_code == 200, response.text
-    return dict(response.json())
-
-
-def shown(page: Any) -> dict[str, Any]:
-    """The type and the percentages on the page, with plain spaces."""
-    texts = page.locator(".poles i").all_inner_texts()
-    return {
-        "type": "".join(page.locator("#type b").all_inner_texts()),
-        "percent": [text.replace("\xa0", " ") for text in texts],
-    }
-
-
 def percent(share: float) -> str:
     if share < 0.005:
         return "< 1 %"
@@ -57,10 +43,6 @@ def expected(answer: dict[str, Any]) -> dict[str, Any]:
         first = share if dimension.letters[0] == dimension.positive else 1 - share
         percents += [percent(first), percent(1 - first)]
     return {"type": answer["type"], "percent": percents}
-
-
-def wait_for_text(page: Any, selector: str, text: str) -> None:
-    page.locator(selector, has_text=text).wait_for(state="attached")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -255,105 +237,3 @@ def test_markup_in_a_text_is_shown_as_text(url: str, open_page: Any, read: Any) 
     assert page.locator("#read .text").first.text_content().startswith(markup[:-4])
     assert page.locator("img, #bold").count() == 0
     assert "innerHTML" not in page.content()
-
-
-def test_words_are_marked_by_how_they_move_each_letter_beside_what_was_masked(
-    url: str, open_page: Any, read: Any, screenshots: Path
-) -> None:
-    page = open_page(url, **STILL)
-    read(page, TEXT)
-    page.get_by_role("button", name="Which words?").click()
-    page.locator("mark.word").first.wait_for()
-    (found,) = ask(url, posts=[TEXT], explain="words")["read"]
-    for dimension in DIMENSIONS:
-        page.get_by_label(" or ".join(dimension.letters), exact=True).check()
-        moves = {
-            found["text"][w["start"] : w["end"]]: w[dimension.positive] for w in found["words"]
-        }
-        least = max(0.005, max(0.01, *map(abs, moves.values())) / 5)
-        expected = [
-            f"{word}{floor(100 * abs(v) + 0.5)} to "
-            f"{dimension.positive if v > 0 else dimension.negative}"
-            for word, v in moves.items()
-            if abs(v) >= least
-        ]
-        assert page.locator("mark.word").all_inner_texts() == expected
-    assert page.locator("#read mark s").all_inner_texts() == ["INTJ", "www.example.org/lists"]
-    page.screenshot(path=screenshots / "page-words.png", full_page=True)
-    read(page, "a quiet evening")
-    assert page.locator("mark.word, #letters:visible").count() == 0
-
-
-def test_words_whose_influence_could_not_be_computed_can_be_tried_again(
-    serve: Callable[..., str], open_page: Any, read: Any
-) -> None:
-    page = open_page(serve(), expected=("status of 413",), **STILL)
-    read(page, "evening " * 300)
-    page.get_by_role("button", name="Which words?").click()
-    wait_for_text(
-        page, "#weighing", "could not be computed. The service rejected this: posts[0]: 300"
-    )
-    assert page.get_by_role("button", name="Which words?").is_visible()
-
-
-def test_letters_of_which_the_test_scores_say_nothing_are_gray_and_named(
-    url: str, open_page: Any, read: Any
-) -> None:
-    page = open_page(url, **STILL)
-    card = httpx.get(f"{url}info").json()["scores"]["scorecard"]
-    read(page, TEXT)
-
-    def beats_majority(name: str) -> bool:
-        low = card["dimensions"][name]["accuracy"]["low"]
-        return bool(low > card["baselines"]["majority"][name]["value"])
-
-    is_better = card["paired"]["accuracy"]["low"] > 0
-    idle = [d for d in DIMENSIONS if not (is_better and beats_majority(d.key))]
-    kinds = page.locator("#type > span").evaluate_all("all => all.map(one => one.className)")
-    letters = shown(page)["type"]
-    assert [k in ("idle", "unsure") for k in kinds] == [
-        d in idle or letter == "X" for d, letter in zip(DIMENSIONS, letters, strict=True)
-    ]
-    assert page.locator("#idle").is_visible() == bool(idle)
-    if is_better:
-        assert all(" or ".join(d.letters) in page.locator("#idle").inner_text() for d in idle)
-
-    def make_worthless(route: Any) -> None:
-        body = route.fetch().json()
-        body["scores"]["scorecard"]["paired"]["accuracy"]["low"] = -0.1
-        route.fulfill(json=body)
-
-    page.route("**/info", make_worthless)
-    page.reload()
-    read(page, TEXT)
-    assert "do not show that they are worth anything" in page.locator("#idle").inner_text()
-    assert page.locator("#type .idle, #type .unsure").count() == 4
-
-
-def test_how_many_more_posts_would_make_a_letter_sure_is_said_where_it_is_known(
-    url: str, open_page: Any, read: Any
-) -> None:
-    page = open_page(url, **STILL)
-
-    def answer(route: Any) -> None:
-        more = {"E": 12, "N": 0, "T": None, "J": 1}
-        route.fulfill(json=route.fetch().json() | {"more_posts": more})
-
-    page.route("**/predict", answer)
-    read(page, TEXT)
-    notes = [n.replace("\xa0", " ") for n in page.locator(".axis p").all_inner_texts()]
-    assert "About 12 more posts like this would make it 80 %." in notes[0]
-    assert "About 1 more post like this" in notes[3]
-    assert not any("more" in note for note in notes[1:3])
-
-
-def test_the_message_about_a_text_too_long_is_in_view_on_a_phone(
-    serve: Callable[..., str], open_page: Any
-) -> None:
-    url = serve(max_body_bytes=3000)
-    page = open_page(url, viewport=PHONE, expected=("status of 413",), **STILL)
-    page.locator("#text").fill("evening\n" * 500)
-    page.get_by_role("button", name="Read it").click()
-    wait_for_text(page, "#problem", "the body has more than 3000 bytes")
-    box = page.locator("#problem").bounding_box()
-    assert 0 <= box["y"] <= PHONE["height"] - box["height"]

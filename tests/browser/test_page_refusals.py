@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from page import wait_for_text
 
 pytestmark = pytest.mark.browser
 
@@ -22,10 +23,6 @@ def url(serve: Callable[..., str]) -> str:
 
 def type_of(url: str) -> str:
     return str(httpx.post(f"{url}predict", json={"posts": [TEXT]}).json()["type"])
-
-
-def wait_for_text(page: Any, selector: str, text: str) -> None:
-    page.locator(selector, has_text=text).wait_for(state="attached")
 
 
 def test_an_empty_text_is_reported_and_not_sent(url: str, open_page: Any) -> None:

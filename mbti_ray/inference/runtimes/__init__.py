@@ -87,7 +87,7 @@ class TorchRuntime:
 
 
 def _resolve(precision: ServePrecision, device: torch.device) -> str:
-    """auto is 32 on a CPU: a text has the logits that `evaluate` scored, in any company."""
+    """auto is 32 on a CPU: a text has the logits that `evaluate` scored, in any batch."""
     if device.type == "cpu":
         if precision == "fp16":
             raise ConfigError("serve.precision=fp16: is for GPUs; allowed on a CPU: auto, 32, bf16")

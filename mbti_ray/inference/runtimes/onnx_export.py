@@ -39,7 +39,7 @@ def export_onnx(folder: Path) -> Exports:
 
     int8 is static quantization of matrix products (Jacob et al. 2018), with weights scaled per
     output channel, and activations by their range in the golden texts: scales taken from a batch
-    would have a text's logits depend on the texts beside it.
+    would have a text's logits depend on the others of its batch.
 
     Raises:
         ConfigError: The packages of the extra `onnx` are not installed, or the bundle has a layer

@@ -27,7 +27,7 @@ _ARRAYS = ("logits", "thresholds", "labels", "shares", "persons", "mentioned", "
 
 
 @dataclass(frozen=True)
-class Predictions:
+class SplitPredictions:
     """Rows with calibrated logits and thresholds [R, 4]; the rest is as in `Windows`.
 
     `tfidf` is what the TF-IDF baseline predicts, [R, 4], where there is one.
@@ -43,7 +43,9 @@ class Predictions:
     tfidf: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, logits: NDArray[np.float64], rows: Windows, rule: DecisionRule) -> "Predictions":
+    def of(
+        cls, logits: NDArray[np.float64], rows: Windows, rule: DecisionRule
+    ) -> "SplitPredictions":
         """From the uncalibrated logits of a split, by the decision rule of a bundle."""
         calibrated = logits / rule.temperatures(rows.tokens)
         given = (rows.labels, rows.shares, rows.persons, rows.mentioned, rows.tokens)
@@ -65,17 +67,19 @@ class Predictions:
         save_file(arrays | ({} if self.tfidf is None else {"tfidf": self.tfidf}), path)
 
 
-def load_predictions(paths: Sequence[Path]) -> Predictions:
+def load_predictions(paths: Sequence[Path]) -> SplitPredictions:
     """What `save` wrote to several files, together."""
     parts = [load_file(path) for path in paths]
     names = set.intersection(*map(set, parts))
-    return Predictions(**{name: np.concatenate([part[name] for part in parts]) for name in names})
+    return SplitPredictions(
+        **{name: np.concatenate([part[name] for part in parts]) for name in names}
+    )
 
 
 def score_predictions(
     config: RunConfig,
     info: DatasetInfo,
-    rows: Predictions,
+    rows: SplitPredictions,
     learned: Callable[[], Baseline] | str,
 ) -> tuple[dict[str, Any], list[Baseline]]:
     """`test` and `scorecard` of scores.json, and the baselines; see `build_baselines`."""
