@@ -94,11 +94,13 @@ class Windows:
             (one number for each person, across splits), `mentioned` int8 (index in `TYPES` of the
             type that the row mentions most often before masking, or -1), `text` (what the model
             reads, one line for each post), `shares` (soft labels, float32[4] or null).
+        origin: The windows that these were taken from, and their places there, ascending.
     """
 
     def __init__(self, table: pa.Table, rows: pa.Table) -> None:
         self.table = table.combine_chunks()
         self.rows = rows.combine_chunks()
+        self.origin: tuple[Windows, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -189,7 +191,9 @@ class Windows:
         table = self.table.take(pa.array(kept))
         column = pa.array(place[self.row_index[kept]])
         table = table.set_column(table.column_names.index("row"), "row", column)
-        return Windows(table, self.rows.take(pa.array(rows)))
+        taken = Windows(table, self.rows.take(pa.array(rows)))
+        taken.origin = self, kept
+        return taken
 
     def _column(self, name: str) -> pa.ListArray:
         return self.table.column(name).chunk(0)

@@ -17,7 +17,8 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.instances import Instances
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.dataloader import StepBatches, StepLoader
-from mbti_ray.engine.validation import Evaluator, extract_features, predict_rows
+from mbti_ray.engine.features import FrozenFeatures
+from mbti_ray.engine.validation import Evaluator, predict_rows
 from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import (
     MBTIModel,
@@ -47,7 +48,7 @@ class Inputs:
         )
         self.instances = Instances.of(config, data.splits["train"])
         self._only_heads = config.model.trainable == "heads"
-        self._cached: dict[tuple[str, Dtype], Tensor] = {}
+        self._frozen = FrozenFeatures(model, data.folder, worker)
         self._stage: Stage | None = None
         self._graphs_before = _graphs() if config.fit.compile else 0
         self._module: nn.Module = model
@@ -103,7 +104,9 @@ class Inputs:
             pad_id=evaluator.pad_id,
             device=worker.device,
             packed=self._is_packed,
-            features=self._features("train", evaluator) if self._only_heads else None,
+            features=(
+                self._frozen.of(self._data.splits["train"], evaluator) if self._only_heads else None
+            ),
         )
         return loader.iterate(steps)
 
@@ -116,7 +119,8 @@ class Inputs:
         evaluator = replace(self._evaluator, dtype=None) if as_served else self._evaluator
         outputs = evaluator.outputs
         if self._only_heads:
-            features, read = self._features(split, evaluator), self._model.eval().read_features
+            features = self._frozen.of(self._data.splits[split], evaluator)
+            read = self._model.eval().read_features
 
             @torch.inference_mode()
             def outputs(windows: Windows, members: Indices) -> Tensor:
@@ -129,14 +133,6 @@ class Inputs:
         """Logits [R, 4] of rows that are no split, as `predict` has them, as served."""
         outputs = replace(self._evaluator, dtype=None).outputs
         return predict_rows(outputs, self._model, windows, self._worker)
-
-    def _features(self, split: str, evaluator: Evaluator) -> Tensor:
-        """Features [N, H] of a split, extracted when they are first needed."""
-        key = split, evaluator.dtype
-        if key not in self._cached:
-            windows = self._data.splits[split]
-            self._cached[key] = extract_features(evaluator, windows, self._worker)
-        return self._cached[key]
 
 
 def _graphs() -> int:

@@ -23,9 +23,6 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import MBTIModel, pool_rows
 from mbti_ray.typology import DIMENSIONS
 
-# Rows of features that ranks exchange at once.
-_REDUCED_ROWS = 2**15
-
 
 @dataclass(frozen=True)
 class Evaluator:
@@ -107,23 +104,3 @@ def predict_rows(
         logits[torch.from_numpy(rows)] = pooled.double().cpu()
     # The other ranks' rows are zero here, and adding zeros is exact.
     return worker.all_reduce(logits)
-
-
-def extract_features(evaluator: Evaluator, windows: Windows, worker: Worker) -> Tensor:
-    """Features [N, H] of all windows of a split, float32, the same on every rank.
-
-    On the device, or on the CPU where they do not fit.
-    """
-    shape = len(windows), evaluator.model.heads.in_features
-    features = unless_out_of_memory(lambda: torch.zeros(shape, device=worker.device))
-    if features is None:
-        features = torch.zeros(shape)
-    members = np.arange(worker.rank, len(windows), worker.world_size)
-    if len(members):
-        mine = torch.empty(len(members), shape[1], device=features.device)
-        evaluator.features(windows, members, mine)
-        features[members] = mine
-    # In parts, since the process group reduces tensors on the device only.
-    for part in torch.split(features, _REDUCED_ROWS):
-        part.copy_(worker.all_reduce(part))
-    return features

@@ -1,6 +1,7 @@
 """The reader of posts: each post encoded by itself, attention over the posts of a person."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,6 +15,7 @@ from mbti_ray.config import RunConfig
 from mbti_ray.data.collate import Groups, collate
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.data.instances import Instances
+from mbti_ray.data.split import SPLITS
 from mbti_ray.engine.dataloader import StepBatches, StepLoader
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.optimizer import build_optimizer
@@ -208,15 +210,22 @@ def test_out_of_memory_halves_the_persons_of_a_batch_and_does_not_change_the_ste
             assert gap(*states) < _ORDER_OF_SUMS
 
 
-def test_frozen_posts_are_encoded_once_and_learn_what_the_frozen_encoder_learns(
-    posts: Build, posts_data: Dataset
+def test_frozen_posts_are_encoded_once_for_all_runs_and_learn_what_the_frozen_encoder_learns(
+    posts: Build, posts_data: Dataset, tmp_path: Path
 ) -> None:
     config = posts("model.trainable=heads", "model.dropout=0", "fit.epochs=3")
     encode = MBTIModel.features
+    data = replace(posts_data, folder=tmp_path)
     with mock.patch.object(MBTIModel, "features", autospec=True, side_effect=encode) as recorded:
-        outcome = run(config, posts_data, Worker(), score_test=False)
-    encoded = sum(len(call.args[1]) for call in recorded.call_args_list)
-    assert encoded == len(posts_data.splits["train"]) + len(posts_data.splits["val"])
+        outcome = run(config, data, Worker(), score_test=False)
+        encoded = sum(len(call.args[1]) for call in recorded.call_args_list)
+        again = run(config, data, Worker(), score_test=False)
+        # As cross-fitting has them.
+        half = data.splits["train"].take(np.arange(0, data.splits["train"].row_count, 2))
+        run(config, replace(data, splits=dict.fromkeys(SPLITS, half)), Worker(), score_test=False)
+        assert sum(len(call.args[1]) for call in recorded.call_args_list) == encoded
+    assert encoded == len(data.splits["train"]) + len(data.splits["val"])
+    assert gap(dict(again.model.state_dict()), dict(outcome.model.state_dict())) == 0.0
     by_hand = run(
         config.model_copy(update={"model": config.model.model_copy(update={"trainable": "all"})}),
         posts_data,
