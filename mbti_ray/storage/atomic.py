@@ -42,8 +42,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         StorageError: The disk is full, read-only, or refuses for another reason.
     """
     with _temporary(path, Path.touch) as temporary:
+        mode = temporary.stat().st_mode & 0o777
         yield temporary
         if temporary.exists():
+            # Some libraries put a file there that only its user may read.
+            temporary.chmod(mode)
             _flush(temporary)
             temporary.replace(path)
             _flush(path.parent)
@@ -63,7 +66,7 @@ def atomic_folder(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
         yield temporary
         mode = temporary.stat().st_mode & 0o777
         for inner in [*temporary.rglob("*"), temporary]:
-            # Some libraries create files that only their user may read.
+            # As in `atomic_file`.
             inner.chmod(mode if inner.is_dir() else mode & 0o666)
             _flush(inner)
         _rename_folder(temporary, path, keep_existing=keep_existing)

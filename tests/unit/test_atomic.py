@@ -87,6 +87,9 @@ def test_modes_are_those_of_the_umask(tmp_path: Path) -> None:
         (temporary / "part.txt").chmod(0o600)
     assert (tmp_path / "bundle").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "bundle" / "part.txt").stat().st_mode & 0o777 == 0o640
+    with atomic_file(tmp_path / "weights.safetensors") as temporary:
+        save_file({"weight": np.zeros(1)}, temporary)
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_what_a_killed_process_left_is_deleted_but_nothing_in_use(tmp_path: Path) -> None:
