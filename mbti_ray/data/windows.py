@@ -109,10 +109,6 @@ class Windows:
     def row_count(self) -> int:
         return int(self.rows.num_rows)
 
-    def __reduce__(self) -> tuple[type["Windows"], tuple[pa.Table, pa.Table]]:
-        # The cached numpy views would be pickled as copies.
-        return Windows, (self.table, self.rows)
-
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Start of each window in `ids`, and the end of the last: [N + 1]."""

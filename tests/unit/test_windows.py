@@ -1,6 +1,5 @@
-"""Splitting posts into windows, and windows as they are pickled."""
+"""Splitting posts into windows, and token ids of a beginning."""
 
-import pickle
 from string import ascii_lowercase
 
 import numpy as np
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.tokenizer import build_tokenizer, encode_rows
-from mbti_ray.data.windows import Windows, build_windows, split_into_posts, split_into_windows
+from mbti_ray.data.windows import build_windows, split_into_posts, split_into_windows
 from mbti_ray.typology import labels_of
 
 pytestmark = pytest.mark.unit
@@ -190,35 +189,6 @@ def test_windows_hold_ids_rows_and_labels_as_they_were_encoded():
     assert windows.labels.tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
     assert windows.rows.column("number").to_pylist() == [2, 3, 4]
     assert windows.rows.column("post").to_pylist() == [0, 1, 2]
-
-
-@given(rows=st.lists(post_lists(), max_size=6), looked_at=st.booleans())
-@settings(max_examples=40)
-def test_windows_survive_pickling_unchanged(rows, looked_at):
-    windows = some_windows(rows)
-    if looked_at:
-        # Cached views must neither travel nor disturb.
-        assert len(windows.ids) == windows.offsets[-1]
-        assert len(windows.row_index) == len(windows)
-    buffers = []
-    data = pickle.dumps(windows, protocol=5, buffer_callback=buffers.append)
-    there = pickle.loads(data, buffers=buffers)
-    assert isinstance(there, Windows)
-    assert there.table.equals(windows.table)
-    assert there.rows.equals(windows.rows)
-    for name in ("offsets", "ids", "lengths", "row_index", "labels"):
-        ours, theirs = getattr(windows, name), getattr(there, name)
-        assert ours.dtype == theirs.dtype
-        assert np.array_equal(ours, theirs)
-
-
-def test_token_ids_travel_out_of_band():
-    windows = some_windows([[list(range(10, 4000))]])
-    assert len(windows.ids) > 4000
-    buffers = []
-    data = pickle.dumps(windows, protocol=5, buffer_callback=buffers.append)
-    assert len(data) < windows.ids.nbytes / 2
-    assert sum(len(buffer.raw()) for buffer in buffers) >= windows.ids.nbytes
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:

@@ -20,6 +20,7 @@ from mbti_ray.config import RunConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.errors import MbtiRayError, RunError, StoppedError, one_line
 from mbti_ray.on_ray.cluster.resources import Resources
+from mbti_ray.on_ray.shared_dataset import SharedDataset
 from mbti_ray.on_ray.signals import handle_signals
 from mbti_ray.on_ray.train.progress import Display, relay_progress
 from mbti_ray.on_ray.train.remote_checkpoints import ray_storage
@@ -61,7 +62,7 @@ def train(
         _delete_damaged_snapshot(folder)
         settings = {
             "config": config.model_dump(mode="json", exclude={"study", "search"}),
-            "data": ray.put(data),
+            "data": SharedDataset.of(data),
             "folder": folder.location,
             "name": name or folder.location.name,
             "threads": resources.cpus,

@@ -19,7 +19,6 @@ from ray.train import CheckpointUploadMode
 from ray.train.torch import get_device
 
 from mbti_ray.config import config_from_dict
-from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.engine.cross_fit import cross_fit
 from mbti_ray.engine.loop import run
@@ -116,7 +115,7 @@ def train_loop(settings: dict[str, Any]) -> None:
             config = config_from_dict(settings["config"])
             progress = settings["progress"]
             worker = TrainWorker(folder, settings["name"], progress, is_stop_requested)
-            data: Dataset = ray.get(settings["data"])
+            data = settings["data"].load()
             outcome = run(config, data, worker, keeps_last_epoch=config.data.trains_on_all)
             cross_fitted = cross_fit(config, data, worker, epochs=outcome.progress.best_epoch)
             if worker.rank == 0:

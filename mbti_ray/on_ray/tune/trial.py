@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -26,6 +25,7 @@ from mbti_ray.errors import MbtiRayError, one_line
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.report import Report
+from mbti_ray.on_ray.shared_dataset import SharedDataset
 from mbti_ray.on_ray.train.metrics import RunGauges
 from mbti_ray.on_ray.train.remote_checkpoints import download_each
 from mbti_ray.on_ray.train.trainer import train
@@ -47,7 +47,7 @@ class TrialSetup:
 
     Attributes:
         base: The run config that each starts from, in plain form.
-        data: Reference to the dataset in the object store.
+        data: Where the dataset is.
         trials: Where the trial folders are.
         resources: Of one worker.
         objectives: What is optimized.
@@ -55,7 +55,7 @@ class TrialSetup:
     """
 
     base: Mapping[str, Any]
-    data: Any
+    data: SharedDataset
     trials: Location
     resources: Resources
     objectives: tuple[Monitor, ...]
@@ -134,7 +134,7 @@ def _trial(params: dict[str, Any], *, setup: TrialSetup) -> None:
 
 def _train_seeds(params: dict[str, Any], setup: TrialSetup) -> None:
     """Train with each seed; the scheduler sees the first, the study the mean of all."""
-    data = ray.get(setup.data)
+    data = setup.data.load()
     name = setup.name_of(tune.get_context().get_trial_name())
     # For the actor's log in the dashboard: one actor trains one trial after the other.
     print(f"{name} {json.dumps(params)}", flush=True)
@@ -169,7 +169,7 @@ def _trial_of_several(params: dict[str, Any], *, setup: TrialSetup) -> None:
         with open_run(setup.trials / trial) as folder:
             train(
                 setup.run_config(params),
-                ray.get(setup.data),
+                setup.data.load(),
                 folder,
                 setup.resources,
                 name=setup.name_of(trial),

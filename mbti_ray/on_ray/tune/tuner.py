@@ -28,6 +28,7 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.on_ray.cluster.resources import Resources
+from mbti_ray.on_ray.shared_dataset import SharedDataset
 from mbti_ray.on_ray.signals import handle_signals
 from mbti_ray.on_ray.train.remote_checkpoints import download_each, ray_storage
 from mbti_ray.on_ray.tune.optuna_searcher import Display, StudySearcher, trial_folder_name
@@ -162,7 +163,7 @@ def finish_study(
     values = {**best.last_params, "scaling.cpus": resources.cpus}
     run_config = override(_run_of(config), values)
     plain = run_config.model_dump(mode="json")
-    ray.get(task.remote(plain, ray.put(data), checkpoint, folder.best.location, resources))
+    ray.get(task.remote(plain, SharedDataset.of(data), checkpoint, folder.best.location, resources))
     repeated = shlex.quote(str(folder.best.location / folder.config.name))
     folder.best.pull()
     summary: StudySummary = {
@@ -204,10 +205,14 @@ def _best_with_checkpoint(
 
 
 def _finish_best(
-    tree: dict[str, Any], data: Dataset, checkpoint: Location, best: Location, resources: Resources
+    tree: dict[str, Any],
+    shared: SharedDataset,
+    checkpoint: Location,
+    best: Location,
+    resources: Resources,
 ) -> None:
     torch.set_num_threads(resources.cpus)
-    config, worker = config_from_dict(tree), Worker(device=resources.device)
+    config, worker, data = config_from_dict(tree), Worker(device=resources.device), shared.load()
     with open_run(best) as folder:
         folder.begin(config, "fresh")
         found = [checkpoint] if isinstance(checkpoint, Path) else download_each([checkpoint])
@@ -228,7 +233,7 @@ def _tuner(
 ) -> tune.Tuner:
     setup = TrialSetup(
         base=_run_of(config).model_dump(mode="json"),
-        data=ray.put(data),
+        data=SharedDataset.of(data),
         trials=folder.location / _TRIALS,
         resources=resources,
         objectives=config.objectives,
