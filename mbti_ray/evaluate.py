@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples=(
             "runs/mine",
             "runs/mine data.source=new.csv --report new.html",
+            "runs/mine --report it.html scoring.examples=20   # quotes the rows most wrong",
         ),
     )
     parser.add_argument(
@@ -95,6 +96,7 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
             about=About(data.config, str(home), str(date.today())),
             data_info=data.facts,
             groups=evaluation.groups,
+            mistakes=evaluation.mistakes,
         )
         write_page(options.report, page)
         console.print(f"report: {options.report}", soft_wrap=True)

@@ -96,11 +96,19 @@ class MBTIClassifier:
 
         copy_bundle(self._folder, Path(folder))
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        license: str | None = None,
+        language: str | None = None,
+    ) -> str:
         """Upload the bundle to the Hugging Face Hub with its card; see `push_bundle`."""
         from mbti_ray.inference.hub import push_bundle
 
-        return push_bundle(self._folder, repo_id, private=private)
+        card = {"license_id": license, "language": language}
+        return push_bundle(self._folder, repo_id, private=private, **card)
 
     def __call__(self, texts: Any) -> Prediction | Predictions:
         """The prediction for a text, or for each text of what `predict` takes."""

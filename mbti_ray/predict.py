@@ -5,14 +5,14 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbti_ray.cli.command import add_base_rates, build_parser, run_command
-from mbti_ray.cli.progress import is_watched, progress_bar
+from mbti_ray.cli.progress import is_watched, print_opening, progress_bar, step
 from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
 from mbti_ray.config import RunConfig, apply_overrides, override
 from mbti_ray.config.load import BASE_RATES, base_rate_overrides
@@ -105,7 +105,7 @@ def _predict(options: argparse.Namespace, texts: list[str]) -> Result:
 
 
 def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Result:
-    from mbti_ray.inference.predictor import Predictor
+    from mbti_ray.inference.manifest import load_manifest
     from mbti_ray.inference.texts import read_texts
 
     try:
@@ -113,6 +113,12 @@ def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Resul
     except DataError as error:
         raise DataError(f"command line: {error}") from None
     bundle = fetch_bundle(home)
+    load_manifest(bundle)
+    if is_watched():
+        print_opening()
+
+    from mbti_ray.inference.predictor import Predictor
+
     predictor = Predictor.load(
         bundle,
         runtime=config.serve.runtime,
@@ -144,6 +150,7 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
         # As in `evaluate`: what a user is was decided in training.
         rule = manifest.config.get("data", {}).get("join_rows", "auto")
         config = override(config, {"data.join_rows": rule})
+    print_opening()
 
     from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars
     from mbti_ray.data.users import count_joined
@@ -263,8 +270,10 @@ def _row_progress(job: "PredictionJob") -> Iterator[ProgressCallback]:
 
     source = job.chunks.source
     total = count_rows(source, job.chunks.options) if is_watched() else None
-    with ray_connection(f"predict {Path(source).name}"), progress_bar("rows", total) as advance:
-        yield advance
+    with ExitStack() as stack:
+        with step("starting Ray"):
+            stack.enter_context(ray_connection(f"predict {Path(source).name}"))
+        yield stack.enter_context(progress_bar("rows", total))
 
 
 def _print_bad_rows(source: str, count: int, written_to: Path) -> None:

@@ -92,3 +92,12 @@ def foreign_lines(text: str) -> list[str]:
     """Lines that a logger, a warning or another process wrote."""
     lines = _ESCAPE.sub("", text).replace("\r", "\n").splitlines()
     return [line for line in lines if _FOREIGN.search(line)]
+
+
+def assert_readable(seen: str, columns: int) -> None:
+    """Nothing foreign, nothing cut, and no line over the edge but those of commands to copy."""
+    assert foreign_lines(seen) == []
+    assert "\u2026" not in seen, seen
+    plain = _ESCAPE.sub("", seen).replace("\r", "\n")
+    sentences = [line for line in plain.splitlines() if " -" not in line and "/" not in line]
+    assert max(len(line.rstrip()) for line in sentences) <= columns, seen

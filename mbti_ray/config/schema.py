@@ -199,6 +199,10 @@ class ScoringConfig(ConfigSection):
     baselines: bool = Field(
         True, description="also train TF-IDF and logistic regression (extra: baselines)"
     )
+    examples: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0,
+        description="rows predicted most wrongly that reports quote, masked; texts are private",
+    )
 
 
 class ScalingConfig(ConfigSection):

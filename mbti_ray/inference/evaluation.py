@@ -37,6 +37,7 @@ from mbti_ray.inference.tfidf_baseline import tfidf_baseline
 from mbti_ray.model.tfidf import fit_tfidf
 from mbti_ray.scores.baselines import Baseline, build_baselines
 from mbti_ray.scores.metrics import Scores, score_rows
+from mbti_ray.scores.mistakes import Mistake, find_mistakes
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
@@ -51,6 +52,7 @@ OVERRIDES = (
     *("data.separator", "data.shares_of", "data.join_rows", "data.conflicting_types"),
     "scoring.resamples",
     "scoring.baselines",
+    "scoring.examples",
     "scaling.use_gpu",
     *BASE_RATES,
 )
@@ -105,6 +107,7 @@ class EvaluationResult:
         groups: The same for the rows of each origin.
         scorecards: By masking of the texts, masked and unmasked; the first is as served.
         rows: The prediction for each row: number, post, true, type, E, N, T, J.
+        mistakes: As many as `scoring.examples` says.
     """
 
     bundle_id: str
@@ -112,6 +115,7 @@ class EvaluationResult:
     groups: dict[str, Scores]
     scorecards: dict[str, Scorecard]
     rows: pa.Table
+    mistakes: list[Mistake]
 
 
 def load_evaluation_data(
@@ -219,16 +223,21 @@ def evaluate_bundle(
         inverted[changed] = _calibrated_logits(predictor, texts, no_progress)[0]
     is_masked = data.config.data.mask
     first, second = ("masked", "unmasked") if is_masked else ("unmasked", "masked")
+    scored = _scored(predictor, data, logits, tokens[:count])
+    others = _scored(predictor, data, inverted, None)
     scorecards = {
-        first: _scorecard(predictor, data, logits, tokens[:count], is_masked=is_masked),
-        second: _scorecard(predictor, data, inverted, None, is_masked=not is_masked),
+        first: _scorecard(data, scored, is_masked=is_masked),
+        second: _scorecard(data, others, is_masked=not is_masked),
     }
+    quoted = data.config.scoring.examples
+    texts = ["\n".join(e.texts) for e in data.examples] if quoted else []
     return EvaluationResult(
         bundle_id=predictor.bundle_id,
         scores=score_rows(logits, labels[:count], thresholds, shares=shares[:count]),
         groups=groups,
         scorecards=scorecards,
         rows=_predictions_table(data.examples, predictor, logits),
+        mistakes=find_mistakes(scored, texts, count=quoted),
     )
 
 
@@ -274,30 +283,30 @@ def _calibrated_logits(
     return torch.cat(parts), np.array(tokens)
 
 
-def _scorecard(
+def _scored(
     predictor: Predictor,
     data: EvaluationData,
     logits: torch.Tensor,
     tokens: NDArray[np.int64] | None,
-    *,
-    is_masked: bool,
-) -> Scorecard:
-    """The scorecard of the rows as served, with the `tokens` read; or with masking inverted."""
-    examples, labels = data.examples, label_matrix(data.examples)
-    baselines, missing = build_baselines(
-        labels,
-        np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
-        is_masked=is_masked,
-        learned=_tfidf(data, is_served=tokens is not None),
-    )
-    numbers = number_persons(examples)
-    scored = Scored(
+) -> Scored:
+    """The rows as served, with the `tokens` read; or without, with masking inverted."""
+    numbers = number_persons(data.examples)
+    return Scored(
         torch.sigmoid(logits.double()).numpy(),
-        labels,
+        label_matrix(data.examples),
         predictor.decision.thresholds.double().numpy(),
-        np.array([numbers[e.person] for e in examples]),
+        np.array([numbers[e.person] for e in data.examples]),
         predictor.decision.abstain,
         tokens,
+    )
+
+
+def _scorecard(data: EvaluationData, scored: Scored, *, is_masked: bool) -> Scorecard:
+    baselines, missing = build_baselines(
+        scored.labels,
+        np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in data.examples], np.int8),
+        is_masked=is_masked,
+        learned=_tfidf(data, is_served=scored.tokens is not None),
     )
     return build_scorecard(
         scored,

@@ -39,6 +39,7 @@ from mbti_ray.scores.calibration import (
     fit_thresholds,
 )
 from mbti_ray.scores.diagnosis import diagnose
+from mbti_ray.scores.mistakes import Mistake, find_mistakes
 from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 
 Floats = NDArray[np.float64]
@@ -84,7 +85,12 @@ def finalize_run(
     }
     if choice:
         scores["choice"] = choice
-    _write(config, data, member, scores, rule, folder, history)
+    mistakes: list[Mistake] = []
+    if count := config.scoring.examples:
+        test = data.splits["test"]
+        rows = SplitPredictions.of(member.test_logits, test, rule).scored(config.scoring.abstain)
+        mistakes = find_mistakes(rows, test.texts, count=count)
+    _write(config, data, member, scores, rule, folder, history, mistakes)
 
 
 def _write(
@@ -95,6 +101,7 @@ def _write(
     rule: DecisionRule,
     folder: RunFolder,
     history: Sequence[MetricsRecord] = (),
+    mistakes: Sequence[Mistake] = (),
 ) -> None:
     split = f"{config.data.folds} folds" if config.data.trains_on_all else "test"
     manifest = write_bundle(
@@ -119,6 +126,7 @@ def _write(
         findings=scores["diagnosis"],
         history=history,
         data_info=manifest.data,
+        mistakes=mistakes,
     )
     write_page(folder.report, page)
     folder.write_scores(scores)

@@ -40,11 +40,14 @@ def fetch_pretrained(place: str | Path, *, revision: str | None = None) -> Path:
     return fetch_bundle(Path(folder))
 
 
-def push_bundle(folder: Path, repo_id: str, *, private: bool | None) -> str:
+def push_bundle(
+    folder: Path, repo_id: str, *, private: bool | None = None, **card: str | None
+) -> str:
     """Upload a bundle as a repository on the hub, created if need be; returns its URL.
 
     Args:
         private: Whether a new repository is; None means what the account or organization has set.
+        card: License and language, as `hub_card` takes them.
 
     Raises:
         RunError: The hub cannot be reached or refuses.
@@ -54,7 +57,7 @@ def push_bundle(folder: Path, repo_id: str, *, private: bool | None) -> str:
     hub = HfApi()
     with TemporaryDirectory() as temporary:
         copy = shutil.copytree(folder, Path(temporary) / "bundle")
-        write_card(copy, folder, library="mbti_ray")
+        write_card(copy, folder, library="mbti_ray", **card)
         with _hub_errors(f"{repo_id}: the hub did not take the bundle"):
             url = hub.create_repo(repo_id, private=private, exist_ok=True)
             hub.upload_folder(

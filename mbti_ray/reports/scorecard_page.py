@@ -10,6 +10,7 @@ from mbti_ray.reports import charts, wording
 from mbti_ray.reports.hero import About, score_tiles
 from mbti_ray.reports.html import render_page
 from mbti_ray.scores.findings import FindingRecord
+from mbti_ray.scores.mistakes import Mistake
 from mbti_ray.scores.names import rates_of
 from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.scores.verdict import verdict
@@ -29,6 +30,7 @@ def scorecard_page(
     history: Sequence[Record] = (),
     data_info: Record | None = None,
     groups: Mapping[str, Mapping[str, float]] | None = None,
+    mistakes: Sequence[Mistake] = (),
     links: Sequence[str] = (),
 ) -> str:
     """The page; charts are those of the first scorecard.
@@ -51,6 +53,7 @@ def scorecard_page(
         commands=about.commands(),
         scorecards=scorecards,
         groups=groups,
+        mistakes=mistakes,
         rates_of=rates_of,
         reliability=charts.reliability(main["dimensions"]),
         lengths=main.get("lengths"),

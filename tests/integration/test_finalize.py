@@ -1,7 +1,9 @@
 """The scores of a run are those of its bundle: in float32 and by one decision rule."""
 
 import json
+import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,11 @@ from mbti_ray.runs.run_folder import RunFolder
 pytestmark = pytest.mark.integration
 
 
+def quotes(page: Path) -> list[str]:
+    """The rows most wrong, as a report shows them."""
+    return re.findall(r'<p class="quote">(.*?)</p>', unescape(page.read_text("utf-8")), re.DOTALL)
+
+
 @pytest.mark.parametrize("trainable", ["all", "heads"])
 def test_a_bf16_run_evaluate_and_the_predictor_score_val_and_test_alike(
     quick: Callable[..., RunConfig],
@@ -30,16 +37,25 @@ def test_a_bf16_run_evaluate_and_the_predictor_score_val_and_test_alike(
         "fit.precision=bf16-mixed",
         "scoring.threshold=balanced_accuracy",
         f"model.trainable={trainable}",
+        "scoring.examples=3",
     )
     data = prepare_dataset(config, tmp_path / "cache")
     folder = RunFolder.at(tmp_path / "run")
     folder.path.mkdir()
     finalize_run(config, data, run(config, data, Worker()), folder)
     scores = json.loads((folder.path / "scores.json").read_text("utf-8"))
+    quoted = quotes(folder.report)
+    assert len(quoted) == 3
+    assert {*quoted} <= {*data.splits["test"].texts}
     predictor = Predictor.load(folder.bundle)
     for split in ("val", "test"):
         capsys.readouterr()
-        assert evaluate_main([str(folder.bundle), "--split", split, "--json"]) == 0
+        page = tmp_path / f"{split}.html"
+        options = ["--split", split, "--report", str(page), "--json"]
+        # Texts are private: a report quotes them only where it was asked to.
+        asked = [] if split == "test" else ["scoring.examples=0"]
+        assert evaluate_main([str(folder.bundle), *asked, *options]) == 0
+        assert quotes(page) == (quoted if split == "test" else [])
         evaluated = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert evaluated["split"] == split
         assert evaluated["scores"] == pytest.approx(scores[split], abs=1e-5)

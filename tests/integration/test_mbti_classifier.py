@@ -236,7 +236,8 @@ def test_a_bundle_is_pushed_to_a_hub_with_its_card_and_loaded_by_its_id_online_a
     address, server = hub
     # What `push_to_hub` and `from_pretrained` call, without importing torch in each process.
     start = "from pathlib import Path\nfrom mbti_ray.inference.hub import *\n"
-    push = f"print(push_bundle(Path({str(bundle)!r}), 'me/letters', private=None))\n"
+    card = "license_id='mit', language='en'"
+    push = f"print(push_bundle(Path({str(bundle)!r}), 'me/letters', {card}))\n"
     load = "print(fetch_pretrained('me/letters'))\n"
     missing = "try: fetch_pretrained('me/nothing')\nexcept Exception as e: print(repr(e))"
     code = start + push + load + missing
@@ -244,7 +245,8 @@ def test_a_bundle_is_pushed_to_a_hub_with_its_card_and_loaded_by_its_id_online_a
     assert url == f"{address}/me/letters"
     assert error.startswith("RunError('me/nothing: no such folder, and the hub does not give")
     assert set(server.files) == {p.name for p in bundle.iterdir()} | {"README.md"}
-    assert server.files["README.md"].startswith(b"---\nlibrary_name: mbti_ray\n")
+    card = server.files["README.md"].partition(b"\n---\n")[0].decode().splitlines()
+    assert {"library_name: mbti_ray", "license: mit", "language: en"} <= {*card}
     server.asked.clear()
     refused = f"try: {push}except Exception as e: print(repr(e))"
     offline = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "1"}

@@ -11,12 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from terminal import Terminal, foreign_lines, lines_left, python, run_on_terminal
+from terminal import Terminal, assert_readable, lines_left, python, run_on_terminal
 
 from mbti_ray.data.builtin_corpus import builtin_rows
 from service_command import free_port
 
 pytestmark = pytest.mark.long
+
+ROOT = Path(__file__).parents[2]
+# Recordings are kept for a person to look at: `cat` shows them.
+SCREENSHOTS = ROOT / "test-screenshots"
 
 
 def command_after(heading: str, seen: str) -> list[str]:
@@ -49,7 +53,7 @@ def test_five_commands_lead_from_a_csv_to_a_served_model(
     assert lines[0].startswith("mbti-ray ")
     assert sum(line.lstrip().startswith(("1/3 ", "2/3 ", "3/3 ")) for line in lines) == 3
     assert any(line.startswith("0.") and " a letter on " in line for line in lines)
-    assert "training" not in " ".join(lines), "a bar was left behind"
+    assert not re.search(r"[\u2501\u2800-\u28ff]|\d:\d\d:\d\d", "\n".join(lines)), "a bar was left"
 
     serve = [*command_after("serve", shown), f"serve.port={free_port()}"]
     serving = Terminal(serve, columns, cwd=tmp_path)
@@ -66,10 +70,13 @@ def test_five_commands_lead_from_a_csv_to_a_served_model(
     record_property("seconds", seconds)
     print(f"five commands in {seconds:.0f} s")
 
-
-def assert_readable(shown: str, columns: int) -> None:
-    """Nothing foreign, and no word over the edge but those of commands to copy."""
-    assert foreign_lines(shown) == []
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "\n")
-    sentences = [line for line in plain.splitlines() if " -" not in line and "/" not in line]
-    assert max(len(line.rstrip()) for line in sentences) <= columns
+    study = ["study.trials=2", "fit.epochs=2", "name=found"]
+    config = str(ROOT / "tune_configs" / "quick.yaml")
+    code, tuned = run_on_terminal(
+        python("tune", config, "data.source=my.csv", *study), columns, cwd=tmp_path
+    )
+    assert code == 0, tuned
+    assert_readable(tuned, columns)
+    SCREENSHOTS.mkdir(exist_ok=True)
+    for name, recording in {"train": shown, "serve": said, "tune": tuned}.items():
+        (SCREENSHOTS / f"{name}-{columns}.txt").write_text(recording, "utf-8")
