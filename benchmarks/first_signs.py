@@ -1,10 +1,11 @@
 """Seconds from Enter to the first sign of life, to the summary, to the first epoch, to a refusal.
 
-    python benchmarks/first_signs.py [--package FOLDER] [--runs 10] [--only refused]
+    python benchmarks/first_signs.py [--base FOLDER] [--runs 10] [--only refused]
 
-Types each command in a terminal of 80 columns and reads what appears. `--package` measures another
-checkout, such as the state before a change. Prints medians and ranges as one JSON line a command,
-and the CPU seconds of its process, which other users of the machine do not change.
+Types each command in a terminal of 80 columns and reads what appears. `--base` is another checkout,
+such as the state before a change, which is measured alternately. Prints medians and ranges as one
+JSON line a command, and the CPU seconds of its process, which other users of the machine do not
+change.
 """
 
 import argparse
@@ -43,21 +44,27 @@ _COMMANDS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--package", type=Path, default=Path(__file__).parents[1])
+    parser.add_argument("--base", type=Path)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--only", choices=_COMMANDS)
     options = parser.parse_args()
     for name in [options.only] if options.only else _COMMANDS:
         words, signs, code = _COMMANDS[name]
-        seconds = [measure(options.package, words, signs, code) for _ in range(options.runs)]
-        summary = {
-            sign: {
-                "median": round(statistics.median(run[sign] for run in seconds), 2),
-                "range": [round(edge(run[sign] for run in seconds), 2) for edge in (min, max)],
+        packages = {"base": options.base} if options.base else {}
+        packages["ours"] = Path(__file__).parents[1]
+        seconds: dict[str, list[dict[str, float]]] = {side: [] for side in packages}
+        for _ in range(options.runs):
+            for side, package in packages.items():
+                seconds[side].append(measure(package.resolve(), words, signs, code))
+        for side, runs in seconds.items():
+            summary = {
+                sign: {
+                    "median": round(statistics.median(run[sign] for run in runs), 2),
+                    "range": [round(edge(run[sign] for run in runs), 2) for edge in (min, max)],
+                }
+                for sign in (*signs, "CPU")
             }
-            for sign in (*signs, "CPU")
-        }
-        print(json.dumps({"command": name, "runs": options.runs, **summary}), flush=True)
+            print(json.dumps({"command": name, "side": side, "runs": len(runs), **summary}))
 
 
 def measure(package: Path, words: list[str], signs: dict[str, str], code: int) -> dict[str, float]:

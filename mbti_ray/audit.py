@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = build_parser(
         "audit",
-        "Show what is in a data file: class shares, lengths, duplicates across splits, and how\n"
+        "Show what is in a data file: class shares, lengths, duplicates across splits, and how "
         "far texts leak their label. Without arguments: the built-in corpus.",
         items=f"a preset ({', '.join(PRESETS)}; default: quick) or FILE.yaml, data.source=FILE "
         "and other key=value",

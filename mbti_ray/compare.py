@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = build_parser(
         "compare",
-        "Compare two bundles on labeled rows that neither has seen in training: the differences\n"
+        "Compare two bundles on labeled rows that neither has seen in training: the differences "
         "with intervals and p-values, and who flipped.",
         items="A B (bundles, runs or studies, by folder or URL), then data.source=FILE",
         examples=(_EXAMPLE,),

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; the exit code is 2 when something is wrong."""
     parser = build_parser(
         "doctor",
-        "Check whether a run or study can run: versions, token, storage, disk space, resources,\n"
+        "Check whether a run or study can run: versions, token, storage, disk space, resources, "
         "GPUs, encoder, ports, clocks. Without --cluster: this machine only, and no Ray starts.",
         items=f"a preset ({', '.join(PRESETS)}; default: quick), FILE.yaml or STUDY.yaml, then "
         "key=value",

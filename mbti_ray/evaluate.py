@@ -17,14 +17,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = build_parser(
         "evaluate",
-        "Score a bundle on labeled rows, with and without type words, and compare it with\n"
+        "Score a bundle on labeled rows, with and without type words, and compare it with "
         "baselines.",
         items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "
         "data.source=FILE",
         examples=(
             "runs/mine",
             "runs/mine data.source=new.csv --report new.html",
-            "runs/mine --report it.html scoring.examples=20   # quotes the rows most wrong",
+            "runs/mine --report it.html scoring.examples=9",
         ),
     )
     parser.add_argument(

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = build_parser(
         "export",
-        "Export a bundle to ONNX, in float32 and with int8 weights, and score both on labeled\n"
+        "Export a bundle to ONNX, in float32 and with int8 weights, and score both on labeled "
         "rows. Use them with serve.runtime=onnx or serve.runtime=onnx-int8.\n\n"
         "With --to hf: a folder that transformers loads, and its card as README.md.",
         items="BUNDLE (a bundle, run or study, by folder or URL; default: the newest), "

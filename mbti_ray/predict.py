@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(
         "predict",
         "Predict the type of texts, or of every row of a file.\n\n"
-        "An output folder receives one Parquet file for each part of the input. If the command is\n"
+        "An output folder receives one Parquet file for each part of the input. If the command is "
         "stopped or killed, running it again resumes and keeps the parts that are complete.",
         items='BUNDLE (a folder; default: the newest), "text" ..., key=value '
         "(serve.runtime=onnx, scaling.cpus=1, storage=FOLDER); after -- everything is a text",

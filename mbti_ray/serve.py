@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from mbti_ray.cli.command import build_parser, relative, run_command, split_base
-from mbti_ray.cli.next_commands import ask_command, watch_command
+from mbti_ray.cli.next_commands import ask_command, watch_commands
 from mbti_ray.cli.progress import print_opening, step
-from mbti_ray.cli.tables import Result, console, print_pairs, print_warning
+from mbti_ray.cli.tables import Result, console, print_commands, print_warning
 from mbti_ray.config import load_run
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
@@ -83,7 +83,7 @@ def _serve(options: argparse.Namespace) -> Result:
     def announce(url: str, dashboard: str | None) -> None:
         starting.close()
         console.print(f"{url}/ is ready; Ctrl-C stops it", soft_wrap=True)
-        print_pairs([("ask", ask_command(url)), *watch_command(dashboard)])
+        print_commands({"ask": ask_command(url), **watch_commands(dashboard)})
 
     # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
     from mbti_ray.on_ray.serve.haproxy import haproxy_environment

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mbti_ray.cli.command import add_existing, build_parser, relative, run_command
-from mbti_ray.cli.next_commands import commands_for, watch_command
+from mbti_ray.cli.next_commands import commands_for, watch_commands
 from mbti_ray.cli.progress import step
 from mbti_ray.cli.run_progress import run_progress
 from mbti_ray.cli.run_setup import RunSetup, set_up_run
@@ -128,7 +128,8 @@ def _trainer(run: RunSetup[RunConfig]) -> Iterator[Fit]:
         resources = run_resources(run.config, nodes)
         run.begin()
         device = f"{resources.device}, {resources.cpus} CPU(s) and threads a worker"
-        print_pairs([("device", device), *watch_command(dashboard)])
+        print_pairs([("device", device)])
+        print_commands(watch_commands(dashboard))
 
         def fit(config: RunConfig, data: "Dataset", folder: RunFolder) -> None:
             if not config.model.has_encoder:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from mbti_ray.cli.command import add_existing, build_parser, relative, run_command
-from mbti_ray.cli.next_commands import commands_for, watch_command
+from mbti_ray.cli.next_commands import commands_for, watch_commands
 from mbti_ray.cli.progress import step
 from mbti_ray.cli.run_progress import study_progress
 from mbti_ray.cli.run_setup import RunSetup, set_up_run
@@ -100,7 +100,8 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
         at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)
         search_line = _describe_search(config, at_once, resources)
         pairs = [("study", relative(folder.location)), ("search", search_line)]
-        print_pairs([*pairs, *summarize(config, data), *watch_command(dashboard)])
+        print_pairs([*pairs, *summarize(config, data)])
+        print_commands(watch_commands(dashboard))
         if warning := few_steps_warning(config, data):
             print_warning(warning)
         run.begin()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mbti_ray.cli.screen import print_error
+from mbti_ray.cli.screen import print_error, wrap
 from mbti_ray.cli.tables import Result
 from mbti_ray.config import PRESETS, StudyConfig
 from mbti_ray.config.settings import address_of, config_addresses
@@ -38,7 +38,7 @@ def build_parser(
     lines = [f"  {prog}{verb} {example}" for example in examples]
     parser = argparse.ArgumentParser(
         prog=f"{prog}{verb}",
-        description=description,
+        description="\n\n".join(wrap(p, 80, indent=0) for p in description.split("\n\n")),
         epilog="\n".join(["examples:", *lines]) if lines else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

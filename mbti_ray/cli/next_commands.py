@@ -15,7 +15,6 @@ from mbti_ray.config.study import StudyOptions
 from mbti_ray.runs.run_folder import RunFolder
 
 _TEXT = "I would rather read than go out."
-_TOKEN = "ray get-auth-token"
 
 
 def commands_for(folder: RunFolder, study: StudyOptions | None = None) -> dict[str, str]:
@@ -49,11 +48,12 @@ def ask_command(url: str) -> str:
     return f"curl -s {url}/predict -H 'Content-Type: application/json' -d '{body}'"
 
 
-def watch_command(dashboard: str | None) -> list[tuple[str, str]]:
+def watch_commands(dashboard: str | None) -> dict[str, str]:
     """Where Ray's dashboard is, and what prints the token that it asks for."""
     if not dashboard:
-        return []
-    has_token = os.environ.get("RAY_AUTH_MODE") != "disabled"
+        return {}
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return {"watch": dashboard}
     ray = Path(sys.executable).with_name("ray")
-    command = _TOKEN.replace("ray", relative(ray), 1) if ray.exists() else _TOKEN
-    return [("watch", dashboard), *([("token", command)] if has_token else [])]
+    program = shlex.quote(relative(ray)) if ray.exists() else "ray"
+    return {"watch": dashboard, "token": f"{program} get-auth-token"}

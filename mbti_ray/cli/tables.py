@@ -208,11 +208,11 @@ def print_findings(findings: Sequence["FindingRecord"]) -> None:
 
 
 def print_commands(commands: Mapping[str, str]) -> None:
-    """What to do next, as lines to copy."""
-    console.print()
-    width = max(map(len, commands)) + 2
+    """Names and commands, each a line of its own that can be copied."""
+    if commands:
+        console.print()
     for name, command in commands.items():
-        console.print(Text.assemble((name.ljust(width), "bold"), command), soft_wrap=True)
+        console.print(Text.assemble((name.ljust(9), "bold"), command), soft_wrap=True)
 
 
 def format_values(values: Sequence[float] | None) -> str:

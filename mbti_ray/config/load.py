@@ -145,9 +145,10 @@ def read_base(base: str) -> tuple[Tree, str]:
         return _read_yaml(_PRESET_FOLDER / f"{base}.yaml"), f"preset {base}"
     path = Path(base)
     if path.suffix not in (".yaml", ".yml"):
+        hint = f"; did you mean data.source={base}?" if path.suffix else nearest(base, PRESETS)
         raise ConfigError(
             f'{COMMAND_LINE}: "{base}" is neither a preset nor a .yaml file; '
-            f"presets: {', '.join(PRESETS)}{nearest(base, PRESETS)}"
+            f"presets: {', '.join(PRESETS)}{hint}"
         )
     tree = _read_yaml(path)
     preset = tree.pop("preset", None)

@@ -225,7 +225,8 @@ def check_labelled(options: DataConfig) -> None:
         DataError: As `read_source`.
     """
     path = Path(options.source).expanduser()
-    if path.is_file() or is_file_name(path):
+    is_elsewhere = options.source == BUILTIN or "/" in options.source or path.is_dir()
+    if path.is_file() or is_file_name(path) or not is_elsewhere:
         check_readable(options.source, options, labelled=True)
 
 

@@ -229,15 +229,14 @@ def evaluate_bundle(
         first: _scorecard(data, scored, is_masked=is_masked),
         second: _scorecard(data, others, is_masked=not is_masked),
     }
-    quoted = data.config.scoring.examples
-    texts = ["\n".join(e.texts) for e in data.examples] if quoted else []
+    quoted = ["\n".join(e.texts) for e in data.examples]
     return EvaluationResult(
         bundle_id=predictor.bundle_id,
         scores=score_rows(logits, labels[:count], thresholds, shares=shares[:count]),
         groups=groups,
         scorecards=scorecards,
         rows=_predictions_table(data.examples, predictor, logits),
-        mistakes=find_mistakes(scored, texts, count=quoted),
+        mistakes=find_mistakes(scored, quoted, count=data.config.scoring.examples),
     )
 
 

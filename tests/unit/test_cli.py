@@ -119,6 +119,11 @@ def files_in(folder):
         (["train", "learning_rate=1"], 'did you mean "optim.lr"?'),
         (["train", "batch_size=8"], 'did you mean "fit.batch_size"?'),
         (["train", "optim.learning_rate=1"], 'did you mean "optim.lr"?'),
+        (
+            ["train", "my.csv"],
+            "presets: default, minilm, posts, quick; did you mean data.source=my",
+        ),
+        (["audit", "data.source=mycsv"], "mycsv: no such file; allowed: builtin, a file (.csv"),
         (["train", "data=my.csv"], 'did you mean "data.source"?'),
         (["config", "qick"], 'command line: "qick" is neither a preset nor a .yaml file; presets'),
         (["completion", "fish"], 'command line: "fish" is not a shell; allowed: bash, zsh'),
@@ -227,7 +232,8 @@ def test_a_wrong_option_exits_with_2(argv, place, capsys):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_every_verb_is_there(verb, capsys):
+def test_help_of_every_verb_is_there(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])
     assert caught.value.code == 0
@@ -237,6 +243,7 @@ def test_help_of_every_verb_is_there(verb, capsys):
     *_, examples = output.out.partition("examples:\n")
     assert examples.startswith(f"  python -m mbti_ray.{verb} "), "it ends with examples"
     assert output.err == ""
+    assert max(map(len, output.out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"]])
