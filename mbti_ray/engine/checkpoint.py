@@ -1,7 +1,7 @@
 """Checkpoints: the resumable state of a run, written as a whole and read without pickle.
 
 A checkpoint folder holds
-    model.safetensors   the current weights
+    model.safetensors   the current weights; of a frozen encoder none
     best.safetensors    the weights of the best evaluation, where they differ
     optimizer.pt        AdamW's moments and the loss scale, readable with `weights_only`
     progress.json       the position, the best score, the state of early stopping
@@ -53,6 +53,7 @@ class Progress:
         best: Best value of the monitored score; `best_scores` are all scores of that epoch.
         stopped: Early stopping has ended the run.
         precision: What the run trains in, resolved; empty in checkpoints of 0.1.0.
+        encoder: A hash of the frozen encoder that the weights belong to; empty if it is among them.
         history: The record of each epoch, oldest first.
     """
 
@@ -70,6 +71,7 @@ class Progress:
     epochs_without_improvement: int = 0
     stopped: bool = False
     precision: str = ""
+    encoder: str = ""
     history: list[Any] = field(default_factory=list)
 
     @classmethod

@@ -10,7 +10,7 @@ Shapes: N windows, H hidden size.
 import hashlib
 import os
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ class FrozenFeatures:
 
     def __init__(self, model: MBTIModel, folder: Path, worker: Worker) -> None:
         self._model, self._folder, self._worker = model, folder, worker
-        self._encoder_key = b""
         self._loaded: dict[str, Tensor] = {}
 
     def of(self, windows: Windows, evaluator: Evaluator) -> Tensor:
@@ -63,16 +62,19 @@ class FrozenFeatures:
             self._loaded[key] = features if on_device is None else on_device
         return self._loaded[key]
 
+    @cached_property
+    def encoder_key(self) -> str:
+        """A hash of the encoder's configuration and weights."""
+        encoder: Any = self._model.encoder
+        digest = hashlib.sha256(encoder.config.to_json_string().encode())
+        for name, weight in encoder.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     def _key(self, windows: Windows, evaluator: Evaluator) -> str:
-        if not self._encoder_key:
-            encoder: Any = self._model.encoder
-            digest = hashlib.sha256(encoder.config.to_json_string().encode())
-            for name, weight in encoder.state_dict().items():
-                digest.update(name.encode())
-                digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy().data)
-            self._encoder_key = digest.digest()
-        digest = hashlib.sha256(self._encoder_key)
-        digest.update(f"{self._model.pooling} {evaluator.dtype} {evaluator.device.type}".encode())
+        read = self.encoder_key, self._model.pooling, evaluator.dtype, evaluator.device.type
+        digest = hashlib.sha256(repr(read).encode())
         digest.update(np.ascontiguousarray(windows.offsets).data)
         digest.update(np.ascontiguousarray(windows.ids).data)
         return digest.hexdigest()[:16]

@@ -48,7 +48,7 @@ class Inputs:
         )
         self.instances = Instances.of(config, data.splits["train"])
         self._only_heads = config.model.trainable == "heads"
-        self._frozen = FrozenFeatures(model, data.folder, worker)
+        self.frozen = FrozenFeatures(model, data.folder, worker)
         self._stage: Stage | None = None
         self._graphs_before = _graphs() if config.fit.compile else 0
         self._module: nn.Module = model
@@ -105,7 +105,7 @@ class Inputs:
             device=worker.device,
             packed=self._is_packed,
             features=(
-                self._frozen.of(self._data.splits["train"], evaluator) if self._only_heads else None
+                self.frozen.of(self._data.splits["train"], evaluator) if self._only_heads else None
             ),
         )
         return loader.iterate(steps)
@@ -119,7 +119,7 @@ class Inputs:
         evaluator = replace(self._evaluator, dtype=None) if as_served else self._evaluator
         outputs = evaluator.outputs
         if self._only_heads:
-            features = self._frozen.of(self._data.splits[split], evaluator)
+            features = self.frozen.of(self._data.splits[split], evaluator)
             read = self._model.eval().read_features
 
             @torch.inference_mode()

@@ -43,6 +43,7 @@ from mbti_ray.model.classifier import (
     build_model,
     enable_gradient_checkpointing,
     stage_of_epoch,
+    trained_weights,
 )
 from mbti_ray.model.loss import build_loss, positive_weights
 from mbti_ray.scores.metrics import Scores, score_rows
@@ -138,6 +139,10 @@ class _TrainingLoop:
         self.stepper = self._build_stepper()
         self.progress = Progress(precision=self.precision)
         self._stats = self._build_stats()
+        self._trains_encoder = config.model.trainable != "heads"
+        self._weights = partial(trained_weights, self.model, config.model.trainable)
+        if not self._trains_encoder:
+            self.progress.encoder = self.inputs.frozen.encoder_key
         self.best: StateDict | None = None
         self.tracker: Tracker | None = None
         epoch_steps = math.ceil(len(self.instances) / config.fit.step_size)
@@ -174,7 +179,7 @@ class _TrainingLoop:
 
     def outcome(self, *, score_test: bool) -> Outcome:
         if self.best is not None:
-            self.model.load_state_dict(self.best)
+            self.model.load_state_dict(self.best, strict=self._trains_encoder)
         model, progress = self.model.eval(), self.progress
         if not score_test:
             # A trial has reported its scores; another pass over the splits would only cost time.
@@ -267,7 +272,7 @@ class _TrainingLoop:
             return
         progress.best, progress.best_epoch, progress.best_scores = value, progress.epoch, scores
         progress.epochs_without_improvement = 0
-        self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        self.best = {k: v.detach().cpu().clone() for k, v in self._weights().items()}
 
     def _early_stopping(self) -> bool:
         """Rank 0 decides, so that all ranks stop after the same epoch."""
@@ -301,7 +306,7 @@ class _TrainingLoop:
         progress = self.progress
         is_best = progress.epoch_step == 0 and progress.epochs_without_improvement == 0
         checkpoint = Checkpoint(
-            model=self.model.state_dict(),
+            model=self._weights(),
             best=None if is_best else self.best,
             optimizer={
                 "optimizer": self.stepper.optimizer.state_dict(),
@@ -326,7 +331,12 @@ class _TrainingLoop:
             raise damage
 
     def _set(self, checkpoint: Checkpoint) -> None:
-        self.model.load_state_dict(checkpoint.model)
+        if checkpoint.progress.encoder not in ("", self.progress.encoder):
+            raise RunError(
+                f"model.encoder={self.config.model.encoder}: its weights have changed since the "
+                "run began; put them back, or start again with --fresh"
+            )
+        self.model.load_state_dict(checkpoint.model, strict=self._trains_encoder)
         load_moments(self.stepper.optimizer, checkpoint.optimizer["optimizer"])
         # Empty unless the checkpoint was written in float16; ignored unless this run is in it.
         if scaler := checkpoint.optimizer["scaler"]:

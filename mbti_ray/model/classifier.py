@@ -283,3 +283,11 @@ def set_trainable(model: MBTIModel, stage: Stage) -> None:
     model.encoder.requires_grad_(stage == "all")
     if stage == "last_layer":
         layers_of(model.encoder)[-1].requires_grad_(True)
+
+
+def trained_weights(model: MBTIModel, trainable: str) -> dict[str, Tensor]:
+    """The weights that a run changes; to save a frozen encoder would take longer than an epoch."""
+    state = model.state_dict()
+    if trainable != "heads":
+        return state
+    return {name: weight for name, weight in state.items() if not name.startswith("encoder.")}

@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mbti_ray.config import RunConfig
@@ -177,8 +178,22 @@ def test_a_run_resumes_bit_for_bit_with_the_posts_that_it_would_have_sampled(
     whole = run(config, posts_data, Worker(), score_test=False).model.state_dict()
     with pytest.raises(StoppedError):
         run(config, posts_data, StoppingOnce(folder=tmp_path), score_test=False)
+    (stopped,) = (tmp_path / "checkpoints").iterdir()
+    saved = load_file(stopped / "model.safetensors")
+    assert any(name.startswith("encoder.") for name in saved) == ("heads" not in str(more))
     resumed = run(config, posts_data, Worker(folder=tmp_path), score_test=False).model.state_dict()
     assert gap(dict(whole), dict(resumed)) == 0.0
+
+
+def test_a_frozen_encoder_that_changed_is_not_resumed_with(
+    posts: Build, posts_data: Dataset, tmp_path: Path
+) -> None:
+    config = posts("model.trainable=heads", "fit.checkpoint_steps=3", "fit.epochs=1")
+    with pytest.raises(StoppedError):
+        run(config, posts_data, StoppingOnce(folder=tmp_path), score_test=False)
+    other = posts("model.trainable=heads", "fit.epochs=1", "seed=1")
+    with pytest.raises(RunError, match=r"model\.encoder=tiny: its weights have changed"):
+        run(other, posts_data, Worker(folder=tmp_path), score_test=False)
 
 
 def test_out_of_memory_halves_the_persons_of_a_batch_and_does_not_change_the_step(
