@@ -1,33 +1,32 @@
-"""The service beside what a user would put in its place: requests a second, latency, files.
+"""The service beside what a user would put in its place: requests a second, latency, CPU time.
 
-    python benchmarks/serve.py [--source FILE.csv] [--quick]
+    python benchmarks/serve.py [--source FILE.csv] [--quick] [--parts P ...] [--sides S ...]
 
 One model (the encoder of the preset minilm with fresh heads: the speed is that of a trained one),
-the same texts for all, two cores for everything, the client included; each side is started, asked
-and ended in turn, and medians of the repeats count:
+the same texts for all, all cores for everything, the load generator included: wrk where it is
+installed (Debian's package), else clients in Python. Each side is started, asked by one client and
+by 64, and ended; the order turns around from repeat to repeat, and medians of the repeats count.
 
-    torch, onnx, onnx-int8   `python -m mbti_ray.serve` with serve.runtime, one replica of all cores
-    fastapi                  FastAPI around a transformers pipeline (peers/fastapi_pipeline.py)
-    litserve                 LitServe with batches of 32 (peers/litserve_api.py)
+    services  torch, onnx, onnx-int8: `python -m mbti_ray.serve` with that serve.runtime
+              litserve-torch and so on: LitServe with batches of 32 (peers/litserve_peer.py)
+              fastapi: FastAPI around a transformers pipeline (peers/fastapi_peer.py)
+              raw: `Predictor.predict` over all texts at once, sorted by length; passes of one text
+    files     `mbti_ray.predict --input` from the first rows to the last, beside raw and a
+              transformers pipeline with batch_size=32
+    posts     {"posts": [...]} to a bundle of reader=posts and to one of reader=windows
+    company   by how much a text's logits move with the texts beside it, over 100 companies
 
-A closed loop of 1, 16 and 64 clients, each of which asks for one text after the other, and an open
-loop at a fixed rate. `raw` is `Predictor.predict` over all texts at once, sorted by length; the
-overhead at one client is its median latency less that of a forward pass on the same windows. Files:
-`mbti_ray.predict --input`, from when it begins with the first rows to the last, beside raw and a
-transformers pipeline with batch_size=32. Needs `pip install 'mbti_ray[bench,onnx,minilm]'`.
-
-The last line is one JSON object: vs_best_peer_at_64 and share_of_raw (of the faster runtime in
-float32), overhead_ms_at_1, files_vs_raw, files_vs_pipeline.
+Parts and sides that are not run keep their figures in the output, so that a part fits a short slot.
+With --base DIR, a checkout, our sides also run from there. `cpu_ms_beside_forward` is the CPU time
+a request of all processes of the service at 64 clients, but for the threads of the forward pass.
+Needs `pip install 'mbti_ray[bench]'`. The last line is one JSON object.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import platform
 import random
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -35,62 +34,151 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import httpx
+import clients
 import torch
-from clients import Figures, closed_loop, open_loop
+from clients import Figures, closed_loop
 from extra import require_bench
-from transformers import AutoModelForSequenceClassification, pipeline
+from service_sides import CORES, OURS, PEERS, ROOT, Side, build_bundle, build_peer
+from transformers import pipeline
 
-from mbti_ray.config import load_run
-from mbti_ray.data.dataset import prepare_dataset
-from mbti_ray.data.encoder_files import locate_encoder
 from mbti_ray.data.sources import read_source
-from mbti_ray.inference.bundle import load_bundle, load_model
-from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.runtimes.onnx_export import export_onnx
-from mbti_ray.model.classifier import build_model
 
-ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
-CORES = os.cpu_count() or 1
-OURS = ("torch", "onnx", "onnx-int8")
-PEERS = ("fastapi", "litserve")
-CLIENTS = (1, 16, 64)
-FLOAT32 = ("torch", "onnx")
+PARTS = ("services", "files", "posts", "company")
+COMPANIES = 100
+POSTS_CLIENTS = 8
 
 
-def build_bundle(source: str, folder: Path, *, seed: int = 0) -> Path:
-    """A bundle of the preset minilm with fresh heads, with its exports; in `folder`/bundle."""
-    config = load_run("minilm", [f"data.source={source}", "data.unit=post", "data.split_by=post"])
-    data = prepare_dataset(config, folder / "cache")
-    bundle = folder / "bundle"
-    write_bundle(
-        bundle,
-        config=config,
-        model=build_model(config.model, vocabulary=len(data.tokenizer), seed=seed),
-        data=data,
-        scores={},
+def measure_services(options: argparse.Namespace, folder: Path, record: Figures) -> None:
+    bundle = build_bundle(options.source, folder / "bundle", "data.unit=post", "data.split_by=post")
+    build_peer(bundle, folder / "peer")
+    texts = read_texts(options.source)[: options.texts]
+    bodies = write_bodies(folder / "texts.jsonl", [{"inputs": text} for text in texts])
+    checkouts = {"": ROOT.parent} | ({"@base": options.base.resolve()} if options.base else {})
+    sides = [n + at for n in options.sides for at in (checkouts if n in OURS else [""])]
+    rounds: dict[str, list[Figures]] = {name: [] for name in sides}
+    raws: dict[str, list[Figures]] = {kind: [] for kind in OURS if kind in options.sides}
+    for repeat in range(options.repeats):
+        for kind, found in raws.items():
+            found.append(measure_raw(bundle, kind, texts[:384]))
+        for name in sides if repeat % 2 == 0 else reversed(sides):
+            kind, at, _ = name.partition("@")
+            package = checkouts[at + _]
+            log = folder / "log.txt"
+            side = Side(kind, bundle, log, package=package, options=options.serve)
+            try:
+                rounds[name].append(measure_side(side, bodies, options.seconds))
+            finally:
+                side.end()
+            print(name, json.dumps(rounds[name][-1]), flush=True)
+    record.setdefault("sides", {}).update({n: median_of(runs) for n, runs in rounds.items()})
+    record.setdefault("raw", {}).update({n: median_of(runs) for n, runs in raws.items()})
+    record.setdefault("rounds", {}).update(rounds)
+
+
+def measure_side(side: Side, bodies: Path, seconds: float) -> Figures:
+    with bodies.open() as lines:
+        side.wait_ready(next(lines))
+    at_1 = closed_loop(side.url, bodies, 1, seconds)
+    closed_loop(side.url, bodies, 64, min(seconds, 3))  # warm
+    time.sleep(1)  # Some peers still compute what was asked.
+    before = side.cpu_s()
+    at_64 = closed_loop(side.url, bodies, 64, seconds)
+    spent = side.cpu_s()
+    spent.subtract(before)
+    cpu_ms = {part: 1000 * s / max(1, at_64["answers"]) for part, s in spent.items()}
+    return {"64": {**at_64, "cpu_ms": cpu_ms}, "1": at_1}
+
+
+def measure_raw(bundle: Path, kind: str, texts: list[str]) -> Figures:
+    """Texts a second of everything sorted, and the median pass of one text."""
+    torch.set_num_threads(CORES)
+    predictor = Predictor.load(bundle, runtime=kind, threads=CORES)  # type: ignore[arg-type]
+    users = [[text] for text in texts]
+    predictor.predict(users[:64], whole=False)
+    start, cpu = time.perf_counter(), time.process_time()
+    predictor.predict(users, whole=False)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    passes = []
+    for packed in predictor.encode(users[:64], whole=False):
+        began = time.perf_counter()
+        predictor.forward(packed.windows)
+        passes.append(time.perf_counter() - began)
+    return {
+        "texts_s": len(texts) / seconds,
+        "cpu_ms": 1000 * cpu / len(texts),
+        "pass_ms": 1000 * statistics.median(passes),
+    }
+
+
+def measure_files(options: argparse.Namespace, folder: Path, record: Figures) -> None:
+    """Rows a second: our files from the first rows to the last, raw, a pipeline with batches."""
+    bundle = build_bundle(options.source, folder / "bundle", "data.unit=post", "data.split_by=post")
+    peer = build_peer(bundle, folder / "peer")
+    texts = read_texts(options.source)[: options.texts]
+    file = write_bodies(folder / "rows.jsonl", [{"text": text} for text in texts])
+    command = [sys.executable, "-m", "mbti_ray.predict", str(bundle), "--json"]
+    command += ["--input", str(file), "--output", str(folder / "out.parquet")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    start = time.perf_counter()
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=folder, env=environment
     )
-    export_onnx(bundle)
-    return bundle
+    whole_s = time.perf_counter() - start
+    ours = json.loads(done.stdout.strip().splitlines()[-1])
+    raw = measure_raw(bundle, "torch", texts)
+    few = texts[: len(texts) // 4]
+    read = pipeline("text-classification", model=str(peer), tokenizer=str(peer), device="cpu")
+    start = time.perf_counter()
+    read(few, batch_size=32, truncation=True, function_to_apply="sigmoid", top_k=None)
+    record["files"] = {
+        "ours_rows_s": ours["rows_s"],
+        "ours_whole_command_s": whole_s,
+        "raw_rows_s": raw["texts_s"],
+        "pipeline_rows_s": len(few) / (time.perf_counter() - start),
+        "rows": len(texts),
+    }
 
 
-def build_peer(bundle: Path, folder: Path) -> Path:
-    """The encoder and heads of a bundle as a folder of transformers."""
-    found = load_bundle(bundle)
-    config = found.manifest.model
-    model = AutoModelForSequenceClassification.from_pretrained(
-        locate_encoder(config.encoder),
-        num_labels=4,
-        problem_type="multi_label_classification",
-    )
-    model.classifier.load_state_dict(load_model(found).heads.state_dict())
-    model.save_pretrained(folder)
-    found.tokenizer.model_max_length = config.max_tokens
-    found.tokenizer.save_pretrained(folder)
-    return folder
+def measure_posts(options: argparse.Namespace, folder: Path, record: Figures) -> None:
+    """Both readers read the same 8 posts of a person, in windows of 256 tokens or one by one."""
+    texts = read_texts(options.source)
+    people = [texts[start : start + 8] for start in range(0, 8 * 128, 8)]
+    bodies = write_bodies(folder / "people.jsonl", [{"posts": posts} for posts in people])
+    found: dict[str, list[Figures]] = {"windows": [], "posts": []}
+    for repeat in range(options.repeats):
+        for reader in found if repeat % 2 == 0 else reversed(found):
+            bundle = build_bundle(options.source, folder / reader, f"model.reader={reader}")
+            log = folder / "log.txt"
+            side = Side("torch", bundle, log, options=options.serve)
+            try:
+                side.wait_ready(json.dumps({"posts": people[0]}))
+                closed_loop(side.url, bodies, POSTS_CLIENTS, 2)
+                found[reader].append(closed_loop(side.url, bodies, POSTS_CLIENTS, options.seconds))
+            finally:
+                side.end()
+    record["posts"] = {reader: median_of(runs) for reader, runs in found.items()}
+
+
+def measure_company(options: argparse.Namespace, folder: Path, record: Figures) -> None:
+    bundle = build_bundle(options.source, folder / "bundle", "data.unit=post", "data.split_by=post")
+    texts = read_texts(options.source)[:1000]
+    chance = random.Random(0)
+    record["company"] = {}
+    for kind in OURS:
+        predictor = Predictor.load(bundle, runtime=kind, threads=CORES)  # type: ignore[arg-type]
+        rows = predictor.encode([[text] for text in texts], whole=False)
+        windows = [row.windows[0] for row in rows]
+        alone = predictor.forward(windows[:1])[0]
+        beside = [
+            predictor.forward([windows[0], *chance.sample(windows[1:], chance.randint(1, 31))])[0]
+            for _ in range(COMPANIES)
+        ]
+        gap = max(float((outputs - alone).abs().max()) for outputs in beside)
+        record["company"][kind] = gap
 
 
 def read_texts(source: str) -> list[str]:
@@ -99,113 +187,9 @@ def read_texts(source: str) -> list[str]:
     return texts
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Side:
-    """One service as a process."""
-
-    def __init__(self, name: str, bundle: Path, peer: Path, log: Path) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        if name in OURS:
-            command = ["-m", "mbti_ray.serve", str(bundle), f"serve.port={port}"]
-            command += [f"serve.runtime={name}", f"serve.cpus={CORES}", "serve.max_wait_s=60"]
-        else:
-            script = {"fastapi": "fastapi_pipeline.py", "litserve": "litserve_api.py"}[name]
-            command = [str(ROOT / "peers" / script), str(peer), str(port), str(CORES)]
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-        self._log = log.open("a")
-        self._process = subprocess.Popen(
-            [sys.executable, *command],
-            env=environment,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-            cwd=log.parent,
-        )
-
-    def wait_ready(self, text: str) -> None:
-        end = time.monotonic() + 180
-        with httpx.Client(trust_env=False, timeout=30) as client:
-            while time.monotonic() < end:
-                if self._process.poll() is not None:
-                    raise RuntimeError(f"the service ended; see {self._log.name}")
-                try:
-                    if client.post(f"{self.url}/predict", json={"inputs": text}).is_success:
-                        return
-                except httpx.TransportError:
-                    pass
-                time.sleep(0.2)
-        raise RuntimeError("the service did not become ready")
-
-    def end(self) -> None:
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        if Path(self._log.name).exists():
-            self._log.close()
-
-
-def measure_side(side: Side, texts: list[str], seconds: float, rate: float) -> Figures:
-    side.wait_ready(texts[0])
-    asyncio.run(closed_loop(side.url, texts, 16, 2.0))  # warm
-    found = {str(n): asyncio.run(closed_loop(side.url, texts, n, seconds)) for n in CLIENTS}
-    return found | {"open": asyncio.run(open_loop(side.url, texts, rate, seconds))}
-
-
-def measure_raw(bundle: Path, texts: list[str]) -> dict[str, Figures]:
-    """Texts a second of everything sorted, and the median pass of one text, by runtime."""
-    torch.set_num_threads(CORES)
-    found = {}
-    for kind in OURS:
-        predictor = Predictor.load(bundle, runtime=kind, threads=CORES)  # type: ignore[arg-type]
-        users = [[text] for text in texts]
-        predictor.predict(users[:64], whole=False)
-        start = time.perf_counter()
-        predictor.predict(users, whole=False)
-        texts_s = len(texts) / (time.perf_counter() - start)
-        passes = []
-        for packed in predictor.encode(users[:64], whole=False):
-            start = time.perf_counter()
-            predictor.forward(packed.windows)
-            passes.append(time.perf_counter() - start)
-        found[kind] = {"texts_s": texts_s, "pass_ms": 1000 * statistics.median(passes)}
-    return found
-
-
-def measure_files(bundle: Path, peer: Path, texts: list[str], folder: Path) -> Figures:
-    """Rows a second: our files from the first rows to the last, raw, a pipeline with batches."""
-    file = folder / "texts.jsonl"
-    file.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), "utf-8")
-    command = [sys.executable, "-m", "mbti_ray.predict", str(bundle), "--json"]
-    command += ["--input", str(file), "--output", str(folder / "out.parquet")]
-    start = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
-    whole_s = time.perf_counter() - start
-    ours = json.loads(done.stdout.strip().splitlines()[-1])
-    torch.set_num_threads(CORES)
-    predictor = Predictor.load(bundle)
-    start = time.perf_counter()
-    predictor.predict([[text] for text in texts], whole=False)
-    raw = len(texts) / (time.perf_counter() - start)
-    few = texts[: len(texts) // 4]
-    read = pipeline("text-classification", model=str(peer), tokenizer=str(peer), device="cpu")
-    start = time.perf_counter()
-    read(few, batch_size=32, truncation=True, function_to_apply="sigmoid", top_k=None)
-    return {
-        "ours_rows_s": ours["rows_s"],
-        "ours_whole_command_s": whole_s,
-        "raw_rows_s": raw,
-        "pipeline_rows_s": len(few) / (time.perf_counter() - start),
-        "rows": len(texts),
-    }
+def write_bodies(file: Path, bodies: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(body) + "\n" for body in bodies), "utf-8")
+    return file
 
 
 def median_of(runs: list[Figures]) -> Figures:
@@ -218,20 +202,30 @@ def median_of(runs: list[Figures]) -> Figures:
     }
 
 
-def summary(sides: dict[str, Figures], raw: dict[str, Figures], files: Figures) -> Figures:
+def summary(record: Figures) -> Figures:
+    sides, raw = record.get("sides", {}), record.get("raw", {})
     at_64 = {name: found["64"]["requests_s"] for name, found in sides.items()}
-    ours = max((n for n in FLOAT32 if n in at_64), key=lambda n: at_64[n])
-    peers = [at_64[n] for n in PEERS if n in at_64]
+    ours = [name for name in OURS if name in at_64]
+    files, posts = record.get("files"), record.get("posts")
+
+    def ratio(other: str) -> Figures:
+        return {n: at_64[n] / at_64[o] for n in ours if (o := other.format(n)) in at_64}
+
     return {
-        "vs_best_peer_at_64": at_64[ours] / max(peers) if peers else None,
-        "share_of_raw": at_64[ours] / raw[ours]["texts_s"],
-        "overhead_ms_at_1": sides[ours]["1"]["p50_ms"] - raw[ours]["pass_ms"],
-        "files_vs_raw": files["ours_rows_s"] / files["raw_rows_s"],
-        "files_vs_pipeline": files["ours_rows_s"] / files["pipeline_rows_s"],
-        "runtime": ours,
-        "requests_s": {
-            n: {c: f[c]["requests_s"] for c in map(str, CLIENTS)} for n, f in sides.items()
+        "vs_litserve_at_64": ratio("litserve-{}"),
+        "vs_fastapi_at_64": ratio("fastapi"),
+        "vs_base_at_64": ratio("{}@base"),
+        "share_of_raw": {n: at_64[n] / raw[n]["texts_s"] for n in ours},
+        "cpu_ms_beside_forward": {
+            n: sum(ms for part, ms in sides[n]["64"]["cpu_ms"].items() if part != "forward")
+            for n in ours
         },
+        "overhead_ms_at_1": {n: sides[n]["1"]["p50_ms"] - raw[n]["pass_ms"] for n in ours},
+        "files_vs_raw": files and files["ours_rows_s"] / files["raw_rows_s"],
+        "files_vs_pipeline": files and files["ours_rows_s"] / files["pipeline_rows_s"],
+        "posts_vs_windows": posts and posts["windows"]["requests_s"] / posts["posts"]["requests_s"],
+        "company_gap": record.get("company"),
+        "requests_s": {n: {c: f[c]["requests_s"] for c in ("1", "64")} for n, f in sides.items()},
         "p99_ms_at_64": {n: f["64"]["p99_ms"] for n, f in sides.items()},
         "errors": {n: sum(f[c]["errors"] for c in f) for n, f in sides.items()},
         "raw_texts_s": {n: f["texts_s"] for n, f in raw.items()},
@@ -239,71 +233,51 @@ def summary(sides: dict[str, Figures], raw: dict[str, Figures], files: Figures) 
 
 
 def machine() -> Figures:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     packages = ("torch", "transformers", "ray", "onnxruntime", "litserve", "fastapi")
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": next((n.partition(": ")[2] for n in lines if n.startswith("model name")), ""),
         "cores": CORES,
         "python": platform.python_version(),
+        "load_generator": clients.NAME,
         **{name: version(name) for name in packages},
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--source", type=Path, help="default: the built-in corpus")
+    parser.add_argument("--source", default="builtin", help="default: the built-in corpus")
     parser.add_argument("--texts", type=int, default=1024)
-    parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=20, help="requests a second, open loop")
-    parser.add_argument("--sides", nargs="+", choices=OURS + PEERS, default=list(OURS + PEERS))
-    parser.add_argument("--quick", action="store_true", help="5 s a level, one repeat")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--sides", nargs="+", choices=OURS + PEERS, default=OURS + PEERS)
+    parser.add_argument("--serve", nargs="*", default=[f"serve.cpus={CORES}"], metavar="KEY=VALUE")
+    parser.add_argument("--base", type=Path, help="a checkout: our sides run from there as well")
+    parser.add_argument("--work", type=Path, help="a folder that keeps the bundles for a next run")
+    parser.add_argument("--quick", action="store_true", help="3 s a level, one repeat")
     parser.add_argument("--output", type=Path, help="default: serve.json, or serve_quick.json")
     options = parser.parse_args()
-    if "litserve" in options.sides:
-        require_bench("litserve")
+    require_bench("litserve", "onnxruntime", "onnxscript")
+    if options.source != "builtin":
+        options.source = str(Path(options.source).resolve())
     if options.quick:
-        options.seconds, options.repeats = 5.0, 1
+        options.seconds, options.repeats = 3, 1
     output = options.output or RESULTS / ("serve_quick.json" if options.quick else "serve.json")
+    record = json.loads(output.read_text("utf-8")) if output.exists() else {}
+    if record.get("machine") != machine():
+        record = {"machine": machine(), "commands": []}
     load = os.getloadavg()[0]
-    source = str(options.source.resolve()) if options.source else "builtin"
-    texts = read_texts(source)[: options.texts]
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        bundle = build_bundle(source, folder)
-        peer = build_peer(bundle, folder / "peer")
-        raws, rounds = [], []
-        for _ in range(options.repeats):
-            raws.append(measure_raw(bundle, texts[:384]))
-            found = {}
-            for name in options.sides:
-                side = Side(name, bundle, peer, folder / "log.txt")
-                try:
-                    found[name] = measure_side(side, texts, options.seconds, options.rate)
-                finally:
-                    side.end()
-                print(
-                    name, json.dumps({k: round(v["requests_s"], 1) for k, v in found[name].items()})
-                )
-            rounds.append(found)
-        files = measure_files(bundle, peer, texts, folder)
-    sides, raw = median_of(rounds), median_of(raws)
-    result = summary(sides, raw, files)
-    record = {
-        "command": f"python benchmarks/serve.py --source {options.source and options.source.name}"
-        f" --seconds {options.seconds:g} --repeats {options.repeats}",
-        "machine": machine(),
-        "load_before": load,
-        "texts": len(texts),
-        "medians": result,
-        "sides": sides,
-        "raw": raw,
-        "files": files,
-        "rounds": rounds,
-    }
+        folder = options.work.resolve() if options.work else Path(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in options.parts:
+            globals()[f"measure_{part}"](options, folder, record)
+    words = [Path(w).name if "/" in w else w for w in sys.argv[1:]]
+    record["commands"].append({"arguments": " ".join(words), "load_before": load})
+    record = {"medians": summary(record), **{k: v for k, v in record.items() if k != "medians"}}
     output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(json.dumps(result))
+    print(json.dumps(record["medians"]))
     return 0
 
 

@@ -44,6 +44,7 @@ class Decision:
         """
         self._rule = manifest
         self.abstain = manifest.abstain
+        self._temperatures = torch.tensor(manifest.temperature)
         self._shift = torch.zeros(4)
         asked = base_rates.model_dump(exclude_none=True) if base_rates else {}
         thresholds = [*manifest.thresholds]
@@ -66,17 +67,21 @@ class Decision:
 
     def calibrate(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
         """Logits [R, 4] over temperatures, plus the change of base rates; tokens read [R]."""
-        temperatures = torch.from_numpy(self._rule.temperatures(np.array(tokens))).float()
+        temperatures = self._temperatures
+        if self._rule.length is not None:
+            temperatures = torch.from_numpy(self._rule.temperatures(np.array(tokens))).float()
         return logits.cpu() / temperatures + self._shift
 
     def decide_types(self, probabilities: Tensor) -> list[str]:
         """The type of each row of calibrated probabilities [R, 4]; X where the bundle abstains."""
-        unsure = (probabilities - self.thresholds).abs() < self.abstain
-        poles = (probabilities > self.thresholds).tolist()
-        return [
-            "".join("X" if x else letter for letter, x in zip(type_of(row), xs, strict=True))
-            for row, xs in zip(poles, unsure.tolist(), strict=True)
-        ]
+        thresholds: list[float] = self.thresholds.tolist()
+        types = []
+        for row in probabilities.tolist():
+            # In Python: for a single row, as most requests have, a tensor takes ten times as long.
+            above = [p - threshold for p, threshold in zip(row, thresholds, strict=True)]
+            letters = zip(type_of([a > 0 for a in above]), above, strict=True)
+            types.append("".join("X" if abs(a) < self.abstain else one for one, a in letters))
+        return types
 
     def more_posts(
         self, calibrated: Sequence[float], *, tokens: int, posts: int

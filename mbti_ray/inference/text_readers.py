@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mbti_ray.data.tokenizer import encode_rows
+from mbti_ray.data.tokenizer import by_word, encode_rows
 from mbti_ray.data.windows import EncodedRow
 from mbti_ray.inference.bundle import Bundle
 from mbti_ray.model.tfidf import UNKNOWN_WORD
@@ -19,13 +19,15 @@ class TokenReader:
 
     def __init__(self, bundle: Bundle) -> None:
         assert bundle.tokenizer is not None
-        self._tokenizer = bundle.tokenizer
+        # A tokenizer of transformers looks the ids of its special tokens up anew each time.
+        self._tokenizer = by_word(bundle.tokenizer)
         self._manifest = bundle.manifest
         self._words = WordReader(bundle) if bundle.stack else None
-        self.pad_id: int = self._tokenizer.pad_token_id
+        self.pad_id: int = bundle.tokenizer.pad_token_id
+        self._unknown_id: int = bundle.tokenizer.unk_token_id
         # Of each token id, whether it has a letter or digit: punctuation is known in any language.
-        tokens = self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))
-        special = set(self._tokenizer.all_special_tokens)
+        tokens = bundle.tokenizer.convert_ids_to_tokens(range(len(bundle.tokenizer)))
+        special = set(bundle.tokenizer.all_special_tokens)
         self._is_word = np.array([t not in special and any(map(str.isalnum, t)) for t in tokens])
 
     def encode(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
@@ -44,9 +46,10 @@ class TokenReader:
 
     def unknown_share(self, row: EncodedRow) -> float:
         """Share of the words of a row that the tokenizer does not know."""
-        ids = np.concatenate(row.windows)
-        unknown = int((ids == self._tokenizer.unk_token_id).sum())
-        return unknown / (unknown + int(self._is_word[ids].sum())) if unknown else 0.0
+        unknown = sum(window.count(self._unknown_id) for window in row.windows)
+        if not unknown:
+            return 0.0
+        return unknown / (unknown + int(self._is_word[np.concatenate(row.windows)].sum()))
 
 
 class WordReader:

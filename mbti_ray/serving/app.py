@@ -8,12 +8,14 @@ import asyncio
 import json
 import logging
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -89,7 +91,6 @@ def build_api(
         redoc_url=None,
         redirect_slashes=False,
     )
-    add_pages(api, _EXAMPLES)
     access = AccessControl(config, key_hash)
     if config.allow_origins:
         api.add_middleware(CORSMiddleware, allow_origins=config.allow_origins, **CORS)
@@ -104,6 +105,47 @@ def build_api(
         codes = {code.status: code for code in ErrorCode}
         code = codes.get(error.status_code, ErrorCode.INVALID)
         return _error_response(APIError(code), on_error, error.headers)
+
+    async def predict(request: Request) -> Response:
+        """A type and four probabilities for each text, or for one user's posts read whole.
+
+        The response header X-Bundle-Id names the bundle that answered; in a request it selects one
+        of the two bundles that may be served. Server-Timing gives the milliseconds spent
+        tokenizing, waiting for the model, and in the model.
+        """
+        access.check(request)
+        try:
+            async with asyncio.timeout(config.deadline_s):
+                body = await read_json_body(request, max_bytes=config.max_body_bytes)
+                parsed = parse_request(body, max_texts=config.max_texts)
+                model = router.route(parsed, request.headers.get("x-bundle-id"))
+                # Only now, so that clients that send slowly occupy no slot.
+                with limiter.slot():
+                    async with _cancelled_on_disconnect(request):
+                        result = await _run_model(model, parsed)
+        except TimeoutError:
+            message = f"no answer within {config.deadline_s:g} s"
+            raise APIError(ErrorCode.TOO_SLOW, message) from None
+        except ClientDisconnect:
+            # Nobody receives it; access logs use this status for a closed connection.
+            return Response(status_code=499)
+        return _predict_response(parsed, result, model.bundle_id)
+
+    # First, because each request is matched with one route after the other.
+    api.router.add_api_route(
+        "/predict",
+        predict,
+        methods=["POST"],
+        route_class_override=_ResponseRoute,
+        response_model=PredictResponse | list[PredictResponse],
+        response_description="an object, or a list for a list of inputs",
+        responses={200: _ANSWERS, **_error_responses(*ErrorCode)},
+        openapi_extra={
+            "parameters": [_BUNDLE_HEADER],
+            "requestBody": {"required": True, "content": {"application/json": _PREDICT_BODY}},
+        },
+    )
+    add_pages(api, _EXAMPLES)
 
     @api.get("/health")
     @api.head("/health", include_in_schema=False)
@@ -126,41 +168,15 @@ def build_api(
         access.check(request)
         return router.info
 
-    @api.post(
-        "/predict",
-        response_model=PredictResponse | list[PredictResponse],
-        response_description="an object, or a list for a list of inputs",
-        responses={200: _ANSWERS, **_error_responses(*ErrorCode)},
-        openapi_extra={
-            "parameters": [_BUNDLE_HEADER],
-            "requestBody": {"required": True, "content": {"application/json": _PREDICT_BODY}},
-        },
-    )
-    async def predict(request: Request) -> Response:
-        """A type and four probabilities for each text, or for one user's posts read whole.
-
-        The response header X-Bundle-Id names the bundle that answered; in a request it selects one
-        of the two bundles that may be served. Server-Timing gives the milliseconds spent
-        tokenizing, waiting for the model, and in the model.
-        """
-        access.check(request)
-        try:
-            async with asyncio.timeout(config.deadline_s):
-                body = await read_json_body(request, max_bytes=config.max_body_bytes)
-                parsed = parse_request(body, max_texts=config.max_texts)
-                model = router.route(parsed, request.headers.get("x-bundle-id"))
-                # Only now, so that clients that send slowly occupy no slot.
-                with limiter.slot():
-                    result = await _cancel_on_disconnect(request, _run_model(model, parsed))
-        except TimeoutError:
-            message = f"no answer within {config.deadline_s:g} s"
-            raise APIError(ErrorCode.TOO_SLOW, message) from None
-        except ClientDisconnect:
-            # Nobody receives it; access logs use this status for a closed connection.
-            return Response(status_code=499)
-        return _predict_response(parsed, result, model.bundle_id)
-
     return api
+
+
+class _ResponseRoute(APIRoute):
+    """A route whose endpoint takes the request and returns the response: nothing to resolve."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
 
 
 def _error_response(
@@ -190,29 +206,32 @@ def _predict_response(request: PredictRequest, result: PredictResult, bundle_id:
     )
 
 
-async def _cancel_on_disconnect(
-    request: Request, prediction: Coroutine[Any, Any, PredictResult]
-) -> PredictResult:
-    """The result of `prediction`, which is cancelled if the client disconnects first.
+@asynccontextmanager
+async def _cancelled_on_disconnect(request: Request) -> AsyncIterator[None]:
+    """A block that is cancelled if the client disconnects before its end.
 
     Raises:
         ClientDisconnect: The client disconnected.
     """
+    running = asyncio.current_task()
+    assert running is not None
+    is_disconnected = False
 
     async def wait_for_disconnect() -> None:
+        nonlocal is_disconnected
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        is_disconnected = running.cancel()
 
-    computing = asyncio.ensure_future(prediction)
-    disconnected = asyncio.ensure_future(wait_for_disconnect())
+    watching = asyncio.ensure_future(wait_for_disconnect())
     try:
-        await asyncio.wait((computing, disconnected), return_when=asyncio.FIRST_COMPLETED)
-        if not computing.done():
-            raise ClientDisconnect
-        return computing.result()
+        yield
+    except asyncio.CancelledError:
+        if is_disconnected and running.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
     finally:
-        computing.cancel()
-        disconnected.cancel()
+        watching.cancel()
 
 
 async def _run_model(model: ServedModel, request: PredictRequest) -> PredictResult:

@@ -14,8 +14,8 @@ from typing import TypeVar
 _INITIAL_CHARACTERS_PER_S = 1e6
 # Weight of the newest call in the moving average of the speed.
 _SMOOTHING = 0.1
-# Shorter inputs say little about the speed: overhead dominates.
-_MIN_MEASURED_CHARACTERS = 1000
+# Shorter texts say little about the speed, and take less time than the way to a thread and back.
+_MIN_CHARACTERS = 1000
 
 T = TypeVar("T")
 
@@ -35,12 +35,14 @@ class TokenizerQueue:
         return (self._submitted - self._finished) / self._characters_per_s
 
     async def run(self, work: Callable[[], T], users: Sequence[Sequence[str]]) -> T:
-        """The result of `work` on the texts of `users`.
+        """The result of `work` on the texts of `users`; on a short text of one, without the thread.
 
         If the caller is cancelled before the work starts, it leaves the queue. Work that has
         started counts as waiting until it is finished, because it occupies the thread.
         """
         characters = sum(map(len, {post for posts in users for post in posts}))
+        if len(users) == 1 and characters < _MIN_CHARACTERS:
+            return work()
         job = self._thread.submit(self._measure, work, characters)
         self._submitted += characters
         try:
@@ -55,6 +57,6 @@ class TokenizerQueue:
             return work()
         finally:
             self._finished += characters
-            if characters >= _MIN_MEASURED_CHARACTERS:
+            if characters >= _MIN_CHARACTERS:
                 speed = characters / max(time.perf_counter() - start, 1e-6)
                 self._characters_per_s += _SMOOTHING * (speed - self._characters_per_s)

@@ -244,15 +244,20 @@ def test_a_queue_that_filled_during_tokenization_is_429_too(
 
 
 def test_texts_waiting_for_the_tokenizer_count_as_waiting(
-    predictor: Predictor, executor: ThreadPoolExecutor
+    predictor: Predictor, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gate, encode = threading.Event(), predictor.encode
+    monkeypatch.setattr(
+        predictor, "encode", lambda *given, **how: gate.wait(10) and encode(*given, **how)
+    )
     model = ServedModel(predictor, executor, ServeConfig(max_wait_s=0.05), tokens_per_s=1e9)
     long = texts(LONG * 20)
 
     async def main() -> list[PredictResult | BaseException]:
-        return await asyncio.gather(
-            *(model.predict(long) for _ in range(50)), return_exceptions=True
-        )
+        tasks = [asyncio.create_task(model.predict(long)) for _ in range(50)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
     found = asyncio.run(main())
     refused = [error for error in found if isinstance(error, APIError)]
@@ -262,7 +267,7 @@ def test_texts_waiting_for_the_tokenizer_count_as_waiting(
 
 
 @pytest.mark.parametrize("influence", [False, True])
-def test_masked_spans_are_found_outside_the_event_loop_and_only_for_the_posts_given(
+def test_masked_spans_of_long_texts_are_found_outside_the_event_loop_and_only_for_the_posts_given(
     predictor: Predictor,
     executor: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
@@ -277,10 +282,10 @@ def test_masked_spans_are_found_outside_the_event_loop_and_only_for_the_posts_gi
 
     monkeypatch.setattr(predictor, "explain_masking", recorded)
     model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6)
-    request = user("as an INTJ", "b", explain=True, influence=influence)
-    masked = predict(model, request)[0].masked
-    assert masked == [[explain("as an INTJ"), explain("b")]]
-    assert calls == [("as an INTJ", False), ("b", False)]
+    long = "as an INTJ " * 100
+    masked = predict(model, user(long, "b", explain=True, influence=influence))[0].masked
+    assert masked == [[explain(long), explain("b")]]
+    assert calls == [(long, False), ("b", False)]
 
 
 def test_warm_up_measures_a_speed(predictor: Predictor, executor: ThreadPoolExecutor) -> None:

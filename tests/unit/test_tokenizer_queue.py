@@ -48,6 +48,19 @@ def test_work_that_is_cancelled_before_it_starts_leaves_the_queue() -> None:
     asyncio.run(main())
 
 
+def test_only_long_texts_are_worth_a_thread() -> None:
+    async def main() -> None:
+        queue = TokenizerQueue()
+        own = threading.get_ident()
+        assert await queue.run(threading.get_ident, [["a" * 999]]) == own
+        assert await queue.run(threading.get_ident, [[TEXT]]) != own
+        # Nobody knows how long work on no text, or on those of several users, takes.
+        assert await queue.run(threading.get_ident, []) != own
+        assert await queue.run(threading.get_ident, [["a"], ["b"]]) != own
+
+    asyncio.run(main())
+
+
 def test_work_that_fails_raises_and_leaves_the_queue() -> None:
     async def main() -> None:
         queue = TokenizerQueue()

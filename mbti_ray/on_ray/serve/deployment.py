@@ -6,6 +6,9 @@ those of `mbti_ray.serving`; starting and stopping is in `service`.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import get_native_id
 from typing import Any
 from uuid import uuid4
 
@@ -56,7 +59,7 @@ class MbtiService:
         start_malloc_trim_thread()
         # One thread for all computation, because torch keeps its thread count per thread.
         self._thread = ThreadPoolExecutor(
-            1, "forward", initializer=torch.set_num_threads, initargs=(config.cpus,)
+            1, "forward", initializer=_begin_forward_thread, initargs=(config.cpus,)
         )
         self._router = Router(self._load, current_target(service) or target)
         replica = serve.get_replica_context().replica_id.unique_id
@@ -87,6 +90,13 @@ class MbtiService:
         return ServedModel(
             predictor, self._thread, config, tokens_per_s=speed, callback=self._metrics
         )
+
+
+def _begin_forward_thread(threads: int) -> None:
+    torch.set_num_threads(threads)
+    # `top -H` and benchmarks/serve.py tell it, and the threads that it starts, from the others.
+    with suppress(OSError):
+        Path(f"/proc/self/task/{get_native_id()}/comm").write_text("forward")
 
 
 def build_app(bundle: Location, config: ServeConfig) -> serve.Application:

@@ -1,5 +1,8 @@
 """Metrics of the service for Ray's dashboard and Prometheus."""
 
+import asyncio
+from collections import defaultdict
+
 from ray.util.metrics import Counter, Histogram
 
 from mbti_ray.serving.batching import ForwardPass
@@ -7,12 +10,17 @@ from mbti_ray.serving.served_model import PredictResult, ServeCallback
 from mbti_ray.typology import DIMENSIONS
 
 _STAGE_BOUNDS_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
+_EXPORT_INTERVAL_S = 0.5
 
 
 class ServeMetrics(ServeCallback):
-    """The metrics of one replica; Ray adds the labels deployment and replica to each."""
+    """The metrics of one replica; Ray adds the labels deployment and replica to each.
+
+    Belongs to one event loop.
+    """
 
     def __init__(self) -> None:
+        self._counts: dict[tuple[Counter, tuple[tuple[str, str], ...]], int] = defaultdict(int)
         self._stage = Histogram(
             "mbti_serve_stage_seconds",
             description="seconds of a response by stage: tokenise, queue, forward",
@@ -43,20 +51,31 @@ class ServeMetrics(ServeCallback):
 
     def on_forward(self, done: ForwardPass) -> None:
         """Counts a forward pass."""
-        self._passes.inc()
-        self._windows.inc(done.windows)
-        self._tokens.inc(done.tokens)
-        self._padded.inc(done.padded_tokens)
+        self._count(self._passes)
+        self._count(self._windows, done.windows)
+        self._count(self._tokens, done.tokens)
+        self._count(self._padded, done.padded_tokens)
 
     def on_result(self, result: PredictResult, bundle_id: str) -> None:
         """Counts an answered request and its predictions."""
-        self._answers.inc(tags={"bundle": bundle_id})
+        self._count(self._answers, bundle=bundle_id)
         for stage, seconds in vars(result.timing).items():
             self._stage.observe(seconds, tags={"stage": stage})
         for prediction in result.predictions:
             for dimension, pole in zip(DIMENSIONS, prediction.type, strict=True):
-                self._poles.inc(tags={"dimension": dimension.name, "pole": pole})
+                self._count(self._poles, dimension=dimension.name, pole=pole)
 
     def on_error(self, code: str) -> None:
         """Counts an error response."""
-        self._errors.inc(tags={"code": code})
+        self._count(self._errors, code=code)
+
+    def _count(self, counter: Counter, value: int = 1, **tags: str) -> None:
+        # Adding to Ray's counters for each request costs more than parsing it.
+        if not self._counts:
+            asyncio.get_running_loop().call_later(_EXPORT_INTERVAL_S, self._export)
+        self._counts[counter, tuple(tags.items())] += value
+
+    def _export(self) -> None:
+        for (counter, tags), value in self._counts.items():
+            counter.inc(value, dict(tags))
+        self._counts.clear()
