@@ -6,6 +6,7 @@ Must not know of files, presets or wrong values.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -60,9 +61,10 @@ class Setting:
     meaning: str
 
 
-def settings_of(schema: type[BaseModel], prefix: str = "") -> list[Setting]:
+@cache
+def settings_of(schema: type[BaseModel], prefix: str = "") -> tuple[Setting, ...]:
     """All settings of a config class, in the order of the schema."""
-    found = []
+    found: list[Setting] = []
     properties = schema.model_json_schema().get("properties", {})
     for name, field in schema.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -72,7 +74,7 @@ def settings_of(schema: type[BaseModel], prefix: str = "") -> list[Setting]:
         default = field.get_default(call_default_factory=True, validated_data={})
         plain = json.dumps(list(default) if isinstance(default, tuple) else default)
         found.append(Setting(prefix + name, allowed, plain, field.description or ""))
-    return found
+    return tuple(found)
 
 
 def config_addresses(schema: type[BaseModel]) -> list[str]:
