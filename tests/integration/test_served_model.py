@@ -239,8 +239,10 @@ def test_a_queue_that_filled_during_tokenization_is_429_too(
         assert all(isinstance(task.exception(), APIError) for task in done)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    found = asyncio.run(main())
-    assert sum(isinstance(result, APIError) for result in found) == 1
+    refused = [error for error in asyncio.run(main()) if isinstance(error, APIError)]
+    assert {error.code for error in refused} == {ErrorCode.QUEUE_FULL}
+    # The first is always accepted; the second too if the pass with the first has begun by then.
+    assert len(refused) in (1, 2)
 
 
 def test_texts_waiting_for_the_tokenizer_count_as_waiting(
