@@ -20,6 +20,9 @@ Precision = Annotated[
     BeforeValidator(lambda v: str(v) if isinstance(v, int) else v),
 ]
 
+# What is read of a row that is longer than what is read.
+Truncation = Literal["head", "head_tail"]
+
 # Scores of the validation split that a run can monitor.
 Monitor = Literal[
     "loss",
@@ -67,6 +70,11 @@ class ModelConfig(ConfigSection):
     )
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = Field(
         512, description="tokens of a window, special tokens included"
+    )
+    truncation: Truncation = Field(
+        "head",
+        description="what is read of a text or user beyond the limits: head: the beginning; "
+        "head_tail: a quarter of it from the beginning, the rest from the end",
     )
     post_tokens: Annotated[int, Field(ge=8, le=8192)] = Field(
         128,

@@ -32,6 +32,7 @@ NOT_SEARCHABLE = (
         "model.member",
         "model.max_tokens",
         "model.post_tokens",
+        "model.truncation",
         "loss.per",
     ),
     *("fit.monitor", "fit.checkpoint_steps", "fit.tracker", "fit.profile", "fit.compile"),

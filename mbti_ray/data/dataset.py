@@ -248,6 +248,7 @@ def _key(config: RunConfig, contents: str, tokenizer: Tokenizer | None) -> str:
         "reads_posts": config.model.reads_posts,
         "window_tokens": config.model.window_tokens,
         "max_windows": config.max_windows,
+        "truncation": config.model.truncation,
         "has_encoder": config.model.has_encoder,
         "mask_version": MASK_VERSION,
         "unicode": unicodedata.unidata_version,

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder, safe_options
-from mbti_ray.data.windows import EncodedRow, split_into_posts, split_into_windows
+from mbti_ray.data.windows import EncodedRow, split_into_posts, split_into_windows, truncate
 from mbti_ray.data.word_tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
@@ -92,18 +92,22 @@ def encode_rows(
     max_tokens = model.window_tokens
     split = split_into_posts if model.reads_posts else split_into_windows
     texts = list(dict.fromkeys(text for row in rows for text in row))
-    beginnings = _tokenize_beginnings(tokenizer, texts, max_tokens * max_windows)
-    ids = dict(zip(texts, beginnings, strict=True))
-    return [
+    if model.truncation == "head":
+        tokenized = _tokenize_beginnings(tokenizer, texts, max_tokens * max_windows)
+    else:
+        tokenized = tokenize(tokenizer, texts)
+    ids = dict(zip(texts, tokenized, strict=True))
+    windows = (
         split(
             [ids[text] for text in row],
             cls_id=tokenizer.cls_token_id,
             sep_id=tokenizer.sep_token_id,
             max_tokens=max_tokens,
-            max_windows=max_windows,
         )
         for row in rows
-    ]
+    )
+    limits = {"max_tokens": max_tokens, "max_windows": max_windows}
+    return [truncate(of_row, model.truncation, **limits) for of_row in windows]
 
 
 def _tokenize_beginnings(

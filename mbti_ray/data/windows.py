@@ -8,15 +8,16 @@ Shapes: N windows, R rows (a row is a user or a post, depending on `data.unit`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mbti_ray.config.schema import Truncation
 from mbti_ray.typology import DIMENSIONS
 
 TokenIds = list[int]
@@ -41,47 +42,64 @@ class EncodedRow:
 
 
 def split_into_windows(
-    posts: Sequence[TokenIds], *, cls_id: int, sep_id: int, max_tokens: int, max_windows: int
-) -> EncodedRow:
+    posts: Sequence[TokenIds], *, cls_id: int, sep_id: int, max_tokens: int
+) -> Iterator[TokenIds]:
     """Fill windows `[CLS] post [SEP] post [SEP] ...` of at most `max_tokens` with posts in order.
 
     A post that fits into the current window is not split; one that is longer than a window is.
-    What is left after `max_windows` windows is dropped, and `truncated` is true. A row always has
-    at least one window.
+    There is at least one window.
     """
     capacity = max_tokens - 1
-    windows: list[TokenIds] = []
     current: TokenIds = []
     for post in posts:
         start = 0
         while start < len(post):
             if current and len(current) + len(post) - start + 1 > capacity:
-                windows.append([cls_id, *current])
-                if len(windows) == max_windows:
-                    return EncodedRow(windows, truncated=True)
+                yield [cls_id, *current]
                 current = []
             piece = post[start : start + capacity - 1]
             current += [*piece, sep_id]
             start += len(piece)
-    return EncodedRow([*windows, [cls_id, *(current or [sep_id])]], truncated=False)
+    if current or not any(posts):
+        yield [cls_id, *(current or [sep_id])]
 
 
 def split_into_posts(
-    posts: Sequence[TokenIds], *, cls_id: int, sep_id: int, max_tokens: int, max_windows: int
-) -> EncodedRow:
+    posts: Sequence[TokenIds], *, cls_id: int, sep_id: int, max_tokens: int
+) -> Iterator[TokenIds]:
     """A window `[CLS] post [SEP]` for each post; a longer one becomes parts of equal length.
 
-    Limits as in `split_into_windows`; posts without tokens are left out.
+    Posts without tokens are left out; there is at least one window.
     """
-    parts: list[TokenIds] = []
-    for post in posts:
-        count = math.ceil(len(post) / (max_tokens - 2))
-        bounds = [len(post) * k // count for k in range(count + 1)] if count else []
-        parts += [post[start:end] for start, end in pairwise(bounds)]
-        if len(parts) > max_windows:
-            break
-    windows = [[cls_id, *part, sep_id] for part in parts[:max_windows] or [[]]]
-    return EncodedRow(windows, truncated=len(parts) > max_windows)
+    for post in filter(None, posts) if any(posts) else [[]]:
+        count = max(1, math.ceil(len(post) / (max_tokens - 2)))
+        bounds = [len(post) * k // count for k in range(count + 1)]
+        yield from ([cls_id, *post[start:end], sep_id] for start, end in pairwise(bounds))
+
+
+def truncate(
+    windows: Iterator[TokenIds], truncation: Truncation, *, max_tokens: int, max_windows: int
+) -> EncodedRow:
+    """A row of at most `max_windows` windows.
+
+    head keeps the first ones, and makes no others. head_tail keeps a quarter from the beginning and
+    three from the end: of the windows or, where one is read, of its tokens. Of 512 tokens these are
+    [CLS], the first 128, the last 382 and [SEP] (Sun et al. 2019, "How to Fine-Tune BERT for Text
+    Classification?").
+    """
+    if truncation == "head":
+        found = list(islice(windows, max_windows + 1))
+        return EncodedRow(found[:max_windows], truncated=len(found) > max_windows)
+    found = list(windows)
+    if len(found) <= max_windows:
+        return EncodedRow(found, truncated=False)
+    if max_windows > 1:
+        head = max(1, max_windows // 4)
+        return EncodedRow([*found[:head], *found[head - max_windows :]], truncated=True)
+    head = round((max_tokens - 2) / 4)
+    tokens = [token for window in found for token in window[1:]]
+    kept = [found[0][0], *tokens[:head], *tokens[head + 1 - max_tokens :]]
+    return EncodedRow([kept], truncated=True)
 
 
 class Windows:

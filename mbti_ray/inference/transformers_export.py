@@ -58,6 +58,11 @@ def export_transformers(
             f"{folder}: model.reader={bundle.manifest.model.reader} is more than an encoder with "
             "four heads, which is what transformers can load; allowed: windows"
         )
+    if bundle.manifest.model.truncation != "head":
+        raise BundleError(
+            f"{folder}: model.truncation={bundle.manifest.model.truncation} is no truncation of "
+            "transformers; allowed: head"
+        )
     predictor = Predictor.load(folder)
     model = load_model(bundle)
     temperature = torch.tensor(bundle.manifest.temperature)

@@ -174,7 +174,7 @@ def test_a_truncated_text_is_reported(url: str, open_page: Any, read: Any) -> No
     assert windows > 1
     assert f"in {windows} windows" in page.locator("#extent").inner_text()
     read(page, " ".join(POSTS * 9))
-    assert "Longer than the limit: only the first 4 windows" in page.locator("#extent").inner_text()
+    assert "Longer than the limit: only 4 windows" in page.locator("#extent").inner_text()
 
 
 def test_words_that_the_model_does_not_know_are_reported(

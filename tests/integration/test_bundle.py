@@ -87,6 +87,33 @@ def test_evaluate_reproduces_the_test_scores_of_the_run(
     assert right / len(lines) == pytest.approx(outcome.test["acc_total"])
 
 
+@pytest.mark.parametrize("unit", ["post", "user"])
+def test_head_and_tail_are_read_alike_in_training_evaluation_and_predictions(
+    quick: Callable[..., RunConfig],
+    make_bundle: Callable[[RunConfig], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    unit: str,
+) -> None:
+    config = quick(
+        *("model.truncation=head_tail", "model.max_tokens=8", "data.max_windows=2"),
+        *(f"data.unit={unit}", "fit.epochs=1", "data.test_share=0.05", "data.val_share=0.02"),
+    )
+    data = prepare_dataset(config, tmp_path)
+    assert data.info.truncated
+    bundle = make_bundle(config)
+    assert evaluate_main([str(bundle), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["scores"]["acc_mean"] == load_manifest(bundle).scores["test"]["acc_mean"]
+    predictor, middle = Predictor.load(bundle), "and so on " * 30
+    first, same, other = (
+        predictor.predict_logits([[text]], whole=unit == "user").values
+        for text in (f"a {middle} b c", f"a {middle * 2} b c", f"a {middle} b d")
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
 def test_other_data_is_scored_completely_and_has_no_test_split(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.tokenizer import build_tokenizer, encode_rows
-from mbti_ray.data.windows import build_windows, split_into_posts, split_into_windows
+from mbti_ray.data.windows import build_windows, split_into_posts, split_into_windows, truncate
 from mbti_ray.typology import labels_of
 
 pytestmark = pytest.mark.unit
@@ -29,14 +29,13 @@ def post_lists(draw):
     return [[next(tokens) for _ in range(length)] for length in lengths]
 
 
-def encode(posts, *, max_tokens=12, max_windows=1000):
-    return split_into_windows(
-        posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=max_windows
-    )
+def encode(posts, *, max_tokens=12, max_windows=1000, truncation="head", split=split_into_windows):
+    windows = split(posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens)
+    return truncate(windows, truncation, max_tokens=max_tokens, max_windows=max_windows)
 
 
 def split_naively(posts, *, max_tokens, max_windows):
-    """All windows first, then the limit: what `split_into_windows` must return without the work."""
+    """All windows first, then the limit: what `encode` must return without the work."""
     windows, current = [], []
     for post in posts:
         rest = post
@@ -125,10 +124,8 @@ def test_a_post_that_fits_a_window_is_never_cut(posts, max_tokens):
 def test_posts_read_apart_share_no_window_and_long_ones_become_equal_parts(
     posts, max_tokens, max_windows
 ):
-    found = split_into_posts(
-        posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=max_windows
-    )
-    every = split_into_posts(posts, cls_id=CLS, sep_id=SEP, max_tokens=max_tokens, max_windows=999)
+    limits = {"max_tokens": max_tokens, "split": split_into_posts}
+    found, every = (encode(posts, max_windows=n, **limits) for n in (max_windows, 999))
     assert found.windows == every.windows[:max_windows]
     assert found.truncated == (len(every.windows) > max_windows)
     if not any(posts):
@@ -142,6 +139,34 @@ def test_posts_read_apart_share_no_window_and_long_ones_become_equal_parts(
         assert max(map(len, parts)) <= max_tokens
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
         assert len(parts) == -(-len(post) // (max_tokens - 2))
+
+
+def test_head_and_tail_of_a_text_are_its_first_128_and_last_382_tokens():
+    post = list(range(FIRST_WORD, FIRST_WORD + 2000))
+    found = encode([post], max_tokens=512, max_windows=1, truncation="head_tail")
+    assert found.windows == [[CLS, *post[:128], *post[-382:], SEP]]
+    assert found.truncated
+
+
+@given(posts=post_lists(), max_windows=st.integers(2, 9))
+@pytest.mark.parametrize("split", [split_into_windows, split_into_posts])
+def test_head_and_tail_of_a_row_are_a_quarter_of_its_windows_and_the_rest(
+    split, posts, max_windows
+):
+    every = encode(posts, split=split).windows
+    found = encode(posts, split=split, max_windows=max_windows, truncation="head_tail")
+    assert found.truncated == (len(every) > max_windows)
+    head = max(1, max_windows // 4)
+    expected = every if not found.truncated else every[:head] + every[head - max_windows :]
+    assert found.windows == expected
+
+
+def test_the_tail_of_a_text_is_read_however_long_the_text_is():
+    texts = [f"the quick {'brown ' * 5000} fox"]
+    model = ModelConfig(max_tokens=8, truncation="head_tail")
+    tokenizer = TOKENIZERS["wordpiece"]
+    (row,) = encode_rows(tokenizer, [texts], model, max_windows=1)
+    assert tokenizer.decode(row.windows[0]) == "[CLS] the quick brown brown brown fox [SEP]"
 
 
 def test_posts_share_a_window_until_it_is_full():
@@ -231,14 +256,9 @@ def test_a_text_cut_before_the_tokenizer_gives_the_windows_of_the_whole(name, te
     long = [" ".join([text] * times) for text in texts]
     (found,) = encode_rows(tokenizer, [long], ModelConfig(max_tokens=8), max_windows=2)
     posts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in long]
-    whole = split_into_windows(
-        posts,
-        cls_id=tokenizer.cls_token_id,
-        sep_id=tokenizer.sep_token_id,
-        max_tokens=8,
-        max_windows=2,
-    )
-    assert found == whole
+    ids = {"cls_id": tokenizer.cls_token_id, "sep_id": tokenizer.sep_token_id}
+    whole = split_into_windows(posts, **ids, max_tokens=8)
+    assert found == truncate(whole, "head", max_tokens=8, max_windows=2)
 
 
 @pytest.mark.parametrize("words", ["the ", "\u200d "])
