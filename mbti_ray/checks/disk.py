@@ -29,9 +29,10 @@ class Disk:
 def estimate_disk_need(config: RunConfig, weights_bytes: int) -> tuple[int, int]:
     """The least and the most bytes that a run or study writes for an encoder of that size.
 
-    A checkpoint contains the weights, the best weights, and two moments of each trained weight.
+    A checkpoint contains the weights, the best weights, and two moments of each weight; of a frozen
+    encoder nothing.
     """
-    checkpoint = (2 if config.model.trainable == "heads" else 4) * weights_bytes
+    checkpoint = 0 if config.model.trainable == "heads" else 4 * weights_bytes
     kept = _CHECKPOINTS
     if isinstance(config, StudyConfig):
         kept = (config.study.trials or 1) + 1
