@@ -1,10 +1,11 @@
-"""Make the pictures of README: a recording of the demo, and the page with an answer.
+"""Make the pictures of README: a recording of the demo, the page with an answer, reports, badges.
 
-    python docs/make_pictures.py [demo] [page]
+    python docs/make_pictures.py [demo] [page] [reports] [badges]
 
 The recording is the demo itself in a terminal of 100 x 24, replayed as an animated SVG in a light
-and a dark version; waiting is shortened. The page is the service of the demo's best model in the
-system's Chromium. Needs the extra `test` (playwright, pyte), and no other Ray on this machine.
+and a dark version; waiting is shortened. The page is the service of the demo's best model, and the
+reports are the demo's, in the system's Chromium. Needs the extra `test` (playwright, pyte), and no
+other Ray on this machine.
 """
 
 import os
@@ -16,21 +17,23 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
+from importlib.metadata import version
+from io import BytesIO
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-import httpx
 import pyte
-from playwright.sync_api import sync_playwright
+from make_screenshots import BROWSERS, FLAGS, SERVICE, answers, wait_for
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 IMAGES = Path(__file__).parent / "pictures"
-SERVICE = "http://127.0.0.1:8000"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 POSTS = (
     "Nothing beats silence and books.",
     "I think about theories and patterns, trust logic and evidence.",
@@ -54,7 +57,7 @@ Frame = tuple[float, list[str]]
 
 
 def main() -> None:
-    wanted = set(sys.argv[1:]) or {"demo", "page"}
+    wanted = set(sys.argv[1:]) or {"demo", "page", "reports", "badges"}
     IMAGES.mkdir(exist_ok=True)
     if "demo" in wanted:
         frames = list(record([sys.executable, "examples/demo.py"], "make demo"))
@@ -62,6 +65,10 @@ def main() -> None:
             (IMAGES / f"demo-{theme}.svg").write_text(animation(frames, colors), "utf-8")
     if "page" in wanted:
         take_page()
+    if "reports" in wanted:
+        take_reports()
+    if "badges" in wanted:
+        make_badges()
 
 
 def record(command: list[str], typed: str) -> Iterator[Frame]:
@@ -150,15 +157,22 @@ def _shown(first: float, last: float, total: float) -> str:
     )
 
 
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, BROWSERS)))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
 def take_page() -> None:
     """The page with the answer to some posts, in both color schemes."""
     command = [sys.executable, "-m", "mbti_ray.serve", "runs/demo"]
     service = subprocess.Popen(command, cwd=ROOT)
     try:
-        wait_until_ready(service)
-        path = next(filter(None, map(shutil.which, BROWSERS)))
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        wait_for(lambda: service.poll() is not None or answers(f"{SERVICE}/ready"), 120)
+        with chromium() as browser:
             for theme in _THEMES:
                 window = {"viewport": {"width": 900, "height": 900}, "color_scheme": theme}
                 page = browser.new_context(**window).new_page()
@@ -166,24 +180,54 @@ def take_page() -> None:
                 page.locator("#text").fill("\n\n".join(POSTS))
                 page.locator("#text").press("Control+Enter")
                 page.wait_for_timeout(4000)
-                page.screenshot(path=IMAGES / f"page-{theme}.png")
-            browser.close()
+                save(page, f"page-{theme}")
+                page.set_viewport_size({"width": 1200, "height": 900})
+                page.get_by_role("button", name="Which words?").click()
+                page.locator("mark.word").first.wait_for()
+                page.locator("#reading").scroll_into_view_if_needed()
+                save(page, f"words-{theme}", shrink=2)
     finally:
         service.send_signal(signal.SIGTERM)
         service.wait(timeout=60)
 
 
-def wait_until_ready(service: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 120
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        while time.monotonic() < deadline and service.poll() is None:
-            try:
-                if client.get(f"{SERVICE}/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.3)
-    raise SystemExit("the service did not become ready")
+def take_reports() -> None:
+    """The reports of the demo's study and of its best run, as thumbnails in both color schemes."""
+    places = {"study": "report.html", "report": "best/report.html"}
+    with chromium() as browser:
+        for theme in _THEMES:
+            for name, place in places.items():
+                window = {"viewport": {"width": 1200, "height": 900}, "color_scheme": theme}
+                page = browser.new_context(**window).new_page()
+                page.goto((ROOT / "runs" / "demo" / place).as_uri())
+                page.locator(".chart svg").first.wait_for()
+                save(page, f"{name}-{theme}", shrink=2)
+
+
+def save(page: Page, name: str, *, shrink: int = 1) -> None:
+    """The window as a small file."""
+    picture = Image.open(BytesIO(page.screenshot())).convert("RGB").reduce(shrink)
+    picture = picture.quantize(96, dither=Image.Dither.NONE)
+    picture.save(IMAGES / f"{name}.png", optimize=True)
+
+
+def make_badges() -> None:
+    """What pyproject.toml says, and the versions of the main libraries here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    badges = {"python": project["requires-python"], "license": project["license"]}
+    badges |= {name: version(name).partition("+")[0] for name in ("ray", "torch")}
+    for name, value in badges.items():
+        left, right = 7 * len(name) + 12, 7 * len(value) + 12
+        (IMAGES / f"{name}.svg").write_text(
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" '
+            f'role="img" aria-label="{name}: {escape(value)}">'
+            f'<rect width="{left + right}" height="20" rx="3" fill="#3557c7"/>'
+            f'<path d="M3 0h{left - 3}v20h-{left - 3}a3 3 0 0 1-3-3V3a3 3 0 0 1 3-3z" fill="#555"/>'
+            '<g fill="#fff" text-anchor="middle" font-family="Verdana,sans-serif" font-size="11">'
+            f'<text x="{left / 2}" y="14">{name}</text>'
+            f'<text x="{left + right / 2}" y="14">{escape(value)}</text></g></svg>\n',
+            "utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from terminal import Terminal, foreign_lines, run_on_terminal
+from terminal import Terminal, assert_readable, run_on_terminal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
@@ -57,12 +57,12 @@ def test_the_path_from_a_csv_to_a_served_model_works_as_written(
     arguments = shlex.split(tune.replace(".venv/bin/python", sys.executable))
     code, shown = run_on_terminal([*arguments, *SMALLER], env=environment)
     assert code == 0, shown
-    assert foreign_lines(shown) == []
+    assert_readable(shown, 80)
     for line in ("validation (chose the best)", "test (scored once)", "serve  ", "explore  "):
         assert line in shown
 
     arguments = shlex.split(serve.replace(".venv/bin/python", sys.executable))
-    terminal = Terminal([*arguments, f"serve.port={port}"], env=environment)
+    terminal = Terminal([*arguments, f"serve.port={port}"], 140, env=environment)
     try:
         terminal.wait_for(f"127.0.0.1:{port}/ is ready; Ctrl-C stops it")
         words = shlex.split(curl)
@@ -73,7 +73,7 @@ def test_the_path_from_a_csv_to_a_served_model_works_as_written(
     finally:
         terminal.process.send_signal(signal.SIGTERM)
         shown = terminal.wait()
-    assert foreign_lines(shown) == []
+    assert_readable(shown, 140)
     (shown,) = (json.loads(b) for b in blocks("json"))
     assert answer.keys() == shown.keys()
     assert answer["probabilities"].keys() == shown["probabilities"].keys()
