@@ -4,20 +4,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.run_setup import check_inputs
-from mbti_ray.cli.tables import Result, console, print_line
+from mbti_ray.cli.tables import Result, console, print_line, print_table
 from mbti_ray.config import PRESETS, load_run
 from mbti_ray.reports.html import write_page
-
-if TYPE_CHECKING:
-    from mbti_ray.reports.audit_page import AuditTable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,22 +62,11 @@ def _audit(options: argparse.Namespace) -> Result:
         print_line(sentence)
     tables = list(audit_tables(statistics, config))
     for table in tables:
-        _print_table(table)
+        print_table(*table)
     if options.output is not None:
         write_page(options.output, audit_page(statistics, tables, conclusions))
         console.print(f"page: {options.output}", soft_wrap=True)
     return statistics
-
-
-def _print_table(content: "AuditTable") -> None:
-    table = Table(box=None, pad_edge=False, show_header=any(content.header))
-    table.add_column("")
-    for name in content.header:
-        table.add_column(name, justify="right")
-    for row in content.rows:
-        table.add_row(*row)
-    console.print(Text(f"\n{content.heading}", style="bold"))
-    console.print(table)
 
 
 if __name__ == "__main__":

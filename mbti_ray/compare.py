@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
-from mbti_ray.cli.progress import progress_bar
+from mbti_ray.cli.progress import print_opening, progress_bar
+from mbti_ray.cli.run_setup import check_rows
 from mbti_ray.cli.tables import Result, console, print_comparison, print_pairs
 from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError
@@ -41,6 +42,13 @@ def _compare_and_write(options: argparse.Namespace) -> Result:
         raise ConfigError(f"command line: compare takes two bundles, as in {_EXAMPLE}")
     storage = load_run(None, overrides).storage
     homes = locate_bundle(first, storage), locate_bundle(second, storage)
+    bundles = fetch_bundle(homes[0]), fetch_bundle(homes[1])
+
+    from mbti_ray.inference.manifest import load_manifest
+
+    manifests = [load_manifest(bundle) for bundle in bundles]
+    check_rows(manifests[0].config, overrides)
+    print_opening()
 
     from mbti_ray.inference.comparison import compare_bundles, load_compared_rows
     from mbti_ray.scores.comparison import describe_comparison
@@ -48,7 +56,6 @@ def _compare_and_write(options: argparse.Namespace) -> Result:
 
     if options.output is not None:
         check_extension(options.output)
-    bundles = fetch_bundle(homes[0]), fetch_bundle(homes[1])
     rows = load_compared_rows(*bundles, overrides)
     with progress_bar("predictions", 2 * len(rows.examples)) as advance:
         found, table = compare_bundles(*bundles, rows, advance)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from mbti_ray.cli.command import add_base_rates, build_parser, run_command, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
+from mbti_ray.cli.run_setup import check_rows
 from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard, print_verdict
-from mbti_ray.config import apply_overrides, config_from_dict, load_run
+from mbti_ray.config import load_run
 from mbti_ray.config.load import base_rate_overrides
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
 
@@ -53,13 +54,10 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
     overrides = [*overrides, *base_rate_overrides(options.base_rates)]
     home = locate_bundle(place, load_run(None, overrides).storage)
 
-    from mbti_ray.data.sources import check_labelled
     from mbti_ray.inference.manifest import load_manifest
 
-    manifest = load_manifest(fetch_bundle(home))
-    of_data = [item for item in overrides if item.startswith("data.")]
-    keys = [item.partition("=")[0] for item in of_data]
-    check_labelled(apply_overrides(config_from_dict(manifest.config), of_data, allowed=keys).data)
+    bundle = fetch_bundle(home)
+    check_rows(load_manifest(bundle).config, overrides)
     print_opening()
 
     from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
@@ -72,7 +70,6 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
         check_extension(options.output)
     if options.report is not None:
         check_extension(options.report, (".html",), option="--report")
-    bundle = fetch_bundle(home)
     data = load_evaluation_data(bundle, overrides, split=options.split)
     with progress_bar("rows", len(data.origins)) as advance:
         evaluation = evaluate_bundle(bundle, data, advance)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mbti_ray.cli.command import build_parser, run_command, split_base
-from mbti_ray.cli.progress import progress_bar
+from mbti_ray.cli.progress import print_opening, progress_bar
+from mbti_ray.cli.run_setup import check_rows
 from mbti_ray.cli.tables import Result, console, print_pairs
 from mbti_ray.config import RunConfig, apply_overrides, load_run
 from mbti_ray.errors import ConfigError
@@ -37,12 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> Result:
+    from mbti_ray.inference.manifest import load_manifest
+
     place, overrides = split_base(options.items)
     if options.to:
         return _export_for_transformers(options, place, overrides)
     if options.license or options.language:
         raise ConfigError("command line: --license and --language go with --to hf FOLDER")
     home = locate_bundle(place, load_run(None, overrides).storage)
+    check_rows(load_manifest(fetch_bundle(home)).config, overrides)
+    print_opening()
     # Not in this user's cache, where other processes may be reading the bundle.
     with run_lock(run_of(home) or home), open_run(home) as folder:
         exports = _export_and_score(folder.path, overrides)
@@ -53,11 +58,15 @@ def _export(options: argparse.Namespace) -> Result:
 def _export_for_transformers(
     options: argparse.Namespace, place: str | None, overrides: Sequence[str]
 ) -> Result:
+    from mbti_ray.inference.manifest import load_manifest
+
     form, target = options.to
     if form != "hf":
         raise ConfigError(f"command line: --to {form}; allowed: hf")
     config = apply_overrides(RunConfig(), overrides, allowed=("storage",))
     bundle = locate_bundle(place, config.storage)
+    load_manifest(fetch_bundle(bundle))
+    print_opening()
 
     from mbti_ray.inference.transformers_export import export_transformers
 

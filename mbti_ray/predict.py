@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,6 @@ _ALLOWED = (
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 # Input rows per part: seconds on a GPU, a minute or more on a CPU.
 _PART_ROWS = 5000
-_SHOWN_BAD_ROWS = 10
 # Fields of the manifest that determine a prediction; `id` stands for the weights.
 _DETERMINING_FIELDS = (
     *("id", "unit", "max_windows", "mask_version", "mask_also"),
@@ -175,7 +173,9 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
         summary = _predict_to_file(job, output)
     console.print(f"{summary['rows']:,} rows: {output}")
     if summary["bad"]:
-        _print_bad_rows(options.input, summary["bad"], Path(summary["bad_rows"]))
+        with Path(summary["bad_rows"]).open(encoding="utf-8") as lines:
+            rows = map(json.loads, lines)
+            print_bad_rows(options.input, rows, summary["bad"], listed_in=summary["bad_rows"])
     return {"bundle": str(home), "bundle_id": manifest.id, "output": str(output), **summary}
 
 
@@ -274,14 +274,6 @@ def _row_progress(job: "PredictionJob") -> Iterator[ProgressCallback]:
         with step("starting Ray"):
             stack.enter_context(ray_connection(f"predict {Path(source).name}"))
         yield stack.enter_context(progress_bar("rows", total))
-
-
-def _print_bad_rows(source: str, count: int, written_to: Path) -> None:
-    with written_to.open(encoding="utf-8") as lines:
-        first = [json.loads(line) for line in islice(lines, _SHOWN_BAD_ROWS)]
-    print_bad_rows(source, first, written_to)
-    more = f"... and {count - len(first)} more, " if count > len(first) else ""
-    console.print(f"{more}all in {written_to}")
 
 
 def _looks_like_a_path(item: str) -> bool:

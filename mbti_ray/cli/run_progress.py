@@ -150,7 +150,8 @@ class StudyProgress:
 
     def _compare(self, number: int, value: float) -> None:
         sign = 1 if mode_of(self.config.objective) == "min" else -1
-        if self._best is None or sign * value < sign * self._best[1]:
+        # Of equally good ones the first, as the study has it.
+        if self._best is None or (sign * value, number) < (sign * self._best[1], self._best[0]):
             self._best = (number, value)
 
     def _outlook(self) -> str:

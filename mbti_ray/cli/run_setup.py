@@ -6,15 +6,15 @@ Must not know what is trained with them.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mbti_ray.cli.command import default_name, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar, step
 from mbti_ray.cli.tables import print_bad_rows, print_line, print_warning
-from mbti_ray.config import RunConfig
+from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
 from mbti_ray.config.resume import resumed
 from mbti_ray.runs.lookup import cache_folder, locked_run_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
@@ -78,12 +78,26 @@ def set_up_run(
             data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
         require_both_poles(data)
         skipped = folder.location / folder.bad_rows.name
-        print_bad_rows(config.data.source, data.info.as_dict()["bad"], skipped)
+        bad = data.info.as_dict()["bad"]
+        print_bad_rows(config.data.source, bad, len(bad), listed_in=skipped)
         for note in data.info.notes:
             print_line(f"{config.data.source}: {note}")
         for warning in data.info.warnings:
             print_warning(f"{config.data.source}: {warning}")
         yield RunSetup(config, folder, data, existing)
+
+
+def check_rows(trained: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """As `check_inputs`, for the rows that a bundle is to be scored on; takes its config.
+
+    Raises:
+        ConfigError, DataError: See `apply_overrides` and `check_labelled`.
+    """
+    from mbti_ray.data.sources import check_labelled
+
+    of_data = [item for item in overrides if item.startswith("data.")]
+    keys = [item.partition("=")[0] for item in of_data]
+    check_labelled(apply_overrides(config_from_dict(trained), of_data, allowed=keys).data)
 
 
 def check_inputs(config: RunConfig) -> None:

@@ -5,6 +5,7 @@ Takes plain records and imports nothing heavy; must not know where the records c
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.measure import Measurement
@@ -60,12 +61,25 @@ def print_warning(line: str) -> None:
     print_line(line, style="yellow")
 
 
-def print_bad_rows(source: str, rows: Sequence[Mapping[str, Any]], listed_in: object) -> None:
+def print_bad_rows(
+    source: str, rows: Iterable[Mapping[str, Any]], count: int, *, listed_in: object
+) -> None:
     """The first of the rows that were left out of the data, with the reasons."""
-    for row in rows[:_SHOWN_BAD_ROWS]:
+    for row in islice(rows, _SHOWN_BAD_ROWS):
         print_line(f"{source}:{row['number']}: left out: {row['reason']}")
-    if len(rows) > _SHOWN_BAD_ROWS:
-        print_line(f"... and {len(rows) - _SHOWN_BAD_ROWS} more, all in {listed_in}")
+    more = f"... and {count - _SHOWN_BAD_ROWS} more, " if count > _SHOWN_BAD_ROWS else ""
+    if count:
+        print_line(f"{more}all in {listed_in}")
+
+
+def print_table(heading: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table of rows that each start with a name."""
+    print_heading(heading)
+    table = _table("", *header)
+    table.show_header = any(header)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def print_heading(text: str) -> None:
@@ -172,9 +186,7 @@ def _beside_baselines(card: "Scorecard", *, gap: int) -> Table:
 
 def print_comparison(found: "Comparison") -> None:
     """How the second of two bundles differs from the first, and whose letters flipped."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "A", "B", "B - A"):
-        table.add_column(heading, justify="left" if heading in ("", "B - A") else "right")
+    table = _table("", "A", "B", "B - A")
     for name, difference in found["differences"].items():
         cells = [f"{difference[which]:.3f}" for which in ("first", "second")]
         label = (RATE_NAMES | METRIC_NAMES)[name]
