@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -90,40 +90,47 @@ def _train(options: argparse.Namespace) -> Result:
 
 
 def _train_run(run: RunSetup[RunConfig]) -> Result:
-    from mbti_ray.engine.summary import few_steps_warning, summarize
     from mbti_ray.model.tfidf import require_sklearn
 
-    config, folder = run.config, run.folder
-    if config.model.has_tfidf:
+    if run.config.model.has_tfidf:
         require_sklearn()
+    with _trainer(run) as fit:
+        config = run.config if run.config.data.folds is None else _train_folds(run, fit)
+        fit(config, run.data, run.folder)
+    return _print_scores(run)
+
+
+def _print_summary(run: RunSetup[RunConfig]) -> None:
+    with step("importing torch"):
+        from mbti_ray.engine.summary import few_steps_warning, summarize
+
+    config, folder = run.config, run.folder
     print_pairs([("run", relative(folder.location)), *summarize(config, run.data)])
     warnings = [few_steps_warning(config, run.data)]
     if run.existing == "resume":
         warnings.append(describe_schedule_change(folder.config, config))
     for warning in filter(None, warnings):
         print_warning(warning)
-    with _trainer(run) as fit:
-        if config.data.folds is not None:
-            config = _train_folds(run, fit)
-        fit(config, run.data, folder)
-    return _print_scores(run)
 
 
 @contextmanager
 def _trainer(run: RunSetup[RunConfig]) -> Iterator[Fit]:
     """Begin the run; yields what trains one to its bundle, through TorchTrainer with an encoder."""
     if not run.config.model.has_encoder:
+        _print_summary(run)
         run.begin()
         yield _fit_tfidf
         return
     home = run.folder.location
-    with ExitStack() as stack:
+    from mbti_ray.on_ray.cluster.resources import ray_starting, run_resources
+
+    with ray_starting(f"train {home.name}") as connected:
+        _print_summary(run)
         with step("starting Ray"):
             from mbti_ray.on_ray.cluster.preflight import check_before_run
-            from mbti_ray.on_ray.cluster.resources import ray_connection, run_resources
             from mbti_ray.on_ray.train.trainer import train
 
-            dashboard = stack.enter_context(ray_connection(f"train {home.name}"))
+            dashboard = connected()
         nodes = check_before_run(run.config, home.parent, warn=print_warning)
         resources = run_resources(run.config, nodes)
         run.begin()

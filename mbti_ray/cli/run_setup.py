@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mbti_ray.cli.command import default_name, split_base
-from mbti_ray.cli.progress import print_opening, progress_bar, step
+from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.tables import print_bad_rows, print_line, print_warning
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
 from mbti_ray.config.resume import resumed
@@ -71,8 +71,8 @@ def set_up_run(
             config = resumed(load, folder.config, file, overrides)
 
         print_opening()
-        with step("importing torch"):
-            from mbti_ray.data.dataset import prepare_dataset, require_both_poles
+
+        from mbti_ray.data.dataset import prepare_dataset, require_both_poles
 
         with progress_bar(f"reading {config.data.source}", None) as advance:
             data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
