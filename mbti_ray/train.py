@@ -16,12 +16,9 @@ from mbti_ray.cli.tables import (
     Result,
     print_commands,
     print_findings,
-    print_heading,
     print_line,
+    print_outcome,
     print_pairs,
-    print_scorecard,
-    print_scores,
-    print_verdict,
     print_warning,
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run, override
@@ -186,23 +183,16 @@ def _train_folds(run: RunSetup[RunConfig], fit: Fit) -> RunConfig:
 
 
 def _print_scores(run: RunSetup[RunConfig]) -> Result:
-    folder, folds = run.folder, run.config.data.folds
+    folder = run.folder
     for note in folder.read_notes():
         print_line(note)
     scores = json.loads(folder.scores.read_text("utf-8"))
-    verdict = print_verdict(scores["scorecard"], run.data.info.as_dict())
-    if "choice" in scores:
-        print_line(scores["choice"]["line"])
-    print_heading("validation (the mean of the folds)" if folds else "validation (chose the best)")
-    print_scores(scores["val"])
-    print_heading(f"all {folds} folds, each row once" if folds else "test (scored once)")
-    print_scorecard({"test": scores["scorecard"]})
+    verdict = print_outcome(scores, run.data.info.as_dict(), run.config.data.folds)
     print_findings(scores["diagnosis"])
-    bundle = folder.location / folder.bundle.name
     print_commands(commands_for(folder))
     return {
         "run": str(folder.location),
-        "bundle": str(bundle),
+        "bundle": str(folder.location / folder.bundle.name),
         "verdict": verdict,
         "scores": scores,
     }

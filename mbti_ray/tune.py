@@ -18,11 +18,9 @@ from mbti_ray.cli.tables import (
     print_findings,
     print_heading,
     print_line,
+    print_outcome,
     print_pairs,
-    print_scorecard,
-    print_scores,
     print_trials,
-    print_verdict,
     print_warning,
 )
 from mbti_ray.config import StudyConfig, load_study
@@ -140,9 +138,7 @@ def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") 
 def _print_summary(summary: "StudySummary", run: RunSetup[StudyConfig]) -> Result:
     folder = run.folder
     scores = json.loads(folder.best.scores.read_text("utf-8"))
-    verdict = print_verdict(scores["scorecard"], run.data.info.as_dict())
-    if "choice" in scores:
-        print_line(scores["choice"]["line"])
+    verdict = print_outcome(scores, run.data.info.as_dict(), None)
     print_heading("trials")
     print_trials(summary)
     if summary["stopped_early"]:
@@ -150,18 +146,12 @@ def _print_summary(summary: "StudySummary", run: RunSetup[StudyConfig]) -> Resul
     best = summary["best_values"]
     values = ", ".join(f"{a}={format_short(value)}" for a, value in best.items())
     print_pairs([("best", f"trial {summary['best']}: {values}"), ("", summary["bundle"])])
-    print_heading("validation (chose the best)")
-    print_scores(scores["val"])
-    print_heading("test (scored once)")
-    print_scorecard({"test": scores["scorecard"]})
     print_findings([*scores["diagnosis"], *summary["findings"]])
-    bundle = folder.best.location / folder.bundle.name
-    commands = commands_for(folder, run.config.study)
     repeat = " ".join(map(relative, summary["command"].split(" ")))
-    print_commands({**commands, "repeat": repeat})
+    print_commands({**commands_for(folder, run.config.study), "repeat": repeat})
     return {
         "study": str(folder.location),
-        "bundle": str(bundle),
+        "bundle": str(folder.best.location / folder.bundle.name),
         "verdict": verdict,
         "trials": summary["counts"],
         "ended_early": summary["stopped_early"],

@@ -120,6 +120,20 @@ def print_verdict(card: "Scorecard", data_info: Mapping[str, Any] | None) -> str
     return sentence
 
 
+def print_outcome(
+    scores: Mapping[str, Any], data_info: Mapping[str, Any], folds: int | None
+) -> str:
+    """The verdict on a run and the tables of its scores.json; returns the verdict."""
+    sentence = print_verdict(scores["scorecard"], data_info)
+    if "choice" in scores:
+        print_line(scores["choice"]["line"])
+    print_heading("validation (the mean of the folds)" if folds else "validation (chose the best)")
+    print_scores(scores["val"])
+    print_heading(f"all {folds} folds, each row once" if folds else "test (scored once)")
+    print_scorecard({"test": scores["scorecard"]})
+    return sentence
+
+
 def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
     """One scorecard with all its metrics, or the accuracies of several side by side.
 

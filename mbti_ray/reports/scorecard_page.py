@@ -11,7 +11,6 @@ from mbti_ray.reports.hero import About, score_tiles
 from mbti_ray.reports.html import render_page
 from mbti_ray.scores.findings import FindingRecord
 from mbti_ray.scores.mistakes import Mistake
-from mbti_ray.scores.names import rates_of
 from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.scores.verdict import verdict
 
@@ -54,10 +53,8 @@ def scorecard_page(
         scorecards=scorecards,
         groups=groups,
         mistakes=mistakes,
-        rates_of=rates_of,
+        main=main,
         reliability=charts.reliability(main["dimensions"]),
-        lengths=main.get("lengths"),
-        confusions=main["dimensions"],
         calibration=calibration,
         curves=charts.learning_curves(history),
         findings=findings,

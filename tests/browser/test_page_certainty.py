@@ -15,7 +15,6 @@ from mbti_ray.typology import DIMENSIONS
 pytestmark = pytest.mark.browser
 
 PHONE = {"width": 320, "height": 640}
-DESKTOP = {"width": 1280, "height": 900}
 STILL = {"reduced_motion": "reduce"}
 POSTS = [post for row in builtin_rows(users=2) for post in row.posts][:5]
 TEXT = "\U0001f642 As an INTJ I keep lists, see www.example.org/lists \U0001f642 and read novels."
