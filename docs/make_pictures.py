@@ -174,14 +174,13 @@ def take_page() -> None:
         wait_for(lambda: service.poll() is not None or answers(f"{SERVICE}/ready"), 120)
         with chromium() as browser:
             for theme in _THEMES:
-                window = {"viewport": {"width": 900, "height": 900}, "color_scheme": theme}
+                window = {"viewport": {"width": 1200, "height": 900}, "color_scheme": theme}
                 page = browser.new_context(**window).new_page()
                 page.goto(SERVICE)
                 page.locator("#text").fill("\n\n".join(POSTS))
                 page.locator("#text").press("Control+Enter")
                 page.wait_for_timeout(4000)
                 save(page, f"page-{theme}")
-                page.set_viewport_size({"width": 1200, "height": 900})
                 page.get_by_role("button", name="Which words?").click()
                 page.locator("mark.word").first.wait_for()
                 page.locator("#reading").scroll_into_view_if_needed()
@@ -199,7 +198,9 @@ def take_reports() -> None:
             for name, place in places.items():
                 window = {"viewport": {"width": 1200, "height": 900}, "color_scheme": theme}
                 page = browser.new_context(**window).new_page()
-                page.goto((ROOT / "runs" / "demo" / place).as_uri())
+                # Its commands name the folder of this checkout.
+                text = (ROOT / "runs" / "demo" / place).read_text("utf-8")
+                page.set_content(text.replace(f"{ROOT}/", ""))
                 page.locator(".chart svg").first.wait_for()
                 save(page, f"{name}-{theme}", shrink=2)
 

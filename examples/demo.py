@@ -5,10 +5,12 @@ Runs the commands that a user would type, and prints the service's response as t
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import httpx
@@ -29,7 +31,8 @@ def main() -> int:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
         try:
             _wait_until_ready(service)
-            print(f"POST {url}/predict: {TEXT}", flush=True)
+            asked = f"POST {url}/predict: {TEXT}"
+            print(textwrap.fill(asked, shutil.get_terminal_size().columns), flush=True)
             response = httpx.post(f"{url}/predict", json={"inputs": TEXT}, timeout=30)
             response.raise_for_status()
         finally:

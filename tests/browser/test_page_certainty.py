@@ -75,27 +75,30 @@ def test_letters_of_which_the_test_scores_say_nothing_are_gray_and_named(
         low = card["dimensions"][name]["accuracy"]["low"]
         return bool(low > card["baselines"]["majority"][name]["value"])
 
-    is_better = card["paired"]["accuracy"]["low"] > 0
-    idle = [d for d in DIMENSIONS if not (is_better and beats_majority(d.key))]
+    idle = [d for d in DIMENSIONS if not beats_majority(d.key)]
     kinds = page.locator("#type > span").evaluate_all("all => all.map(one => one.className)")
     letters = shown(page)["type"]
     assert [k in ("idle", "unsure") for k in kinds] == [
         d in idle or letter == "X" for d, letter in zip(DIMENSIONS, letters, strict=True)
     ]
     assert page.locator("#idle").is_visible() == bool(idle)
-    if is_better:
-        assert all(" or ".join(d.letters) in page.locator("#idle").inner_text() for d in idle)
+    assert all(" or ".join(d.letters) in page.locator("#idle").inner_text() for d in idle)
 
-    def make_worthless(route: Any) -> None:
-        body = route.fetch().json()
-        body["scores"]["scorecard"]["paired"]["accuracy"]["low"] = -0.1
-        route.fulfill(json=body)
+    def with_low(low: float) -> Callable[[Any], None]:
+        def answer(route: Any) -> None:
+            body = route.fetch().json()
+            for dimension in body["scores"]["scorecard"]["dimensions"].values():
+                dimension["accuracy"]["low"] = low
+            route.fulfill(json=body)
 
-    page.route("**/info", make_worthless)
-    page.reload()
-    read(page, TEXT)
-    assert "do not show that they are worth anything" in page.locator("#idle").inner_text()
-    assert page.locator("#type .idle, #type .unsure").count() == 4
+        return answer
+
+    for low, gray in ((0.0, 4), (1.0, 0)):
+        page.route("**/info", with_low(low))
+        page.reload()
+        read(page, TEXT)
+        assert page.locator("#axes .idle").count() == gray
+        assert page.locator("#idle").is_visible() == bool(gray)
 
 
 def test_how_many_more_posts_would_make_a_letter_sure_is_said_where_it_is_known(

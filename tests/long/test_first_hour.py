@@ -4,8 +4,10 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,3 +82,14 @@ def test_five_commands_lead_from_a_csv_to_a_served_model(
     SCREENSHOTS.mkdir(exist_ok=True)
     for name, recording in {"train": shown, "serve": said, "tune": tuned}.items():
         (SCREENSHOTS / f"{name}-{columns}.txt").write_text(recording, "utf-8")
+
+
+def test_the_demo_shows_a_search_a_service_and_an_answer_and_nothing_foreign(
+    tmp_path: Path,
+) -> None:
+    for folder in ("examples", "tune_configs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    code, shown = run_on_terminal([sys.executable, "examples/demo.py"], 100, cwd=tmp_path)
+    assert code == 0, shown
+    assert_readable(shown, 100)
+    assert {"type", "probabilities"} <= json.loads(lines_left(shown, 1000)[-1]).keys()
