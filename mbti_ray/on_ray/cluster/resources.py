@@ -83,6 +83,7 @@ def ray_starting(job: str) -> Iterator[Callable[[], str | None]]:
     """`ray_connection` in a thread, while the caller imports; yields what waits for it."""
     # Ray warns that only the main thread can have its handler of SIGTERM, which is not wanted.
     logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
+    # The thread lives as long as the connection: the kernel kills Ray's processes with it.
     with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
         connecting = thread.submit(stack.enter_context, ray_connection(job))
         try:
