@@ -148,7 +148,8 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
         # As in `evaluate`: what a user is was decided in training.
         rule = manifest.config.get("data", {}).get("join_rows", "auto")
         config = override(config, {"data.join_rows": rule})
-    print_opening()
+    if is_watched():
+        print_opening()
 
     from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars
     from mbti_ray.data.users import count_joined
