@@ -96,7 +96,7 @@ def measure_side(side: Side, bodies: Path, seconds: float) -> Figures:
 def measure_raw(bundle: Path, kind: str, texts: list[str]) -> Figures:
     """Texts a second of everything sorted, and the median pass of one text."""
     torch.set_num_threads(CORES)
-    predictor = Predictor.load(bundle, runtime=kind, threads=CORES)  # type: ignore[arg-type]
+    predictor = Predictor.load(bundle, runtime=kind)  # type: ignore[arg-type]
     users = [[text] for text in texts]
     predictor.predict(users[:64], whole=False)
     start, cpu = time.perf_counter(), time.process_time()
@@ -169,7 +169,7 @@ def measure_company(options: argparse.Namespace, folder: Path, record: Figures) 
     chance = random.Random(0)
     record["company"] = {}
     for kind in OURS:
-        predictor = Predictor.load(bundle, runtime=kind, threads=CORES)  # type: ignore[arg-type]
+        predictor = Predictor.load(bundle, runtime=kind)  # type: ignore[arg-type]
         rows = predictor.encode([[text] for text in texts], whole=False)
         windows = [row.windows[0] for row in rows]
         alone = predictor.forward(windows[:1])[0]

@@ -115,12 +115,15 @@ def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Resul
     if is_watched():
         print_opening()
 
+    import torch
+
     from mbti_ray.inference.predictor import Predictor
 
+    if config.scaling.cpus:
+        torch.set_num_threads(config.scaling.cpus)
     predictor = Predictor.load(
         bundle,
         runtime=config.serve.runtime,
-        threads=config.scaling.cpus,
         precision=config.serve.precision,
         base_rates=config.serve.base_rates,
     )

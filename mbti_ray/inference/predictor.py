@@ -85,7 +85,6 @@ class Predictor:
         *,
         runtime: RuntimeKind = "torch",
         device: str | torch.device = "cpu",
-        threads: int | None = None,
         precision: ServePrecision = "32",
         base_rates: BaseRates | None = None,
     ) -> "Predictor":
@@ -101,9 +100,7 @@ class Predictor:
                 golden logits.
         """
         bundle = load_bundle(folder)
-        computed_by = load_runtime(
-            bundle, runtime, device=device, threads=threads, precision=precision
-        )
+        computed_by = load_runtime(bundle, runtime, device=device, precision=precision)
         predictor = cls(bundle, computed_by, base_rates)
         predictor.check_golden()
         return predictor

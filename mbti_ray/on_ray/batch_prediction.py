@@ -197,7 +197,6 @@ class _ModelActor:
                 fetch_bundle(bundle),
                 runtime=serve.runtime,
                 precision=serve.precision,
-                threads=resources.cpus,
                 device=resources.device,
                 base_rates=serve.base_rates,
             )

@@ -3,8 +3,10 @@ in length.
 
 So no window waits forever, short texts do not pay for long ones, and a response leaves as soon as
 its own windows are computed. The passes grow with the queue; nothing waits for a fuller batch while
-the model is idle. Source of the idea: token-budget batching as in text-embeddings-inference and
-continuous batching (Yu et al. 2022, Orca), for windows that need a single pass.
+the model is idle. Where several passes run at once, each with its share of the threads, one runs
+while the answers of another are written. Source of the idea: token-budget batching as in
+text-embeddings-inference and continuous batching (Yu et al. 2022, Orca), for windows that need a
+single pass.
 
 Belongs to one event loop; `forward` runs in the given executor. Must not know texts, HTTP or Ray.
 
@@ -72,9 +74,10 @@ class Batcher:
 
     def __init__(
         self,
-        forward: Callable[[Sequence[TokenIds]], Tensor],
+        forward: Callable[[Sequence[TokenIds], int], Tensor],
         executor: Executor,
         *,
+        passes_at_once: int = 1,
         output_size: int = 4,
         batch_tokens: int,
         min_efficient_tokens: int,
@@ -83,14 +86,17 @@ class Batcher:
     ) -> None:
         """
         Args:
-            forward: Outputs [B, W] of B windows in one pass.
+            forward: Outputs [B, W] of B windows in one of so many passes that run at once.
+            passes_at_once: Another pass starts beside a running one once it is full enough.
             output_size: W.
             batch_tokens: Maximum padded tokens of a pass; a single window may be longer.
-            min_efficient_tokens: Up to this many tokens a pass takes windows of any length.
+            min_efficient_tokens: Up to this many tokens a pass takes windows of any length, and
+                with fewer none starts beside another.
             tokens_per_s: The estimated speed before the first pass.
         """
         self._forward = forward
         self._executor = executor
+        self._passes_at_once = passes_at_once
         self._output_size = output_size
         self._batch_tokens = batch_tokens
         self._min_efficient_tokens = min_efficient_tokens
@@ -99,8 +105,9 @@ class Batcher:
         self._by_length: list[_QueuedWindow] = []
         self._by_age: deque[_QueuedWindow] = deque()
         self._queued_tokens = 0
+        self._running: list[int] = []  # tokens of each pass
         self._numbers = count()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def wait_s(self) -> float:
@@ -116,8 +123,8 @@ class Batcher:
             insort(self._by_length, window)
             self._by_age.append(window)
             self._queued_tokens += window.length
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
+        if not self._tasks or (len(self._tasks) < self._passes_at_once and self._may_start()):
+            self._tasks.add(asyncio.create_task(self._run()))
         try:
             await done
             return request
@@ -125,27 +132,41 @@ class Batcher:
             self._remove(request)
             raise
 
+    def _may_start(self) -> bool:
+        return not self._running or self._queued_tokens >= self._min_efficient_tokens
+
     async def _run(self) -> None:
-        """Runs passes until the queue is empty."""
-        loop = asyncio.get_running_loop()
+        """Runs one pass after the other until too little waits."""
         try:
-            while batch := self._next_batch():
-                started = time.perf_counter()
+            while self._may_start() and (batch := self._next_batch()):
+                tokens = sum(window.length for window in batch)
+                self._running.append(tokens)
                 try:
-                    outputs = await loop.run_in_executor(
-                        self._executor, self._forward, [w.ids for w in batch]
-                    )
-                    finished = time.perf_counter()
-                    _deliver(batch, outputs, started, finished)
-                except Exception as error:
-                    for request in {w.request for w in batch}:
-                        self._remove(request)
-                        if not request.done.done():
-                            request.done.set_exception(error)
-                    continue
-                self._record_pass(batch, finished - started)
+                    await self._run_pass(batch)
+                finally:
+                    self._running.remove(tokens)
         finally:
-            self._task = None
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
+
+    async def _run_pass(self, batch: Sequence[_QueuedWindow]) -> None:
+        is_alone = len(self._running) == 1 and self._queued_tokens < self._min_efficient_tokens
+        passes = 1 if is_alone else self._passes_at_once
+        ids = [window.ids for window in batch]
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+        try:
+            outputs = await loop.run_in_executor(self._executor, self._forward, ids, passes)
+            finished = time.perf_counter()
+            _deliver(batch, outputs, started, finished)
+        except Exception as error:
+            for request in {w.request for w in batch}:
+                self._remove(request)
+                if not request.done.done():
+                    request.done.set_exception(error)
+        else:
+            self._record_pass(batch, finished - started, passes)
 
     def _next_batch(self) -> list[_QueuedWindow]:
         """Takes the oldest window out of the queue, and the windows to compute with it."""
@@ -166,8 +187,9 @@ class Batcher:
         """The bounds in `_by_length` of the batch around the window at index `start`."""
         queue = self._by_length
         low, high, tokens = start, start + 1, queue[start].length
-        # The other half is computed while the answers of this one are written.
-        enough = max(self._min_efficient_tokens, self._queued_tokens // 2)
+        # What is left is for the other passes.
+        in_progress = self._queued_tokens + sum(self._running)
+        enough = max(self._min_efficient_tokens, in_progress // self._passes_at_once)
         while low > 0 or high < len(queue):
             shorter = queue[high - 1].length - queue[low - 1].length if low else math.inf
             longer = queue[high].length - queue[low].length if high < len(queue) else math.inf
@@ -191,11 +213,11 @@ class Batcher:
             self._queued_tokens = sum(w.length for w in kept)
             self._by_age = deque(w for w in self._by_age if w.request is not request)
 
-    def _record_pass(self, batch: Sequence[_QueuedWindow], seconds: float) -> None:
+    def _record_pass(self, batch: Sequence[_QueuedWindow], seconds: float, passes: int) -> None:
         tokens = sum(w.length for w in batch)
         # A small pass says little about the speed at which a full queue is processed.
         weight = _SMOOTHING * min(1.0, tokens / self._batch_tokens)
-        self._tokens_per_s += weight * (tokens / max(seconds, 1e-6) - self._tokens_per_s)
+        self._tokens_per_s += weight * (passes * tokens / max(seconds, 1e-6) - self._tokens_per_s)
         longest = max(w.length for w in batch)
         self._on_forward(ForwardPass(len(batch), tokens, longest * len(batch), seconds))
 

@@ -30,6 +30,8 @@ from mbti_ray.serving.tokenizer_queue import TokenizerQueue
 from mbti_ray.serving.word_explanations import explain_words
 from mbti_ray.typology import POSITIVE_POLES
 
+# Of a CPU with several cores, each with its share of the threads. Measured: two are faster.
+_PASSES_AT_ONCE = 2
 # A GPU needs larger passes to be fully used.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 
@@ -84,13 +86,14 @@ class ServedModel:
         tokens_per_s: float,
         callback: ServeCallback | None = None,
     ) -> None:
-        """Every forward pass runs in `executor`, a single thread; `warm_up` gives the speed."""
+        """Forward passes run in the threads of `executor`; `warm_up` gives the speed."""
         self._callback = callback or ServeCallback()
         self.predictor = predictor
         self._tokenizer_queue = TokenizerQueue()
         self._batcher = Batcher(
-            lambda windows: _forward(predictor, windows),
+            lambda windows, passes: _forward(predictor, windows, config.cpus // passes),
             executor,
+            passes_at_once=passes_at_once(config),
             output_size=predictor.output_size,
             batch_tokens=_batch_tokens(predictor, config),
             min_efficient_tokens=predictor.min_efficient_tokens,
@@ -237,27 +240,38 @@ class ServedModel:
             self._cache.popitem(last=False)
 
 
+def passes_at_once(config: ServeConfig) -> int:
+    """How many forward passes run at the same time: so many threads has the executor."""
+    return 1 if config.gpus else min(_PASSES_AT_ONCE, config.cpus)
+
+
 def warm_up(predictor: Predictor, executor: Executor, config: ServeConfig) -> float:
-    """Runs texts of every length; returns the real tokens per second of the largest pass.
+    """Runs texts of every length; returns the real tokens per second of the largest passes.
 
     One pass at a time, so that a bundle that is being served keeps answering, and in the executor
     that will run the passes, because threads and memory are allocated there.
     """
-    for text in predictor.warmup_texts():
-        executor.submit(predictor.predict, [[text]], whole=False).result()
+    passes = passes_at_once(config)
+    for threads in {config.cpus, config.cpus // passes}:
+        for row in predictor.encode([[text] for text in predictor.warmup_texts()], whole=False):
+            executor.submit(_forward, predictor, row.windows[:1], threads).result()
     length = min(64, predictor.max_tokens)
     windows: list[TokenIds] = [[1] * length] * max(1, _batch_tokens(predictor, config) // length)
 
     def measure_tokens_per_s() -> float:
         start = time.perf_counter()
-        _forward(predictor, windows)
-        return length * len(windows) / (time.perf_counter() - start)
+        threads = config.cpus // passes
+        running = [executor.submit(_forward, predictor, windows, threads) for _ in range(passes)]
+        for each in running:
+            each.result()
+        return passes * length * len(windows) / (time.perf_counter() - start)
 
-    return max(executor.submit(measure_tokens_per_s).result() for _ in range(2))
+    return max(measure_tokens_per_s() for _ in range(2))
 
 
-def _forward(predictor: Predictor, windows: Sequence[TokenIds]) -> Tensor:
+def _forward(predictor: Predictor, windows: Sequence[TokenIds], threads: int) -> Tensor:
     """Outputs on the CPU: the copy waits for a GPU here, in the executor, not in the event loop."""
+    torch.set_num_threads(threads)
     return predictor.forward(windows).cpu()
 
 

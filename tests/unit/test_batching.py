@@ -26,7 +26,7 @@ class Model:
         self.gate.set()
         self.entered = threading.Event()
 
-    def __call__(self, windows: Sequence[list[int]]) -> Tensor:
+    def __call__(self, windows: Sequence[list[int]], passes: int = 1) -> Tensor:
         self.entered.set()
         assert self.gate.wait(10)
         self.passes.append([list(w) for w in windows])
@@ -103,19 +103,30 @@ def test_the_oldest_window_is_computed_first_with_those_nearest_in_length() -> N
     assert read == [[1], [19, 20, 21], [3, 3], [40]]
 
 
-def test_a_pass_leaves_half_of_what_waits_to_the_next_one_beyond_what_fills_it() -> None:
-    async def passes(count: int) -> list[int]:
-        model = Model()
-        with ThreadPoolExecutor(1) as executor:
-            queue = batcher(model, executor, batch_tokens=1000)
-            first = await blocked_request(model, queue)
-            tasks = await enqueue(queue, [[[1, 2, 3, 4]]] * count)
-            model.gate.set()
-            await asyncio.gather(first, *tasks)
-        return [len(windows) for windows in model.passes[1:]]
+def test_two_passes_share_what_waits_and_a_second_starts_only_if_it_is_full_enough() -> None:
+    shared: list[tuple[int, int]] = []
+    both, gate = threading.Barrier(2), threading.Event()
 
-    assert asyncio.run(passes(4)) == [4]
-    assert asyncio.run(passes(16)) == [8, 4, 4]
+    def model(windows: Sequence[list[int]], passes: int) -> Tensor:
+        shared.append((len(windows), passes))
+        if passes == 2:
+            both.wait(10)
+        else:
+            assert gate.wait(10)
+        return torch.zeros(len(windows), 4)
+
+    async def main() -> None:
+        with ThreadPoolExecutor(2) as executor:
+            queue = batcher(model, executor, batch_tokens=1000, passes_at_once=2)
+            # Two at once, or the barrier breaks.
+            await asyncio.gather(*await enqueue(queue, [[[1, 2, 3, 4]]] * 16))
+            first = await enqueue(queue, [[[1, 2, 3, 4]]])
+            more = await enqueue(queue, [[[1, 2, 3, 4]]] * 3)
+            gate.set()
+            await asyncio.gather(*first, *more)
+
+    asyncio.run(main())
+    assert shared == [(8, 2), (8, 2), (1, 1), (3, 1)]
 
 
 def test_a_cancelled_request_leaves_the_queue_and_is_not_computed() -> None:
@@ -137,7 +148,7 @@ def test_a_cancelled_request_leaves_the_queue_and_is_not_computed() -> None:
 
 
 def test_a_failed_pass_fails_its_own_requests_and_later_ones_are_computed() -> None:
-    def model(windows: Sequence[list[int]]) -> Tensor:
+    def model(windows: Sequence[list[int]], passes: int) -> Tensor:
         if windows[0] == [13]:
             raise RuntimeError("out of memory")
         return torch.zeros(len(windows), 4)
@@ -155,7 +166,7 @@ def test_a_failed_pass_fails_its_own_requests_and_later_ones_are_computed() -> N
 def test_the_other_windows_of_a_failed_request_are_not_computed() -> None:
     model = Model()
 
-    def fail_once(windows: Sequence[list[int]]) -> Tensor:
+    def fail_once(windows: Sequence[list[int]], passes: int) -> Tensor:
         logits = model(windows)
         if len(model.passes) == 1:
             raise RuntimeError("out of memory")
@@ -178,7 +189,7 @@ def test_the_other_windows_of_a_failed_request_are_not_computed() -> None:
 def test_a_model_that_returns_too_few_rows_fails_its_requests_and_not_the_queue() -> None:
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
-            queue = batcher(lambda windows: torch.zeros(len(windows) - 1, 4), executor)
+            queue = batcher(lambda windows, passes: torch.zeros(len(windows) - 1, 4), executor)
             for _ in range(2):
                 with pytest.raises(ValueError, match="shorter"):
                     await asyncio.wait_for(queue.compute([[1], [2]]), 10)

@@ -34,7 +34,7 @@ RuntimeKind = Literal["torch", "onnx", "onnx-int8"]
 
 
 class Runtime(Protocol):
-    """A loaded model.
+    """A loaded model, which several threads may call: each with its own `torch.get_num_threads()`.
 
     Attributes:
         device: Device of the inputs and of the logits.
@@ -102,13 +102,11 @@ def load_runtime(
     kind: RuntimeKind = "torch",
     *,
     device: str | torch.device = "cpu",
-    threads: int | None = None,
     precision: ServePrecision = "32",
 ) -> Runtime:
     """Load a bundle into a runtime.
 
     Args:
-        threads: Threads of ONNX Runtime, which has its own pool; None means all cores.
         precision: Of torch; the others have their own.
 
     A bundle without an encoder has one runtime, which needs neither torch's kernels nor a GPU.
@@ -123,4 +121,4 @@ def load_runtime(
         return TfidfRuntime(bundle)
     if kind == "torch":
         return TorchRuntime(bundle, device, precision)
-    return OnnxRuntime(bundle, kind, threads)
+    return OnnxRuntime(bundle, kind)

@@ -1,5 +1,7 @@
 """ONNX Runtime on a CPU: the bundle's exported graph, in float32 or with int8 weights."""
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,21 +24,19 @@ _MIN_EFFICIENT_TOKENS = 256
 class OnnxRuntime:
     """See `Runtime`."""
 
-    def __init__(self, bundle: Bundle, kind: OnnxKind, threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
+    def __init__(self, bundle: Bundle, kind: OnnxKind) -> None:
+        if find_spec("onnxruntime") is None:
             raise ConfigError(
                 f"serve.runtime={kind} needs onnxruntime; install it with "
                 'pip install "mbti_ray[onnx]", or use serve.runtime=torch'
-            ) from None
+            )
         export = bundle.manifest.runtimes.get(kind)
         if export is None:
             raise BundleError(
                 f"{bundle.folder}: has no export for serve.runtime={kind}; create it with "
                 f"`python -m mbti_ray.export {bundle.folder}`, or use serve.runtime=torch"
             )
-        path = bundle.folder / export.file
+        self._path = bundle.folder / export.file
         damage = find_damage(bundle.folder, {export.file: export})
         if damage:
             raise BundleError(f"{bundle.folder}: {damage}; export it again")
@@ -45,24 +45,37 @@ class OnnxRuntime:
         self.output_size = 8 if bundle.manifest.model.reads_posts else 4
         self.golden: list[list[float]] = export.golden
         self.tolerance = _TOLERANCE[kind]
-        options: Any = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3
-        # Spinning threads would occupy the cores that tokenize and answer requests.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's exceptions have no public base class
-            reason = one_line(error, limit=160)
-            raise BundleError(f"{path}: is damaged ({reason}); export it again") from None
+        # By number of threads, which a session has once and for all.
+        self._sessions: dict[int, Any] = {}
+        self._session()
+
+    def _session(self) -> Any:
+        """That of as many threads as torch has in this thread."""
+        threads = torch.get_num_threads()
+        if threads not in self._sessions:
+            self._sessions[threads] = _load_session(self._path, threads)
+        return self._sessions[threads]
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         ids = input_ids.numpy()
         mask = np.ones(ids.shape, np.bool_) if attention_mask is None else attention_mask.numpy()
         inputs = {"input_ids": ids, "attention_mask": mask}
-        return torch.from_numpy(self._session.run(None, inputs)[0])
+        return torch.from_numpy(self._session().run(None, inputs)[0])
 
     def pool(self, outputs: Tensor, groups: Groups) -> Tensor:
         return pool_table(groups.table(outputs), groups.tokens)
+
+
+def _load_session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options: Any = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Spinning threads would occupy the cores that tokenize and answer requests.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no public base class
+        reason = one_line(error, limit=160)
+        raise BundleError(f"{path}: is damaged ({reason}); export it again") from None

@@ -30,7 +30,7 @@ from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.serving.access import key_digest
 from mbti_ray.serving.app import build_api
 from mbti_ray.serving.router import Router
-from mbti_ray.serving.served_model import ServedModel, warm_up
+from mbti_ray.serving.served_model import ServedModel, passes_at_once, warm_up
 from mbti_ray.serving.target import ServingTarget
 from mbti_ray.storage.remote import Location, absolute_location
 
@@ -57,10 +57,8 @@ class MbtiService:
         self._key_hash = key_hash
         self._metrics = ServeMetrics()
         start_malloc_trim_thread()
-        # One thread for all computation, because torch keeps its thread count per thread.
-        self._thread = ThreadPoolExecutor(
-            1, "forward", initializer=_begin_forward_thread, initargs=(config.cpus,)
-        )
+        # Threads of their own for all computation: torch keeps its thread count per thread.
+        self._threads = _forward_threads(passes_at_once(config), config)
         self._router = Router(self._load, current_target(service) or target)
         replica = serve.get_replica_context().replica_id.unique_id
         start_rollout_thread(service, replica, self._router)
@@ -78,25 +76,29 @@ class MbtiService:
         if loaded is not None and loaded.bundle_id == load_manifest(folder).id:
             return loaded
         config = self._config
-        predictor = Predictor.load(
-            folder,
-            runtime=config.runtime,
-            device="cuda" if config.gpus else "cpu",
-            threads=config.cpus,
-            precision=config.precision,
-            base_rates=config.base_rates,
-        )
-        speed = warm_up(predictor, self._thread, config)
+        with _forward_threads(1, config) as thread:
+            predictor = thread.submit(
+                Predictor.load,
+                folder,
+                runtime=config.runtime,
+                device="cuda" if config.gpus else "cpu",
+                precision=config.precision,
+                base_rates=config.base_rates,
+            ).result()
+        speed = warm_up(predictor, self._threads, config)
         return ServedModel(
-            predictor, self._thread, config, tokens_per_s=speed, callback=self._metrics
+            predictor, self._threads, config, tokens_per_s=speed, callback=self._metrics
         )
 
 
-def _begin_forward_thread(threads: int) -> None:
-    torch.set_num_threads(threads)
-    # `top -H` and benchmarks/serve.py tell it, and the threads that it starts, from the others.
-    with suppress(OSError):
-        Path(f"/proc/self/task/{get_native_id()}/comm").write_text("forward")
+def _forward_threads(count: int, config: ServeConfig) -> ThreadPoolExecutor:
+    def begin() -> None:
+        torch.set_num_threads(config.cpus)
+        # `top -H` and benchmarks/serve.py tell it, and the threads that it starts, from the others.
+        with suppress(OSError):
+            Path(f"/proc/self/task/{get_native_id()}/comm").write_text("forward")
+
+    return ThreadPoolExecutor(count, "forward", initializer=begin)
 
 
 def build_app(bundle: Location, config: ServeConfig) -> serve.Application:
