@@ -27,6 +27,7 @@ import json
 import os
 import platform
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -258,6 +259,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="3 s a level, one repeat")
     parser.add_argument("--output", type=Path, help="default: serve.json, or serve_quick.json")
     options = parser.parse_args()
+    # So that a time-out also ends the service that is being measured.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     require_bench("litserve", "onnxruntime", "onnxscript")
     if options.source != "builtin":
         options.source = str(Path(options.source).resolve())
