@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -91,6 +91,7 @@ def _train_run(run: RunSetup[RunConfig]) -> Result:
 
     if run.config.model.has_tfidf:
         require_sklearn()
+    _print_summary(run)
     with _trainer(run) as fit:
         config = run.config if run.config.data.folds is None else _train_folds(run, fit)
         fit(config, run.data, run.folder)
@@ -114,20 +115,17 @@ def _print_summary(run: RunSetup[RunConfig]) -> None:
 def _trainer(run: RunSetup[RunConfig]) -> Iterator[Fit]:
     """Begin the run; yields what trains one to its bundle, through TorchTrainer with an encoder."""
     if not run.config.model.has_encoder:
-        _print_summary(run)
         run.begin()
         yield _fit_tfidf
         return
     home = run.folder.location
-    from mbti_ray.on_ray.cluster.resources import ray_starting, run_resources
-
-    with ray_starting(f"train {home.name}") as connected:
-        _print_summary(run)
+    with ExitStack() as stack:
         with step("starting Ray"):
             from mbti_ray.on_ray.cluster.preflight import check_before_run
+            from mbti_ray.on_ray.cluster.resources import ray_connection, run_resources
             from mbti_ray.on_ray.train.trainer import train
 
-            dashboard = connected()
+            dashboard = stack.enter_context(ray_connection(f"train {home.name}"))
         nodes = check_before_run(run.config, home.parent, warn=print_warning)
         resources = run_resources(run.config, nodes)
         run.begin()

@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from mbti_ray.cli.command import add_existing, build_parser, relative, run_command
@@ -80,16 +81,18 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
     config, data, folder = run.config, run.data, run.folder
     if config.model.has_tfidf:
         require_sklearn()
-
-    from mbti_ray.on_ray.cluster.resources import ray_starting, trial_resources, trials_at_once
-
-    with ray_starting(f"tune {folder.location.name}") as connected:
+    with ExitStack() as stack:
         with step("starting Ray"):
             from mbti_ray.engine.summary import few_steps_warning, summarize
             from mbti_ray.on_ray.cluster.preflight import check_before_run
+            from mbti_ray.on_ray.cluster.resources import (
+                ray_connection,
+                trial_resources,
+                trials_at_once,
+            )
             from mbti_ray.on_ray.tune.tuner import finish_study, run_study
 
-            dashboard = connected()
+            dashboard = stack.enter_context(ray_connection(f"tune {folder.location.name}"))
         nodes = check_before_run(config, folder.location.parent, warn=print_warning)
         resources = trial_resources(config, nodes)
         at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)

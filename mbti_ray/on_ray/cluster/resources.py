@@ -7,9 +7,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -76,20 +75,6 @@ def ray_connection(job: str | None = None) -> Iterator[str | None]:
         yield f"http://{url}" if url else None
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def ray_starting(job: str) -> Iterator[Callable[[], str | None]]:
-    """`ray_connection` in a thread, while the caller imports; yields what waits for it."""
-    # Ray warns that only the main thread can have its handler of SIGTERM, which is not wanted.
-    logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
-    # The thread lives as long as the connection: the kernel kills Ray's processes with it.
-    with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
-        connecting = thread.submit(stack.enter_context, ray_connection(job))
-        try:
-            yield connecting.result
-        finally:
-            wait([connecting])
 
 
 def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
