@@ -24,7 +24,7 @@ from mbti_ray.engine.cross_fit import cross_fit
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.metrics_record import MetricsRecord, append_record
 from mbti_ray.engine.worker import Interruption, Worker
-from mbti_ray.errors import MbtiRayError
+from mbti_ray.errors import MbtiRayError, StoppedError
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.report import Report
 from mbti_ray.on_ray.train.metrics import RunGauges
@@ -140,7 +140,10 @@ def _report_and_upload_checkpoint(
 
 @contextmanager
 def recording_failure(folder: RunFolder) -> Iterator[None]:
-    """Write the reason why a run ends to failure.txt, for the driver and for a restart."""
+    """Write the reason why a run ends to failure.txt, for the driver and for a restart.
+
+    An error has Ray start the workers again, so none is raised unless another rank waits for this.
+    """
     try:
         yield
     except MbtiRayError as error:
@@ -148,6 +151,9 @@ def recording_failure(folder: RunFolder) -> Iterator[None]:
         with suppress(OSError):
             write_text(folder.failure, folder.rewrite_paths(str(error)) + "\n")
             folder.push()
+            # All ranks stop at the same step.
+            if isinstance(error, StoppedError) or ray.train.get_context().get_world_size() == 1:
+                return
         raise
 
 
