@@ -52,6 +52,12 @@ def is_node_here(node_id: str) -> bool:
     return bool(ray.get_runtime_context().get_node_id() == node_id)
 
 
+def is_only_node_here() -> bool:
+    """Whether the cluster is this machine alone."""
+    alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return len(alive) == 1 and is_node_here(alive[0])
+
+
 def local_resources() -> dict[str, float]:
     """The resources of a Ray started on this machine."""
     gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()

@@ -27,6 +27,7 @@ from mbti_ray.engine.loop import rescore
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.inference.finalize import finalize_run
+from mbti_ray.on_ray.cluster.connectivity import is_only_node_here
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.shared_dataset import SharedDataset
 from mbti_ray.on_ray.signals import handle_signals
@@ -153,17 +154,23 @@ def finish_study(
         reason = next((r.reason for r in records if r.reason), "see the Ray logs")
         raise RunError(f"{folder.location}: no trial was evaluated; the first one: {reason}")
     best, checkpoint = _best_with_checkpoint(records, config, folder)
-    # In a task, because the driver's machine may have no GPU and little memory.
-    task = ray.remote(
-        name=f"{folder.location.name}/{folder.best.path.name}",
-        num_cpus=resources.cpus,
-        num_gpus=resources.gpus,
-    )(_finish_best)
     # With the threads of the trial: sums in another order would give other weights.
     values = {**best.last_params, "scaling.cpus": resources.cpus}
     run_config = override(_run_of(config), values)
     plain = run_config.model_dump(mode="json")
-    ray.get(task.remote(plain, SharedDataset.of(data), checkpoint, folder.best.location, resources))
+    parts = plain, SharedDataset.of(data), checkpoint, folder.best.location, resources
+    if resources.gpus or folder.remote or not is_only_node_here():
+        # The driver's machine may have no GPU and little memory.
+        name = f"{folder.location.name}/{folder.best.path.name}"
+        task = ray.remote(name=name, num_cpus=resources.cpus, num_gpus=resources.gpus)(_finish_best)
+        ray.get(task.remote(*parts))
+    else:
+        # A worker's process would first import for seconds what this one has.
+        threads = torch.get_num_threads()
+        try:
+            _finish_best(*parts)
+        finally:
+            torch.set_num_threads(threads)
     repeated = shlex.quote(str(folder.best.location / folder.config.name))
     folder.best.pull()
     summary: StudySummary = {
