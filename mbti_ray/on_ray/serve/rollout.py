@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from mbti_ray.errors import BundleError, ClusterError, MbtiRayError
+from mbti_ray.errors import ClusterError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
 from mbti_ray.on_ray.serve.rollout_coordinator import (
@@ -77,11 +77,9 @@ def roll_out(
         ClusterError: Not all replicas switched in time; the previous target is published again.
     """
     coordinator = get_or_create_coordinator(service)
-    # Checked in a task first, so that replicas are not asked to load what cannot work.
-    task = ray.remote(num_cpus=0)(_find_load_error)
-    error = ray.get(task.remote(target.locations, runtime))
-    if error:
-        raise BundleError(error)
+    # Checked here first, so that replicas are not asked to load what cannot work.
+    for location in target.locations:
+        Predictor.load(fetch_bundle(location), runtime=runtime)
     published: ServingTarget = ray.get(coordinator.publish.remote(target))
     error = _wait_for_replicas(coordinator, published.version, replicas)
     if error and published.previous:
@@ -97,16 +95,6 @@ def roll_back(service: str, *, runtime: RuntimeKind, replicas: int) -> ServingTa
     if target is None or target.previous is None:
         raise ClusterError("nothing to roll back to: no other bundle was rolled out")
     return roll_out(service, target.previous, runtime=runtime, replicas=replicas)
-
-
-def _find_load_error(locations: tuple[str, ...], runtime: RuntimeKind) -> str | None:
-    """Why one of the bundles cannot be served, found without a replica."""
-    for location in locations:
-        try:
-            Predictor.load(fetch_bundle(location), runtime=runtime)
-        except MbtiRayError as error:
-            return str(error)
-    return None
 
 
 def _wait_for_replicas(coordinator: Any, version: int, replicas: int) -> str | None:
