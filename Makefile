@@ -27,12 +27,17 @@ bench: setup
 	for name in start train tune serve; do $(BIN)/python benchmarks/$$name.py --quick || exit; done
 	$(BIN)/python benchmarks/tables.py
 
-# What a change of a line should pass: under a minute.
-check: setup lint types
-	$(PYTEST) -m "not long" tests/contracts tests/unit
+# Types are checked beside the tests: mypy has one thread, and ends before them.
+define test_and_types
+$(BIN)/mypy & $(PYTEST) $(1); tests=$$?; wait $$! && exit $$tests
+endef
 
-test: setup lint types
-	$(PYTEST) -m "not long and not hosts"
+# What a change of a line should pass: under a minute.
+check: setup lint
+	$(call test_and_types,-m "not long" tests/contracts tests/unit)
+
+test: setup lint
+	$(call test_and_types,-m "not long and not hosts")
 
 # Faults that take longer than a change should wait for, and several hosts in namespaces of this
 # machine (as root, with openssh-server, rsync, iproute2 and curl).

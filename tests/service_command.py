@@ -17,6 +17,9 @@ from typing import Any
 
 import aiohttp
 import httpx
+from processes import command_line, descendants
+
+REPLICA = "ray::ServeReplica:mbti"
 
 
 def free_port() -> int:
@@ -53,7 +56,7 @@ class Service:
     def haproxy_config(self) -> Path:
         """The configuration file of the HAProxy that listens on this service's port."""
         for folder in Path("/proc").glob("[0-9]*"):
-            words = _command_line(int(folder.name)).split("\0")
+            words = command_line(int(folder.name)).split("\0")
             if words[0].endswith("haproxy") and "-f" in words:
                 config = Path(words[words.index("-f") + 1])
                 if config.is_file() and f"127.0.0.1:{self.port}\n" in config.read_text("utf-8"):
@@ -62,33 +65,7 @@ class Service:
 
     def replicas(self) -> list[int]:
         """Process ids of its replicas."""
-        parents = {int(p.name): _parent(p) for p in Path("/proc").glob("[0-9]*")}
-        return [
-            process
-            for process in parents
-            if self.process.pid in _ancestors(process, parents)
-            and _command_line(process).startswith("ray::ServeReplica:mbti")
-        ]
-
-
-def _ancestors(process: int, parents: dict[int, int]) -> Iterator[int]:
-    while process := parents.get(process, 0):
-        yield process
-
-
-def _parent(folder: Path) -> int:
-    try:
-        # The name before it may hold spaces and brackets.
-        return int((folder / "stat").read_text("utf-8").rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-
-
-def _command_line(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
+        return descendants(REPLICA, of=self.process.pid)
 
 
 @contextmanager
@@ -133,6 +110,8 @@ class Load:
 
     url: str
     clients: int = 4
+    # Of each client, between a response and its next request.
+    pause_s: float = 0.0
     body: dict[str, Any] | None = None
     statuses: Counter[int] = field(default_factory=Counter)
     bundles: Counter[str] = field(default_factory=Counter)
@@ -162,7 +141,7 @@ class Load:
     def _send(self, number: int, stop: threading.Event) -> None:
         with httpx.Client(base_url=self.url, trust_env=False, timeout=60) as client:
             count = 0
-            while not stop.is_set():
+            while not stop.wait(self.pause_s):
                 count += 1
                 body = self.body or {"inputs": f"a quiet evening, number {number} {count}"}
                 start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the tests with Ray share: small disks, doing something once another happened."""
+"""What the tests with Ray share: small disks, doing something once another happened, a long run."""
 
 import shutil
 import subprocess
@@ -9,6 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from long_run import SETTINGS, Undisturbed
+
+from mbti_ray.config import RunConfig
+from mbti_ray.data.dataset import prepare_dataset
+from mbti_ray.engine.loop import run
+from mbti_ray.engine.worker import Worker
 
 
 @pytest.fixture
@@ -58,3 +65,15 @@ def when() -> Callable[[Callable[[], bool], Callable[[], None]], threading.Threa
         return thread
 
     return start
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    quick: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbed:
+    """The long run, undisturbed and without Ray."""
+    torch.set_num_threads(1)
+    config = quick(*SETTINGS)
+    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
+    worker = Worker()
+    return Undisturbed(run(config, data, worker).model.state_dict(), worker.records)

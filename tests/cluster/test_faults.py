@@ -3,7 +3,6 @@
 Each run recovers to the weights of an undisturbed run, or reports in one line what to do.
 """
 
-import json
 import os
 import signal
 import threading
@@ -11,33 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from long_run import EPOCHS, SETTINGS, Undisturbed, epochs_of, records_of
+from processes import descendants
 
-from mbti_ray.config import RunConfig
-from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.checkpoint import checkpoints_under
-from mbti_ray.engine.loop import run
-from mbti_ray.engine.worker import Worker
 from mbti_ray.train import main as train
 
 When = Callable[[Callable[[], bool], Callable[[], None]], threading.Thread]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
-
-Build = Callable[..., RunConfig]
-# Enough of them that a run is not over before a signal or a file is seen.
-EPOCHS = 20
-SETTINGS = [f"fit.epochs={EPOCHS}", "fit.patience=null", "fit.batch_size=8", "scaling.cpus=1"]
-
-
-@pytest.fixture(scope="module")
-def expected(quick: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of an undisturbed run."""
-    torch.set_num_threads(1)
-    config = quick(*SETTINGS)
-    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
-    return run(config, data, Worker()).model.state_dict()
 
 
 def arguments(small_file: Path, storage: Path, name: str, *more: str) -> list[str]:
@@ -45,24 +26,27 @@ def arguments(small_file: Path, storage: Path, name: str, *more: str) -> list[st
     return ["quick", "fit.monitor=loss", *SETTINGS, *place, *more]
 
 
-def epochs_of(folder: Path) -> list[int]:
-    path = folder / "metrics.jsonl"
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    return [json.loads(line)["epoch"] for line in lines if line.endswith("}")]
+def attempts_of(name: str) -> list[int]:
+    """How often the workers of each run of this name were started."""
+    import ray
+    from ray.train.v2._internal.state.state_actor import get_state_actor
+
+    state = get_state_actor()
+    attempts = ray.get(state.get_train_run_attempts.remote())
+    runs = ray.get(state.get_train_runs.remote())
+    return [len(attempts[number]) for number, run in runs.items() if run.name == name]
 
 
-def assert_ended_as(folder: Path, expected: dict[str, torch.Tensor]) -> None:
-    got = load_file(folder / "bundle" / "model.safetensors")
-    assert got.keys() == expected.keys()
-    assert all(torch.equal(got[name], expected[name]) for name in got)
-    assert epochs_of(folder) == list(range(1, EPOCHS + 1))
+def assert_ended_as(folder: Path, undisturbed: Undisturbed) -> None:
+    undisturbed.assert_same_weights(folder / "bundle")
+    assert [r["val"] for r in records_of(folder)] == [r["val"] for r in undisturbed.records]
 
 
-def test_sigterm_saves_and_stops_and_the_resumed_run_is_the_uninterrupted_one(
+def test_sigterm_saves_and_stops_and_the_resumed_run_skips_a_damaged_checkpoint(
     when: When,
     small_file: Path,
     tmp_path: Path,
-    expected: dict[str, torch.Tensor],
+    undisturbed: Undisturbed,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "asked"
@@ -74,51 +58,34 @@ def test_sigterm_saves_and_stops_and_the_resumed_run_is_the_uninterrupted_one(
     assert error.endswith("its checkpoint is saved, --resume continues from it")
     assert len(epochs_of(folder)) < EPOCHS
     assert not (folder / "bundle").exists()
-    assert train(["--resume", f"storage={tmp_path}", "name=asked"]) == 0
-    assert_ended_as(folder, expected)
-
-
-def test_a_damaged_newest_checkpoint_is_skipped_with_a_note(
-    when: When,
-    small_file: Path,
-    tmp_path: Path,
-    expected: dict[str, torch.Tensor],
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    folder = tmp_path / "damaged"
-    asking = when(lambda: len(epochs_of(folder)) >= 3, (folder / "stop").touch)
-    assert train(arguments(small_file, tmp_path, "damaged")) == 143
-    asking.join()
+    # A stop is no failure, for which Ray would start the workers again.
+    assert attempts_of("asked/checkpoints") == [1]
     newest, before, *_ = checkpoints_under(folder / "checkpoints")
     with (newest / "model.safetensors").open("r+b") as file:
         file.truncate(1000)
-    assert train(["--resume", f"storage={tmp_path}", "name=damaged"]) == 0
-    assert_ended_as(folder, expected)
+    assert train(["--resume", f"storage={tmp_path}", "name=asked"]) == 0
+    assert_ended_as(folder, undisturbed)
     (note,) = [line for line in capfd.readouterr().out.splitlines() if "is damaged" in line]
     assert note.startswith(f"{newest}: checkpoint is damaged")
     assert note.endswith("resuming from the one before it")
     assert before.name != newest.name
 
 
-def test_losing_one_of_two_elastic_workers_costs_the_steps_since_the_checkpoint(
-    when: When, small_file: Path, tmp_path: Path
+def test_a_run_whose_worker_is_killed_ends_like_the_undisturbed_one(
+    when: When, small_file: Path, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    import ray
-    from ray.util.state import list_actors
+    folder = tmp_path / "killed"
+    killed: list[int] = []
 
-    folder = tmp_path / "elastic"
+    def kill_the_worker() -> None:
+        killed.extend(descendants("ray::RayTrainWorker"))
+        os.kill(killed[0], signal.SIGKILL)
 
-    def kill_one() -> None:
-        address = ray.get_runtime_context().gcs_address
-        actors = list_actors(address, filters=[("state", "=", "ALIVE")])
-        os.kill(next(a.pid for a in actors if a.class_name == "RayTrainWorker"), signal.SIGKILL)
-
-    killing = when(lambda: len(epochs_of(folder)) >= 2, kill_one)
-    elastic = arguments(small_file, tmp_path, "elastic", "scaling.workers=[1,2]")
-    assert train(elastic) == 0
+    killing = when(lambda: len(epochs_of(folder)) >= 3, kill_the_worker)
+    assert train(arguments(small_file, tmp_path, "killed", "fit.checkpoint_steps=5")) == 0
     killing.join()
-    assert epochs_of(folder) == list(range(1, EPOCHS + 1))
-    assert (folder / "bundle" / "bundle.json").exists()
+    assert len(killed) == 1
+    assert_ended_as(folder, undisturbed)
 
 
 @pytest.mark.parametrize("epochs", [pytest.param(0, marks=pytest.mark.long), 2])
@@ -128,7 +95,7 @@ def test_a_disk_that_fills_ends_the_run_with_what_to_do_and_the_resumed_run_is_c
     disk: Callable[[int], Path],
     fill: Callable[[Path, int], None],
     when: Callable[..., threading.Thread],
-    expected: dict[str, torch.Tensor],
+    undisturbed: Undisturbed,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     # There is space at the start; then something else fills the disk but for a few lines.
@@ -148,4 +115,4 @@ def test_a_disk_that_fills_ends_the_run_with_what_to_do_and_the_resumed_run_is_c
     assert epochs == 0 or any(checkpoints_under(folder / "checkpoints"))
     (small_disk / "filler").unlink()
     assert train(["--resume", f"storage={small_disk}", "name=full"]) == 0
-    assert_ended_as(folder, expected)
+    assert_ended_as(folder, undisturbed)

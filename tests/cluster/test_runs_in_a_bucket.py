@@ -10,16 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
+from long_run import EPOCHS, SETTINGS, Undisturbed
 from s3_server import CREDENTIALS, Server, s3_server
-from safetensors.torch import load_file
 
 from mbti_ray import MBTIClassifier
-from mbti_ray.config import RunConfig, load_run, load_study
-from mbti_ray.data.dataset import prepare_dataset
-from mbti_ray.engine.loop import run
-from mbti_ray.engine.worker import Worker
+from mbti_ray.config import load_run, load_study
 from mbti_ray.evaluate import main as evaluate
 from mbti_ray.export import main as export
 from mbti_ray.inference.predictor import Predictor
@@ -34,15 +30,12 @@ from mbti_ray.train import main as train
 from mbti_ray.tune import main as tune
 
 When = Callable[[Callable[[], bool], Callable[[], None]], threading.Thread]
-Build = Callable[..., RunConfig]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster", "machine")]
 
 # There when the session's Ray starts, whose processes look for them as on any machine.
 for _name, _value in CREDENTIALS.items():
     os.environ.setdefault(_name, _value)
-
-SETTINGS = ["fit.epochs=30", "fit.patience=null", "fit.batch_size=8", "scaling.cpus=1"]
 
 
 @pytest.fixture(scope="module")
@@ -96,27 +89,18 @@ def put_up(folder: Path, url: str) -> str:
     return url
 
 
-@pytest.fixture(scope="module")
-def expected(quick: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of the same run in a folder, without Ray."""
-    torch.set_num_threads(1)
-    config = quick(*SETTINGS)
-    data = prepare_dataset(config, tmp_path_factory.mktemp("cache"))
-    return run(config, data, Worker()).model.state_dict()
-
-
 def test_a_run_in_a_bucket_stops_resumes_and_ends_there_as_it_would_in_a_folder(
     when: When,
     server: Server,
     small_file: Path,
-    expected: dict[str, torch.Tensor],
+    undisturbed: Undisturbed,
     machine: Path,
     others: set[Path],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     url = f"{server.url}/runs/mine"
     place = [f"storage={server.url}/runs", "name=mine"]
-    asking = when(lambda: len(epochs_of(url)) >= 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    asking = when(lambda: len(epochs_of(url)) >= 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
     new = ["quick", f"data.source={small_file}", "fit.monitor=loss", *SETTINGS, *place]
     assert train(new) == 143
     asking.join()
@@ -129,10 +113,8 @@ def test_a_run_in_a_bucket_stops_resumes_and_ends_there_as_it_would_in_a_folder(
     assert train(["--resume", *place, "--json"]) == 0
     answer = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert (answer["run"], answer["bundle"]) == (url, f"{url}/bundle")
-    assert epochs_of(url) == list(range(1, 31))
-    got = load_file(fetch_bundle(url) / "model.safetensors")
-    assert got.keys() == expected.keys()
-    assert all(torch.equal(got[name], expected[name]) for name in got)
+    assert epochs_of(url) == list(range(1, EPOCHS + 1))
+    undisturbed.assert_same_weights(fetch_bundle(url))
     names = {key.removeprefix("runs/mine/") for key in server.keys("runs/mine/")}
     assert names >= {"config.yaml", "metrics.jsonl", "report.html", "scores.json"}
     assert names >= {"bundle/bundle.json", "bundle/card.md", "bundle/model.safetensors"}

@@ -1,6 +1,8 @@
-"""The HTTP service on a real Ray: through Ray's own proxy, and through HAProxy as a command."""
+"""The HTTP service on a real Ray, through Ray's own proxy."""
 
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from processes import descendants
 
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import BundleError, ClusterError
+from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
-from service_command import free_port, served
+from mbti_ray.serve import main as serve_command
+from service_command import REPLICA, Load, free_port
 
 pytestmark = [
     pytest.mark.cluster,
@@ -167,16 +172,71 @@ def test_no_text_of_a_user_is_in_a_log(client: httpx.Client) -> None:
     assert {"asctime", "request_id", "replica", "message"} <= requests[-1].keys()
 
 
-def test_the_command_serves_through_haproxy_until_sigterm_and_leaves_no_process(
-    bundle: Path, tmp_path: Path
+def roll_out(client: httpx.Client, *words: str) -> int:
+    """The command in this process, which is connected to the service's Ray."""
+    return serve_command([*words, f"serve.port={client.base_url.port}"])
+
+
+@pytest.fixture
+def in_this_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+@pytest.mark.usefixtures("in_this_ray")
+def test_a_bundle_that_is_damaged_or_worse_on_labeled_people_is_not_rolled_out(
+    client: httpx.Client,
+    bundle: Path,
+    damaged_bundle: Path,
+    worse_bundle: Path,
+    new_people: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with served(bundle, tmp_path) as service:
-        with service.client() as client:
-            assert client.post("/predict", json={"inputs": "a"}).status_code == 200
-            big = client.post("/predict", content=b"a" * 5_000_000, headers=JSON_TYPE)
-            assert error_code(big) == (413, "too_large")
-        folder = service.haproxy_config().parent.parent
-    assert service.process.returncode == 143, service.log.read_text("utf-8")
-    assert not folder.exists()
-    with pytest.raises(AssertionError, match="no HAProxy"):
-        service.haproxy_config()
+    assert roll_out(client, str(damaged_bundle), "--roll-out") == 2
+    assert "does not reproduce its golden logits" in capfd.readouterr().err
+    assert roll_out(client, str(worse_bundle), "--roll-out", "--gate", str(new_people)) == 2
+    served = load_manifest(bundle).id
+    assert f"is worse than {served}, which is served, on 60 people" in capfd.readouterr().err
+    assert client.get("/info").json()["bundle_id"] == served
+
+
+@pytest.mark.usefixtures("in_this_ray")
+def test_a_canary_is_served_and_a_header_selects_it(
+    client: httpx.Client, bundle: Path, other_bundle: Path
+) -> None:
+    beside = [f"serve.beside={other_bundle}", "serve.beside_share=0.5"]
+    assert roll_out(client, str(bundle), "--roll-out", *beside) == 0
+    second = load_manifest(other_bundle).id
+    canary = client.get("/info").json()["beside"]
+    assert (canary["bundle_id"], canary["share"]) == (second, 0.5)
+    answers = [client.post("/predict", json={"inputs": f"text {n}"}) for n in range(40)]
+    assert {a.headers["x-bundle-id"] for a in answers} == {second, load_manifest(bundle).id}
+    selected = {"X-Bundle-Id": second}
+    chosen = client.post("/predict", json={"inputs": "a"}, headers=selected)
+    assert chosen.headers["x-bundle-id"] == second
+    unknown = client.post("/predict", json={"inputs": "a"}, headers={"X-Bundle-Id": "none"})
+    assert unknown.status_code == 404
+
+
+@pytest.mark.usefixtures("in_this_ray")
+def test_a_lost_replica_is_restarted_with_the_bundle_rolled_out(
+    client: httpx.Client, other_bundle: Path
+) -> None:
+    assert roll_out(client, str(other_bundle), "--roll-out") == 0
+    (replica,) = descendants(REPLICA)
+    os.kill(replica, signal.SIGKILL)
+    load = Load(str(client.base_url), clients=1)
+    with load.running():
+        while load.statuses[200] < 5:
+            load.wait_for(1)
+    assert set(load.bundles) == {load_manifest(other_bundle).id}
+    assert descendants(REPLICA) != [replica]
+
+
+def test_settings_fixed_at_start_are_refused(
+    client: httpx.Client, bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert roll_out(client, str(bundle), "--roll-out", "serve.replicas=2") == 2
+    assert "cannot change while the service runs" in capfd.readouterr().err
+    assert roll_out(client, "--roll-back", "serve.beside_share=0.5") == 2

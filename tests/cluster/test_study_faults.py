@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from processes import descendants
 
 from mbti_ray.config import load_study
 from mbti_ray.data.dataset import prepare_dataset
@@ -65,12 +66,7 @@ def ended(folder: Path) -> int:
 
 
 def trial_processes() -> list[int]:
-    import ray
-    from ray.util.state import list_actors
-
-    address = ray.get_runtime_context().gcs_address
-    actors = list_actors(address, filters=[("state", "=", "ALIVE")])
-    return sorted(a.pid for a in actors if a.class_name == "ImplicitFunc")
+    return sorted(descendants("ray::ImplicitFunc"))
 
 
 def assert_nothing_repeated(found: list[TrialRecord]) -> None:
@@ -206,7 +202,7 @@ def test_a_full_disk_is_said_in_a_line_and_the_study_goes_on_where_there_is_room
     assert_nothing_repeated(found)
 
 
-def test_ctrl_c_once_lets_the_running_trials_end_and_resume_does_the_rest(
+def test_ctrl_c_once_lets_the_running_trials_end_and_resume_does_the_rest_of_a_larger_budget(
     when: When, study_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "asked"
@@ -216,10 +212,11 @@ def test_ctrl_c_once_lets_the_running_trials_end_and_resume_does_the_rest(
     asking.join()
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert result["ended_early"] == "stopped by SIGINT"
-    done = states(folder)
-    assert set(done) == {"COMPLETE"}
-    assert done["COMPLETE"] < 6
+    before = records(folder)
+    assert {r.state for r in before} == {"COMPLETE"}
+    assert len(before) < 6
     assert Path(result["bundle"], "bundle.json").is_file()
-    assert tune([*place, "--resume"]) == 0
-    assert states(folder) == {"COMPLETE": 6}
+    assert tune([*place, "--resume", "study.trials=7"]) == 0
+    assert states(folder) == {"COMPLETE": 7}
+    assert records(folder)[: len(before)] == before
     assert_nothing_repeated(records(folder))

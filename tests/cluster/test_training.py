@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import load_file
+from long_run import epochs_of
+from processes import descendants
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig
@@ -27,19 +27,24 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 Build = Callable[..., RunConfig]
 
 
-def lines_of(folder: Path) -> list[dict[str, object]]:
-    path = folder / "metrics.jsonl"
-    return [json.loads(x) for x in path.read_text("utf-8").splitlines()] if path.exists() else []
-
-
-def test_two_workers_train_one_run_to_a_bundle_that_serves(
-    small_file: Path, tmp_path: Path, quick: Build, capfd: pytest.CaptureFixture[str]
+def test_two_elastic_workers_of_which_one_is_killed_train_one_run_to_a_bundle_that_serves(
+    when: Callable[..., threading.Thread],
+    small_file: Path,
+    tmp_path: Path,
+    quick: Build,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["model.dropout=0", "fit.epochs=1", "fit.monitor=loss", "scoring.calibrate=false"]
+    settings = ["model.dropout=0", "fit.epochs=4", "fit.patience=null", "scoring.calibrate=false"]
     place = [f"storage={tmp_path}", f"data.source={small_file}", "name=two", "--json"]
-    assert train(["quick", "scaling.workers=2", *arguments, *place]) == 0
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
     folder = tmp_path / "two"
+    killing = when(
+        lambda: len(epochs_of(folder)) >= 2,
+        lambda: os.kill(descendants("ray::RayTrainWorker")[1], signal.SIGKILL),
+    )
+    elastic = ["fit.monitor=loss", "scaling.workers=[1,2]", "scaling.cpus=1"]
+    assert train(["quick", *elastic, *settings, *place]) == 0
+    killing.join()
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert {p.name for p in folder.iterdir()} >= {
         "config.yaml",
         "metrics.jsonl",
@@ -47,9 +52,11 @@ def test_two_workers_train_one_run_to_a_bundle_that_serves(
         "checkpoints",
         "bundle",
     }
+    # It cost the steps since the checkpoint.
+    assert epochs_of(folder) == [1, 2, 3, 4]
     assert json.loads((folder / "scores.json").read_text("utf-8")) == answer["scores"]
     # The same run without Ray and with one worker: every row counted once, the same gradients.
-    config = quick(*arguments)
+    config = quick(*settings)
     data = prepare_dataset(config, tmp_path / "cache-of-one")
     alone = run(config, data, Worker())
     assert answer["scores"]["test"] == pytest.approx(alone.test, abs=1e-4)
@@ -60,44 +67,6 @@ def test_two_workers_train_one_run_to_a_bundle_that_serves(
     assert "--resume continues it" in capfd.readouterr().err
     assert train(["--resume", "optim.lr=1", *place[0:1], "name=two"]) == 2
     assert "optim.lr: 0.003 -> 1.0" in capfd.readouterr().err
-
-
-def test_a_run_whose_worker_is_killed_ends_like_the_uninterrupted_one(
-    small_file: Path, tmp_path: Path, quick: Build, capfd: pytest.CaptureFixture[str]
-) -> None:
-    import ray
-    from ray.util.state import list_actors
-
-    folder = tmp_path / "killed"
-    settings = ["fit.epochs=20", "fit.patience=null", "fit.checkpoint_steps=5", "scaling.cpus=1"]
-    killed: list[int] = []
-
-    def kill_the_worker_in_the_middle() -> None:
-        while len(lines_of(folder)) < 3:
-            time.sleep(0.05)
-        address = ray.get_runtime_context().gcs_address
-        actors = list_actors(address, filters=[("state", "=", "ALIVE")])
-        (pid,) = [a.pid for a in actors if a.class_name == "RayTrainWorker"]
-        os.kill(pid, signal.SIGKILL)
-        killed.append(pid)
-
-    killer = threading.Thread(target=kill_the_worker_in_the_middle, daemon=True)
-    killer.start()
-    place = [f"storage={tmp_path}", f"data.source={small_file}", "name=killed"]
-    assert train(["quick", "fit.monitor=loss", *settings, *place]) == 0
-    killer.join(timeout=1)
-    assert len(killed) == 1
-    capfd.readouterr()
-
-    torch.set_num_threads(1)
-    config = quick(*settings)
-    data = prepare_dataset(config, tmp_path / "cache")
-    alone = Worker()
-    expected = run(config, data, alone).model.state_dict()
-    got = load_file(folder / "bundle" / "model.safetensors")
-    assert got.keys() == expected.keys()
-    assert all(torch.equal(got[name], expected[name]) for name in got)
-    assert [line["val"] for line in lines_of(folder)] == [line["val"] for line in alone.records]
 
 
 def test_fit_trains_a_data_frame_and_its_metrics_reach_ray_s_exporter(
@@ -119,10 +88,10 @@ def test_fit_trains_a_data_frame_and_its_metrics_reach_ray_s_exporter(
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    settings = {"fit.epochs": 40, "fit.patience": None, "scaling.cpus": 1}
+    settings = {"fit.epochs": 12, "fit.patience": None, "scaling.cpus": 1}
     place = {"storage": str(tmp_path), "name": "seen"}
     classifier = MBTIClassifier.fit(pd.read_csv(small_file), settings={**settings, **place})
-    # Workers send their metrics every ten seconds; what has ended stays for a while.
+    # What has ended stays for a while.
     for _ in range(40):
         if seen:
             break

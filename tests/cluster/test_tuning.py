@@ -66,14 +66,9 @@ def test_a_study_ends_with_the_best_bundle_and_a_database_that_says_what_happene
     assert evaluate([result["bundle"], "--json"]) == 0
     scores = json.loads(capfd.readouterr().out.splitlines()[-1])["scores"]
     assert scores == pytest.approx(result["scores"]["test"], abs=1e-5)
-    # Resumed with a larger budget it continues; it does not start again.
-    assert tune([*place, "--resume", "study.trials=7"]) == 0
-    after = open_database(folder).get_trials()
-    assert [t.params for t in after[:5]] == [t.params for t in trials]
-    assert len(after) == 7
 
 
-def test_a_trial_that_diverges_is_a_failed_trial_and_the_study_goes_on(
+def test_a_trial_that_diverges_is_a_failed_one_and_the_command_at_the_end_repeats_the_best(
     small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = write_study(
@@ -88,12 +83,20 @@ def test_a_trial_that_diverges_is_a_failed_trial_and_the_study_goes_on(
         },
     )
     assert tune([str(file), f"storage={tmp_path}", "name=wild", "--json"]) == 0
-    capfd.readouterr()
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
     trials = open_database(tmp_path / "wild").get_trials()
     by_rate = {(t.params["optim.lr"], t.state.name) for t in trials}
     assert by_rate == {(3e-3, "COMPLETE"), (1e30, "FAIL")}
     failed = next(t for t in trials if t.state.name == "FAIL")
     assert "diverged" in failed.user_attrs["reason"]
+
+    python, option, module, *arguments = shlex.split(result["command"])
+    assert (python, option, module) == ("python", "-m", "mbti_ray.train")
+    assert train([*arguments, "--json"]) == 0
+    again = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert again["scores"] == result["scores"]
+    weights = [Path(a["bundle"], "model.safetensors").read_bytes() for a in (result, again)]
+    assert weights[0] == weights[1]
 
 
 def test_a_trial_of_two_workers_trains_through_torchtrainer(
@@ -116,23 +119,6 @@ def test_a_trial_of_two_workers_trains_through_torchtrainer(
     # Each is a run of its own; a person finds it by its study.
     runs = ray.get(get_state_actor().get_train_runs.remote()).values()
     assert "wide/trials/trial-0000/checkpoints" in {run.name for run in runs}
-
-
-def test_the_command_that_a_study_ends_with_repeats_its_best_run(
-    small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    file = write_study(
-        tmp_path / "again.yaml", small_file, study={"trials": 2, "scheduler": "none"}
-    )
-    assert tune([str(file), f"storage={tmp_path}", "name=first", "--json"]) == 0
-    result = json.loads(capfd.readouterr().out.splitlines()[-1])
-    python, option, module, *arguments = shlex.split(result["command"])
-    assert (python, option, module) == ("python", "-m", "mbti_ray.train")
-    assert train([*arguments, "--json"]) == 0
-    again = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert again["scores"] == result["scores"]
-    weights = [Path(a["bundle"], "model.safetensors").read_bytes() for a in (result, again)]
-    assert weights[0] == weights[1]
 
 
 def test_several_objectives_end_with_a_front_and_several_seeds_with_their_mean(

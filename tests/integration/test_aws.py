@@ -12,7 +12,7 @@ from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.commands import _bootstrap_config
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_NODE_NAME
 
-pytestmark = pytest.mark.contracts
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mbti_ray.config import load_run
+from mbti_ray.config import RunConfig
 from mbti_ray.data.dataset import prepare_dataset
 
 pytestmark = pytest.mark.integration
@@ -22,15 +23,15 @@ from mbti_ray.data.dataset import prepare_dataset
 os.umask(0o027)
 print("ready", flush=True)
 sys.stdin.readline()
-data = prepare_dataset(load_run("quick"), Path(sys.argv[1]))
+data = prepare_dataset(load_run("quick", [f"data.source={sys.argv[2]}"]), Path(sys.argv[1]))
 print(data.key, {name: windows.row_count for name, windows in data.splits.items()})
 """
 
 
 def test_commands_that_prepare_the_same_data_at_once_share_one_folder_with_modes_of_the_umask(
-    tmp_path: Path,
+    small_file: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", PREPARE, str(tmp_path)]
+    command = [sys.executable, "-c", PREPARE, str(tmp_path), str(small_file)]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -53,9 +54,9 @@ def test_commands_that_prepare_the_same_data_at_once_share_one_folder_with_modes
 
 
 def test_a_dataset_that_nobody_has_used_for_a_month_is_deleted_by_the_next_new_one(
-    tmp_path: Path,
+    quick: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    config = load_run("quick")
+    config = quick()
     used = tmp_path / prepare_dataset(config, tmp_path).key
     unused = tmp_path / "0123456789abcdef"
     unused.mkdir()
@@ -64,5 +65,5 @@ def test_a_dataset_that_nobody_has_used_for_a_month_is_deleted_by_the_next_new_o
         long_ago = time.time() - 31 * 86400
         os.utime(folder, (long_ago, long_ago))
     prepare_dataset(config, tmp_path)
-    new = tmp_path / prepare_dataset(load_run("quick", ["seed=5"]), tmp_path).key
+    new = tmp_path / prepare_dataset(quick("seed=5"), tmp_path).key
     assert set(tmp_path.iterdir()) == {used, new}

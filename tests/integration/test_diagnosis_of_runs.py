@@ -42,15 +42,21 @@ def people() -> Labelled:
     return [of_type[mbti_type][place] for place in range(60) for mbti_type in TYPES]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where users that several runs train on are prepared once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def diagnosed(tmp_path: Path) -> RunOf:
+def diagnosed(tmp_path: Path, cache: Path) -> RunOf:
     """Trains the quick preset on the given users and diagnoses the run."""
 
     def train(users: Labelled, *overrides: str) -> Diagnosed:
         source = tmp_path / "people.csv"
         write_users(source, users)
         config = load_run("quick", [f"data.source={source}", "data.val_share=0.2", *overrides])
-        return config, diagnose(config, history_of(config, tmp_path / "cache"))
+        return config, diagnose(config, history_of(config, cache))
 
     return train
 
@@ -186,18 +192,18 @@ def nearly_one_type(path: Path) -> str:
 
 
 def test_a_majority_that_hides_a_perfect_ranking_is_imbalance_and_not_underfitting(
-    tmp_path: Path,
+    tmp_path: Path, cache: Path
 ) -> None:
     source = nearly_one_type(tmp_path / "people.csv")
     config = load_run("quick", [source, "fit.epochs=8", "optim.warmup_steps=2"])
-    history = history_of(config, tmp_path / "cache")
+    history = history_of(config, cache)
     assert max(record["val"]["auroc_ei"] for record in history) == 1
     findings = diagnose(config, history)
     assert named(findings) == {("imbalance", key) for key in ("ei", "sn", "tf", "jp")}
     assert any("AUROC 1.00" in finding.evidence for finding in findings)
     assert all(finding.tries["loss.pos_weight"] == "balanced" for finding in findings)
     balanced = override(config, {"loss.pos_weight": "balanced"})
-    history = history_of(balanced, tmp_path / "cache")
+    history = history_of(balanced, cache)
     assert max(record["val"]["acc_total"] for record in history) == 1
     assert diagnose(balanced, history) == []
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,21 +68,31 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def maps() -> Iterator[dict[int, ProcessMap]]:
+    """Over one, two and three processes, which are started once."""
+    with ProcessMap(1) as one, ProcessMap(2) as two, ProcessMap(3) as three:
+        yield {1: one, 2: two, 3: three}
+
+
 @pytest.mark.parametrize("changes", CASES, ids=" ".join)
 def test_one_two_and_three_processes_prepare_the_same_to_the_last_byte(
-    changes: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: list[str],
+    maps: dict[int, ProcessMap],
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = load_run("quick", [f"data.source={file}", *changes])
     found = []
     for processes, batch in ((1, 2**20), (1, 300), (2, 4000), (3, 1000)):
         monkeypatch.setattr(sources, "_BATCH_CHARS", batch)
         monkeypatch.setattr(examples, "_POSTS_AT_ONCE", max(10, batch // 20))
-        with ProcessMap(processes) as map_batches:
-            cache = tmp_path / f"{processes}-{batch}"
-            data = prepare_dataset(config, cache, map_batches=map_batches)
-            store = PostStore(tmp_path / "posts.arrow")
-            source = load_users(config.data, store=store, map_batches=map_batches)
-            statistics = audit(config, source, map_batches=map_batches)
+        cache, map_batches = tmp_path / f"{processes}-{batch}", maps[processes]
+        data = prepare_dataset(config, cache, map_batches=map_batches)
+        store = PostStore(tmp_path / "posts.arrow")
+        source = load_users(config.data, store=store, map_batches=map_batches)
+        statistics = audit(config, source, map_batches=map_batches)
         files = sorted(path for path in cache.rglob("*") if path.is_file())
         found.append((data.info, statistics, [path.read_bytes() for path in files]))
     assert len(found[0][0].bad) == 5
@@ -89,14 +100,14 @@ def test_one_two_and_three_processes_prepare_the_same_to_the_last_byte(
 
 
 def test_bad_rows_are_refused_alike_in_any_number_of_processes(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    maps: dict[int, ProcessMap], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "_BATCH_CHARS", 2000)
     config = load_run("quick", [f"data.source={file}", "data.max_bad_share=0.001"])
     messages = set()
     for processes in (1, 2):
-        with ProcessMap(processes) as map_batches, pytest.raises(DataError) as caught:
-            prepare_dataset(config, tmp_path / "cache", map_batches=map_batches)
+        with pytest.raises(DataError) as caught:
+            prepare_dataset(config, tmp_path / "cache", map_batches=maps[processes])
         messages.add(str(caught.value))
     assert len(messages) == 1
     assert "5 of 905 rows are bad" in messages.pop()

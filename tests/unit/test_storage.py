@@ -149,13 +149,6 @@ def test_wrong_credentials_are_refused_with_where_they_come_from(server: Server)
     assert said.endswith("check the credentials (AWS_ACCESS_KEY_ID, a profile, a role)")
 
 
-@pytest.mark.usefixtures("server")
-def test_a_store_that_does_not_answer_is_refused_with_where_it_was_looked_for() -> None:
-    said = refusal("s3://bucket/runs?endpoint_override=127.0.0.1:9&scheme=http&region=x")
-    assert "NETWORK_CONNECTION" in said
-    assert said.endswith("check the network, and AWS_ENDPOINT_URL where it is set")
-
-
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
