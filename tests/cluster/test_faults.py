@@ -42,7 +42,7 @@ def assert_ended_as(folder: Path, undisturbed: Undisturbed) -> None:
     assert [r["val"] for r in records_of(folder)] == [r["val"] for r in undisturbed.records]
 
 
-def test_sigterm_saves_and_stops_and_the_resumed_run_skips_a_damaged_checkpoint(
+def test_a_run_that_is_stopped_and_loses_a_checkpoint_and_its_worker_ends_as_undisturbed(
     when: When,
     small_file: Path,
     tmp_path: Path,
@@ -51,41 +51,36 @@ def test_sigterm_saves_and_stops_and_the_resumed_run_skips_a_damaged_checkpoint(
 ) -> None:
     folder = tmp_path / "asked"
     asking = when(lambda: len(epochs_of(folder)) >= 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert train(arguments(small_file, tmp_path, "asked")) == 143
+    assert train(arguments(small_file, tmp_path, "asked", "fit.checkpoint_steps=20")) == 143
     asking.join()
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert "stopped as requested after step" in error
     assert error.endswith("its checkpoint is saved, --resume continues from it")
-    assert len(epochs_of(folder)) < EPOCHS
+    stopped_in = len(epochs_of(folder))
+    assert stopped_in < EPOCHS - 2
     assert not (folder / "bundle").exists()
     # A stop is no failure, for which Ray would start the workers again.
     assert attempts_of("asked/checkpoints") == [1]
+
     newest, before, *_ = checkpoints_under(folder / "checkpoints")
     with (newest / "model.safetensors").open("r+b") as file:
         file.truncate(1000)
-    assert train(["--resume", f"storage={tmp_path}", "name=asked"]) == 0
-    assert_ended_as(folder, undisturbed)
-    (note,) = [line for line in capfd.readouterr().out.splitlines() if "is damaged" in line]
-    assert note.startswith(f"{newest}: checkpoint is damaged")
-    assert note.endswith("resuming from the one before it")
-    assert before.name != newest.name
-
-
-def test_a_run_whose_worker_is_killed_ends_like_the_undisturbed_one(
-    when: When, small_file: Path, tmp_path: Path, undisturbed: Undisturbed
-) -> None:
-    folder = tmp_path / "killed"
     killed: list[int] = []
 
     def kill_the_worker() -> None:
         killed.extend(descendants("ray::RayTrainWorker"))
         os.kill(killed[0], signal.SIGKILL)
 
-    killing = when(lambda: len(epochs_of(folder)) >= 3, kill_the_worker)
-    assert train(arguments(small_file, tmp_path, "killed", "fit.checkpoint_steps=5")) == 0
+    killing = when(lambda: len(epochs_of(folder)) >= stopped_in + 2, kill_the_worker)
+    assert train(["--resume", f"storage={tmp_path}", "name=asked"]) == 0
     killing.join()
     assert len(killed) == 1
+    assert attempts_of("asked/checkpoints") == [1, 2]
     assert_ended_as(folder, undisturbed)
+    (note,) = [line for line in capfd.readouterr().out.splitlines() if "is damaged" in line]
+    assert note.startswith(f"{newest}: checkpoint is damaged")
+    assert note.endswith("resuming from the one before it")
+    assert before.name != newest.name
 
 
 @pytest.mark.parametrize("epochs", [pytest.param(0, marks=pytest.mark.long), 2])

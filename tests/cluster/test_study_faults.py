@@ -174,6 +174,7 @@ def test_a_database_that_is_held_for_a_while_loses_nothing(
     assert all([e[0] for e in r.evaluations] == [1, 2, 3] for r in records(folder))
 
 
+@pytest.mark.long
 def test_a_full_disk_is_said_in_a_line_and_the_study_goes_on_where_there_is_room(
     study_file: Path,
     disk: Callable[[int], Path],

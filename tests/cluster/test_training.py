@@ -116,6 +116,7 @@ def test_more_workers_than_cpus_are_refused_in_one_line_with_nothing_written(
     assert not (tmp_path / "many").exists()
 
 
+@pytest.mark.long
 def test_a_run_that_diverges_is_not_retried_and_reports_what_to_change(
     small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
