@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +45,14 @@ def timeless(lines: list[Any]) -> list[Any]:
     return [{k: v for k, v in line.items() if k not in ("seconds", "speed")} for line in lines]
 
 
-def test_a_tiny_encoder_memorizes_32_texts(short: Build, short_data: Dataset) -> None:
-    few = short_data.splits["train"]
+def test_a_tiny_encoder_memorizes_32_texts(quick: Build, data: Dataset) -> None:
+    few = data.splits["train"]
     small = Windows(
         few.table.slice(0, int(np.searchsorted(few.row_index, 32))), few.rows.slice(0, 32)
     )
     assert small.row_count == 32
-    memorized = replace(short_data, splits={**short_data.splits, "train": small})
-    config = short("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
+    memorized = Dataset({**data.splits, "train": small}, data.tokenizer, data.info, data.folder)
+    config = quick("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
     worker = Worker()
     run(config, memorized, worker)
     assert worker.records[-1]["train"]["loss"] < 0.05
