@@ -133,8 +133,12 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import mbti_ray.on_ray  # noqa: F401  # sets what Ray reads when it is imported
 
     ray = pytest.importorskip("ray")
-    # Nobody takes this machine away: a process less for each run.
-    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+    os.environ |= {
+        # At Ray's niceness of 15 its workers would wait for the other process of the tests.
+        "RAY_worker_niceness": "0",
+        # Nobody takes this machine away: a process less for each run.
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    }
     # Metrics every second, not every ten.
     ray.init(
         num_cpus=2,

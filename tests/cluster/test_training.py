@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -15,7 +15,7 @@ from long_run import epochs_of
 from processes import descendants
 
 from mbti_ray import MBTIClassifier
-from mbti_ray.config import RunConfig
+from mbti_ray.config import load_run
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
@@ -24,54 +24,10 @@ from mbti_ray.train import main as train
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
-Build = Callable[..., RunConfig]
 
-
-def test_two_elastic_workers_of_which_one_is_killed_train_one_run_to_a_bundle_that_serves(
-    when: Callable[..., threading.Thread],
-    small_file: Path,
-    tmp_path: Path,
-    quick: Build,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    settings = ["model.dropout=0", "fit.epochs=4", "fit.patience=null", "scoring.calibrate=false"]
-    place = [f"storage={tmp_path}", f"data.source={small_file}", "name=two", "--json"]
-    folder = tmp_path / "two"
-    killing = when(
-        lambda: len(epochs_of(folder)) >= 2,
-        lambda: os.kill(descendants("ray::RayTrainWorker")[1], signal.SIGKILL),
-    )
-    elastic = ["fit.monitor=loss", "scaling.workers=[1,2]", "scaling.cpus=1"]
-    assert train(["quick", *elastic, *settings, *place]) == 0
-    killing.join()
-    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert {p.name for p in folder.iterdir()} >= {
-        "config.yaml",
-        "metrics.jsonl",
-        "scores.json",
-        "checkpoints",
-        "bundle",
-    }
-    # It cost the steps since the checkpoint.
-    assert epochs_of(folder) == [1, 2, 3, 4]
-    assert json.loads((folder / "scores.json").read_text("utf-8")) == answer["scores"]
-    # The same run without Ray and with one worker: every row counted once, the same gradients.
-    config = quick(*settings)
-    data = prepare_dataset(config, tmp_path / "cache-of-one")
-    alone = run(config, data, Worker())
-    assert answer["scores"]["test"] == pytest.approx(alone.test, abs=1e-4)
-    assert answer["scores"]["test"]["rows"] == data.splits["test"].row_count
-    assert Predictor.load(folder / "bundle").info["scores"]["test"] == answer["scores"]["test"]
-    # The name exists now.
-    assert train(["quick", *place]) == 2
-    assert "--resume continues it" in capfd.readouterr().err
-    assert train(["--resume", "optim.lr=1", *place[0:1], "name=two"]) == 2
-    assert "optim.lr: 0.003 -> 1.0" in capfd.readouterr().err
-
-
-def test_fit_trains_a_data_frame_and_its_metrics_reach_ray_s_exporter(
-    small_file: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def exported() -> Iterator[set[str]]:
+    """The metrics of a run called `two` that Ray's exporter has shown so far."""
     import ray
 
     (node,) = [node for node in ray.nodes() if node["Alive"]]
@@ -83,25 +39,74 @@ def test_fit_trains_a_data_frame_and_its_metrics_reach_ray_s_exporter(
         while not ended.wait(0.5):
             lines = httpx.get(url).text.splitlines()
             seen.update(
-                line.partition("{")[0] for line in lines if 'run="seen"' in line and "mbti_" in line
+                line.partition("{")[0] for line in lines if 'run="two"' in line and "mbti_" in line
             )
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    settings = {"fit.epochs": 12, "fit.patience": None, "scaling.cpus": 1}
-    place = {"storage": str(tmp_path), "name": "seen"}
-    classifier = MBTIClassifier.fit(pd.read_csv(small_file), settings={**settings, **place})
+    yield seen
+    ended.set()
+    watcher.join()
+
+
+def test_fit_on_two_elastic_workers_of_which_one_is_killed_is_the_run_of_one_without_ray(
+    when: Callable[..., threading.Thread],
+    small_file: Path,
+    tmp_path: Path,
+    exported: set[str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "two"
+    killing = when(
+        lambda: len(epochs_of(folder)) >= 2,
+        lambda: os.kill(descendants("ray::RayTrainWorker")[1], signal.SIGKILL),
+    )
+    settings = {
+        "model.dropout": 0,
+        "fit.epochs": 4,
+        "fit.patience": None,
+        "fit.monitor": "loss",
+        "scoring.calibrate": False,
+    }
+    place = {"storage": str(tmp_path), "name": "two"}
+    scaling = {"scaling.workers": [1, 2], "scaling.cpus": 1}
+    frame = pd.read_csv(small_file)
+    classifier = MBTIClassifier.fit(frame, settings={**settings, **scaling, **place})
+    killing.join()
+    assert {p.name for p in folder.iterdir()} >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "scores.json",
+        "checkpoints",
+        "bundle",
+    }
+    # It cost the steps since the checkpoint.
+    assert epochs_of(folder) == [1, 2, 3, 4]
+    scores = json.loads((folder / "scores.json").read_text("utf-8"))
+    # Every row counted once, the same gradients.
+    (saved,) = (tmp_path / "frames").iterdir()
+    values = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value != "loss"]
+    config = load_run("quick", [f"data.source={saved}", "fit.monitor=loss", *values])
+    data = prepare_dataset(config, tmp_path / "cache-of-one")
+    alone = run(config, data, Worker())
+    assert scores["test"] == pytest.approx(alone.test, abs=1e-4)
+    assert scores["test"]["rows"] == data.splits["test"].row_count
+    assert Predictor.load(folder / "bundle").info["scores"]["test"] == scores["test"]
+    assert saved.name in repr(classifier)
+    again = MBTIClassifier.from_pretrained(folder)
+    assert again.predict_proba("a quiet book").equal(classifier.predict_proba("a quiet book"))
     # What has ended stays for a while.
     for _ in range(40):
-        if seen:
+        if exported:
             break
         time.sleep(0.5)
-    ended.set()
-    assert {"ray_mbti_val_accuracy", "ray_mbti_train_tokens_per_second"} <= seen
-    (frame,) = (tmp_path / "frames").iterdir()
-    assert frame.name in repr(classifier)
-    again = MBTIClassifier.from_pretrained(tmp_path / "seen")
-    assert again.predict_proba("a quiet book").equal(classifier.predict_proba("a quiet book"))
+    assert {"ray_mbti_val_accuracy", "ray_mbti_train_tokens_per_second"} <= exported
+    # The name exists now.
+    capfd.readouterr()
+    assert train(["quick", f"data.source={small_file}", f"storage={tmp_path}", "name=two"]) == 2
+    assert "--resume continues it" in capfd.readouterr().err
+    assert train(["--resume", "optim.lr=1", f"storage={tmp_path}", "name=two"]) == 2
+    assert "optim.lr: 0.003 -> 1.0" in capfd.readouterr().err
 
 
 def test_more_workers_than_cpus_are_refused_in_one_line_with_nothing_written(
