@@ -20,6 +20,9 @@ same precision and in the same minute, counting only what real tokens need. Need
 'mbti_ray[bench,minilm]'`. The last line is one JSON object: vs_hf, vs_hf_grouped, vs_hf_default,
 vs_lightning (of real tokens a second), padding_share, matmul_share, bf16_vs_fp32_at_256 (our speed
 on windows of 256 tokens; null without bf16 in hardware), and texts_s of each side.
+
+All sides of 640 windows take about 95 s a repeat on two cores. Where the machine is alone for less,
+`--sides hf hf_grouped --cache DIR` measures some of them against ours, without the last of these.
 """
 
 import argparse
@@ -197,6 +200,7 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=1600)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--cache", type=Path, help="where the prepared data stays; default: not")
     parser.add_argument("--quick", action="store_true", help="fewer windows, three repeats")
     parser.add_argument("--output", type=Path, help="default: train.json, or train_quick.json")
     options = parser.parse_args()
@@ -227,18 +231,19 @@ def main() -> int:
             "optim.warmup_steps=0",
         ],
     )
-    with tempfile.TemporaryDirectory() as cache:
-        data = prepare_dataset(config, Path(cache))
+    is_whole = options.sides == list(SIDES)
+    with tempfile.TemporaryDirectory() as temporary:
+        data = prepare_dataset(config, options.cache or Path(temporary))
         task = Task(config, some_windows(data, options.windows, seed=0), device)
         warm_up = Task(config, some_windows(data, WARM_UP_WINDOWS, seed=1), device)
         measured = measure(task, warm_up, options.repeats, options.sides)
-        few = some_windows(data, WARM_UP_WINDOWS, seed=1)
-        long = Task(config, long_windows(few, 64, 256), device)
-        at_256 = bf16_vs_fp32(long, 3)
+        long = Task(config, long_windows(warm_up.data, 64, 256), device)
+        at_256 = bf16_vs_fp32(long, 3) if is_whole else None
     result = {"precision": precision, **summary(task, measured), "bf16_vs_fp32_at_256": at_256}
     raw = {
         "command": f"python benchmarks/train.py --source {options.source and options.source.name}"
-        f" --windows {options.windows} --repeats {options.repeats}",
+        f" --windows {options.windows} --repeats {options.repeats}"
+        + ("" if is_whole else f" --sides {' '.join(options.sides[1:])}"),
         "machine": machine(device),
         "load_before": load,
         "encoder": options.encoder,

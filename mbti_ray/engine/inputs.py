@@ -27,6 +27,7 @@ from mbti_ray.model.classifier import (
     set_trainable,
     use_packed_attention,
 )
+from mbti_ray.model.cpu_dropout import use_cpu_dropout
 from mbti_ray.model.packed_attention import varlen_problem
 
 Dtype = torch.dtype | None
@@ -55,8 +56,10 @@ class Inputs:
         if self._is_packed:
             use_packed_attention(model)
             self._note_fallback()
-        elif worker.device.type == "cpu" and dtype == torch.bfloat16 and not config.fit.compile:
-            replace_attention(model)
+        if worker.device.type == "cpu" and not config.fit.compile:
+            use_cpu_dropout(model.encoder)
+            if dtype == torch.bfloat16:
+                replace_attention(model)
 
     @property
     def _is_packed(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-_LEVELS = 2**16
+from mbti_ray.model.cpu_dropout import drop
 
 
 def attend(
@@ -35,13 +35,4 @@ def attend(
         lowest = torch.finfo(scores.dtype).min
         scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, lowest)
     weights = scores.softmax(-1)
-    return (_drop(weights, dropout) if dropout else weights) @ value
-
-
-def _drop(weights: Tensor, dropout: float) -> Tensor:
-    """Dropout with 16 random bits an element, of which a draw has 64."""
-    cut = round(dropout * _LEVELS)
-    draws = torch.empty(-(-weights.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    bits = draws.view(torch.int16)[: weights.numel()].view(weights.shape)
-    kept = (bits >= cut - _LEVELS // 2).to(weights.dtype)
-    return weights * (kept * (_LEVELS / (_LEVELS - cut)))
+    return (drop(weights, dropout) if dropout else weights) @ value

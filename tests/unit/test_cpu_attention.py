@@ -1,10 +1,12 @@
-"""Attention for training in bfloat16 on a CPU is that of torch, dropout included."""
+"""Attention and dropout for training on a CPU are those of torch."""
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mbti_ray.model.cpu_attention import attend
+from mbti_ray.model.cpu_dropout import drop, use_cpu_dropout
 
 B, A, T, D = 3, 2, 9, 8
 MASKS = {
@@ -72,3 +74,34 @@ def test_float32_is_left_to_torch(dropout: float) -> None:
     expected = scaled_dot_product_attention(*rows, MASKS["padding"], dropout)
     torch.manual_seed(3)
     assert torch.equal(attend(*rows, MASKS["padding"], dropout=dropout), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_dropout_drops_its_share_and_scales_the_rest_and_its_gradient(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = torch.ones(4001, 25, dtype=dtype, requires_grad=True)
+    dropped = drop(values, 0.1)
+    dropped.sum().backward()
+    assert dropped.dtype == dtype
+    assert torch.equal(dropped, values.grad)
+    kept = nn.functional.dropout(values.detach(), 0.1).max().item()
+    assert dropped.unique().tolist() == pytest.approx([0, kept], rel=1e-4)
+    assert (dropped == 0).float().mean() == pytest.approx(0.1, abs=0.003)
+    # 64 random bits serve four elements, which must not depend on each other.
+    fours = (dropped.detach().flatten()[:100_000].view(-1, 4) == 0).float()
+    assert fours.mean(0).tolist() == pytest.approx([0.1] * 4, abs=0.01)
+    assert torch.corrcoef(fours.T).triu(1).abs().max() < 0.03
+
+
+def test_the_dropout_of_an_encoder_is_seeded_by_torch_and_off_in_evaluation() -> None:
+    encoder = nn.Sequential(nn.Dropout(0.5))
+    use_cpu_dropout(encoder)
+
+    def once(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return encoder(torch.ones(64))
+
+    assert torch.equal(once(1), once(1))
+    assert not torch.equal(once(1), once(2))
+    encoder.eval()
+    assert torch.equal(once(1), torch.ones(64))
