@@ -37,7 +37,7 @@ def exported() -> Iterator[set[str]]:
 
     def watch() -> None:
         while not ended.wait(0.5):
-            lines = httpx.get(url).text.splitlines()
+            lines = httpx.get(url, timeout=60).text.splitlines()
             seen.update(
                 line.partition("{")[0] for line in lines if 'run="two"' in line and "mbti_" in line
             )
