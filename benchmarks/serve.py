@@ -152,7 +152,8 @@ def measure_posts(options: argparse.Namespace, folder: Path, record: Figures) ->
     found: dict[str, list[Figures]] = {"windows": [], "posts": []}
     for repeat in range(options.repeats):
         for reader in found if repeat % 2 == 0 else reversed(found):
-            bundle = build_bundle(options.source, folder / reader, f"model.reader={reader}")
+            words = f"model.reader={reader}"
+            bundle = build_bundle(options.source, folder / reader, words, is_exported=False)
             log = folder / "log.txt"
             side = Side("torch", bundle, log, options=options.serve)
             try:

@@ -35,8 +35,8 @@ _TITLES = {
 }
 
 
-def build_bundle(source: str, folder: Path, *overrides: str, seed: int = 0) -> Path:
-    """A bundle of the preset minilm with fresh heads, with its exports, unless it is there."""
+def build_bundle(source: str, folder: Path, *overrides: str, is_exported: bool = True) -> Path:
+    """A bundle of the preset minilm with fresh heads, unless it is there."""
     if folder.exists():
         return folder
     config = load_run("minilm", [f"data.source={source}", *overrides])
@@ -44,11 +44,12 @@ def build_bundle(source: str, folder: Path, *overrides: str, seed: int = 0) -> P
     write_bundle(
         folder,
         config=config,
-        model=build_model(config.model, vocabulary=len(data.tokenizer), seed=seed),
+        model=build_model(config.model, vocabulary=len(data.tokenizer), seed=0),
         data=data,
         scores={},
     )
-    export_onnx(folder)
+    if is_exported:
+        export_onnx(folder)
     return folder
 
 

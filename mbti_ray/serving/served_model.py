@@ -271,7 +271,9 @@ def warm_up(predictor: Predictor, executor: Executor, config: ServeConfig) -> fl
 
 def _forward(predictor: Predictor, windows: Sequence[TokenIds], threads: int) -> Tensor:
     """Outputs on the CPU: the copy waits for a GPU here, in the executor, not in the event loop."""
-    torch.set_num_threads(threads)
+    if torch.get_num_threads() != threads:
+        # Each call also throws away what oneDNN has compiled.
+        torch.set_num_threads(threads)
     return predictor.forward(windows).cpu()
 
 
