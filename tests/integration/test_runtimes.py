@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -94,6 +95,20 @@ def test_int8_differs_from_float32_and_is_smaller(exported: Path) -> None:
     runtimes = load_manifest(exported).runtimes
     assert runtimes["onnx-int8"].golden_gap > runtimes["onnx"].golden_gap
     assert runtimes["onnx-int8"].bytes < runtimes["onnx"].bytes
+
+
+def test_int8_leaves_products_of_activations_in_float32(exported: Path) -> None:
+    graph = onnx.load(str(exported / "onnx" / "model.int8.onnx")).graph
+    weights = {weight.name for weight in graph.initializer}
+    source = {name: node for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    quantized = [
+        [source[name].input[0] for name in node.input]
+        for node in products
+        if all(name in source and source[name].op_type == "DequantizeLinear" for name in node.input)
+    ]
+    assert 0 < len(quantized) < len(products)
+    assert all(weights & {*inputs} for inputs in quantized)
 
 
 def test_an_export_keeps_the_bundle_id_and_records_the_scores_of_each_runtime(

@@ -117,6 +117,7 @@ def _write_graph(bundle: Bundle, path: Path) -> None:
 
 
 def _quantize(bundle: Bundle, float32: Path, int8: Path) -> None:
+    import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -134,6 +135,10 @@ def _quantize(bundle: Bundle, float32: Path, int8: Path) -> None:
             ids = next(self.windows, None)
             return ids if ids is None else {"input_ids": ids, "attention_mask": ids >= 0}
 
+    graph = onnx.load(str(float32), load_external_data=False).graph
+    weights = {weight.name for weight in graph.initializer}
+    # Products of activations, in the attention, stay float32: they gain nothing by int8.
+    attention = [n.name for n in graph.node if n.op_type == "MatMul" and not weights & {*n.input}]
     quantize_static(
         str(float32),
         str(int8),
@@ -141,13 +146,11 @@ def _quantize(bundle: Bundle, float32: Path, int8: Path) -> None:
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         op_types_to_quantize=["MatMul"],
+        nodes_to_exclude=attention,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        # Products of weights only, whose results stay float32.
-        extra_options={
-            "MatMulConstBOnly": True,
-            "OpTypesToExcludeOutputQuantization": ["MatMul"],
-        },
+        # Results stay float32.
+        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
 
 
