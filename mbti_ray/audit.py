@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.text import Text
 
@@ -47,9 +46,8 @@ def _audit(options: argparse.Namespace) -> Result:
     from mbti_ray.data.users import load_users
     from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
 
-    with ProcessMap() as map_batches, TemporaryDirectory() as scratch:
-        store = PostStore(Path(scratch) / "posts.arrow")
-        source = load_users(config.data, store=store, map_batches=map_batches)
+    with ProcessMap() as map_batches:
+        source = load_users(config.data, store=PostStore(), map_batches=map_batches)
         with progress_bar("tokenizing", sum(len(row.posts) for row in source.rows)) as advance:
             found = audit(config, source, advance=advance, map_batches=map_batches)
     statistics = found.as_dict()

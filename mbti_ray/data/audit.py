@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.encoded_files import Encoding, count_tokens
+from mbti_ray.data.encoded_files import count_tokens
 from mbti_ray.data.examples import (
     Examples,
     Indices,
@@ -31,6 +31,7 @@ from mbti_ray.data.processes import MapBatches, map_here
 from mbti_ray.data.progress import ProgressCallback, no_progress
 from mbti_ray.data.sources import Source
 from mbti_ray.data.tokenizer import build_tokenizer
+from mbti_ray.data.word_tokenizer import WordTokenizer
 from mbti_ray.errors import DataError
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
@@ -218,10 +219,10 @@ def _tokens(
     """Lengths by post and by user; `offsets` are those of the users in the posts, in order."""
     everything = np.arange(len(examples))
     tokenizer = build_tokenizer(config.model.encoder, examples.all_texts(everything))
-    encoding = Encoding.of(tokenizer, config.model, max_windows=1)
+    count = partial(count_tokens, tokenizer=WordTokenizer.of(tokenizer))
     parts = ([*chain.from_iterable(examples.texts(part))] for part in examples.batches(everything))
     counts = []
-    for found in map_batches(partial(count_tokens, encoding=encoding), parts):
+    for found in map_batches(count, parts):
         counts.append(found)
         advance(len(found), "posts")
     by_post, starts = np.concatenate(counts), offsets[:-1]

@@ -5,8 +5,8 @@ models, ranks or Ray.
 """
 
 import json
-import tempfile
 import unicodedata
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.dataset_info import DatasetInfo
-from mbti_ray.data.encoded_files import EncodedFiles, Encoding, encode_batch
+from mbti_ray.data.encoded_files import EncodedBatch, encode_batch, read_splits, write_splits
 from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
     Examples,
     Indices,
     build_examples,
     count_shared,
+    number_persons,
     person_kind,
     resolve_split_by,
     split_examples,
@@ -35,19 +36,21 @@ from mbti_ray.data.mask import MASK_VERSION
 from mbti_ray.data.posts import PostStore, hash_parts
 from mbti_ray.data.processes import MapBatches, ProcessMap
 from mbti_ray.data.progress import ProgressCallback, no_progress
+from mbti_ray.data.readers import BUILTIN
 from mbti_ray.data.rows import BadRow
-from mbti_ray.data.sources import BUILTIN, Source, contents_of
+from mbti_ray.data.sources import Source, contents_of
 from mbti_ray.data.split import SPLITS
 from mbti_ray.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from mbti_ray.data.users import load_users
 from mbti_ray.data.windows import Windows
+from mbti_ray.data.word_tokenizer import WordTokenizer
 from mbti_ray.errors import DataError
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.local_cache import delete_unused, mark_used
 from mbti_ray.typology import DIMENSIONS, labels_of
 
 # Raise it when the contents of a cache folder, or how they are made, change.
-_FORMAT = 6
+_FORMAT = 7
 # What else decides how a text is read.
 _LIBRARIES = ("ftfy", "tokenizers")
 # Settings of `data` that the key has in another form, or that do not change the contents.
@@ -129,21 +132,15 @@ def prepare_dataset(
 
 
 def read_dataset(folder: Path, tokenizer: Tokenizer | None = None) -> Dataset:
-    """A dataset from its cache folder; the Arrow files are memory-mapped.
+    """A dataset from its cache folder; its files are memory-mapped.
 
     Args:
         tokenizer: The one in the folder, if it has been loaded already.
     """
     info = json.loads((folder / _INFO).read_text("utf-8"))
     info["bad"] = [BadRow(**bad) for bad in info["bad"]]
-    splits = {
-        name: Windows(
-            _read_arrow(folder / f"{name}.arrow"), _read_arrow(folder / f"{name}.rows.arrow")
-        )
-        for name in SPLITS
-    }
     tokenizer = tokenizer or load_tokenizer(folder / "tokenizer")
-    return Dataset(splits, tokenizer, DatasetInfo(**info), folder)
+    return Dataset(read_splits(folder, SPLITS), tokenizer, DatasetInfo(**info), folder)
 
 
 def require_both_poles(data: Dataset) -> None:
@@ -173,42 +170,45 @@ def _build(
     advance: ProgressCallback,
     map_batches: MapBatches,
 ) -> None:
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        store = PostStore(Path(scratch) / "posts.arrow")
-        source = load_users(config.data, store=store, map_batches=map_batches)
-        split_by = resolve_split_by(config, source)
-        examples = build_examples(config, source.rows, split_by)
-        members = split_examples(config, examples)
-        training_texts = examples.all_texts(members["train"])
-        tokenizer = pretrained or build_tokenizer(TINY, training_texts)
-        encoding = Encoding.of(tokenizer, config.model, max_windows=config.max_windows)
-        files = EncodedFiles(Path(scratch))
+    source = load_users(config.data, store=PostStore(folder), map_batches=map_batches)
+    split_by = resolve_split_by(config, source)
+    examples = build_examples(config, source.rows, split_by)
+    members = split_examples(config, examples)
+    training_texts = examples.all_texts(members["train"])
+    tokenizer = pretrained or build_tokenizer(TINY, training_texts)
+    encode = partial(
+        encode_batch,
+        tokenizer=WordTokenizer.of(tokenizer),
+        model=config.model,
+        max_windows=config.max_windows,
+    )
+
+    def encoded() -> Iterator[EncodedBatch]:
         parts = map(examples.texts, examples.batches(np.concatenate([*members.values()])))
-        for windows, truncated in map_batches(partial(encode_batch, encoding=encoding), parts):
-            files.append(windows, truncated)
-            advance(windows.row_count, "")
-        starts = np.cumsum([0, *map(len, members.values())]).tolist()
-        persons = examples.number_persons()
-        for (name, part), start in zip(members.items(), starts[:-1], strict=True):
-            files.write(name, folder, start, _rows_columns(examples, part, persons))
-        files.close()
-        held_out, shared = (0, 0) if config.data.trains_on_all else count_shared(examples, members)
-        info = DatasetInfo(
-            source=source.name,
-            fingerprint=source.fingerprint,
-            split_by=split_by,
-            person=person_kind(source.rows),
-            rows={name: len(part) for name, part in members.items()},
-            mask_version=MASK_VERSION if config.data.mask else 0,
-            mask_also=list(config.data.mask_also),
-            bad=source.bad,
-            repaired=source.repaired,
-            truncated=files.truncated,
-            held_out_posts=held_out,
-            shared_posts=shared,
-            notes=source.notes,
-            warnings=_warnings(source, held_out, shared),
-        )
+        for batch in map_batches(encode, parts):
+            advance(len(batch.texts), "")
+            yield batch
+
+    persons = number_persons(examples.persons)[examples.row]
+    columns = {name: _rows_columns(examples, part, persons) for name, part in members.items()}
+    truncated = write_splits(folder, encoded(), columns)
+    held_out, shared = (0, 0) if config.data.trains_on_all else count_shared(examples, members)
+    info = DatasetInfo(
+        source=source.name,
+        fingerprint=source.fingerprint,
+        split_by=split_by,
+        person=person_kind(source.rows),
+        rows={name: len(part) for name, part in members.items()},
+        mask_version=MASK_VERSION if config.data.mask else 0,
+        mask_also=list(config.data.mask_also),
+        bad=source.bad,
+        repaired=source.repaired,
+        truncated=truncated,
+        held_out_posts=held_out,
+        shared_posts=shared,
+        notes=source.notes,
+        warnings=_warnings(source, held_out, shared),
+    )
     tokenizer.save_pretrained(folder / "tokenizer")
     (folder / _INFO).write_text(json.dumps(info.as_dict()), "utf-8")
 
@@ -257,7 +257,3 @@ def _key(config: RunConfig, contents: str, tokenizer: Tokenizer | None) -> str:
         "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer else TINY,
     }
     return hash_parts(json.dumps(parts, sort_keys=True))
-
-
-def _read_arrow(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

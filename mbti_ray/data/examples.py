@@ -5,28 +5,28 @@ of file formats, tokens or tensors.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.groups import group_owners
+from mbti_ray.data.groups import contains, group_owners
 from mbti_ray.data.mask import most_mentioned
 from mbti_ray.data.posts import PostStore, StoredPosts, hash_parts
+from mbti_ray.data.readers import BUILTIN
 from mbti_ray.data.rows import Row, Shares
-from mbti_ray.data.sources import BUILTIN, Source, masking_of, store_rows
+from mbti_ray.data.sources import Source, store_rows
 from mbti_ray.data.split import SPLITS, assign_fold, assign_splits
 from mbti_ray.errors import DataError
 from mbti_ray.typology import TYPES
 
 Indices = NDArray[np.int64]
 # Posts whose texts are in memory at once.
-_POSTS_AT_ONCE = 8192
+_POSTS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ class Example:
 
     Attributes:
         texts: What the model reads: one text for each post, cleaned and masked.
-        group: Examples of one group are always in the same split.
         person: Who wrote it: the author if the source names one, else the user.
         mentioned: The type that the texts mention most often before masking, if any.
         number: `Row.number`.
@@ -45,7 +44,6 @@ class Example:
 
     texts: tuple[str, ...]
     mbti_type: str
-    group: str
     person: str
     mentioned: str | None
     number: int
@@ -54,7 +52,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Examples(Sequence[Example]):
+class Examples:
     """E examples with P posts, in the order of the source; their texts are read when asked for.
 
     Attributes:
@@ -83,15 +81,6 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.row)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        chosen = np.arange(len(self))[index]
-        examples = self.take(np.atleast_1d(chosen))
-        return examples if isinstance(index, slice) else examples[0]
-
     def __iter__(self) -> Iterator[Example]:
         for part in self.batches(np.arange(len(self))):
             yield from self.take(part)
@@ -102,7 +91,6 @@ class Examples(Sequence[Example]):
             Example(
                 texts=tuple(texts),
                 mbti_type=(row := self.rows[self.row[i]]).mbti_type or "",
-                group=self.groups[self.group[i]],
                 person=self.persons[self.row[i]],
                 mentioned=TYPES[self.mentioned[i]] if self.mentioned[i] >= 0 else None,
                 number=row.number,
@@ -147,11 +135,6 @@ class Examples(Sequence[Example]):
         types = [row.mbti_type or "" for row in self.rows]
         return [types[row] for row in self.row.tolist()]
 
-    def number_persons(self) -> NDArray[np.int32]:
-        """A number for the person of each, in the order of first occurrence: [E]."""
-        numbers = {person: k for k, person in enumerate(dict.fromkeys(self.persons))}
-        return np.array([numbers[person] for person in self.persons], np.int32)[self.row]
-
 
 def count_mentions(
     store: PostStore, column: str, places: Indices, offsets: Indices
@@ -170,14 +153,13 @@ def count_mentions(
 
 def resolve_split_by(config: RunConfig, source: Source) -> str:
     """`data.split_by`; for auto, author if the source names any, else user."""
-    if config.data.split_by != "auto":
-        return config.data.split_by
-    return person_kind(source.rows)
+    split_by = config.data.split_by
+    return person_kind(source.rows) if split_by == "auto" else split_by
 
 
 def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> Examples:
     """The examples in the rows, in the order of the source."""
-    rows = store_rows(rows, masking_of(config.data))
+    rows = store_rows(rows, config.data)
     parts = [row.posts for row in rows if isinstance(row.posts, StoredPosts)]
     store = parts[0].store if parts else PostStore()
     places = np.concatenate([np.zeros(0, np.int64), *(part.places for part in parts)])
@@ -191,7 +173,7 @@ def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> Exa
         offsets = np.arange(len(places) + 1)
     users = [""] * len(rows)
     if split_by == "user" or not all(row.author for row in rows):
-        users = [hash_parts("user", row.mbti_type or "", *row.posts) for row in rows]
+        users = [_user_key(row) for row in rows]
     persons = [f"author:{r.author}" if r.author else u for r, u in zip(rows, users, strict=True)]
     keys = store.numbers("key")[places]
     if split_by == "post":
@@ -200,8 +182,7 @@ def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> Exa
     else:
         given = users if split_by == "user" else persons
         names = [*dict.fromkeys(given)]
-        number = {name: k for k, name in enumerate(names)}
-        owners = np.array([number[name] for name in given], np.int64)[row]
+        owners = number_persons(given)[row].astype(np.int64)
     # Built-in users are drawn one by one: sentences that they share are templates, not copies.
     shared = slice(0) if config.data.source == BUILTIN else slice(None)
     text_owners = np.repeat(owners, np.diff(offsets))[shared]
@@ -215,15 +196,21 @@ def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> Exa
     )
 
 
+def _user_key(row: Row) -> str:
+    # Posts of several rows are in the order of the rows, which must not change the split.
+    posts = sorted(row.posts) if row.joined > 1 else row.posts
+    return hash_parts("user", row.mbti_type or "", *posts)
+
+
 def person_kind(rows: Sequence[Row]) -> str:
     """What counts as one person: author if any row names one, else user."""
     return "author" if any(row.author for row in rows) else "user"
 
 
-def number_persons(examples: Sequence[Example]) -> dict[str, int]:
+def number_persons(persons: Iterable[str]) -> NDArray[np.int32]:
     """A number for each person, in the order of first occurrence."""
-    persons = dict.fromkeys(example.person for example in examples)
-    return {person: number for number, person in enumerate(persons)}
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(person, len(numbers)) for person in persons], np.int32)
 
 
 def split_examples(config: RunConfig, examples: Examples) -> dict[str, Indices]:
@@ -278,4 +265,4 @@ def count_shared(
     keys = examples.store.numbers(column)[examples.places]
     train, val, test = (keys[examples.posts_of(members[name])] for name in SPLITS)
     held_out = np.concatenate([val, test])
-    return len(held_out), int(np.isin(held_out, train).sum())
+    return len(held_out), int(contains(np.sort(train), held_out).sum())

@@ -47,15 +47,19 @@ def group_owners(
         keys: The hash of each text's `text_key`: [P].
         is_long: Whether it has 64 letters and digits or more: [P].
     """
+    ordered = np.sort(keys)
+    is_repeated = contains(ordered[1:][ordered[1:] == ordered[:-1]], keys)
+    own = np.bincount(text_owners[~is_repeated], minlength=len(names))
+    keys, holders, is_long = keys[is_repeated], text_owners[is_repeated], is_long[is_repeated]
     # One line for each text and each owner who wrote it; equal texts are next to each other.
-    order = np.lexsort((text_owners, keys))
-    keys, holders, is_long = keys[order], text_owners[order], is_long[order]
+    order = np.lexsort((holders, keys))
+    keys, holders, is_long = keys[order], holders[order], is_long[order]
     is_first = np.ones(len(keys), bool)
     is_first[1:] = (keys[1:] != keys[:-1]) | (holders[1:] != holders[:-1])
     keys, holders, is_long = keys[is_first], holders[is_first], is_long[is_first]
     texts = np.cumsum(np.append(False, keys[1:] != keys[:-1])) if len(keys) else np.zeros(0, int)
     written_by = np.bincount(texts)[texts]
-    own = np.bincount(holders[written_by == 1], minlength=len(names))
+    own += np.bincount(holders[written_by == 1], minlength=len(names))
     is_own_enough = own[holders] + 1 <= np.maximum(1, _COMMON / written_by)
     sizes = np.bincount(owners, minlength=len(names))
     limit = max(len(owners) / 2, sizes.max(initial=0))
@@ -71,6 +75,14 @@ def group_owners(
         if np.count_nonzero(groups) >= 3 and groups.max() <= limit:
             break
     return group_of
+
+
+def contains(ordered: NDArray[np.uint64], values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which values are in an ordered array; unlike `np.isin` without copies of both."""
+    if not len(ordered):
+        return np.zeros(len(values), bool)
+    found: NDArray[np.bool_] = ordered[np.searchsorted(ordered[:-1], values)] == values
+    return found
 
 
 def _connect(first: NDArray[np.int64], second: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -15,9 +15,9 @@ import re
 import unicodedata
 from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 from mbti_ray.typology import TYPES
 
@@ -42,7 +42,7 @@ _NAMES = re.compile(
     rf"|(?P<first>{_WRITTEN})[A-Za-z]+"
     rf"|(?P<unsure>(?![Xx]{{4}})[IiEeXx][NnSsXx][TtFfXx][JjPpXx])[sS]?{_LAST}"
     rf"|(?P<spaced>[IiEe](?P<gap>[ ._·-]|\. )[NnSs](?P=gap)[TtFf](?P=gap)[JjPp]){_LAST}"
-    rf"|[A-Za-z]+?(?:(?P<last>{_WRITTEN})[sS]?{_LAST}"
+    rf"|(?=[A-Za-z]+?{_ANY_CASE})[A-Za-z]+?(?:(?P<last>{_WRITTEN})[sS]?{_LAST}"
     r"|(?P<inside>(?<![A-Z])[IE][NS][TF][JP](?![A-Z])|(?<=[a-z])[IE][ns][tf][jp](?=[A-Z])"
     r"|[ie][ns]f[jp]|[IE][NS]F[JP])[A-Za-z]*))"
 )
@@ -81,6 +81,8 @@ _URL = re.compile(
     r"|(?:[a-z0-9-]+\.)+(?:com|org|edu|gov)(?![\w@-])))"
 )
 _DOT_IN_WORD = re.compile(r"\.[A-Za-z]")
+# What every address has.
+_ADDRESS_CORE = re.compile(rf"://|(?i:www\.)|\.(?i:(?:{_ENDINGS})/|(?:com|org|edu|gov)(?![\w@-]))")
 _NOT_LETTER = re.compile("[^A-Za-z]")
 
 
@@ -106,18 +108,14 @@ def find_masked_spans(text: str, also: Sequence[str] = ()) -> list[MaskedSpan]:
     folded, places = _folded(text)
     found = [MaskedSpan(places(m.start()), places(m.end()), _LINK) for m in _addresses(folded)]
     if found:
-        folded, places = _folded(_blanked(text, found))
-    patterns = [(_TYPE, _NAMES), *((kind, _ALSO[kind]) for kind in also)]
-    for kind, pattern in patterns:
-        if pattern is _NAMES and not _may_name_a_type(folded):
-            continue
-        new = [
-            MaskedSpan(places(m.start()), places(m.end()), kind) for m in pattern.finditer(folded)
-        ]
-        if new:
+        folded, places = _folded(_masked(text, found, by=_blank))
+    for kind in (_TYPE, *also):
+        matches = _names(folded) if kind == _TYPE else [*_ALSO[kind].finditer(folded)]
+        if matches:
+            new = [MaskedSpan(places(m.start()), places(m.end()), kind) for m in matches]
             found = sorted([*found, *new], key=lambda h: h.start)
             # What is masked already must not match another kind.
-            folded, places = _folded(_blanked(text, found))
+            folded, places = _folded(_masked(text, found, by=_blank))
     return _with_seams(text, found)
 
 
@@ -131,7 +129,7 @@ def mask_text(text: str, also: Sequence[str] = ()) -> str:
     Args:
         also: Which of functions, temperaments and axes to mask, too.
     """
-    return _masked(text, find_masked_spans(text, also))
+    return _masked(text, find_masked_spans(text, also), by=_word)
 
 
 def type_mentions(text: str) -> list[str]:
@@ -142,17 +140,12 @@ def type_mentions(text: str) -> list[str]:
     """
     found: list[str] = []
     folded, _ = _folded(text)
-    for match in _NAMES.finditer(folded) if _may_name_a_type(folded) else ():
+    for match in _names(folded):
         named = next(match[group] for group in _GROUPS if match[group])
         named = _NOT_LETTER.sub("", named).upper()
         if named in TYPES:
             found.append(named)
     return found
-
-
-def mentions_in(posts: Sequence[str]) -> Counter[str]:
-    """How often each type is mentioned, in the order of first mention."""
-    return Counter(mention for post in posts for mention in type_mentions(post))
 
 
 def most_mentioned(mentions: Counter[str]) -> str | None:
@@ -162,15 +155,24 @@ def most_mentioned(mentions: Counter[str]) -> str | None:
 
 
 def _addresses(text: str) -> Iterator[re.Match[str]]:
-    may_hold = "://" in text or ("." in text and _DOT_IN_WORD.search(text))
-    return _URL.finditer(text) if may_hold else iter(())
+    if "://" not in text and not ("." in text and _DOT_IN_WORD.search(text)):
+        return
+    end = 0
+    for core in _ADDRESS_CORE.finditer(text):
+        if core.start() >= end:
+            # No address reaches over a space.
+            start, end = text.rfind(" ", end, core.start()) + 1, text.find(" ", core.end())
+            end = end if end >= 0 else len(text)
+            yield from _URL.finditer(text, start, end)
 
 
-def _may_name_a_type(folded: str) -> bool:
-    """False only for a text in which `_NAMES` finds nothing."""
+# Mentions are counted in the text that has just been masked.
+@lru_cache(maxsize=2)
+def _names(folded: str) -> list[re.Match[str]]:
     # Without other characters than ASCII, such as the gap "·", which may be between letters.
     letters = folded.encode("ascii", "ignore").translate(_LETTERS, _GAPS)
-    return b"1234" in letters or (b"x" in letters and _MAY_NAME.search(letters) is not None)
+    may_name = b"1234" in letters or (b"x" in letters and _MAY_NAME.search(letters))
+    return [*_NAMES.finditer(folded)] if may_name else []
 
 
 def _with_seams(text: str, hidden: list[MaskedSpan]) -> list[MaskedSpan]:
@@ -179,7 +181,7 @@ def _with_seams(text: str, hidden: list[MaskedSpan]) -> list[MaskedSpan]:
     "I_N_T_J.co/x" contains none, but "type.co/x" is one; it is masked as a whole.
     """
     while hidden:
-        folded, places = _folded(_masked(text, hidden))
+        folded, places = _folded(_masked(text, hidden, by=_word))
         found = [(places(m.start()), places(m.end())) for m in _addresses(folded)]
         if not found:
             break
@@ -208,41 +210,36 @@ def _word(hidden: MaskedSpan) -> str:
     return LINK_WORD if hidden.kind == _LINK else TYPE_WORD
 
 
-def _masked(text: str, hidden: Sequence[MaskedSpan]) -> str:
-    return _replaced(text, hidden, [_word(h) for h in hidden])
-
-
-def _blanked(text: str, hidden: Sequence[MaskedSpan]) -> str:
-    """The text with masked spans as slashes, which match no pattern of a word."""
-    return _replaced(text, hidden, ["/" * (h.end - h.start) for h in hidden])
-
-
-def _replaced(text: str, hidden: Sequence[MaskedSpan], words: Sequence[str]) -> str:
+def _masked(text: str, hidden: Sequence[MaskedSpan], *, by: Callable[[MaskedSpan], str]) -> str:
+    """The text with what is hidden replaced."""
     if not hidden:
         return text
     pieces, end = [], 0
-    for h, word in zip(hidden, words, strict=True):
-        pieces += [text[end : h.start], word]
+    for h in hidden:
+        pieces += [text[end : h.start], by(h)]
         end = h.end
     return "".join(pieces) + text[end:]
+
+
+def _blank(hidden: MaskedSpan) -> str:
+    """Slashes match no pattern of a word."""
+    return "/" * (hidden.end - hidden.start)
 
 
 class _Fold(dict[int, int | None]):
     """Each character as a tokenizer sees it, filled on first use; None: it is dropped."""
 
     def __missing__(self, code: int) -> int | None:
-        self[code] = self._of(code)
-        return self[code]
-
-    @staticmethod
-    def _of(code: int) -> int | None:
         character = chr(code)
-        if character.isspace():
-            return code
-        if unicodedata.category(character)[0] == "C" or unicodedata.category(character) == "Mn":
-            return None
+        category = unicodedata.category(character)
         base = [c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)]
-        return ord(base[0]) if len(base) == 1 else code
+        if character.isspace():
+            self[code] = code
+        elif category[0] == "C" or category == "Mn":
+            self[code] = None
+        else:
+            self[code] = ord(base[0]) if len(base) == 1 else code
+        return self[code]
 
 
 _FOLD = _Fold()
@@ -252,30 +249,16 @@ _FOLD = _Fold()
 _FOLDABLE = re.compile("[^\t-\r\x1c-~]+")
 
 
-def _fold_run(match: re.Match[str]) -> str:
-    return match.group().translate(_FOLD)
+@lru_cache(maxsize=1)
+def _kept(text: str) -> list[int]:
+    """The index of each character that folding keeps, and of the end."""
+    return [i for i, c in enumerate(text) if _FOLD[ord(c)] is not None] + [len(text)]
 
 
-class _Places:
-    """Maps an index in the folded text to the index in the text."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    @cached_property
-    def _kept(self) -> list[int]:
-        # Most texts have nothing to mask, and are not asked for.
-        return [i for i, c in enumerate(self._text) if _FOLD[ord(c)] is not None] + [
-            len(self._text)
-        ]
-
-    def __call__(self, place: int) -> int:
-        return self._kept[place]
-
-
-def _folded(text: str) -> "tuple[str, _Places | type[int]]":
+def _folded(text: str) -> tuple[str, Callable[[int], int]]:
     """The text as a tokenizer sees it, and a map of its indices to those of the text."""
     if text.isascii():
         return text, int
-    folded = _FOLDABLE.sub(_fold_run, text)
-    return folded, int if len(folded) == len(text) else _Places(text)
+    folded = _FOLDABLE.sub(lambda run: run.group().translate(_FOLD), text)
+    # Most texts have nothing to mask, and are not asked for.
+    return folded, int if len(folded) == len(text) else lambda place: _kept(text)[place]

@@ -33,6 +33,7 @@ class Row:
         author: Who wrote it, if the source says; an empty cell is None.
         id: The `id` column, if there is one.
         shares: The soft label: how far, from 0 to 1, it is E, N, T and J, if the source says.
+        joined: How many rows of the source it was joined from.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Row:
     author: str | None = None
     id: str | None = None
     shares: Shares | None = None
+    joined: int = 1
 
 
 @dataclass(frozen=True, slots=True)

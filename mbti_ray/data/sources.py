@@ -19,15 +19,13 @@ import pyarrow as pa
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.columns import ColumnMap
-from mbti_ray.data.posts import Masking, PostStore, StoredPosts, describe_posts
+from mbti_ray.data.posts import PostStore, StoredPosts, describe_posts
 from mbti_ray.data.processes import MapBatches, map_here
 from mbti_ray.data.readers import BUILTIN, Record, is_file_name, read_records
 from mbti_ray.data.rows import BadRow, Row, parse_row
 from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError
 from mbti_ray.typology import labels_of
-
-__all__ = ["BUILTIN", "BadRow", "Row", "Source", "read_source", "stream_rows"]
 
 # The first rows, by which a source is checked before work starts.
 _HEAD_ROWS = 1024
@@ -94,7 +92,7 @@ def read_source(
     if source == BUILTIN:
         rows = builtin_rows()[:first]
         if store is not None:
-            rows = store_rows(rows, masking_of(options), store)
+            rows = store_rows(rows, options, store)
         return Source(source, rows, [], 0)
     rows = []
     bad: list[BadRow] = []
@@ -146,25 +144,23 @@ def _parse_batch(
     if not is_stored:
         return parsed, None
     good = [row for row, _ in parsed if isinstance(row, Row)]
-    detached, posts = _detach(good, masking_of(options))
+    detached, posts = _detach(good, options)
     rows = iter(detached)
     return [(next(rows) if isinstance(r, Row) else r, was) for r, was in parsed], posts
 
 
-def masking_of(options: DataConfig) -> Masking:
-    return Masking(options.mask, options.mask_also)
-
-
-def store_rows(rows: Sequence[Row], masking: Masking, store: PostStore | None = None) -> list[Row]:
+def store_rows(
+    rows: Sequence[Row], options: DataConfig, store: PostStore | None = None
+) -> list[Row]:
     """The rows with their posts in a store; as they are if these are in one."""
     if rows and isinstance(rows[0].posts, StoredPosts):
         return [*rows]
-    return _attach(*_detach(rows, masking), store or PostStore())
+    return _attach(*_detach(rows, options), store or PostStore())
 
 
-def _detach(rows: Sequence[Row], masking: Masking) -> tuple[list[Row], pa.RecordBatch]:
+def _detach(rows: Sequence[Row], options: DataConfig) -> tuple[list[Row], pa.RecordBatch]:
     """The rows with the number of their posts in place of these, and the posts apart."""
-    posts = describe_posts([post for row in rows for post in row.posts], masking)
+    posts = describe_posts([post for row in rows for post in row.posts], options)
     return [replace(row, posts=range(len(row.posts))) for row in rows], posts  # type: ignore[arg-type]
 
 

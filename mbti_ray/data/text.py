@@ -17,6 +17,8 @@ from mbti_ray.errors import one_line
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # With the zero-width space, the word joiner and the BOM, but not the joiner inside emoji.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]+")
+# What ftfy calls bad has one of these; dashes, quotes and emoji alone never are.
+_SUSPICIOUS = re.compile("[\x80-\u200a\u2020-\u2025\u2027-\u25ff\uf8ff\ufb01\ufb02\ufffd]")
 # The words of scikit-learn: two or more letters, digits or underscores.
 _WORD = re.compile(r"\b\w\w+\b")
 _VISIBLE_ASCII = re.compile("[!-~]")
@@ -35,7 +37,7 @@ def repair_encoding(text: str) -> str:
     if text.isascii():
         return text
     text = _LONE_SURROGATE.sub(_decode_byte, text)
-    return str(ftfy.fix_encoding(text)) if is_bad(text) else text
+    return str(ftfy.fix_encoding(text)) if _SUSPICIOUS.search(text) and is_bad(text) else text
 
 
 def repaired_line(message: object, *, limit: int = 200) -> str:
@@ -50,8 +52,10 @@ def clean_text(text: str, *, is_repaired: bool = False) -> str:
         is_repaired: Whether `repair_encoding` has read it, which changes nothing a second time.
     """
     text = unicodedata.normalize("NFC", text if is_repaired else repair_encoding(text))
-    # No control character is printable, and most texts are.
-    return " ".join((text if text.isprintable() else _CONTROL.sub(" ", text)).split())
+    # Most texts are: no control character and no white space but " " is printable.
+    if text.isprintable():
+        return " ".join(text.split()) if "  " in text else text.strip()
+    return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def has_content(text: str) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder, safe_options
@@ -29,8 +28,6 @@ _TINY_TEXTS = 20_000
 _UNBOUNDED = 10**9
 # More than words have: a beginning of so many characters has more tokens than are read.
 _CHARACTERS_PER_TOKEN = 16
-# Not an attribute: tokenizers are pickled, and need not take their words along.
-_BY_WORD: "WeakKeyDictionary[Tokenizer, WordTokenizer]" = WeakKeyDictionary()
 
 
 def build_tokenizer(encoder: str, training_texts: Iterable[str]) -> Tokenizer:
@@ -64,25 +61,8 @@ def load_tokenizer(
     return tokenizer
 
 
-def by_word(tokenizer: Tokenizer) -> WordTokenizer:
-    """The same tokenizer as a `WordTokenizer`, made once."""
-    if tokenizer not in _BY_WORD:
-        _BY_WORD[tokenizer] = WordTokenizer(
-            tokenizer.backend_tokenizer.to_str(),
-            cls_token_id=tokenizer.cls_token_id,
-            sep_token_id=tokenizer.sep_token_id,
-        )
-    return _BY_WORD[tokenizer]
-
-
-def tokenize(tokenizer: Tokenizer | WordTokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text, without special tokens and without a length limit."""
-    words = tokenizer if isinstance(tokenizer, WordTokenizer) else by_word(tokenizer)
-    return words.tokenize(texts)
-
-
 def encode_rows(
-    tokenizer: Tokenizer | WordTokenizer,
+    tokenizer: WordTokenizer,
     rows: Sequence[Sequence[str]],
     model: ModelConfig,
     *,
@@ -95,7 +75,7 @@ def encode_rows(
     if model.truncation == "head":
         tokenized = _tokenize_beginnings(tokenizer, texts, max_tokens * max_windows)
     else:
-        tokenized = tokenize(tokenizer, texts)
+        tokenized = tokenizer.tokenize(texts)
     ids = dict(zip(texts, tokenized, strict=True))
     windows = (
         split(
@@ -111,7 +91,7 @@ def encode_rows(
 
 
 def _tokenize_beginnings(
-    tokenizer: Tokenizer | WordTokenizer, texts: Sequence[str], max_tokens: int
+    tokenizer: WordTokenizer, texts: Sequence[str], max_tokens: int
 ) -> list[list[int]]:
     """The ids of each text; of a long one perhaps only the first ones, more than `max_tokens`.
 
@@ -120,11 +100,11 @@ def _tokenize_beginnings(
     limit = _CHARACTERS_PER_TOKEN * max_tokens
     ends = [text.find(" ", limit) if len(text) > limit else -1 for text in texts]
     beginnings = [text if end < 0 else text[:end] for text, end in zip(texts, ends, strict=True)]
-    ids = tokenize(tokenizer, beginnings)
+    ids = tokenizer.tokenize(beginnings)
     for i, end in enumerate(ends):
         if end >= 0 and len(ids[i]) <= max_tokens:
             # Too few: words without a token (invisible characters), or longer than words are.
-            ids[i] = tokenize(tokenizer, [texts[i]])[0]
+            ids[i] = tokenizer.tokenize([texts[i]])[0]
     return ids
 
 

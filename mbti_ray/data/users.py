@@ -12,9 +12,9 @@ from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.columns import ColumnMap
 from mbti_ray.data.posts import PostStore, join_posts
 from mbti_ray.data.processes import MapBatches, map_here
-from mbti_ray.data.readers import read_records
-from mbti_ray.data.rows import BadRow, Row
-from mbti_ray.data.sources import BUILTIN, Source, read_source, stream_rows
+from mbti_ray.data.readers import BUILTIN, read_records
+from mbti_ray.data.rows import BadRow, Row, Shares
+from mbti_ray.data.sources import Source, read_source, stream_rows
 from mbti_ray.errors import DataError
 
 # What exports write where there is no author, or one that nobody knows.
@@ -169,8 +169,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _join(rows: Sequence[Row]) -> Row:
+    shares: Shares | None = None
+    if all(row.shares for row in rows):
+        columns = zip(*(row.shares for row in rows if row.shares), strict=True)
+        e, n, t, j = (sum(column) / len(rows) for column in columns)
+        shares = (e, n, t, j)
     posts = join_posts(row.posts for row in rows)
-    if any(row.shares is None for row in rows):
-        return replace(rows[0], posts=posts, shares=None)
-    e, n, t, j = (sum(column) / len(rows) for column in zip(*(r.shares for r in rows), strict=True))
-    return replace(rows[0], posts=posts, shares=(e, n, t, j))
+    return replace(rows[0], posts=posts, shares=shares, joined=len(rows))

@@ -120,6 +120,20 @@ class Windows:
         self.rows = rows.combine_chunks()
         self.origin: tuple[Windows, NDArray[np.int64]] | None = None
 
+    @classmethod
+    def of(
+        cls,
+        ids: NDArray[np.int32] | pa.Array,
+        tokens: NDArray[np.int32],
+        windows: NDArray[np.int32],
+        rows: pa.Table,
+    ) -> "Windows":
+        """From what `flatten` returns; the ids are not copied."""
+        offsets = np.append(0, np.cumsum(tokens, dtype=np.int64))
+        lists = pa.LargeListArray.from_arrays(offsets, ids)
+        row = np.repeat(np.arange(len(windows), dtype=np.int32), windows)
+        return cls(pa.table({"input_ids": lists, "row": row}), rows)
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
@@ -253,18 +267,14 @@ def _first_tokens(windows: Sequence[TokenIds], count: int) -> list[TokenIds]:
 
 def build_windows(encoded: Sequence[EncodedRow], rows: pa.Table) -> Windows:
     """`Windows` from the encoded rows and the table of what else is known of them (R rows each)."""
+    return Windows.of(*flatten(encoded), rows)
+
+
+def flatten(
+    encoded: Sequence[EncodedRow],
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """All token ids, window after window; the tokens of each window; the windows of each row."""
     windows = [window for row in encoded for window in row.windows]
-    lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    values = np.fromiter(chain.from_iterable(windows), np.int32, int(offsets[-1]))
-    row = np.repeat(
-        np.arange(len(encoded), dtype=np.int32),
-        np.fromiter((len(e.windows) for e in encoded), np.int64, len(encoded)),
-    )
-    table = pa.table(
-        {
-            "input_ids": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values)),
-            "row": row,
-        }
-    )
-    return Windows(table, rows)
+    tokens = np.array([*map(len, windows)], np.int32)
+    ids = np.fromiter(chain.from_iterable(windows), np.int32, int(tokens.sum()))
+    return ids, tokens, np.array([len(row.windows) for row in encoded], np.int32)

@@ -90,8 +90,7 @@ def compare_bundles(
     Args:
         advance: Called with the number of predictions since the last call, and a note.
     """
-    numbers = number_persons(rows.examples)
-    persons = np.array([numbers[e.person] for e in rows.examples])
+    persons = number_persons(e.person for e in rows.examples)
     labels = label_matrix(rows.examples)
     columns = {
         "number": [e.number for e in rows.examples],

@@ -289,12 +289,11 @@ def _scored(
     tokens: NDArray[np.int64] | None,
 ) -> Scored:
     """The rows as served, with the `tokens` read; or without, with masking inverted."""
-    numbers = number_persons(data.examples)
     return Scored(
         torch.sigmoid(logits.double()).numpy(),
         label_matrix(data.examples),
         predictor.decision.thresholds.double().numpy(),
-        np.array([numbers[e.person] for e in data.examples]),
+        number_persons(e.person for e in data.examples),
         predictor.decision.abstain,
         tokens,
     )

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from mbti_ray.data.tokenizer import by_word, encode_rows
+from mbti_ray.data.tokenizer import encode_rows
 from mbti_ray.data.windows import EncodedRow
+from mbti_ray.data.word_tokenizer import WordTokenizer
 from mbti_ray.inference.bundle import Bundle
 from mbti_ray.model.tfidf import UNKNOWN_WORD
 
@@ -20,7 +21,7 @@ class TokenReader:
     def __init__(self, bundle: Bundle) -> None:
         assert bundle.tokenizer is not None
         # A tokenizer of transformers looks the ids of its special tokens up anew each time.
-        self._tokenizer = by_word(bundle.tokenizer)
+        self._tokenizer = WordTokenizer.of(bundle.tokenizer)
         self._manifest = bundle.manifest
         self._words = WordReader(bundle) if bundle.stack else None
         self.pad_id: int = bundle.tokenizer.pad_token_id

@@ -68,7 +68,8 @@ _read_dataset = lru_cache(maxsize=1)(read_dataset)
 
 
 def _list_files(folder: Path) -> list[tuple[str, int]]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    # A hidden one is being written, by who keeps more with the dataset.
+    files = [path for path in folder.rglob("[!.]*") if path.is_file()]
     return [(str(path.relative_to(folder)), path.stat().st_size) for path in files]
 
 

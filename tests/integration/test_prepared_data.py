@@ -90,8 +90,7 @@ def test_one_two_and_three_processes_prepare_the_same_to_the_last_byte(
         monkeypatch.setattr(examples, "_POSTS_AT_ONCE", max(10, batch // 20))
         cache, map_batches = tmp_path / f"{processes}-{batch}", maps[processes]
         data = prepare_dataset(config, cache, map_batches=map_batches)
-        store = PostStore(tmp_path / "posts.arrow")
-        source = load_users(config.data, store=store, map_batches=map_batches)
+        source = load_users(config.data, store=PostStore(), map_batches=map_batches)
         statistics = audit(config, source, map_batches=map_batches)
         files = sorted(path for path in cache.rglob("*") if path.is_file())
         found.append((data.info, statistics, [path.read_bytes() for path in files]))

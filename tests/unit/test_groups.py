@@ -54,7 +54,7 @@ def write(tmp_path):
 
 
 class Members(dict):
-    """The examples of a source by split; `shared` is what `count_shared` counts."""
+    """The examples of a source by split; with all groups, and what `count_shared` counts."""
 
 
 def split_of(config):
@@ -63,6 +63,7 @@ def split_of(config):
     indices = split_examples(config, examples)
     members = Members({name: examples.take(part) for name, part in indices.items()})
     members.shared = count_shared(examples, indices)
+    members.groups = {*examples.group.tolist()}
     return members
 
 
@@ -110,8 +111,7 @@ def test_rows_of_one_text_are_in_one_split_whatever_split_by_says(write, unit, s
 def test_texts_that_are_read_alike_are_one_text(write, change):
     members = split_of(write(by_author(SENTENCES[:6], 60, change), *WIDE))
     assert held_out_in_train(members) == []
-    groups = {e.group for part in members.values() for e in part}
-    assert len(groups) == 6
+    assert len(members.groups) == 6
 
 
 def test_short_texts_link_people_who_wrote_nothing_else(write):
@@ -124,7 +124,7 @@ def test_a_greeting_that_everybody_writes_does_not_join_those_with_texts_of_thei
     for k in range(40):
         rows += [(f"u{k}", TYPES[k % 16], "thank you!"), (f"u{k}", TYPES[k % 16], f"{k} own words")]
     members = split_of(write(rows))
-    assert len({e.group for part in members.values() for e in part}) == 40
+    assert len(members.groups) == 40
     held_out, shared = members.shared
     assert (held_out, shared) == (2 * sum(len(members[s]) for s in ("val", "test")), held_out // 2)
     assert len(held_out_in_train(members)) == shared
@@ -134,7 +134,8 @@ def test_a_copied_post_joins_even_people_with_texts_of_their_own():
     copied = "a story of more than sixty-four letters that somebody posts and somebody else repeats"
     texts = [(f"own {k}", "hi", copied if k in (3, 17) else f"other {k}") for k in range(30)]
     rows = [Row(k, TYPES[k % 16], each, f"author {k:02}") for k, each in enumerate(texts)]
-    groups = [e.group for e in build_examples(load_run("quick", ["data.source=x"]), rows, "author")]
+    examples = build_examples(load_run("quick", ["data.source=x"]), rows, "author")
+    groups = [examples.groups[group] for group in examples.group]
     assert groups[3] == groups[17] == "author:author 03"
     assert len(set(groups)) == 29
 
@@ -143,7 +144,7 @@ def test_a_signature_below_every_post_does_not_join_all_people(write):
     signature = f"{SENTENCES[0]}, and I write about it below everything that I post"
     rows = [(f"u{k}", TYPES[k % 16], t) for k in range(60) for t in (signature, f"{k} alone")]
     members = split_of(write(rows))
-    assert len({e.group for part in members.values() for e in part}) == 60
+    assert len(members.groups) == 60
     held_out, shared = members.shared
     assert held_out == 2 * shared > 0
 
@@ -187,10 +188,20 @@ def test_without_shared_texts_there_is_no_warning(write, tmp_path):
     assert prepare_dataset(config, tmp_path / "cache").info.warnings == []
 
 
+def test_a_user_of_several_rows_is_the_same_one_in_any_order_of_the_rows(write):
+    rows = [(f"u{k % 30}", TYPES[k % 30 % 16], f"{k} words of one person") for k in range(60)]
+    users = []
+    for order in (rows, rows[::-1]):
+        config = write(order, "data.split_by=user", "data.join_rows=always")
+        users.append({*build_examples(config, load_users(config.data).rows, "user").groups})
+    assert users[0] == users[1]
+    assert len(users[0]) == 30
+
+
 def test_the_split_of_the_builtin_corpus_is_that_of_its_users():
     config = load_run("quick")
     examples = build_examples(config, builtin_rows(), "user")
-    assert len({e.group for e in examples}) == len(examples) == 2400
+    assert len({*examples.group}) == len(examples) == 2400
 
 
 def test_groups_keep_the_shares_of_types(write):
@@ -292,9 +303,7 @@ def test_no_text_is_in_two_splits_in_any_order_and_format(
         found.append(
             {name: sorted(t for e in part for t in e.texts) for name, part in members.items()}
         )
-    # A user joined from several rows has its posts in their order, and is split by its posts.
-    if split_by != "user":
-        assert found[0] == found[1]
+    assert found[0] == found[1]
 
 
 @pytest.mark.skipif(not CASES.exists(), reason=f"{CASES} is not on this machine")

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise, product
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.mask import (
     _NAMES,
-    _may_name_a_type,
+    _URL,
+    _addresses,
+    _names,
     find_masked_spans,
     mask_text,
-    mentions_in,
     most_mentioned,
     type_mentions,
 )
@@ -181,7 +183,21 @@ def test_a_text_that_cannot_name_a_type_is_unchanged(text):
 @given(TEXTS | st.text("IiENTjPx ._-·", max_size=12))
 @settings(max_examples=500)
 def test_no_text_that_names_a_type_is_skipped(text):
-    assert _may_name_a_type(text) >= bool(_NAMES.search(text))
+    assert [m.span() for m in _names(text)] == [m.span() for m in _NAMES.finditer(text)]
+
+
+PARTS = ["www.", "WWW.", " ", "  ", "://", "http", ".com", ".ORG", ".co/", "t", "/", "|", "@", "-"]
+
+
+@given(
+    st.lists(st.sampled_from([*PARTS, "x.y", ".gov/", "\u017f", "\u212a", "9", ")"])).map("".join)
+)
+@settings(max_examples=500)
+def test_no_address_is_skipped(text):
+    # A dot before a letter, or a scheme, is what makes a text one that is looked at.
+    searched = "://" in text or re.search(r"\.[A-Za-z]", text) is not None
+    expected = [m.span() for m in _URL.finditer(text)] if searched else []
+    assert [m.span() for m in _addresses(text)] == expected
 
 
 @example(text="so I_N_T_J.co/x, a.com://INTJ/y and I.N.T.J", also=())
@@ -230,5 +246,5 @@ def test_mentions_name_the_type_that_makes_the_word_one():
 
 
 def test_the_most_mentioned_type_is_the_first_of_those_mentioned_equally_often():
-    assert most_mentioned(mentions_in(["an ISFP", "no INTJ", "INTJ? ISFP"])) == "ISFP"
-    assert most_mentioned(mentions_in(["none here"])) is None
+    assert most_mentioned(Counter(type_mentions("an ISFP, no INTJ, INTJ? ISFP"))) == "ISFP"
+    assert most_mentioned(Counter()) is None

@@ -1,10 +1,17 @@
 """Preprocessing: what is repaired, and what is left unchanged."""
 
 import pytest
-from hypothesis import given
+from ftfy.badness import BADNESS_RE, is_bad
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbti_ray.data.text import clean_text, has_content, preprocess_text, repair_encoding
+from mbti_ray.data.text import (
+    _SUSPICIOUS,
+    clean_text,
+    has_content,
+    preprocess_text,
+    repair_encoding,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -25,6 +32,17 @@ def test_mojibake_is_repaired_and_clean_text_is_unchanged():
     assert repair_encoding("itâ€™s BjÃ¶rk") == "it’s Björk"
     clean = "it’s Björk, naïve café, São Paulo — 5 € 🖤"
     assert repair_encoding(clean) == clean
+
+
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from("“”‘’–—…•aÂÃâ€™œ ")))
+@settings(max_examples=500)
+def test_no_bad_text_is_skipped(text):
+    assert bool(_SUSPICIOUS.search(text)) >= is_bad(text)
+
+
+def test_no_character_that_is_skipped_is_named_by_ftfy():
+    skipped = {c for c in BADNESS_RE.pattern if not c.isascii() and not _SUSPICIOUS.match(c)}
+    assert skipped <= {*"\u2013\u2014\u2015\u2018\u2019\u201a\u201c\u201d\u201e\u2026"}
 
 
 def test_bytes_that_are_not_utf8_are_read_as_windows_1252():

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.tokenizer import build_tokenizer, encode_rows
 from mbti_ray.data.windows import build_windows, split_into_posts, split_into_windows, truncate
+from mbti_ray.data.word_tokenizer import WordTokenizer
 from mbti_ray.typology import labels_of
 
 pytestmark = pytest.mark.unit
@@ -165,7 +166,7 @@ def test_the_tail_of_a_text_is_read_however_long_the_text_is():
     texts = [f"the quick {'brown ' * 5000} fox"]
     model = ModelConfig(max_tokens=8, truncation="head_tail")
     tokenizer = TOKENIZERS["wordpiece"]
-    (row,) = encode_rows(tokenizer, [texts], model, max_windows=1)
+    (row,) = encode_rows(WordTokenizer.of(tokenizer), [texts], model, max_windows=1)
     assert tokenizer.decode(row.windows[0]) == "[CLS] the quick brown brown brown fox [SEP]"
 
 
@@ -254,7 +255,8 @@ WORDS = ["the", "and", "reading", "x" * 300, "...", "漢字", "é", "\u0301", "\
 def test_a_text_cut_before_the_tokenizer_gives_the_windows_of_the_whole(name, texts, times):
     tokenizer = TOKENIZERS[name]
     long = [" ".join([text] * times) for text in texts]
-    (found,) = encode_rows(tokenizer, [long], ModelConfig(max_tokens=8), max_windows=2)
+    by_word = WordTokenizer.of(tokenizer)
+    (found,) = encode_rows(by_word, [long], ModelConfig(max_tokens=8), max_windows=2)
     posts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in long]
     ids = {"cls_id": tokenizer.cls_token_id, "sep_id": tokenizer.sep_token_id}
     whole = split_into_windows(posts, **ids, max_tokens=8)
@@ -269,10 +271,9 @@ def test_of_a_long_text_only_the_beginning_is_tokenized_unless_it_has_no_tokens(
         tokenized.append(sum(map(len, texts)))
         return [[FIRST_WORD] * text.count("the") for text in texts]
 
-    monkeypatch.setattr("mbti_ray.data.tokenizer.tokenize", recorded)
-    encode_rows(
-        TOKENIZERS["wordpiece"], [[words * 100_000]], ModelConfig(max_tokens=8), max_windows=2
-    )
+    monkeypatch.setattr(WordTokenizer, "tokenize", recorded)
+    tokenizer = WordTokenizer.of(TOKENIZERS["wordpiece"])
+    encode_rows(tokenizer, [[words * 100_000]], ModelConfig(max_tokens=8), max_windows=2)
     if words == "the ":
         assert sum(tokenized) < 1000
     else:

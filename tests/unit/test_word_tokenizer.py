@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mbti_ray.data import word_tokenizer
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.tokenizer import build_tokenizer, tokenize
+from mbti_ray.data.tokenizer import build_tokenizer
 from mbti_ray.data.word_tokenizer import WordTokenizer
 
 pytestmark = pytest.mark.unit
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.unit
 POSTS = [post for row in builtin_rows(users=50) for post in row.posts]
 PIECES = st.sampled_from(
     ("parties", "Books", " ", "  ", "\u0301", "É", "我", "[SEP]", "[CLS]", "\x00", "\u200d", "\n",
-     "\xa0", "Σ", "İ", "’", ".", "-", "😀", "a" * 120, "\ufffd", "un", "##s")
+     "\xa0", "Σ", "İ", "’", ".", "-", "😀", "a" * 120, "\ufffd", "un", "##s", "don’t", "_", "…",
+     "“", "it's", "U.S.", "n-1", "[", "]", "^", "\\", "--")
 )  # fmt: skip
 TEXTS = st.lists(st.lists(PIECES, max_size=8).map("".join) | st.text(max_size=12), max_size=6)
 
@@ -37,7 +38,7 @@ def tokenizer(request):
 @settings(max_examples=200)
 def test_ids_by_word_are_those_of_the_library(tokenizer, texts):
     clean = [text.encode("utf-8", "ignore").decode() for text in texts]
-    assert tokenize(tokenizer, clean) == library_ids(tokenizer, clean)
+    assert WordTokenizer.of(tokenizer).tokenize(clean) == library_ids(tokenizer, clean)
 
 
 def test_words_are_forgotten_when_there_are_too_many(tokenizer, monkeypatch):
@@ -47,6 +48,18 @@ def test_words_are_forgotten_when_there_are_too_many(tokenizer, monkeypatch):
         part = POSTS[start : start + 10]
         assert words.tokenize(part) == library_ids(tokenizer, part)
         assert len(words._ids_of) < 50 + 10 * 30
+
+
+def test_an_added_token_of_several_pieces_is_read_first(tokenizer):
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.add_tokens(["<3", "x-y"])
+    backend.no_truncation()
+    backend.no_padding()
+    words = WordTokenizer(backend.to_str(), cls_token_id=0, sep_token_id=1)
+    text = "i <3 this<3, ax-yb x-z 3-<"
+    ids = backend.encode(text, add_special_tokens=False).ids
+    assert ids.count(backend.token_to_id("<3")) == 2
+    assert words.tokenize([text]) == [ids]
 
 
 def byte_level():
