@@ -21,12 +21,12 @@ from mbti_ray.cli.tables import (
     print_pairs,
     print_warning,
 )
-from mbti_ray.config import PRESETS, RunConfig, load_run, override
+from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import describe_schedule_change
 from mbti_ray.data.frames import save_frame
 from mbti_ray.errors import ConfigError
 from mbti_ray.runs.lookup import cache_folder, storage_folder
-from mbti_ray.runs.run_folder import RunFolder, open_run
+from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.storage.local_cache import user_cache_folder
 
 if TYPE_CHECKING:
@@ -154,30 +154,16 @@ def _fit_tfidf(config: RunConfig, data: "Dataset", folder: RunFolder) -> None:
 
 
 def _train_folds(run: RunSetup[RunConfig], fit: Fit) -> RunConfig:
-    """Train the folds that are not finished; returns the config to train on all rows with."""
     from mbti_ray.data.dataset import prepare_dataset, require_both_poles
-    from mbti_ray.inference.folds import read_folds
+    from mbti_ray.inference.folds import train_folds
 
-    config, count = run.config, run.config.data.folds or 0
-    for number in range(1, count + 1):
-        with open_run(run.folder.fold(number).location) as fold:
-            if fold.scores.exists():
-                continue
-            own = override(config, {"data.fold": number})
-            data = prepare_dataset(own, cache_folder(config.storage))
-            require_both_poles(data)
-            fold.begin(own, "resume" if fold.config.exists() else "refuse")
-            fit(own, data, fold)
-            test = json.loads(fold.scores.read_text("utf-8"))["test"]
-            print_line(
-                f"fold {number} of {count}: accuracy {test['acc_mean']:.3f}, macro-F1 "
-                f"{test['f1_mean']:.3f} on {test['rows']:,.0f} rows"
-            )
-    results = read_folds(config, run.folder)
-    changes: dict[str, Any] = {"model.reader": results.reader}
-    if results.epochs is not None:
-        changes |= {"fit.epochs": results.epochs, "fit.patience": None}
-    return override(config, changes)
+    def train(config: RunConfig, fold: RunFolder) -> None:
+        data = prepare_dataset(config, cache_folder(config.storage))
+        require_both_poles(data)
+        fold.begin(config, "resume" if fold.config.exists() else "refuse")
+        fit(config, data, fold)
+
+    return train_folds(run.config, run.folder, train, notify=print_line)
 
 
 def _print_scores(run: RunSetup[RunConfig]) -> Result:

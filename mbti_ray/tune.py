@@ -24,10 +24,12 @@ from mbti_ray.cli.tables import (
     print_trials,
     print_warning,
 )
-from mbti_ray.config import StudyConfig, load_study
+from mbti_ray.config import StudyConfig, load_study, override
 from mbti_ray.errors import ConfigError
+from mbti_ray.runs.lookup import cache_folder
 
 if TYPE_CHECKING:
+    from mbti_ray.data.dataset import Dataset
     from mbti_ray.on_ray.cluster.resources import Resources
     from mbti_ray.scores.study_summary import StudySummary
 
@@ -67,18 +69,14 @@ def _load(base: str | None, overrides: Sequence[str]) -> StudyConfig:
     config = load_study(base, overrides)
     if not config.model.has_encoder:
         raise ConfigError("model.reader=tfidf: has nothing to search; train fits it in seconds")
-    if config.data.folds is not None:
-        raise ConfigError(
-            f"data.folds={config.data.folds}: trials of a study are compared on one validation "
-            "split; train the best one with data.folds"
-        )
     return config
 
 
 def _tune_study(run: RunSetup[StudyConfig]) -> Result:
     from mbti_ray.model.tfidf import require_sklearn
 
-    config, data, folder = run.config, run.data, run.folder
+    config, folder = run.config, run.folder
+    data = [run.data, *_folds(config)]
     if config.model.has_tfidf:
         require_sklearn()
     with ExitStack() as stack:
@@ -98,9 +96,9 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
         at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)
         search_line = _describe_search(config, at_once, resources)
         pairs = [("study", relative(folder.location)), ("search", search_line)]
-        print_pairs([*pairs, *summarize(config, data)])
+        print_pairs([*pairs, *summarize(config, run.data)])
         print_commands(watch_commands(dashboard))
-        if warning := few_steps_warning(config, data):
+        if warning := few_steps_warning(config, run.data):
             print_warning(warning)
         run.begin()
         with study_progress(config) as shown:
@@ -113,7 +111,8 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
                 display=shown,
                 notify=print_line,
             )
-        with step("scoring the best trial on the test split"):
+        best = "training" if config.data.trains_on_all else "scoring"
+        with step(f"{best} the best trial"):
             summary = finish_study(
                 config,
                 data,
@@ -126,14 +125,28 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
     return _print_summary(summary, run)
 
 
+def _folds(config: StudyConfig) -> list["Dataset"]:
+    """The dataset of each fold that a trial trains."""
+    from mbti_ray.data.dataset import prepare_dataset, require_both_poles
+
+    count = config.data.folds if config.data.trains_on_all else 0
+    numbers = range(1, (count or 0) + 1)
+    cache = cache_folder(config.storage)
+    folds = [prepare_dataset(override(config, {"data.fold": n}), cache) for n in numbers]
+    for data in folds:
+        require_both_poles(data)
+    return folds
+
+
 def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") -> str:
     study = config.study
     budget = [f"{study.trials} trials"] if study.trials else []
     budget += [f"{study.hours:g} h"] if study.hours else []
-    seeds = f", {study.seeds} seeds each" if study.seeds > 1 else ""
+    each = f", {study.seeds} seeds each" if study.seeds > 1 else ""
+    each += f", {config.data.folds} folds each" if config.data.trains_on_all else ""
     return (
         f"{' or '.join(budget)} for {', '.join(config.objectives)}, {at_once} at once with "
-        f"{resources.cpus} CPU and {resources.gpus:g} GPU a worker{seeds}, scheduler "
+        f"{resources.cpus} CPU and {resources.gpus:g} GPU a worker{each}, scheduler "
         f"{study.scheduler}"
     )
 
@@ -141,7 +154,7 @@ def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") 
 def _print_summary(summary: "StudySummary", run: RunSetup[StudyConfig]) -> Result:
     folder = run.folder
     scores = json.loads(folder.best.scores.read_text("utf-8"))
-    verdict = print_outcome(scores, run.data.info.as_dict(), None)
+    verdict = print_outcome(scores, run.data.info.as_dict(), run.config.data.folds)
     print_heading("trials")
     print_trials(summary)
     if summary["stopped_early"]:

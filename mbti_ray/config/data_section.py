@@ -63,8 +63,8 @@ class DataConfig(ConfigSection):
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="test share")
     folds: Annotated[int, Field(ge=2, le=50)] | None = Field(
         None,
-        description="train: cross-validation by persons; so many runs, each tested on another part "
-        "of the rows, and a bundle trained on all of them",
+        description="cross-validation by persons: so many runs (in a study, for each trial), each "
+        "tested on another part of the rows, and a bundle trained on all of them",
     )
     fold: Annotated[int, Field(ge=1)] | None = Field(
         None, description="which of data.folds is the test split, counted from 1; train sets it"

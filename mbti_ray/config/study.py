@@ -128,10 +128,16 @@ class StudyConfig(RunConfig):
 
     @model_validator(mode="after")
     def _one_worker_where_needed(self) -> "StudyConfig":
-        if self.scaling.most > 1 and (self.study.scheduler == "pbt" or self.study.seeds > 1):
+        pbt, folds = self.study.scheduler == "pbt", self.data.trains_on_all
+        if self.scaling.most > 1 and (pbt or folds or self.study.seeds > 1):
             raise ValueError(
-                "study.scheduler=pbt and study.seeds above 1 need scaling.workers=1: their trials "
-                "train inside one actor"
+                "study.scheduler=pbt, study.seeds above 1 and data.folds need scaling.workers=1: "
+                "their trials train inside one actor"
+            )
+        if folds and self.study.scheduler != "none":
+            raise ValueError(
+                f"data.folds with study.scheduler={self.study.scheduler}: the epochs of one fold "
+                "say too little to stop a trial; set study.scheduler=none"
             )
         return self
 

@@ -1,13 +1,13 @@
 """Cross-validation: what the folds of a run predicted, scored together, and their decision rules.
 
-Each row is predicted once, by the run that was not trained on its person. Must not know how a fold
+Each row is predicted once, by the run that was not trained on its person. Must not know how a run
 is trained, Ray or HTTP.
 
 Shapes: R rows of all folds, 4 dimensions in the order E, N, T, J.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mbti_ray.config import RunConfig
+from mbti_ray.config import RunConfig, override
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.inference.split_predictions import (
@@ -67,6 +67,37 @@ class FoldResults:
         """What most folds ship; of equally many the first."""
         shipped: list[str] = [s["reader"] for s in self.scores]
         return max(dict.fromkeys(shipped), key=shipped.count)
+
+
+def train_folds(
+    config: RunConfig,
+    folder: RunFolder,
+    train: Callable[[RunConfig, RunFolder], None],
+    *,
+    notify: Callable[[str], None] = lambda line: None,
+) -> RunConfig:
+    """Train the folds that are not finished; returns the config to train on all rows with.
+
+    Args:
+        train: Trains a run to its bundle.
+        notify: Called with a line about each fold.
+    """
+    count = config.data.folds or 0
+    for number in range(1, count + 1):
+        with open_run(folder.fold(number).location) as fold:
+            if fold.scores.exists():
+                continue
+            train(override(config, {"data.fold": number}), fold)
+            test = json.loads(fold.scores.read_text("utf-8"))["test"]
+            notify(
+                f"fold {number} of {count}: accuracy {test['acc_mean']:.3f}, macro-F1 "
+                f"{test['f1_mean']:.3f} on {test['rows']:,.0f} rows"
+            )
+    results = read_folds(config, folder)
+    changes: dict[str, Any] = {"model.reader": results.reader}
+    if results.epochs is not None:
+        changes |= {"fit.epochs": results.epochs, "fit.patience": None}
+    return override(config, changes)
 
 
 def read_folds(config: RunConfig, folder: RunFolder) -> FoldResults:

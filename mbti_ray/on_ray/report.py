@@ -25,7 +25,7 @@ class Report:
         scores: Validation scores by name.
         best: Best value of the monitored score so far, reached in `best_epoch`.
         finished: The run has come to the end of its own plan: not stopped by a scheduler.
-        seed_scores: The objectives' scores of each seed, where a trial trains several.
+        seed_scores: The objectives' scores of each run, where a trial has several seeds or folds.
         failure: Why the trial failed, in one line.
         details: What else Ray shows of a run: training scores, speed, steps.
     """

@@ -63,8 +63,8 @@ class SharedDataset:
                         file.write(ray.get(part))
 
 
-# An actor trains one trial after the other on the same dataset.
-_read_dataset = lru_cache(maxsize=1)(read_dataset)
+# An actor trains one trial after the other on the same dataset, or on its folds.
+_read_dataset = lru_cache(maxsize=64)(read_dataset)
 
 
 def _list_files(folder: Path) -> list[tuple[str, int]]:

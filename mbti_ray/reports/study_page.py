@@ -126,7 +126,7 @@ def _values(trial: Trial) -> str:
         return "-"
     values = ", ".join(short(v) for v in trial["values"])
     seeds = trial["seeds"]
-    return f"{values} (seeds {min(seeds):.4g} to {max(seeds):.4g})" if seeds else values
+    return f"{values} (single runs {min(seeds):.4g} to {max(seeds):.4g})" if seeds else values
 
 
 def _trial(study: StudySummary, number: int | None) -> Trial | None:

@@ -33,7 +33,7 @@ class TrialRecord:
         checkpoint: Name of the newest one, below the trial's folder.
         reason: Why it failed.
         imported: The study it was imported from; it was not run in this one.
-        seeds: First objective by seed, where there are several.
+        seeds: First objective by run, where it trained several: one for each seed and fold.
         schedule: From which epoch which params, where they changed during the trial.
         is_default: It tried the config without a search.
         retry_of: The trial whose params it tries again, because that one was interrupted.

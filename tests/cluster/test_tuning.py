@@ -12,6 +12,7 @@ import yaml
 from mbti_ray.config import load_study
 from mbti_ray.errors import ConfigError
 from mbti_ray.evaluate import main as evaluate
+from mbti_ray.inference.row_hashes import load_row_hashes
 from mbti_ray.study.records import best_of, front_of, records_of
 from mbti_ray.train import main as train
 from mbti_ray.tune import main as tune
@@ -66,6 +67,37 @@ def test_a_study_ends_with_the_best_bundle_and_a_database_that_says_what_happene
     assert evaluate([result["bundle"], "--json"]) == 0
     scores = json.loads(capfd.readouterr().out.splitlines()[-1])["scores"]
     assert scores == pytest.approx(result["scores"]["test"], abs=1e-5)
+
+
+@pytest.mark.long
+def test_a_trial_on_folds_is_their_mean_and_the_best_is_scored_on_all_rows_and_trained_on_them(
+    small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = write_study(
+        tmp_path / "folds.yaml",
+        small_file,
+        fit={"epochs": 2, "patience": None},
+        study={"trials": 2, "scheduler": "none"},
+    )
+    place = [f"storage={tmp_path}", "name=folds"]
+    assert tune([str(file), "data.folds=3", *place, "--json"]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    records = records_of(open_database(tmp_path / "folds"))
+    for record in records:
+        assert record.state == "COMPLETE"
+        assert record.values is not None
+        assert record.seeds is not None
+        assert len(record.seeds) == 3
+        assert record.values[0] == pytest.approx(sum(record.seeds) / 3)
+    scores = result["scores"]
+    assert scores["scorecard"]["rows"] == 313
+    best = best_of(records, ("acc_mean",))
+    assert best is not None
+    # The winner, trained again: the folds are as good as they were in its trial.
+    assert scores["val"]["acc_mean"] == pytest.approx(best.values[0])
+    hashes = load_row_hashes(Path(result["bundle"]))
+    assert hashes is not None
+    assert len(hashes["train"]) == 313
 
 
 def test_a_trial_that_diverges_is_a_failed_one_and_the_command_at_the_end_repeats_the_best(

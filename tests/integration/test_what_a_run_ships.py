@@ -233,7 +233,10 @@ def test_folds_resume_with_those_that_are_missing(small_file: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("setting", "reason"),
-    [("model.reader=tfidf", "has nothing to search"), ("data.folds=3", "one validation split")],
+    [
+        ("model.reader=tfidf", "has nothing to search"),
+        ("data.folds=3", "one fold say too little to stop a trial; set study.scheduler=none"),
+    ],
 )
 def test_a_study_refuses_what_it_cannot_search(
     small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, reason: str

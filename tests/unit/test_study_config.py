@@ -150,3 +150,10 @@ def test_every_value_that_a_range_can_suggest_is_allowed(file):
 def test_a_start_point_has_to_be_inside_the_ranges(point, says):
     lines = mistakes_of(load_study, None, [f"study.start=[{point}]"])
     assert any("study.start[0]: " in line and says in line for line in lines)
+
+
+@pytest.mark.parametrize("setting", ["data.folds=3", "study.seeds=2"])
+def test_trials_of_several_runs_are_refused_with_several_workers(setting):
+    lines = mistakes_of(load_study, None, [setting, "study.scheduler=none", "scaling.workers=2"])
+    assert "need scaling.workers=1" in "".join(lines)
+    assert load_study(None, [setting, "study.scheduler=none"])

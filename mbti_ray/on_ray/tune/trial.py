@@ -6,10 +6,12 @@ Must not know how trials are suggested or recorded.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -47,15 +49,15 @@ class TrialSetup:
 
     Attributes:
         base: The run config that each starts from, in plain form.
-        data: Where the dataset is.
+        data: Where the dataset is, or that of each fold.
         trials: Where the trial folders are.
         resources: Of one worker.
         objectives: What is optimized.
-        seeds: How many seeds a trial is trained with.
+        seeds: How many seeds a trial is trained with, on each fold.
     """
 
     base: Mapping[str, Any]
-    data: SharedDataset
+    data: Sequence[SharedDataset]
     trials: Location
     resources: Resources
     objectives: tuple[Monitor, ...]
@@ -70,10 +72,14 @@ class TrialSetup:
         """The name of a trial in the dashboard, unique among the studies of a cluster."""
         return f"{self.study}/{self.trials.name}/{trial}"
 
-    def run_config(self, params: Mapping[str, Any], *, seed_index: int = 0) -> RunConfig:
-        """The run config of a trial; `seed_index` counts its seeds from 0."""
-        seed = self.base["seed"] + seed_index
-        return override(config_from_dict(self.base), {**params, "seed": seed})
+    def run_configs(self, params: Mapping[str, Any]) -> list[tuple[RunConfig, SharedDataset]]:
+        """The config and data of each run of a trial: one for each seed and fold."""
+        base, runs = config_from_dict(self.base), []
+        for seed, (number, data) in product(range(self.seeds), enumerate(self.data, 1)):
+            fold = {"data.fold": number} if len(self.data) > 1 else {}
+            values = {**params, "seed": base.seed + seed, **fold}
+            runs.append((override(base, values), data))
+        return runs
 
 
 class TrialWorker(Worker):
@@ -127,36 +133,33 @@ def _trial(params: dict[str, Any], *, setup: TrialSetup) -> None:
         # Cached memory counts, so a trial on a share of a GPU leaves its neighbor the rest.
         torch.cuda.set_per_process_memory_fraction(min(setup.resources.gpus, 1.0))
     try:
-        _train_seeds(params, setup)
+        _train_runs(params, setup)
     except Exception as error:
         _report_failure(setup, error)
 
 
-def _train_seeds(params: dict[str, Any], setup: TrialSetup) -> None:
-    """Train with each seed; the scheduler sees the first, the study the mean of all."""
-    data = setup.data.load()
+def _train_runs(params: dict[str, Any], setup: TrialSetup) -> None:
+    """Train with each seed on each fold; the scheduler sees the first, the study the mean."""
     name = setup.name_of(tune.get_context().get_trial_name())
     # For the actor's log in the dashboard: one actor trains one trial after the other.
     print(f"{name} {json.dumps(params)}", flush=True)
-    worker = TrialWorker(setup, name, is_last=setup.seeds == 1)
-    progress = run(setup.run_config(params), data, worker, score_test=False).progress
-    if setup.seeds == 1:
+    (config, shared), *others = setup.run_configs(params)
+    worker: Worker = TrialWorker(setup, name, is_last=not others)
+    progress = run(config, shared.load(), worker, score_test=False).progress
+    if not others:
         return
     scores, seconds = [progress.best_scores], progress.seconds
-    for seed_index in range(1, setup.seeds):
-        silent = Worker(device=setup.resources.device)
-        other = run(
-            setup.run_config(params, seed_index=seed_index), data, silent, score_test=False
-        ).progress
+    for config, shared in others:
+        worker = Worker(device=setup.resources.device)
+        other = run(config, shared.load(), worker, score_test=False).progress
         scores.append(other.best_scores)
         seconds += other.seconds
     seed_scores = [[s[objective] for objective in setup.objectives] for s in scores]
-    mean = sum(s[0] for s in seed_scores) / setup.seeds
     report = Report(
         # After all epochs, so that no scheduler stops it here for having reached the last one.
         epoch=progress.epoch + 1,
         seconds=round(seconds, 3),
-        scores={setup.objectives[0]: mean},
+        scores={setup.objectives[0]: fmean(s[0] for s in seed_scores)},
         finished=True,
         seed_scores=seed_scores,
     )
@@ -166,10 +169,11 @@ def _train_seeds(params: dict[str, Any], setup: TrialSetup) -> None:
 def _trial_of_several(params: dict[str, Any], *, setup: TrialSetup) -> None:
     try:
         trial = tune.get_context().get_trial_name()
+        ((config, shared),) = setup.run_configs(params)
         with open_run(setup.trials / trial) as folder:
             train(
-                setup.run_config(params),
-                setup.data.load(),
+                config,
+                shared.load(),
                 folder,
                 setup.resources,
                 name=setup.name_of(trial),

@@ -8,7 +8,7 @@ import math
 import os
 import shlex
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,11 @@ from mbti_ray.config.schema import mode_of
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import newest_checkpoint
 from mbti_ray.engine.cross_fit import cross_fit
-from mbti_ray.engine.loop import rescore
+from mbti_ray.engine.loop import rescore, run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.inference.finalize import finalize_run
+from mbti_ray.inference.folds import train_folds
 from mbti_ray.on_ray.cluster.connectivity import is_only_node_here
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.shared_dataset import SharedDataset
@@ -67,7 +68,7 @@ Notify = Callable[[str], None]
 
 def run_study(
     config: StudyConfig,
-    data: Dataset,
+    data: Sequence[Dataset],
     folder: RunFolder,
     resources: Resources,
     *,
@@ -80,6 +81,7 @@ def run_study(
     After one Ctrl-C or SIGTERM no new trial is started; a second Ctrl-C interrupts those that run.
 
     Args:
+        data: With `data.folds`, all rows, then the folds.
         at_once: Trials that run side by side.
         display: Shows the trials that run and that have ended.
         notify: Called with messages for the user.
@@ -132,7 +134,7 @@ def run_study(
 
 def finish_study(
     config: StudyConfig,
-    data: Dataset,
+    data: Sequence[Dataset],
     study: "optuna.Study",
     folder: RunFolder,
     resources: Resources,
@@ -142,7 +144,10 @@ def finish_study(
 ) -> StudySummary:
     """Score the best trial on the test split; write best/, trials.parquet and report.html.
 
+    With `data.folds` it is trained again: each fold is scored, and the bundle is of all rows.
+
     Args:
+        data: As for `run_study`.
         stopped_early: Why the study ended before its trials were done.
 
     Raises:
@@ -158,7 +163,8 @@ def finish_study(
     values = {**best.last_params, "scaling.cpus": resources.cpus}
     run_config = override(_run_of(config), values)
     plain = run_config.model_dump(mode="json")
-    parts = plain, SharedDataset.of(data), checkpoint, folder.best.location, resources
+    shared = [*map(SharedDataset.of, data)]
+    parts = plain, shared, checkpoint, folder.best.location, resources
     if resources.gpus or folder.remote or not is_only_node_here():
         # The driver's machine may have no GPU and little memory.
         name = f"{folder.location.name}/{folder.best.path.name}"
@@ -177,14 +183,16 @@ def finish_study(
         **summarize_study(study, config),
         "at_once": at_once,
         "stopped_early": stopped_early,
-        "bundle": f"The bundle is made from the checkpoint of trial {best.number}, not retrained.",
+        "bundle": f"The bundle is trained on all rows with the settings of trial {best.number}."
+        if config.data.trains_on_all
+        else f"The bundle is made from the checkpoint of trial {best.number}, not retrained.",
         "command": f"python -m mbti_ray.train {repeated} name={folder.path.name}-again",
     }
     page = study_page(
         summary,
         json.loads(folder.best.scores.read_text("utf-8"))["scorecard"],
         about=About(run_config, str(folder.location), str(date.today())),
-        data_info=data.info.as_dict(),
+        data_info=data[0].info.as_dict(),
     )
     write_page(folder.report, page)
     folder.push()
@@ -213,25 +221,42 @@ def _best_with_checkpoint(
 
 def _finish_best(
     tree: dict[str, Any],
-    shared: SharedDataset,
+    shared: Sequence[SharedDataset],
     checkpoint: Location,
     best: Location,
     resources: Resources,
 ) -> None:
+    """Score and bundle the checkpoint; with `data.folds` the folds and all rows are trained."""
     torch.set_num_threads(resources.cpus)
-    config, worker, data = config_from_dict(tree), Worker(device=resources.device), shared.load()
-    with open_run(best) as folder:
-        folder.begin(config, "fresh")
-        found = [checkpoint] if isinstance(checkpoint, Path) else download_each([checkpoint])
-        outcome = rescore(config, data, worker, found)
+    config = config_from_dict(tree)
+
+    def finish(config: RunConfig, folder: RunFolder, found: Iterable[Path] = ()) -> None:
+        fold = (config.data.fold or 0) if len(shared) > 1 else 0
+        data, worker = shared[fold].load(), Worker(device=resources.device)
+        if found:
+            outcome = rescore(config, data, worker, found)
+        else:
+            outcome = run(config, data, worker, keeps_last_epoch=config.data.trains_on_all)
         cross_fitted = cross_fit(config, data, worker, epochs=outcome.progress.best_epoch)
         finalize_run(config, data, outcome, folder, cross_fitted=cross_fitted)
+
+    def train_fold(config: RunConfig, folder: RunFolder) -> None:
+        folder.begin(config, "fresh")
+        finish(config, folder)
+
+    with open_run(best) as folder:
+        folder.begin(config, "fresh")
+        if config.data.trains_on_all:
+            finish(train_folds(config, folder, train_fold), folder)
+        else:
+            found = [checkpoint] if isinstance(checkpoint, Path) else download_each([checkpoint])
+            finish(config, folder, found)
         folder.push()
 
 
 def _tuner(
     config: StudyConfig,
-    data: Dataset,
+    data: Sequence[Dataset],
     folder: RunFolder,
     resources: Resources,
     searcher: StudySearcher,
@@ -240,7 +265,7 @@ def _tuner(
 ) -> tune.Tuner:
     setup = TrialSetup(
         base=_run_of(config).model_dump(mode="json"),
-        data=SharedDataset.of(data),
+        data=[*map(SharedDataset.of, data[1:] or data)],
         trials=folder.location / _TRIALS,
         resources=resources,
         objectives=config.objectives,
