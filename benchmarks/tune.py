@@ -82,7 +82,7 @@ def ours(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
     with ray_connection():
         place = RunFolder(folder)
         place.begin(config, "fresh")
-        study, _ = run_study(config, data, place, trial_resources(config), at_once=AT_ONCE)
+        study, _ = run_study(config, [data], place, trial_resources(config), at_once=AT_ONCE)
         return [
             {
                 "ended": datetime.fromisoformat(str(r.ended)).timestamp(),

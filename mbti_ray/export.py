@@ -46,12 +46,13 @@ def _export(options: argparse.Namespace) -> Result:
     if options.license or options.language:
         raise ConfigError("command line: --license and --language go with --to hf FOLDER")
     home = locate_bundle(place, load_run(None, overrides).storage)
-    check_rows(load_manifest(fetch_bundle(home)).config, overrides)
-    print_opening()
-    # Not in this user's cache, where other processes may be reading the bundle.
-    with run_lock(run_of(home) or home), open_run(home) as folder:
-        exports = _export_and_score(folder.path, overrides)
-        folder.push()
+    with run_lock(run_of(home) or home):
+        check_rows(load_manifest(fetch_bundle(home)).config, overrides)
+        print_opening()
+        # Not in this user's cache, where other processes may be reading the bundle.
+        with open_run(home) as folder:
+            exports = _export_and_score(folder.path, overrides)
+            folder.push()
     return {"bundle": str(home), "runtimes": exports}
 
 

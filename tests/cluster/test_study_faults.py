@@ -147,11 +147,11 @@ def test_trials_that_raise_are_failed_trials_and_are_not_tried_again(
     folder = RunFolder(tmp_path / "raising")
     folder.begin(config, "fresh")
     resources = trial_resources(config)
-    study, _ = run_study(config, data, folder, resources, at_once=2)
+    study, _ = run_study(config, [data], folder, resources, at_once=2)
     assert states(folder.path) == {"FAIL": 3}
     assert all("encoder" in str(r.reason) for r in records(folder.path))
     with pytest.raises(RunError, match=r"no trial was evaluated; the first one: .*encoder"):
-        finish_study(config, data, study, folder, resources, at_once=2)
+        finish_study(config, [data], study, folder, resources, at_once=2)
 
 
 @pytest.mark.long
