@@ -176,7 +176,13 @@ def conclude(options: argparse.Namespace, folds: Sequence[Sequence[Row]]) -> dic
         for reader in options.readers[1:]
     }
     raw = {
-        "command": " ".join(["python benchmarks/quality.py", options.file.name, *sys.argv[2:]]),
+        "command": " ".join(
+            [
+                f"python benchmarks/quality.py {options.file.name}",
+                *options.overrides,
+                f"--readers {' '.join(options.readers)} --seeds {options.seeds}",
+            ]
+        ),
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {
             "mbti_ray": __version__,
