@@ -4,6 +4,12 @@ from typing import Any
 
 import httpx
 
+from mbti_ray.data.builtin_corpus import builtin_rows
+
+STILL = {"reduced_motion": "reduce"}
+POSTS = [post for row in builtin_rows(users=2) for post in row.posts][:5]
+TEXT = "\U0001f642 As an INTJ I keep lists, see www.example.org/lists \U0001f642 and read novels."
+
 
 def ask(url: str, **body: Any) -> dict[str, Any]:
     response = httpx.post(f"{url}predict", json=body)

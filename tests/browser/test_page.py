@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from page import ask, shown, wait_for_text
+from page import POSTS, STILL, TEXT, ask, shown, wait_for_text
 
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.inference.predictor import Predictor
@@ -19,9 +19,6 @@ pytestmark = pytest.mark.browser
 
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1400, "height": 900}
-STILL = {"reduced_motion": "reduce"}
-POSTS = [post for row in builtin_rows(users=2) for post in row.posts][:5]
-TEXT = "\U0001f642 As an INTJ I keep lists, see www.example.org/lists \U0001f642 and read novels."
 
 
 @pytest.fixture(scope="module")

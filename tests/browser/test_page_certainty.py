@@ -7,17 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
-from page import ask, shown, wait_for_text
+from page import STILL, TEXT, ask, shown, wait_for_text
 
-from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.browser
 
 PHONE = {"width": 320, "height": 640}
-STILL = {"reduced_motion": "reduce"}
-POSTS = [post for row in builtin_rows(users=2) for post in row.posts][:5]
-TEXT = "\U0001f642 As an INTJ I keep lists, see www.example.org/lists \U0001f642 and read novels."
 
 
 @pytest.fixture(scope="module")

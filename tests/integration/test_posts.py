@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from people import PERSON, TEXTS
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,8 +35,6 @@ Build = Callable[..., RunConfig]
 CPU = torch.device("cpu")
 # float32 sums in another order; see test_engine.
 _ORDER_OF_SUMS = 2e-4
-PERSON = ["a quiet evening with a book", "party " * 40, "Ünïcode 🙂", "plans for the week", "tea"]
-TEXTS = [PERSON, ["alone at last"], ["a", "b c", "a"], ["one more evening of this " * 12]]
 
 
 def attentive(config: RunConfig, data: Dataset) -> MBTIModel:

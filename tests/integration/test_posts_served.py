@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from http_client import client_of
+from people import TEXTS
 from torch import Tensor
 
 from mbti_ray.config import RunConfig
@@ -36,8 +37,6 @@ Build = Callable[..., RunConfig]
 CPU = torch.device("cpu")
 # float32 sums in another order; see test_engine.
 _ORDER_OF_SUMS = 2e-4
-PERSON = ["a quiet evening with a book", "party " * 40, "Ünïcode 🙂", "plans for the week", "tea"]
-TEXTS = [PERSON, ["alone at last"], ["a", "b c", "a"], ["one more evening of this " * 12]]
 
 
 @pytest.mark.filterwarnings("ignore")
