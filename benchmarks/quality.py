@@ -1,16 +1,17 @@
 """Five-fold cross-validation by persons of what reads a person: windows, posts, TF-IDF, a stack.
 
     python benchmarks/quality.py FILE [key=value ...] [--readers windows posts ...] [--seeds 3]
-        [--folds 5] [--storage runs]
+        [--folds 5] [--jobs 1] [--storage runs] [--output benchmarks/results/quality_FILE.json]
 
 The persons of FILE are dealt to folds, type by type in the order of a hash of their texts. For each
 fold, reader and seed, a model learns from the other folds (of which its own split keeps rows for
-validation) through the training loop, without Ray; its bundle predicts the persons of the fold, as
-the service would. Every reader learns from the same rows and is scored on the same rows, each
-predicted once a seed. A stack is of TF-IDF and the reader of posts.
+validation) through the training loop, without Ray, on a GPU if there is one; its bundle predicts
+the persons of the fold, as the service would. Every reader learns from the same rows and is scored
+on the same rows, each predicted once a seed. A stack is of TF-IDF and the reader of posts.
 
-What is done is not repeated: a run that was stopped goes on where it was. At the end the raw JSON
-goes to benchmarks/results/quality_FILE.json, and the last line is one JSON object: macro-F1 and
+What is done is not repeated: a run that was stopped goes on where it was. `--jobs` trains several
+at a time, which pays on a GPU, and makes minutes no longer comparable. At the end the raw JSON goes
+to `--output`, and the last line is one JSON object: macro-F1 and
 accuracy over all seeds with 95 % intervals by person, the paired differences from the first reader,
 and the CPU minutes of each. Features of a frozen encoder are kept for a fold, so the first reader
 and seed that need them pay for them all.
@@ -19,6 +20,7 @@ and seed that need them pay for them all.
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -26,6 +28,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +54,12 @@ from mbti_ray.typology import POSITIVE_POLES, labels_of
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 2000
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Preset and changes of each reader.
 READERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "windows": ("minilm", ()),
+    # The same preset, and only the reader changed: all weights learn.
+    "posts-tuned": ("minilm", ("model.reader=posts", "fit.posts=24")),
     "windows-frozen": ("posts", ("model.reader=windows", "fit.posts=null")),
     "posts": ("posts", ()),
     "posts+layer": ("posts", ("model.post_layers=1",)),
@@ -70,16 +77,28 @@ def main() -> int:
     parser.add_argument("--readers", nargs="+", choices=READERS, default=[*READERS])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--storage", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--output", type=Path)
     options = parser.parse_intermixed_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     source = [f"data.source={options.file}", *options.overrides]
     folds = deal(load_users(load_run("minilm", source).data).rows, options.folds)
+    for fold in range(options.folds):
+        rows = [row for other in range(options.folds) if other != fold for row in folds[other]]
+        _write_rows(_rows_without(options, fold), rows)
     # Fold by fold, so that readers can be compared long before all is done.
-    for seed in range(options.seeds):
-        for fold in range(options.folds):
-            for reader in options.readers:
-                predict_fold(options, folds, reader, fold, seed)
+    order = product(range(options.seeds), range(options.folds), options.readers)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
+        trained = [
+            pool.submit(
+                predict_fold, options, [row.posts for row in folds[fold]], reader, fold, seed
+            )
+            for seed, fold, reader in order
+        ]
+        for future in trained:
+            future.result()
     print(json.dumps(conclude(options, folds)))
     return 0
 
@@ -101,24 +120,22 @@ def deal(rows: Sequence[Row], folds: int) -> list[list[Row]]:
 
 
 def predict_fold(
-    options: argparse.Namespace, folds: Sequence[Sequence[Row]], reader: str, fold: int, seed: int
+    options: argparse.Namespace, texts: Sequence[Sequence[str]], reader: str, fold: int, seed: int
 ) -> None:
     """Train a reader on the other folds and write its predictions of the fold, if not done."""
     output = _output(options, reader, fold, seed)
     if output.exists():
         return
-    started = time.process_time()
-    train = options.storage / f"{options.file.stem}-of{options.folds}-without{fold}.jsonl"
-    _write_rows(train, [row for other in folds if other is not folds[fold] for row in other])
+    started, begun = time.process_time(), time.perf_counter()
     preset, changes = READERS[reader]
     # The file has the shares of E, N, T and J, whichever the source has.
-    place = (f"data.source={train}", "data.shares_of=ENTJ", f"seed={seed}")
+    place = (f"data.source={_rows_without(options, fold)}", "data.shares_of=ENTJ", f"seed={seed}")
     config = load_run(preset, [*changes, *SCORING, *options.overrides, *place])
     data = prepare_dataset(config, options.storage / "cache")
-    texts = [row.posts for row in folds[fold]]
     probabilities, best = _train_and_predict(config, data, texts, output.with_suffix(""))
     record = {
         "cpu_minutes": (time.process_time() - started) / 60,
+        "seconds": time.perf_counter() - begun,
         "best_epoch": best,
         "probabilities": probabilities,
     }
@@ -134,12 +151,12 @@ def _train_and_predict(
     outcome = cross_fitted = None
     if config.model.has_encoder:
         # A run that was killed goes on from its checkpoint.
-        worker = Worker(folder=path)
+        worker = Worker(device=DEVICE, folder=path)
         outcome = run(config, data, worker)
         cross_fitted = cross_fit(config, data, worker, epochs=outcome.progress.best_epoch)
     folder = RunFolder(path)
     finalize_run(config, data, outcome, folder, cross_fitted=cross_fitted)
-    found = Predictor.load(folder.bundle).predict(texts, whole=True)
+    found = Predictor.load(folder.bundle, device=DEVICE).predict(texts, whole=True)
     shutil.rmtree(path)
     probabilities = [[p.probabilities[pole] for pole in POSITIVE_POLES] for p in found]
     return probabilities, outcome.progress.best_epoch if outcome else 0
@@ -183,7 +200,12 @@ def conclude(options: argparse.Namespace, folds: Sequence[Sequence[Row]]) -> dic
                 f"--readers {' '.join(options.readers)} --seeds {options.seeds}",
             ]
         ),
-        "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": {
+            "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "jobs": options.jobs,
+        },
         "versions": {
             "mbti_ray": __version__,
             "torch": torch.__version__,
@@ -197,8 +219,8 @@ def conclude(options: argparse.Namespace, folds: Sequence[Sequence[Row]]) -> dic
         "paired": paired,
         "cpu_minutes": minutes,
     }
-    RESULTS.mkdir(exist_ok=True)
-    result = RESULTS / f"quality_{options.file.stem}.json"
+    result = options.output or RESULTS / f"quality_{options.file.stem}.json"
+    result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
     return {
         reader: {
@@ -218,6 +240,11 @@ def _output(options: argparse.Namespace, reader: str, fold: int, seed: int) -> P
     settings = hashlib.sha256(" ".join(options.overrides).encode()).hexdigest()[:6]
     name = f"{options.file.stem}-{settings}-{reader}-seed{seed}-fold{fold}of{options.folds}.json"
     path: Path = options.storage / name
+    return path
+
+
+def _rows_without(options: argparse.Namespace, fold: int) -> Path:
+    path: Path = options.storage / f"{options.file.stem}-of{options.folds}-without{fold}.jsonl"
     return path
 
 

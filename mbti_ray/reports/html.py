@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mbti_ray.errors import StorageError
@@ -65,6 +64,9 @@ def _chart_library() -> str:
     file = user_cache_folder() / "pages" / f"vega-{version('vl-convert-python')}.js"
     with suppress(OSError):
         return file.read_text("utf-8")
+    # Of 80 MB: a model card is written without it, and a machine that only trains needs none.
+    import vl_convert
+
     library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     with suppress(OSError, StorageError):
         file.parent.mkdir(parents=True, exist_ok=True)
