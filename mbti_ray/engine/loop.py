@@ -43,6 +43,7 @@ from mbti_ray.model.classifier import (
     build_model,
     enable_gradient_checkpointing,
     stage_of_epoch,
+    to_device,
     trained_weights,
 )
 from mbti_ray.model.loss import build_loss, positive_weights
@@ -120,12 +121,10 @@ def rescore(
 
 class _TrainingLoop:
     def __init__(self, config: RunConfig, data: Dataset, worker: Worker) -> None:
-        self.config = config
-        self.data = data
+        self.config, self.data, self.worker = config, data, worker
         self.keeps_last_epoch = False
-        self.worker = worker
         model = build_model(config.model, vocabulary=len(data.tokenizer), seed=config.seed)
-        self.model = model.to(worker.device)
+        self.model = to_device(model, worker.device)
         if config.fit.gradient_checkpointing:
             enable_gradient_checkpointing(self.model)
         shape: Any = self.model.encoder.config

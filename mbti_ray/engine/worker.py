@@ -90,6 +90,7 @@ class Worker:
     def note(self, text: str) -> None:
         """Record something that the user should know about a run that continues."""
         if self.rank == 0 and self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "notes.txt").open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
 

@@ -243,6 +243,18 @@ def stage_of_epoch(trainable: str, epoch: int) -> Stage:
     return "heads" if trainable == "heads" else "all"
 
 
+def to_device(model: MBTIModel, device: torch.device) -> MBTIModel:
+    """The model on a device. On a GPU, attention by cuDNN is switched off for the process.
+
+    torch sends masked attention on Hopper and Blackwell to cuDNN, which plans anew for every shape
+    of a batch: on an H200 that held up a step or a request for some 0.1 to 1 s, and batches of
+    sorted lengths are of many shapes.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return model.to(device)
+
+
 def use_packed_attention(model: MBTIModel) -> None:
     """Make the encoder attend within each window of a packed row; padded batches still work."""
     encoder: Any = model.encoder

@@ -19,7 +19,7 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.inputs import Inputs
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import ConfigError
-from mbti_ray.model.classifier import MBTIModel, use_packed_attention
+from mbti_ray.model.classifier import MBTIModel, to_device, use_packed_attention
 from mbti_ray.model.encoder import build_encoder, check_positions
 
 pytestmark = pytest.mark.integration
@@ -162,13 +162,32 @@ def test_packed_attention_notes_why_it_cannot_use_the_kernel_of_the_gpu(
     Inputs(
         quick("fit.attention=packed"),
         data,
-        Worker(device="cuda", folder=tmp_path),
+        Worker(device="cuda", folder=tmp_path / "new"),
         MBTIModel(encoder, pooling="mean", dropout=0.0),
         dtype,
     )
-    notes = tmp_path / "notes.txt"
+    notes = tmp_path / "new" / "notes.txt"
     if problem is None:
         assert not notes.exists()
     else:
         (note,) = notes.read_text("utf-8").splitlines()
         assert f"without variable-length attention: {problem}; windows" in note
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_attention_that_plans_for_every_shape_is_off_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    encoder = build_encoder(transformers.DistilBertConfig(**_SHAPE, dim=8, n_heads=1, n_layers=1))
+    model, moved = MBTIModel(encoder, pooling="mean", dropout=0.0), []
+    # There is no GPU to move it to.
+    monkeypatch.setattr(MBTIModel, "to", lambda model, device: moved.append(device) or model)
+    backends = torch.backends.cuda
+    before = backends.cudnn_sdp_enabled()
+    try:
+        backends.enable_cudnn_sdp(True)
+        assert to_device(model, torch.device(device)) is model
+        assert backends.cudnn_sdp_enabled() == (device == "cpu")
+    finally:
+        backends.enable_cudnn_sdp(before)
+    assert moved == [torch.device(device)]

@@ -59,6 +59,6 @@ def test_a_part_that_fails_costs_no_other_one(bench: Any) -> None:
     def fails() -> dict[str, Any]:
         raise RuntimeError("no kernel")
 
-    found = gpu.tried(fails, gpu.time.monotonic())
+    found = gpu.tried(fails, gpu.time.monotonic() + 10)
     assert (found["ok"], found["why"]) == (False, "RuntimeError: no kernel")
-    assert gpu.tried(dict, gpu.time.monotonic() - 10_000)["ok"] is None
+    assert gpu.tried(dict, gpu.time.monotonic() - 10)["ok"] is None

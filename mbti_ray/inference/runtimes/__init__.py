@@ -19,6 +19,7 @@ from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.inference.bundle import Bundle, load_model
 from mbti_ray.inference.runtimes.onnx_runtime import OnnxRuntime
 from mbti_ray.inference.runtimes.tfidf_runtime import TfidfRuntime
+from mbti_ray.model.classifier import to_device
 
 # What autocast computes in, and how far golden logits may be off. Processors differ in the last
 # digits of float32 only; MiniLM in bf16 was off by 0.014.
@@ -68,7 +69,7 @@ class TorchRuntime:
         self.min_efficient_tokens = MIN_EFFICIENT_TOKENS[self.device.type]
         self.golden = [g.logits for g in bundle.manifest.golden]
         self._dtype, self.tolerance = _PRECISIONS[_resolve(precision, self.device)]
-        self._model = load_model(bundle).to(self.device).eval()
+        self._model = to_device(load_model(bundle), self.device).eval()
         if self._dtype is not None:
             # Once, where autocast would convert them in each pass; norms stay float32.
             for layer in self._model.encoder.modules():
