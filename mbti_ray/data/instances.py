@@ -56,11 +56,7 @@ class Instances:
     @cached_property
     def targets(self) -> NDArray[np.float32]:
         """From 0 to 1 for each instance: [I, 4]."""
-        targets = self.windows.labels.astype(np.float32)
-        if self.uses_shares:
-            shares = self.windows.shares
-            targets = np.where(np.isnan(shares), targets, shares)
-        return targets[self.rows]
+        return self.windows.targets(soft=self.uses_shares)[self.rows]
 
     def steps(self, step_size: int, *, epoch: int) -> list[Indices]:
         """The instances of every optimizer step of an epoch."""

@@ -211,6 +211,11 @@ class Windows:
         found[np.asarray(column.is_valid())] = column.flatten().to_numpy().reshape(-1, 4)
         return found
 
+    def targets(self, *, soft: bool) -> NDArray[np.float32]:
+        """What a model learns of each row: its labels, or its soft labels where it has them."""
+        labels = self.labels.astype(np.float32)
+        return np.where(np.isnan(self.shares), labels, self.shares) if soft else labels
+
     def take(self, rows: NDArray[np.int64]) -> "Windows":
         """The windows of some rows, given ascending."""
         place = np.full(self.row_count, -1, np.int32)

@@ -182,7 +182,8 @@ def _test_scores(
     else:
 
         def learned() -> Baseline:
-            return tfidf_baseline(tfidf or fit_tfidf(train.texts, train.labels), test.texts)
+            targets = train.targets(soft=config.loss.targets == "shares")
+            return tfidf_baseline(tfidf or fit_tfidf(train.texts, targets), test.texts)
 
     scores, baselines = score_predictions(config, data.info, predictions, learned)
     if config.data.fold is not None:

@@ -77,7 +77,7 @@ def build_members(
         )
     if config.model.has_tfidf:
         train = data.splits["train"]
-        model = fit_tfidf(train.texts, train.labels)
+        model = fit_tfidf(train.texts, _targets(config, train))
         val, test = (_tfidf_logits(model, data.splits[name]) for name in ("val", "test"))
         tfidf = Member(_as(config, "tfidf"), val, test, tfidf=model)
     stack = None
@@ -91,12 +91,12 @@ def _stack(
     config: RunConfig, data: Dataset, encoder: Member, tfidf: Member, cross_fitted: Floats
 ) -> Member:
     train = data.splits["train"]
-    texts, of_tfidf = train.texts, np.zeros_like(cross_fitted)
+    texts, targets, of_tfidf = train.texts, _targets(config, train), np.zeros_like(cross_fitted)
     for fold in cross_fit_folds(train.persons, seed=config.seed):
         rest = np.setdiff1d(np.arange(train.row_count), fold)
-        model = fit_tfidf([texts[i] for i in rest], train.labels[rest])
+        model = fit_tfidf([texts[i] for i in rest], targets[rest])
         of_tfidf[fold] = model.logits([model.encode(texts[i]) for i in fold])
-    stack = fit_stack(cross_fitted, of_tfidf, train.labels)
+    stack = fit_stack(cross_fitted, of_tfidf, targets)
     return Member(
         _as(config, "stack"),
         stack.logits(encoder.val_logits, tfidf.val_logits),
@@ -105,6 +105,10 @@ def _stack(
         tfidf.tfidf,
         stack,
     )
+
+
+def _targets(config: RunConfig, rows: Windows) -> NDArray[np.float32]:
+    return rows.targets(soft=config.loss.targets == "shares")
 
 
 def _as(config: RunConfig, reader: str) -> RunConfig:

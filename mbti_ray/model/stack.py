@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from mbti_ray.model.tfidf import fit_logistic
+
 Floats = NDArray[np.float64]
 
 _FILE = "stack.safetensors"
@@ -43,24 +45,21 @@ def load_stack(folder: Path) -> Stack:
     return Stack(**load_file(folder / _FILE))
 
 
-def fit_stack(encoder: Floats, tfidf: Floats, labels: NDArray[Any]) -> Stack:
-    """Fit to logits [R, 4] of both members and 0/1 labels [R, 4]; classes weigh alike.
+def fit_stack(encoder: Floats, tfidf: Floats, targets: NDArray[Any]) -> Stack:
+    """Fit to logits [R, 4] of both members and labels [R, 4], 0/1 or shares; classes weigh alike.
 
     A member whose weight would be negative, so that it were believed to err on purpose, gets 0
     (Breiman 1996, "Stacked Regressions").
     """
-    # The members were trained with it: it is there.
-    from sklearn.linear_model import LogisticRegression
-
     weights, bias = np.zeros((4, 2)), np.zeros(4)
-    for k, label in enumerate(labels.astype(bool).T):
+    for k, target in enumerate(targets.T):
         columns = [0, 1]
         both = np.column_stack([encoder[:, k], tfidf[:, k]])
         while columns:
-            model = LogisticRegression(class_weight="balanced").fit(both[:, columns], label)
-            kept = [c for c, w in zip(columns, model.coef_[0], strict=True) if w >= 0]
+            fitted, bias_of_fitted = fit_logistic(both[:, columns], target, inverse_penalty=1.0)
+            kept = [c for c, w in zip(columns, fitted, strict=True) if w >= 0]
             if kept == columns:
-                weights[k, columns], bias[k] = model.coef_[0], model.intercept_[0]
+                weights[k, columns], bias[k] = fitted, bias_of_fitted
                 break
             columns = kept
     return Stack(weights, bias)

@@ -120,8 +120,8 @@ def require_sklearn() -> None:
         ) from error
 
 
-def fit_tfidf(texts: Sequence[str], labels: NDArray[Any]) -> TfidfModel:
-    """Fit to texts and their 0/1 labels [R, 4], with both classes of a dimension weighing alike.
+def fit_tfidf(texts: Sequence[str], targets: NDArray[Any]) -> TfidfModel:
+    """Fit to texts and their labels [R, 4], 0/1 or shares, with both classes weighing alike.
 
     A dimension with one class gets that class for every text; where no word occurs in two texts,
     all of them get the majority class.
@@ -130,7 +130,7 @@ def fit_tfidf(texts: Sequence[str], labels: NDArray[Any]) -> TfidfModel:
         ConfigError: scikit-learn is not installed.
     """
     require_sklearn()
-    from sklearn import feature_extraction, linear_model
+    from sklearn import feature_extraction
 
     vectorizer = feature_extraction.text.TfidfVectorizer(
         ngram_range=(1, 2),
@@ -139,20 +139,32 @@ def fit_tfidf(texts: Sequence[str], labels: NDArray[Any]) -> TfidfModel:
         max_features=MAX_FEATURES,
         dtype=np.float32,
     )
-    actual = labels.astype(bool)
-    bias = np.where(actual.mean(0) >= 0.5, _SURE, -_SURE)
+    bias = np.where(targets.mean(0) >= 0.5, _SURE, -_SURE)
     try:
         matrix = vectorizer.fit_transform(texts)
     except ValueError:
         # scikit-learn's way of reporting that no word occurs in two texts.
         return TfidfModel([], np.zeros(0), np.zeros((4, 0)), bias)
     weights = np.zeros((4, matrix.shape[1]))
-    for k, label in enumerate(actual.T):
-        if not label.all() and label.any():
-            model = linear_model.LogisticRegression(
-                C=INVERSE_PENALTY, max_iter=1000, class_weight="balanced"
-            )
-            model.fit(matrix, label)
-            weights[k], bias[k] = model.coef_[0], model.intercept_[0]
+    for k, target in enumerate(targets.T):
+        if target.min() < 1 and target.max() > 0:
+            weights[k], bias[k] = fit_logistic(matrix, target, inverse_penalty=INVERSE_PENALTY)
     names = vectorizer.get_feature_names_out().tolist()
     return TfidfModel(names, np.asarray(vectorizer.idf_, float), weights, bias)
+
+
+def fit_logistic(
+    features: Any, target: NDArray[Any], *, inverse_penalty: float
+) -> tuple[Floats, float]:
+    """Coefficients [F] and bias of a logistic regression on features [R, F], dense or sparse.
+
+    Classes weigh alike. A row with a share as its target counts as both, by its share.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    weight = np.stack([1.0 - target, target])
+    weight *= target.size / (2 * weight.sum(1, keepdims=True))
+    classes, rows = weight.nonzero()
+    model = LogisticRegression(C=inverse_penalty, max_iter=1000)
+    model.fit(features[rows], classes, sample_weight=weight[classes, rows])
+    return model.coef_[0], float(model.intercept_[0])

@@ -56,6 +56,19 @@ def test_logits_are_those_of_scikit_learn(monkeypatch, max_features):
         np.testing.assert_allclose(got[:, k], expected, atol=2e-3)
 
 
+def test_a_share_counts_as_so_many_rows_of_each_class():
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="needs the extra")
+    random = np.random.default_rng(0)
+    features, quarters = random.normal(size=(40, 3)), random.integers(0, 5, 40)
+    # Four rows for each, of which so many are of the positive class.
+    labels = (np.arange(4) < quarters[:, None]).ravel()
+    repeated = linear_model.LogisticRegression(C=0.25, class_weight="balanced", max_iter=1000)
+    repeated.fit(np.repeat(features, 4, axis=0), labels)
+    weights, bias = tfidf.fit_logistic(features, quarters / 4, inverse_penalty=1.0)
+    np.testing.assert_allclose(weights, repeated.coef_[0], atol=1e-3)
+    assert bias == pytest.approx(repeated.intercept_[0], abs=1e-3)
+
+
 def test_a_pair_may_be_a_feature_whose_words_are_none():
     model = tfidf.TfidfModel(["big cat"], np.ones(1), np.ones((4, 1)), np.zeros(4))
     texts = ["a big CAT", "cat big", "big", "big dog cat"]
