@@ -181,8 +181,8 @@ def serve(bench: Bench) -> dict[str, Any]:
         return time.perf_counter() - started
 
     with ThreadPoolExecutor(1) as executor:
-        speed = warm_up(predictor, executor, config)
-        model = ServedModel(predictor, executor, config, tokens_per_s=speed)
+        speed = warm_up(predictor, {1: executor}, config)
+        model = ServedModel(predictor, {1: executor}, config, tokens_per_s=speed)
         seconds = asyncio.run(main(model))
     kinds = {error.code for error in refused}
     stall = float(np.quantile(stalls, 0.99))

@@ -8,7 +8,7 @@ while the answers of another are written. Source of the idea: token-budget batch
 text-embeddings-inference and continuous batching (Yu et al. 2022, Orca), for windows that need a
 single pass.
 
-Belongs to one event loop; `forward` runs in the given executor. Must not know texts, HTTP or Ray.
+Belongs to one event loop; `forward` runs in the given executors. Must not know texts, HTTP or Ray.
 
 Legend: B windows of a pass, N windows of a request, W outputs of each.
 """
@@ -18,7 +18,7 @@ import math
 import time
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import count
@@ -27,6 +27,9 @@ import torch
 from torch import Tensor
 
 from mbti_ray.data.windows import TokenIds
+
+# By how many passes run at once: the threads for one of them.
+Executors = Mapping[int, Executor]
 
 # A larger share of padding costs more than another pass.
 _MAX_PADDING = 0.1
@@ -74,10 +77,9 @@ class Batcher:
 
     def __init__(
         self,
-        forward: Callable[[Sequence[TokenIds], int], Tensor],
-        executor: Executor,
+        forward: Callable[[Sequence[TokenIds]], Tensor],
+        executors: Executors,
         *,
-        passes_at_once: int = 1,
         output_size: int = 4,
         batch_tokens: int,
         min_efficient_tokens: int,
@@ -86,8 +88,9 @@ class Batcher:
     ) -> None:
         """
         Args:
-            forward: Outputs [B, W] of B windows in one of so many passes that run at once.
-            passes_at_once: Another pass starts beside a running one once it is full enough.
+            forward: Outputs [B, W] of B windows.
+            executors: For a pass alone, and for the most that run at once: another starts beside a
+                running one once it is full enough.
             output_size: W.
             batch_tokens: Maximum padded tokens of a pass; a single window may be longer.
             min_efficient_tokens: Up to this many tokens a pass takes windows of any length, and
@@ -95,8 +98,8 @@ class Batcher:
             tokens_per_s: The estimated speed before the first pass.
         """
         self._forward = forward
-        self._executor = executor
-        self._passes_at_once = passes_at_once
+        self._executors = executors
+        self._passes_at_once = max(executors)
         self._output_size = output_size
         self._batch_tokens = batch_tokens
         self._min_efficient_tokens = min_efficient_tokens
@@ -157,7 +160,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         try:
-            outputs = await loop.run_in_executor(self._executor, self._forward, ids, passes)
+            outputs = await loop.run_in_executor(self._executors[passes], self._forward, ids)
             finished = time.perf_counter()
             _deliver(batch, outputs, started, finished)
         except Exception as error:

@@ -9,9 +9,12 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from threading import get_native_id
 from typing import Any
 
 import torch
@@ -24,7 +27,7 @@ from mbti_ray.inference.prediction import Prediction
 from mbti_ray.inference.predictor import Predictor, distinct_windows
 from mbti_ray.inference.word_influence import Probabilities
 from mbti_ray.serving.admission import ConcurrencyLimiter, check_wait
-from mbti_ray.serving.batching import Batcher, ForwardPass
+from mbti_ray.serving.batching import Batcher, Executors, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 from mbti_ray.serving.tokenizer_queue import TokenizerQueue
 from mbti_ray.serving.word_explanations import explain_words
@@ -80,27 +83,28 @@ class ServedModel:
     def __init__(
         self,
         predictor: Predictor,
-        executor: Executor,
+        executors: Executors,
         config: ServeConfig,
         *,
         tokens_per_s: float,
         callback: ServeCallback | None = None,
     ) -> None:
-        """Forward passes run in the threads of `executor`; `warm_up` gives the speed."""
+        """`forward_executors` gives the threads of the forward passes, `warm_up` the speed."""
         self._callback = callback or ServeCallback()
         self.predictor = predictor
         self._tokenizer_queue = TokenizerQueue()
         self._batcher = Batcher(
-            lambda windows, passes: _forward(predictor, windows, config.cpus // passes),
-            executor,
-            passes_at_once=passes_at_once(config),
+            partial(_forward, predictor),
+            executors,
             output_size=predictor.output_size,
             batch_tokens=_batch_tokens(predictor, config),
-            min_efficient_tokens=predictor.min_efficient_tokens,
+            # Of all threads; a pass that has a share of them is full earlier.
+            min_efficient_tokens=predictor.min_efficient_tokens // max(executors),
             tokens_per_s=tokens_per_s,
             on_forward=self._callback.on_forward,
         )
-        self._executor = executor
+        # For the layer among posts. It does not wait here behind the passes of a full queue.
+        self._executor = executors[1]
         self._cache: OrderedDict[bytes, Prediction] = OrderedDict()
         self._config = config
         self._batch_tokens = _batch_tokens(predictor, config)
@@ -162,7 +166,7 @@ class ServedModel:
         windows, _ = distinct_windows(packed)
         output = await self._batcher.compute(windows)
         if self.predictor.output_size > 2 * len(POSITIVE_POLES):
-            # A layer among posts takes as long as a pass, so it runs where passes do.
+            # A layer among posts takes as long as a pass.
             loop = asyncio.get_running_loop()
             pool = self.predictor.pool
             logits = await loop.run_in_executor(self._executor, pool, packed, output.values)
@@ -226,7 +230,7 @@ class ServedModel:
         found: list[Prediction] = []
         loop = asyncio.get_running_loop()
         for start in range(0, len(rows), _USERS_AT_ONCE):
-            # A layer among posts takes as long as a pass, so it runs where passes do.
+            # A layer among posts takes as long as a pass.
             own = rows[start : start + _USERS_AT_ONCE]
             found += await loop.run_in_executor(self._executor, predict_part, own)
         return [prediction.probabilities for prediction in found]
@@ -240,28 +244,44 @@ class ServedModel:
             self._cache.popitem(last=False)
 
 
-def passes_at_once(config: ServeConfig) -> int:
-    """How many forward passes run at the same time: so many threads has the executor."""
-    return 1 if config.gpus else min(_PASSES_AT_ONCE, config.cpus)
+def forward_executors(config: ServeConfig) -> dict[int, ThreadPoolExecutor]:
+    """Threads for one pass with all cores, and on a CPU of several for two with half of them each.
+
+    Each keeps its number of torch threads. Several that had all cores would slow each other down:
+    OpenMP has threads for each of them, and with more threads than cores libgomp puts a thread to
+    sleep at the end of every operation (a text of MiniLM took 15 ms instead of 8).
+    """
+
+    def begin(cpus: int) -> None:
+        # Here only: each call throws away what oneDNN has compiled.
+        torch.set_num_threads(cpus)
+        # `top -H` and benchmarks/serve.py tell it, and the threads that it starts, from the others.
+        with suppress(OSError):
+            Path(f"/proc/self/task/{get_native_id()}/comm").write_text("forward")
+
+    most = 1 if config.gpus else min(_PASSES_AT_ONCE, config.cpus)
+    return {
+        passes: ThreadPoolExecutor(passes, "forward", begin, (config.cpus // passes,))
+        for passes in {1, most}
+    }
 
 
-def warm_up(predictor: Predictor, executor: Executor, config: ServeConfig) -> float:
+def warm_up(predictor: Predictor, executors: Executors, config: ServeConfig) -> float:
     """Runs texts of every length; returns the real tokens per second of the largest passes.
 
-    One pass at a time, so that a bundle that is being served keeps answering, and in the executor
+    One pass at a time, so that a bundle that is being served keeps answering, and in the threads
     that will run the passes, because threads and memory are allocated there.
     """
-    passes = passes_at_once(config)
-    for threads in {config.cpus, config.cpus // passes}:
+    for executor in executors.values():
         for row in predictor.encode([[text] for text in predictor.warmup_texts()], whole=False):
-            executor.submit(_forward, predictor, row.windows[:1], threads).result()
+            executor.submit(_forward, predictor, row.windows[:1]).result()
     length = min(64, predictor.max_tokens)
     windows: list[TokenIds] = [[1] * length] * max(1, _batch_tokens(predictor, config) // length)
+    passes = max(executors)
 
     def measure_tokens_per_s() -> float:
         start = time.perf_counter()
-        threads = config.cpus // passes
-        running = [executor.submit(_forward, predictor, windows, threads) for _ in range(passes)]
+        running = [executors[passes].submit(_forward, predictor, windows) for _ in range(passes)]
         for each in running:
             each.result()
         return passes * length * len(windows) / (time.perf_counter() - start)
@@ -269,11 +289,8 @@ def warm_up(predictor: Predictor, executor: Executor, config: ServeConfig) -> fl
     return max(measure_tokens_per_s() for _ in range(2))
 
 
-def _forward(predictor: Predictor, windows: Sequence[TokenIds], threads: int) -> Tensor:
-    """Outputs on the CPU: the copy waits for a GPU here, in the executor, not in the event loop."""
-    if torch.get_num_threads() != threads:
-        # Each call also throws away what oneDNN has compiled.
-        torch.set_num_threads(threads)
+def _forward(predictor: Predictor, windows: Sequence[TokenIds]) -> Tensor:
+    """Outputs on the CPU: the copy waits for a GPU here, in a thread, not in the event loop."""
     return predictor.forward(windows).cpu()
 
 

@@ -186,7 +186,9 @@ class Services:
         self._ends.callback(thread.shutdown)
 
         def load(location: str, _: ServedModel | None) -> ServedModel:
-            return ServedModel(Predictor.load(Path(location)), thread, config, tokens_per_s=1e5)
+            return ServedModel(
+                Predictor.load(Path(location)), {1: thread}, config, tokens_per_s=1e5
+            )
 
         router = Router(load, target or ServingTarget(str(self._bundle)))
         url = self._ends.enter_context(_serving(router, config, key))

@@ -64,7 +64,7 @@ def test_the_service_answers_what_evaluate_scores_and_influence_encodes_nothing_
 
     async def ask() -> tuple[list[Any], int, Any]:
         with ThreadPoolExecutor(1) as executor:
-            model = ServedModel(posts_model, executor, ServeConfig(), tokens_per_s=1e6)
+            model = ServedModel(posts_model, {1: executor}, ServeConfig(), tokens_per_s=1e6)
             router = Router(lambda *_: model, ServingTarget("a bundle"))
             async with client_of(build_api(router, ServeConfig())) as client:
                 answers = [(await client.post("/predict", json=body)).json() for body in bodies]

@@ -33,7 +33,7 @@ def load(executor: ThreadPoolExecutor) -> Callable[[str, ServedModel | None], Se
         predictor = Predictor.load(Path(location))
         if loaded is not None and loaded.bundle_id == predictor.bundle_id:
             return loaded
-        return ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6)
+        return ServedModel(predictor, {1: executor}, ServeConfig(), tokens_per_s=1e6)
 
     return load
 

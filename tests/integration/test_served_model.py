@@ -17,7 +17,13 @@ from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.serving.batching import ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest, TextsRequest, UserRequest
-from mbti_ray.serving.served_model import PredictResult, ServeCallback, ServedModel, warm_up
+from mbti_ray.serving.served_model import (
+    PredictResult,
+    ServeCallback,
+    ServedModel,
+    forward_executors,
+    warm_up,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -69,7 +75,7 @@ def predict(model: ServedModel, *requests: PredictRequest) -> list[PredictResult
 def test_results_are_the_predictors_for_texts_and_for_users_in_windows(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:
-    model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6)
+    model = ServedModel(predictor, {1: executor}, ServeConfig(), tokens_per_s=1e6)
     inputs, posts = ["a", LONG, "a quiet book"], [LONG, "a party", LONG]
     one_by_one, whole = predict(model, texts(*inputs), user(*posts))
     expected = predictor.predict([[text] for text in inputs], whole=False)
@@ -87,7 +93,7 @@ def test_a_cached_text_is_not_computed_again(
 ) -> None:
     counts = Counts()
     config = ServeConfig(cache=2)
-    model = ServedModel(predictor, executor, config, tokens_per_s=1e6, callback=counts)
+    model = ServedModel(predictor, {1: executor}, config, tokens_per_s=1e6, callback=counts)
 
     def windows_of(request: PredictRequest) -> int:
         counts.windows = 0
@@ -107,7 +113,7 @@ def test_a_text_too_long_is_refused_if_it_must_not_be_truncated(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:
     counts = Counts()
-    model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6, callback=counts)
+    model = ServedModel(predictor, {1: executor}, ServeConfig(), tokens_per_s=1e6, callback=counts)
     with pytest.raises(APIError, match="exceeds the limit of 1 x 32 tokens") as refused:
         predict(model, texts("a", LONG, truncate=False))
     assert refused.value.code is ErrorCode.TOO_LARGE
@@ -119,7 +125,7 @@ def test_a_text_too_long_is_refused_if_it_must_not_be_truncated(
 def test_a_text_of_invisible_characters_is_empty(
     predictor: Predictor, executor: ThreadPoolExecutor, text: str
 ) -> None:
-    model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6)
+    model = ServedModel(predictor, {1: executor}, ServeConfig(), tokens_per_s=1e6)
     for request, where in (
         (TextsRequest(inputs=text), "inputs"),
         (texts("a", text), r"inputs\[1\]"),
@@ -167,7 +173,7 @@ def test_the_event_loop_runs_while_a_device_computes(
 
     async def main() -> PredictResult:
         device = as_on_a_gpu(predictor, wait)
-        model = ServedModel(device, executor, ServeConfig(), tokens_per_s=1e6)
+        model = ServedModel(device, {1: executor}, ServeConfig(), tokens_per_s=1e6)
         answer = asyncio.create_task(model.predict(texts("a", "a quiet book")))
         await asyncio.to_thread(reading.wait, 10)
         # Only the loop lets the device finish.
@@ -190,7 +196,7 @@ def test_warm_up_waits_for_the_device_and_times_a_full_pass(
         return forward(windows)
 
     device.forward = recorded  # type: ignore[method-assign]
-    speed = warm_up(device, executor, ServeConfig(batch_tokens=1024))
+    speed = warm_up(device, {1: executor}, ServeConfig(batch_tokens=1024))
     assert sizes[-2:] == [1024, 1024]
     assert speed <= 1024 / 0.05
 
@@ -198,7 +204,7 @@ def test_warm_up_waits_for_the_device_and_times_a_full_pass(
 def test_a_full_queue_is_429_with_the_seconds_to_wait(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:
-    model = ServedModel(predictor, executor, ServeConfig(max_wait_s=2), tokens_per_s=1)
+    model = ServedModel(predictor, {1: executor}, ServeConfig(max_wait_s=2), tokens_per_s=1)
 
     gate = threading.Event()
 
@@ -224,7 +230,7 @@ def test_a_full_queue_is_429_with_the_seconds_to_wait(
 def test_a_queue_that_filled_during_tokenization_is_429_too(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:
-    model = ServedModel(predictor, executor, ServeConfig(max_wait_s=2), tokens_per_s=1)
+    model = ServedModel(predictor, {1: executor}, ServeConfig(max_wait_s=2), tokens_per_s=1)
     gate = threading.Event()
 
     async def main() -> list[PredictResult | BaseException]:
@@ -252,7 +258,7 @@ def test_texts_waiting_for_the_tokenizer_count_as_waiting(
     monkeypatch.setattr(
         predictor, "encode", lambda *given, **how: gate.wait(10) and encode(*given, **how)
     )
-    model = ServedModel(predictor, executor, ServeConfig(max_wait_s=0.05), tokens_per_s=1e9)
+    model = ServedModel(predictor, {1: executor}, ServeConfig(max_wait_s=0.05), tokens_per_s=1e9)
     long = texts(LONG * 20)
 
     async def main() -> list[PredictResult | BaseException]:
@@ -283,7 +289,7 @@ def test_masked_spans_of_long_texts_are_found_outside_the_event_loop_and_only_fo
         return explain(post)
 
     monkeypatch.setattr(predictor, "explain_masking", recorded)
-    model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e6)
+    model = ServedModel(predictor, {1: executor}, ServeConfig(), tokens_per_s=1e6)
     long = "as an INTJ " * 100
     masked = predict(model, user(long, "b", explain=True, influence=influence))[0].masked
     assert masked == [[explain(long), explain("b")]]
@@ -291,4 +297,26 @@ def test_masked_spans_of_long_texts_are_found_outside_the_event_loop_and_only_fo
 
 
 def test_warm_up_measures_a_speed(predictor: Predictor, executor: ThreadPoolExecutor) -> None:
-    assert warm_up(predictor, executor, ServeConfig()) > 100
+    assert warm_up(predictor, {1: executor}, ServeConfig()) > 100
+
+
+def test_only_one_thread_computes_with_all_cores_and_none_changes_its_number(
+    predictor: Predictor,
+) -> None:
+    used: dict[int, set[int]] = {}
+    device = copy(predictor)
+
+    def forward(windows: Any) -> torch.Tensor:
+        used.setdefault(threading.get_ident(), set()).add(torch.get_num_threads())
+        return predictor.forward(windows)
+
+    device.forward = forward  # type: ignore[method-assign]
+    config = ServeConfig(cpus=2)
+    executors = forward_executors(config)
+    speed = warm_up(device, executors, config)
+    model = ServedModel(device, executors, config, tokens_per_s=speed)
+    predict(model, *(texts(f"text {n}", LONG) for n in range(40)), texts("one"))
+    predict(model, texts("alone"))
+    for executor in executors.values():
+        executor.shutdown()
+    assert sorted(map(sorted, used.values())) == [[1], [1], [2]]

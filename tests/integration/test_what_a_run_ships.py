@@ -268,8 +268,8 @@ def test_the_service_answers_with_tfidf_and_with_a_stack_as_the_predictor_does(
         predictor = Predictor.load(folder.bundle)
         with ThreadPoolExecutor(1) as executor:
             config = ServeConfig()
-            speed = warm_up(predictor, executor, config)
-            served = ServedModel(predictor, executor, config, tokens_per_s=speed)
+            speed = warm_up(predictor, {1: executor}, config)
+            served = ServedModel(predictor, {1: executor}, config, tokens_per_s=speed)
             answer = asyncio.run(served.predict(UserRequest(posts=posts))).predictions[0]
         (expected,) = predictor.predict([posts], whole=True)
         assert answer.type == expected.type

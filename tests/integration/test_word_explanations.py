@@ -36,7 +36,7 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 def model(bundle: Path, executor: ThreadPoolExecutor) -> ServedModel:
     config = ServeConfig(batch_tokens=128)
-    return ServedModel(Predictor.load(bundle), executor, config, tokens_per_s=1e5)
+    return ServedModel(Predictor.load(bundle), {1: executor}, config, tokens_per_s=1e5)
 
 
 def serve(model: ServedModel, main: Main) -> Any:
@@ -83,7 +83,7 @@ def test_words_of_a_reader_of_posts_are_weighed_within_all_posts(
 ) -> None:
     config = quick("model.reader=posts", "model.post_layers=1", "fit.epochs=1")
     predictor = Predictor.load(make_bundle(config))
-    model = ServedModel(predictor, executor, ServeConfig(), tokens_per_s=1e5)
+    model = ServedModel(predictor, {1: executor}, ServeConfig(), tokens_per_s=1e5)
     posts = ["a quiet evening", "we met friends", "so"]
     (response,) = post(model, {"posts": posts, "explain": "words"})
     full, without = predictor.predict([posts, ["a quiet", *posts[1:]]], whole=True)

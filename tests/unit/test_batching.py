@@ -26,7 +26,7 @@ class Model:
         self.gate.set()
         self.entered = threading.Event()
 
-    def __call__(self, windows: Sequence[list[int]], passes: int = 1) -> Tensor:
+    def __call__(self, windows: Sequence[list[int]]) -> Tensor:
         self.entered.set()
         assert self.gate.wait(10)
         self.passes.append([list(w) for w in windows])
@@ -39,7 +39,7 @@ def batcher(model: Any, executor: ThreadPoolExecutor, **changes: Any) -> Batcher
         "min_efficient_tokens": 16,
         "tokens_per_s": 1000.0,
     }
-    return Batcher(model, executor, **settings | changes)
+    return Batcher(model, {1: executor}, **settings | changes)
 
 
 async def blocked_request(model: Model, queue: Batcher) -> "asyncio.Task[WindowOutputs]":
@@ -104,20 +104,27 @@ def test_the_oldest_window_is_computed_first_with_those_nearest_in_length() -> N
 
 
 def test_two_passes_share_what_waits_and_a_second_starts_only_if_it_is_full_enough() -> None:
-    shared: list[tuple[int, int]] = []
+    shared: list[tuple[int, str]] = []
     both, gate = threading.Barrier(2), threading.Event()
 
-    def model(windows: Sequence[list[int]], passes: int) -> Tensor:
-        shared.append((len(windows), passes))
-        if passes == 2:
+    def model(windows: Sequence[list[int]]) -> Tensor:
+        name = threading.current_thread().name.partition("_")[0]
+        shared.append((len(windows), name))
+        if name == "shared":
             both.wait(10)
         else:
             assert gate.wait(10)
         return torch.zeros(len(windows), 4)
 
     async def main() -> None:
-        with ThreadPoolExecutor(2) as executor:
-            queue = batcher(model, executor, batch_tokens=1000, passes_at_once=2)
+        with ThreadPoolExecutor(1, "alone") as alone, ThreadPoolExecutor(2, "shared") as pair:
+            queue = Batcher(
+                model,
+                {1: alone, 2: pair},
+                batch_tokens=1000,
+                min_efficient_tokens=16,
+                tokens_per_s=1000.0,
+            )
             # Two at once, or the barrier breaks.
             await asyncio.gather(*await enqueue(queue, [[[1, 2, 3, 4]]] * 16))
             first = await enqueue(queue, [[[1, 2, 3, 4]]])
@@ -126,7 +133,7 @@ def test_two_passes_share_what_waits_and_a_second_starts_only_if_it_is_full_enou
             await asyncio.gather(*first, *more)
 
     asyncio.run(main())
-    assert shared == [(8, 2), (8, 2), (1, 1), (3, 1)]
+    assert shared == [(8, "shared"), (8, "shared"), (1, "alone"), (3, "alone")]
 
 
 def test_a_cancelled_request_leaves_the_queue_and_is_not_computed() -> None:
@@ -148,7 +155,7 @@ def test_a_cancelled_request_leaves_the_queue_and_is_not_computed() -> None:
 
 
 def test_a_failed_pass_fails_its_own_requests_and_later_ones_are_computed() -> None:
-    def model(windows: Sequence[list[int]], passes: int) -> Tensor:
+    def model(windows: Sequence[list[int]]) -> Tensor:
         if windows[0] == [13]:
             raise RuntimeError("out of memory")
         return torch.zeros(len(windows), 4)
@@ -166,7 +173,7 @@ def test_a_failed_pass_fails_its_own_requests_and_later_ones_are_computed() -> N
 def test_the_other_windows_of_a_failed_request_are_not_computed() -> None:
     model = Model()
 
-    def fail_once(windows: Sequence[list[int]], passes: int) -> Tensor:
+    def fail_once(windows: Sequence[list[int]]) -> Tensor:
         logits = model(windows)
         if len(model.passes) == 1:
             raise RuntimeError("out of memory")
@@ -189,7 +196,7 @@ def test_the_other_windows_of_a_failed_request_are_not_computed() -> None:
 def test_a_model_that_returns_too_few_rows_fails_its_requests_and_not_the_queue() -> None:
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
-            queue = batcher(lambda windows, passes: torch.zeros(len(windows) - 1, 4), executor)
+            queue = batcher(lambda windows: torch.zeros(len(windows) - 1, 4), executor)
             for _ in range(2):
                 with pytest.raises(ValueError, match="shorter"):
                     await asyncio.wait_for(queue.compute([[1], [2]]), 10)

@@ -1,18 +1,13 @@
 """The HTTP service on Ray Serve: replicas that hold the model.
 
-Owns the threads of a replica and the options of the deployment. Routes, schemas and queues are
+Owns the options of the deployment, and what a replica consists of. Routes, schemas and queues are
 those of `mbti_ray.serving`; starting and stopping is in `service`.
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
-from threading import get_native_id
 from typing import Any
 from uuid import uuid4
 
-import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
@@ -30,7 +25,7 @@ from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.serving.access import key_digest
 from mbti_ray.serving.app import build_api
 from mbti_ray.serving.router import Router
-from mbti_ray.serving.served_model import ServedModel, passes_at_once, warm_up
+from mbti_ray.serving.served_model import ServedModel, forward_executors, warm_up
 from mbti_ray.serving.target import ServingTarget
 from mbti_ray.storage.remote import Location, absolute_location
 
@@ -57,8 +52,7 @@ class MbtiService:
         self._key_hash = key_hash
         self._metrics = ServeMetrics()
         start_malloc_trim_thread()
-        # Threads of their own for all computation: torch keeps its thread count per thread.
-        self._threads = _forward_threads(passes_at_once(config), config)
+        self._executors = forward_executors(config)
         self._router = Router(self._load, current_target(service) or target)
         replica = serve.get_replica_context().replica_id.unique_id
         start_rollout_thread(service, replica, self._router)
@@ -76,7 +70,8 @@ class MbtiService:
         if loaded is not None and loaded.bundle_id == load_manifest(folder).id:
             return loaded
         config = self._config
-        with _forward_threads(1, config) as thread:
+        # A thread of its own, with which its OpenMP threads end: others are answered meanwhile.
+        with forward_executors(config)[1] as thread:
             predictor = thread.submit(
                 Predictor.load,
                 folder,
@@ -85,20 +80,10 @@ class MbtiService:
                 precision=config.precision,
                 base_rates=config.base_rates,
             ).result()
-        speed = warm_up(predictor, self._threads, config)
+        speed = warm_up(predictor, self._executors, config)
         return ServedModel(
-            predictor, self._threads, config, tokens_per_s=speed, callback=self._metrics
+            predictor, self._executors, config, tokens_per_s=speed, callback=self._metrics
         )
-
-
-def _forward_threads(count: int, config: ServeConfig) -> ThreadPoolExecutor:
-    def begin() -> None:
-        torch.set_num_threads(config.cpus)
-        # `top -H` and benchmarks/serve.py tell it, and the threads that it starts, from the others.
-        with suppress(OSError):
-            Path(f"/proc/self/task/{get_native_id()}/comm").write_text("forward")
-
-    return ThreadPoolExecutor(count, "forward", initializer=begin)
 
 
 def build_app(bundle: Location, config: ServeConfig) -> serve.Application:
