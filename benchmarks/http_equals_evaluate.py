@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from mbti_ray.data.progress import no_progress
+from mbti_ray.data.processes import no_progress
 from mbti_ray.data.sources import read_source
 from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
 from mbti_ray.runs.lookup import fetch_bundle

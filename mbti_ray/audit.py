@@ -49,8 +49,7 @@ def _audit(options: argparse.Namespace) -> Result:
     with ProcessMap() as map_batches:
         source = load_users(config.data, store=PostStore(), map_batches=map_batches)
         with progress_bar("tokenizing", sum(len(row.posts) for row in source.rows)) as advance:
-            found = audit(config, source, advance=advance, map_batches=map_batches)
-    statistics = found.as_dict()
+            statistics = audit(config, source, advance=advance, map_batches=map_batches)
     source_text = Text(statistics["source"], style="bold")
     console.print(source_text, statistics["fingerprint"], soft_wrap=True)
     for note in source.notes:

@@ -16,7 +16,7 @@ from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictio
 from mbti_ray.config import RunConfig, apply_overrides, override
 from mbti_ray.config.load import BASE_RATES, base_rate_overrides
 from mbti_ray.config.serve_section import ServeConfig
-from mbti_ray.data.progress import ProgressCallback
+from mbti_ray.data.processes import ProgressCallback
 from mbti_ray.errors import ConfigError, DataError, RunError
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.storage.remote import Location, absolute_location

@@ -7,7 +7,6 @@ of the texts as the model reads them.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -16,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.encoded_files import count_tokens
 from mbti_ray.data.examples import (
     Examples,
-    Indices,
     build_examples,
     count_mentions,
     count_shared,
@@ -27,8 +26,7 @@ from mbti_ray.data.examples import (
     split_examples,
 )
 from mbti_ray.data.mask import most_mentioned
-from mbti_ray.data.processes import MapBatches, map_here
-from mbti_ray.data.progress import ProgressCallback, no_progress
+from mbti_ray.data.processes import MapBatches, ProgressCallback, map_here, no_progress
 from mbti_ray.data.sources import Source
 from mbti_ray.data.tokenizer import build_tokenizer
 from mbti_ray.data.word_tokenizer import WordTokenizer
@@ -40,114 +38,34 @@ _BINS = 20
 Mentions = Mapping[int, Counter[str]]
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Number of lengths from `first` to `last`, both included."""
-
-    first: int
-    last: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of each post or of each user, without special tokens.
-
-    Attributes:
-        p90: Like the median and `p99` a length that occurs: the smallest that 90 % do not exceed.
-        longer: Share that does not fit into one window of `model.max_tokens`, which also has a
-            [CLS] and a [SEP] after each post.
-        histogram: Bins of equal width; the last one extends to the maximum.
-    """
-
-    min: int
-    median: int
-    p90: int
-    p99: int
-    max: int
-    longer: float
-    histogram: list[Bin]
-
-
-@dataclass(frozen=True)
-class DuplicateCounts:
-    """Duplicate posts; the counts across splits are None if the source cannot be split.
-
-    Attributes:
-        texts: Distinct texts that occur more than once, compared as written.
-        posts: Posts with one of these texts.
-        held_out: Posts of the validation and test splits.
-        across: Those of them whose text, as written, is also a post of the training split.
-        near_across: The same, compared as the model reads them, in lower case, by letters and
-            digits only (by the whole text if it has neither). Never below `across`.
-    """
-
-    texts: int
-    posts: int
-    held_out: int | None
-    across: int | None
-    near_across: int | None
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The statistics of one source under one config. Shares are from 0 to 1.
-
-    Attributes:
-        rows: Rows of the source; several of one author can be one user.
-        authors: Distinct authors; 0 if the source names none.
-        bad_rows: Rows that cannot be used, by reason.
-        majority: Share of the majority type: the accuracy of always predicting it.
-        names_a_type: Share of users with any of the sixteen types in any post.
-        names_own_type: Share of users with their own type in any post.
-        most_mentioned_rule: Accuracy, over all users, of predicting the type that the posts mention
-            most often (the first of equally frequent ones), or the majority type without any.
-        most_mentioned_rule_masked: The same after masking; unless equal to `majority`, it leaks.
-        type_shares: Of the users, most frequent first.
-        pole_shares: Share of users with each of E, N, T, J.
-        pos_weight: Negatives / positives over all examples (users or posts, as `data.unit` says) in
-            the order E, N, T, J; None without a positive.
-        splits: Examples by split, or None.
-        split_problem: Why there is no split.
-        tokens: Lengths by post and by user.
-    """
-
-    source: str
-    fingerprint: str
-    rows: int
-    users: int
-    posts: int
-    authors: int
-    bad_rows: dict[str, int]
-    majority: float
-    names_a_type: float
-    names_own_type: float
-    most_mentioned_rule: float
-    most_mentioned_rule_masked: float
-    type_shares: dict[str, float]
-    pole_shares: dict[str, float]
-    pos_weight: list[float | None]
-    splits: dict[str, int] | None
-    split_problem: str | None
-    tokens: dict[str, Lengths]
-    repeats: DuplicateCounts
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def audit(
     config: RunConfig,
     source: Source,
     *,
     advance: ProgressCallback = no_progress,
     map_batches: MapBatches = map_here,
-) -> Audit:
-    """The statistics of a labelled source that has rows.
+) -> dict[str, Any]:
+    """The statistics of a labelled source that has rows, as JSON has them. Shares are from 0 to 1.
+
+    Where the name does not say it:
+        rows, users: Several rows of one author can be one user.
+        authors: 0 if the source names none.
+        bad_rows: Rows that cannot be used, by reason.
+        majority: Share of the majority type: the accuracy of always predicting it.
+        names_a_type, names_own_type: Share of users with any of the sixteen types, and with their
+            own, in any post.
+        most_mentioned_rule: Accuracy, over all users, of predicting the type that the posts mention
+            most often (the first of equally frequent ones), or the majority type without any.
+        most_mentioned_rule_masked: The same after masking; unless equal to `majority`, it leaks.
+        type_shares, pole_shares: Of the users; types by frequency, poles E, N, T, J.
+        pos_weight: Negatives / positives over all examples (users or posts, as `data.unit` says) in
+            the order E, N, T, J; None without a positive.
+        splits, split_problem: Examples by split, or why there is none.
+        tokens, repeats: See `_lengths` and `_repeats`.
+
 
     Args:
         advance: Called with the number of posts tokenized since the last call, and a note.
-        map_batches: Where batches of posts are tokenized.
 
     Raises:
         ConfigError: The encoder's tokenizer cannot be loaded.
@@ -165,29 +83,29 @@ def audit(
         for column in ("mentions", "masked_mentions")
     )
     splits, split_problem = _split(config, examples)
-    return Audit(
-        source=source.name,
-        fingerprint=source.fingerprint,
-        rows=len(users) + source.merged + len(source.bad),
-        users=len(users),
-        posts=sum(counts),
-        authors=len({row.author for row in users} - {None}),
-        bad_rows=dict(Counter(bad.reason for bad in source.bad).most_common()),
-        majority=count / len(users),
-        names_a_type=len(raw) / len(users),
-        names_own_type=sum(own[k] in mentions for k, mentions in raw.items()) / len(users),
-        most_mentioned_rule=_rule_accuracy(raw, own, majority),
-        most_mentioned_rule_masked=_rule_accuracy(masked, own, majority),
-        type_shares={t: n / len(users) for t, n in types},
-        pole_shares={p: n / len(own) for p, n in _positives(own).items()},
-        pos_weight=[
+    return {
+        "source": source.name,
+        "fingerprint": source.fingerprint,
+        "rows": len(users) + source.merged + len(source.bad),
+        "users": len(users),
+        "posts": sum(counts),
+        "authors": len({row.author for row in users} - {None}),
+        "bad_rows": dict(Counter(bad.reason for bad in source.bad).most_common()),
+        "majority": count / len(users),
+        "names_a_type": len(raw) / len(users),
+        "names_own_type": sum(own[k] in mentions for k, mentions in raw.items()) / len(users),
+        "most_mentioned_rule": _rule_accuracy(raw, own, majority),
+        "most_mentioned_rule_masked": _rule_accuracy(masked, own, majority),
+        "type_shares": {t: n / len(users) for t, n in types},
+        "pole_shares": {p: n / len(own) for p, n in _positives(own).items()},
+        "pos_weight": [
             (len(examples) - n) / n if n else None for n in _positives(examples.types).values()
         ],
-        splits={name: len(part) for name, part in splits.items()} if splits else None,
-        split_problem=split_problem,
-        tokens=_tokens(config, examples, offsets, advance, map_batches),
-        repeats=_repeats(examples, splits),
-    )
+        "splits": {name: len(part) for name, part in splits.items()} if splits else None,
+        "split_problem": split_problem,
+        "tokens": _tokens(config, examples, offsets, advance, map_batches),
+        "repeats": _repeats(examples, splits),
+    }
 
 
 def _rule_accuracy(mentions: Mentions, own: Sequence[str], majority: str) -> float:
@@ -215,7 +133,7 @@ def _tokens(
     offsets: Indices,
     advance: ProgressCallback,
     map_batches: MapBatches,
-) -> dict[str, Lengths]:
+) -> dict[str, dict[str, Any]]:
     """Lengths by post and by user; `offsets` are those of the users in the posts, in order."""
     everything = np.arange(len(examples))
     tokenizer = build_tokenizer(config.model.encoder, examples.all_texts(everything))
@@ -235,26 +153,43 @@ def _tokens(
     }
 
 
-def _lengths(counts: NDArray[np.int64], *, longer: float) -> Lengths:
+def _lengths(counts: NDArray[np.int64], *, longer: float) -> dict[str, Any]:
+    """The distribution of the tokens of posts or users, without special tokens.
+
+    Percentiles are lengths that occur: `p90` is the smallest that 90 % do not exceed. `longer` is
+    the share that does not fit into one window of `model.max_tokens`, which also has a [CLS] and a
+    [SEP] after each post. The bins of `histogram` are of equal width (`first` and `last` included);
+    the last one extends to the maximum.
+    """
     levels = np.percentile(counts, [0, 50, 90, 99, 100], method="inverted_cdf")
     least, median, p90, p99, most = (int(level) for level in levels)
     # Otherwise a few very long rows would leave all others in the first bin.
     width = (p99 - least) // _BINS + 1
     firsts = list(range(least, p99 + 1, width))
     lasts = [first - 1 for first in firsts[1:]] + [most]
-    found = np.histogram(counts, bins=[*firsts, most + 1])[0]
-    bins = [Bin(f, la, int(n)) for f, la, n in zip(firsts, lasts, found, strict=True)]
-    return Lengths(least, median, p90, p99, most, longer, bins)
+    found = np.histogram(counts, bins=[*firsts, most + 1])[0].tolist()
+    bins = zip(firsts, lasts, found, strict=True)
+    return {
+        **{"min": least, "median": median, "p90": p90, "p99": p99, "max": most, "longer": longer},
+        "histogram": [{"first": f, "last": la, "count": n} for f, la, n in bins],
+    }
 
 
-def _repeats(examples: Examples, splits: dict[str, Indices] | None) -> DuplicateCounts:
+def _repeats(examples: Examples, splits: dict[str, Indices] | None) -> dict[str, int | None]:
+    """Duplicate posts; the counts across splits are None if the source cannot be split.
+
+    `texts` occur more than once, as written, in so many `posts`. Of the `held_out` posts (val and
+    test), those `across` have a text, as written, that is also in train; `near_across` compares
+    texts as the model reads them, by letters and digits in lower case, and is never below.
+    """
     written = examples.store.numbers("written_key")[examples.places]
     counts = np.unique(written, return_counts=True)[1]
     repeated = counts[counts > 1]
-    found = (len(repeated), int(repeated.sum()))
-    if splits is None:
-        return DuplicateCounts(*found, None, None, None)
-    held_out, near_across = count_shared(examples, splits)
-    return DuplicateCounts(
-        *found, held_out, count_shared(examples, splits, "written_key")[1], near_across
-    )
+    held_out = across = near_across = None
+    if splits is not None:
+        held_out, near_across = count_shared(examples, splits)
+        _, across = count_shared(examples, splits, "written_key")
+    return {
+        **{"texts": len(repeated), "posts": int(repeated.sum()), "held_out": held_out},
+        **{"across": across, "near_across": near_across},
+    }

@@ -9,6 +9,7 @@ Legend: B windows of a pass, T tokens of its longest window; N windows of R rows
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,8 +20,24 @@ from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.windows import TokenIds, Windows
 
 
+class _Tensors:
+    """A record of tensors, and of records and tuples of them."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with every tensor changed."""
+        return type(self)(*(_map(value, change) for value in vars(self).values()))
+
+
+def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, _Tensors):
+        return value.map(change)
+    return tuple(_map(one, change) for one in value) if isinstance(value, tuple) else value
+
+
 @dataclass(frozen=True)
-class Packing:
+class Packing(_Tensors):
     """Where each of B windows lies in one row of T tokens without padding.
 
     Attributes:
@@ -45,13 +62,9 @@ class Packing:
         positions = torch.arange(len(owner)) - bounds[owner].long()
         return cls(lengths, positions[None], owner, bounds)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Packing":
-        tensors = change(self.positions), change(self.owner), change(self.bounds)
-        return Packing(self.lengths, *tensors)
-
 
 @dataclass(frozen=True)
-class Pass:
+class Pass(_Tensors):
     """The tensors of one forward pass of the encoder.
 
     Attributes:
@@ -66,17 +79,9 @@ class Pass:
     attention_mask: Tensor | None = None
     packing: Packing | None = None
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Pass":
-        mask = self.attention_mask
-        return Pass(
-            change(self.input_ids),
-            None if mask is None else change(mask),
-            self.packing and self.packing.map(change),
-        )
-
 
 @dataclass(frozen=True)
-class Groups:
+class Groups(_Tensors):
     """Which of N windows belong to which of R rows of at most M windows.
 
     Attributes:
@@ -105,12 +110,9 @@ class Groups:
         # Unlike index_add, the same to the last bit in every run, on a GPU too.
         return empty.index_copy(0, self.slots, values).view(*self.tokens.shape, -1)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Groups":
-        return Groups(change(self.slots), change(self.tokens))
-
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(_Tensors):
     """What one backward pass needs: I instances, their windows in one or more forward passes.
 
     Attributes:
@@ -126,19 +128,11 @@ class Batch:
     groups: Groups | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
         """The same in page-locked memory, from which copies to a GPU do not block."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(
-            tuple(one.map(change) for one in self.passes),
-            change(self.labels),
-            change(self.weight),
-            self.groups and self.groups.map(change),
-        )
+        return self.map(Tensor.pin_memory)
 
 
 def collate_packed(windows: Windows, indices: Indices) -> Pass:

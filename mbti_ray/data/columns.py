@@ -102,7 +102,9 @@ class ColumnMap:
 
     def _missing(self, role: str) -> str:
         given = self._given.get(role)
-        wanted = f'"{given}", which data.columns.{role} names' if given else _quoted_role(role)
+        wanted = " or ".join(f'"{name}"' for name in _NAMES[role])
+        if given:
+            wanted = f'"{given}", which data.columns.{role} names'
         hint = self._hints()
         marks = [mark for mark in SEPARATORS if mark in "".join(self._names)]
         if len(self._names) == 1 and marks:
@@ -146,10 +148,6 @@ def quoted(names: Collection[str]) -> str:
 
 def _looks_like(role: str, name: str) -> bool:
     return _plain(name) in _LOOKALIKES[role].split("|")
-
-
-def _quoted_role(role: str) -> str:
-    return " or ".join(f'"{name}"' for name in _NAMES[role])
 
 
 def _plain(name: str) -> str:

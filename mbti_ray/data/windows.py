@@ -146,16 +146,14 @@ class Windows:
         """Start of each window in `ids`, and the end of the last: [N + 1]."""
         if not len(self):
             return np.zeros(1, np.int64)
-        array: NDArray[np.int64] = self._column("input_ids").offsets.to_numpy()
-        return array
+        return np.asarray(self._column("input_ids").offsets)
 
     @cached_property
     def ids(self) -> NDArray[np.int32]:
         """All token ids, window after window: [total tokens]."""
         if not len(self):
             return np.zeros(0, np.int32)
-        array: NDArray[np.int32] = self._column("input_ids").values.to_numpy()
-        return array
+        return np.asarray(self._column("input_ids").values)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -171,8 +169,7 @@ class Windows:
     def row_index(self) -> NDArray[np.int32]:
         """Index in `rows` of the row that each window belongs to: [N]."""
         # A copy, because Arrow memory is read-only and torch does not accept read-only arrays.
-        column: NDArray[np.int32] = self.table.column("row").to_numpy()
-        return column.copy()
+        return np.array(self.table.column("row"))
 
     @cached_property
     def row_starts(self) -> NDArray[np.int64]:
@@ -182,20 +179,17 @@ class Windows:
     @cached_property
     def persons(self) -> NDArray[np.int32]:
         """The number of each row's person: [R]."""
-        array: NDArray[np.int32] = self.rows.column("person").to_numpy()
-        return array
+        return np.asarray(self.rows.column("person"))
 
     @cached_property
     def mentioned(self) -> NDArray[np.int8]:
         """Index in `TYPES` of the type that each row mentions most before masking, or -1: [R]."""
-        array: NDArray[np.int8] = self.rows.column("mentioned").to_numpy()
-        return array
+        return np.asarray(self.rows.column("mentioned"))
 
     @property
     def texts(self) -> list[str]:
         """What the model reads of each row, one line for each post: R strings."""
-        texts: list[str] = self.rows.column("text").to_pylist()
-        return texts
+        return list(self.rows.column("text").to_pylist())
 
     @cached_property
     def labels(self) -> NDArray[np.uint8]:

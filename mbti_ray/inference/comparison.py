@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict, override
 from mbti_ray.data.examples import Example, build_examples, number_persons, resolve_split_by
-from mbti_ray.data.progress import ProgressCallback, no_progress
+from mbti_ray.data.processes import ProgressCallback, no_progress
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import BundleError, ConfigError, DataError
 from mbti_ray.inference.evaluation import OVERRIDES, find_origins, label_matrix

@@ -24,7 +24,7 @@ from mbti_ray.data.examples import (
     person_kind,
     resolve_split_by,
 )
-from mbti_ray.data.progress import ProgressCallback, no_progress
+from mbti_ray.data.processes import ProgressCallback, no_progress
 from mbti_ray.data.split import SPLITS
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.data.users import load_users

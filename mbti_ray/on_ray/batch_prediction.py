@@ -27,7 +27,7 @@ from ray.exceptions import RayError
 from mbti_ray.config import RunConfig, override
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.data.chunks import ChunkPlan, nest_table, read_chunks, unnest_table
-from mbti_ray.data.progress import ProgressCallback
+from mbti_ray.data.processes import ProgressCallback
 from mbti_ray.errors import BundleError, MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.cluster.resources import Resources, trial_resources, workers_at_once

@@ -13,7 +13,7 @@ from mbti_ray.reports.charts import Bar, bars, shares
 from mbti_ray.reports.html import render_page
 from mbti_ray.reports.wording import percent
 
-# `Audit.as_dict`.
+# Of `audit`.
 Statistics = Mapping[str, Any]
 
 

@@ -95,7 +95,7 @@ def _end(trial: optuna.Trial | None, number: int, folder: Path) -> None:
 def reports(report: Path, bundles: dict[str, Path]) -> dict[str, Path]:
     """A page of each kind: of the study, of a run that was trained here, of an audit."""
     config = load_run("quick", ())
-    found = audit(config, load_users(config.data)).as_dict()
+    found = audit(config, load_users(config.data))
     text = audit_page(found, audit_tables(found, config), audit_conclusions(found, config))
     (report.parent / "audit.html").write_text(text, "utf-8")
     run = bundles["scored"].parent / "report.html"

@@ -53,13 +53,11 @@ WITHIN = {
     "data": (
         (
             "batch_sampler",
-            "builtin_words",
             "encoder_files",
             "frames",
             "groups",
             "mask",
             "processes",
-            "progress",
             "split",
             "windows",
             "word_tokenizer",

@@ -75,18 +75,18 @@ def test_type_mentions_are_the_words_that_masking_replaces_in_order(text, mentio
 def test_rows_posts_authors_and_shares_are_counted():
     users = [("INTJ", ["a", "b"]), ("INTJ", ["c"]), ("ENFP", ["d"]), ("ISTJ", ["e"])]
     found = statistics(users)
-    assert (found.rows, found.users, found.posts, found.authors) == (4, 4, 5, 0)
-    assert found.type_shares == {"INTJ": 0.5, "ISTJ": 0.25, "ENFP": 0.25}
-    assert found.majority == 0.5
-    assert found.pole_shares == {"E": 0.25, "N": 0.75, "T": 0.75, "J": 0.75}
-    assert found.pos_weight == [3, 1 / 3, 1 / 3, 1 / 3]
-    assert audit(load_run("quick"), source_of(users, "one author")).authors == 1
+    assert (found["rows"], found["users"], found["posts"], found["authors"]) == (4, 4, 5, 0)
+    assert found["type_shares"] == {"INTJ": 0.5, "ISTJ": 0.25, "ENFP": 0.25}
+    assert found["majority"] == 0.5
+    assert found["pole_shares"] == {"E": 0.25, "N": 0.75, "T": 0.75, "J": 0.75}
+    assert found["pos_weight"] == [3, 1 / 3, 1 / 3, 1 / 3]
+    assert audit(load_run("quick"), source_of(users, "one author"))["authors"] == 1
 
 
 def test_pos_weight_counts_posts_where_a_post_is_an_example_and_is_none_without_a_positive():
     users = [("INTJ", ["a", "b", "c"]), ("ISTJ", ["d"])]
-    assert statistics(users).pos_weight == [None, 1, 0, 0]
-    assert statistics(users, "data.unit=post").pos_weight == [None, 1 / 3, 0, 0]
+    assert statistics(users)["pos_weight"] == [None, 1, 0, 0]
+    assert statistics(users, "data.unit=post")["pos_weight"] == [None, 1 / 3, 0, 0]
 
 
 def test_naming_a_type_and_naming_the_own_type_are_shares_of_users():
@@ -98,8 +98,8 @@ def test_naming_a_type_and_naming_the_own_type_are_shares_of_users():
             ("ENFP", ["entp or enfp"]),
         ]
     )
-    assert found.names_a_type == 0.75
-    assert found.names_own_type == 0.5
+    assert found["names_a_type"] == 0.75
+    assert found["names_own_type"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -115,61 +115,67 @@ def test_naming_a_type_and_naming_the_own_type_are_shares_of_users():
 def test_the_rule_gives_the_type_mentioned_most_then_first_then_the_majority(posts, is_right):
     others = [("ESFP", ["none"]), ("ESFP", ["none too"]), ("ESFP", ["an enfj"])]
     found = statistics([("INTJ", posts), *others])
-    assert found.most_mentioned_rule == (2 + is_right) / 4
-    assert found.most_mentioned_rule_masked == found.majority == 0.75
+    assert found["most_mentioned_rule"] == (2 + is_right) / 4
+    assert found["most_mentioned_rule_masked"] == found["majority"] == 0.75
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(USERS)
 def test_after_masking_the_rule_is_as_good_as_the_majority_and_no_better(users):
     found = statistics(users)
-    assert found.most_mentioned_rule_masked == found.majority
-    assert found.names_own_type <= found.names_a_type
-    assert (found.repeats.across or 0) <= (found.repeats.near_across or 0)
+    assert found["most_mentioned_rule_masked"] == found["majority"]
+    assert found["names_own_type"] <= found["names_a_type"]
+    assert (found["repeats"]["across"] or 0) <= (found["repeats"]["near_across"] or 0)
 
 
 def test_in_the_builtin_corpus_about_a_third_name_their_own_type(builtin):
-    assert builtin.names_own_type == pytest.approx(1 / 3, abs=0.03)
-    assert builtin.names_a_type == builtin.names_own_type
-    assert builtin.majority == pytest.approx(1832 / 8675, abs=0.001)
-    assert builtin.most_mentioned_rule == pytest.approx(
-        builtin.names_own_type + (1 - builtin.names_own_type) * builtin.majority, abs=0.02
+    assert builtin["names_own_type"] == pytest.approx(1 / 3, abs=0.03)
+    assert builtin["names_a_type"] == builtin["names_own_type"]
+    assert builtin["majority"] == pytest.approx(1832 / 8675, abs=0.001)
+    assert builtin["most_mentioned_rule"] == pytest.approx(
+        builtin["names_own_type"] + (1 - builtin["names_own_type"]) * builtin["majority"], abs=0.02
     )
-    assert builtin.most_mentioned_rule_masked == builtin.majority
-    assert builtin.fingerprint == read_source("builtin").fingerprint
+    assert builtin["most_mentioned_rule_masked"] == builtin["majority"]
+    assert builtin["fingerprint"] == read_source("builtin").fingerprint
 
 
 def test_every_length_is_in_one_bin_between_min_and_max(builtin):
-    for unit, count in (("post", builtin.posts), ("user", builtin.users)):
-        lengths = builtin.tokens[unit]
-        bins = lengths.histogram
-        assert sum(b.count for b in bins) == count
-        assert (bins[0].first, bins[-1].last) == (lengths.min, lengths.max)
-        assert all(b.first == a.last + 1 for a, b in pairwise(bins))
-        ranks = [lengths.min, lengths.median, lengths.p90, lengths.p99, lengths.max]
+    for unit, count in (("post", builtin["posts"]), ("user", builtin["users"])):
+        lengths = builtin["tokens"][unit]
+        bins = lengths["histogram"]
+        assert sum(b["count"] for b in bins) == count
+        assert (bins[0]["first"], bins[-1]["last"]) == (lengths["min"], lengths["max"])
+        assert all(b["first"] == a["last"] + 1 for a, b in pairwise(bins))
+        ranks = [lengths["min"], lengths["median"], lengths["p90"], lengths["p99"], lengths["max"]]
         assert ranks == sorted(ranks)
 
 
 def test_tokens_are_counted_by_post_and_by_user_without_special_tokens():
     users = [("INTJ", [" ".join(["word"] * n)]) for n in range(1, 101)] + [("ENFP", ["a", "b c"])]
-    found = statistics(users, "model.max_tokens=12").tokens
+    found = statistics(users, "model.max_tokens=12")["tokens"]
     post = found["post"]
-    assert (post.min, post.median, post.p90, post.p99, post.max) == (1, 49, 90, 99, 100)
-    assert (found["user"].min, found["user"].max) == (1, 100)
+    assert (post["min"], post["median"], post["p90"], post["p99"], post["max"]) == (
+        1,
+        49,
+        90,
+        99,
+        100,
+    )
+    assert (found["user"]["min"], found["user"]["max"]) == (1, 100)
     # [CLS] and [SEP] leave ten tokens of twelve.
-    assert post.longer == 90 / 102
-    assert found["user"].longer == 90 / 101
+    assert post["longer"] == 90 / 102
+    assert found["user"]["longer"] == 90 / 101
 
 
 def test_a_user_whose_posts_fill_a_window_exactly_is_not_longer():
     users = [("INTJ", ["one two three", "four five six"]), ("ENFP", ["one two three", "4 5 6 7"])]
-    assert statistics(users, "model.max_tokens=9").tokens["user"].longer == 0.5
+    assert statistics(users, "model.max_tokens=9")["tokens"]["user"]["longer"] == 0.5
 
 
 def test_duplicates_are_counted_as_written_with_their_posts():
     users = [("INTJ", ["same", "same", "Same"]), ("ENFP", ["same", "other"]), ("ENFP", ["other"])]
-    repeats = statistics(users).repeats
-    assert (repeats.texts, repeats.posts) == (2, 5)
+    repeats = statistics(users)["repeats"]
+    assert (repeats["texts"], repeats["posts"]) == (2, 5)
 
 
 @pytest.mark.parametrize(
@@ -193,30 +199,30 @@ def test_texts_in_train_and_outside_of_it_are_counted(trained, held_out, across,
         replace(row, posts=(*row.posts, trained if row.number in in_train else held_out))
         for row in authors
     ]
-    repeats = audit(config, Source("made", rows, [], 0)).repeats
+    repeats = audit(config, Source("made", rows, [], 0))["repeats"]
     users = len(authors) - len(in_train)
-    assert repeats.held_out == 2 * users
-    assert (repeats.across, repeats.near_across) == (across * users, near_across * users)
+    assert repeats["held_out"] == 2 * users
+    assert (repeats["across"], repeats["near_across"]) == (across * users, near_across * users)
 
 
 def test_a_split_by_post_has_no_text_or_near_duplicate_in_two_splits():
     users = [("INTJ", [f"hello {k % 20}", f"Hello, {k % 20}!"]) for k in range(60)]
-    repeats = statistics(users, "data.unit=post", "data.split_by=post").repeats
-    assert (repeats.across, repeats.near_across) == (0, 0)
-    assert repeats.held_out > 0
+    repeats = statistics(users, "data.unit=post", "data.split_by=post")["repeats"]
+    assert (repeats["across"], repeats["near_across"]) == (0, 0)
+    assert repeats["held_out"] > 0
 
 
 def test_posts_without_letters_are_near_duplicates_only_if_they_are_equal():
     users = [("INTJ", ["!" * (k + 1)]) for k in range(30)]
-    assert statistics(users).repeats.near_across == 0
+    assert statistics(users)["repeats"]["near_across"] == 0
 
 
 def test_too_few_users_to_split_still_have_statistics():
     found = statistics([("INTJ", ["a"]), ("ENFP", ["b"])])
-    assert found.splits is None
-    assert found.split_problem.startswith("2 groups of rows cannot be split")
-    assert found.repeats.across is None
-    assert found.majority == 0.5
+    assert found["splits"] is None
+    assert found["split_problem"].startswith("2 groups of rows cannot be split")
+    assert found["repeats"]["across"] is None
+    assert found["majority"] == 0.5
 
 
 def test_json_is_the_last_line_and_has_the_statistics(file, capsys):

@@ -6,8 +6,17 @@ from itertools import product
 
 import pytest
 
-from mbti_ray.data.builtin_corpus import BEST_POSSIBLE, NOISE, TYPE_COUNTS, builtin_rows
-from mbti_ray.data.builtin_words import CUES, FILLERS, NAMINGS, ONE_CUE, TWO_CUES
+from mbti_ray.data.builtin_corpus import (
+    BEST_POSSIBLE,
+    CUES,
+    FILLERS,
+    NAMINGS,
+    NOISE,
+    ONE_CUE,
+    TWO_CUES,
+    TYPE_COUNTS,
+    builtin_rows,
+)
 from mbti_ray.data.mask import mask_text
 from mbti_ray.data.sources import read_source
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of

@@ -167,8 +167,8 @@ def test_what_cannot_be_kept_apart_is_a_warning_with_its_number(write, tmp_path)
     assert (info.held_out_posts, info.shared_posts) == (2 * shared, shared)
     (warning,) = info.warnings
     assert warning.startswith(f"{shared} of {2 * shared} posts in val and test are also in train")
-    duplicates = audit(config, load_users(config.data)).repeats
-    assert (duplicates.held_out, duplicates.near_across) == (2 * shared, shared)
+    duplicates = audit(config, load_users(config.data))["repeats"]
+    assert (duplicates["held_out"], duplicates["near_across"]) == (2 * shared, shared)
     intervals = {"groups": 100, "resamples": 10, "resampled": "author"}
     assert warning in caveats({"intervals": intervals}, info.as_dict())
 

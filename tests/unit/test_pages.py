@@ -266,7 +266,7 @@ def test_the_hero_has_the_verdict_the_scores_the_facts_and_the_commands():
 def audited():
     """The statistics of the built-in corpus."""
     config = load_run("quick")
-    return audit(config, load_users(config.data)).as_dict()
+    return audit(config, load_users(config.data))
 
 
 def test_an_audit_begins_with_its_conclusions(audited):
