@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.text import preprocess_text
-from mbti_ray.inference.tfidf_baseline import tfidf_baseline
+from mbti_ray.inference.split_predictions import tfidf_baseline
 from mbti_ray.model.tfidf import fit_tfidf
 from mbti_ray.runs.lookup import cache_folder
 from mbti_ray.scores.baselines import Baseline, majority_class

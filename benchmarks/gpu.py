@@ -45,7 +45,7 @@ from gpu_checks import CHECKS, Bench
 from mbti_ray.config import load_run
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.data.dataset_info import DatasetInfo
+from mbti_ray.data.rows import DatasetInfo
 from mbti_ray.data.tokenizer import build_tokenizer
 from mbti_ray.data.windows import EncodedRow, Windows, build_windows
 from mbti_ray.engine.loop import run

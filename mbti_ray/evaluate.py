@@ -61,9 +61,8 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
     print_opening()
 
     from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
-    from mbti_ray.reports.hero import About
     from mbti_ray.reports.html import write_page
-    from mbti_ray.reports.scorecard_page import scorecard_page
+    from mbti_ray.reports.scorecard_page import About, scorecard_page
     from mbti_ray.storage.output_tables import check_extension, write_tables
 
     if options.output is not None:

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from mbti_ray.inference.prediction import Prediction, Predictions
-from mbti_ray.inference.texts import read_posts, read_texts
+from mbti_ray.inference.prediction import Prediction, Predictions, read_posts, read_texts
 
 if TYPE_CHECKING:
     from torch import Tensor

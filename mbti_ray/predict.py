@@ -104,7 +104,7 @@ def _predict(options: argparse.Namespace, texts: list[str]) -> Result:
 
 def _predict_texts(home: Location, config: RunConfig, texts: list[str]) -> Result:
     from mbti_ray.inference.manifest import load_manifest
-    from mbti_ray.inference.texts import read_texts
+    from mbti_ray.inference.prediction import read_texts
 
     try:
         read_texts(texts)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mbti_ray.cli.command import add_existing, build_parser, relative, run_command
 from mbti_ray.cli.next_commands import commands_for, watch_commands
-from mbti_ray.cli.progress import step
-from mbti_ray.cli.run_progress import run_progress
+from mbti_ray.cli.progress import run_progress, step
 from mbti_ray.cli.run_setup import RunSetup, set_up_run
 from mbti_ray.cli.tables import (
     Result,

@@ -28,8 +28,7 @@ from mbti_ray.data.examples import (
 from mbti_ray.data.mask import most_mentioned
 from mbti_ray.data.processes import MapBatches, ProgressCallback, map_here, no_progress
 from mbti_ray.data.sources import Source
-from mbti_ray.data.tokenizer import build_tokenizer
-from mbti_ray.data.word_tokenizer import WordTokenizer
+from mbti_ray.data.tokenizer import WordTokenizer, build_tokenizer
 from mbti_ray.errors import DataError
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.batch_sampler import Indices
-from mbti_ray.data.dataset_info import DatasetInfo
 from mbti_ray.data.encoded_files import EncodedBatch, encode_batch, read_splits, write_splits
 from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
@@ -36,13 +35,12 @@ from mbti_ray.data.mask import MASK_VERSION
 from mbti_ray.data.posts import PostStore, hash_parts
 from mbti_ray.data.processes import MapBatches, ProcessMap, ProgressCallback, no_progress
 from mbti_ray.data.readers import BUILTIN
-from mbti_ray.data.rows import BadRow
+from mbti_ray.data.rows import BadRow, DatasetInfo
 from mbti_ray.data.sources import contents_of
 from mbti_ray.data.split import SPLITS
-from mbti_ray.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from mbti_ray.data.tokenizer import Tokenizer, WordTokenizer, build_tokenizer, load_tokenizer
 from mbti_ray.data.users import load_users
 from mbti_ray.data.windows import Windows
-from mbti_ray.data.word_tokenizer import WordTokenizer
 from mbti_ray.errors import DataError
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.local_cache import delete_unused, mark_used

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from mbti_ray.config.schema import ModelConfig
 from mbti_ray.data.text import find_words
-from mbti_ray.data.tokenizer import encode_rows
+from mbti_ray.data.tokenizer import WordTokenizer, encode_rows
 from mbti_ray.data.windows import EncodedRow, Windows, flatten
-from mbti_ray.data.word_tokenizer import WordTokenizer
 
 _IDS, _TEXTS = "ids", "texts"
 

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mbti_ray.config.data_section import DataConfig
-from mbti_ray.data.groups import COPY_LETTERS, text_key
 from mbti_ray.data.mask import mask_text, type_mentions
+from mbti_ray.data.split import COPY_LETTERS, text_key
 from mbti_ray.data.text import clean_text
 from mbti_ray.storage.atomic import storage_errors
 from mbti_ray.typology import TYPES

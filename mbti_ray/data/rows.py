@@ -1,4 +1,4 @@
-"""What a row is, and how the cells of a record are parsed into one.
+"""What a row is, how the cells of a record are parsed into one, and the facts of a dataset.
 
 Owns the `|||` between posts, and what a label may be: four letters, or four shares. Must not know
 which file format or column the cells came from; masks nothing.
@@ -7,7 +7,8 @@ which file format or column the cells came from; masks nothing.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from mbti_ray.data.text import has_content, repair_encoding
 from mbti_ray.errors import DataError
@@ -149,3 +150,39 @@ def _parse_name(cell: object) -> tuple[str | None, str | None]:
 
 def _is_missing(cell: object) -> bool:
     return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Where a dataset comes from, how it was split and masked, and what was left out.
+
+    Attributes:
+        rows: Rows by split.
+        person: What counts as one person: author or user.
+        mask_version: 0 where nothing was masked.
+        bad: Rows that were left out.
+        repaired: Rows whose text encoding was repaired.
+        truncated: Rows with more text than the model reads.
+        held_out_posts: Posts in val and test.
+        shared_posts: Those of them whose text is also in train.
+        notes: How the source was read, where a user should know.
+        warnings: What makes scores on this data doubtful, a line each.
+    """
+
+    source: str
+    fingerprint: str
+    split_by: str
+    person: str
+    rows: dict[str, int]
+    mask_version: int
+    mask_also: list[str]
+    bad: list[BadRow]
+    repaired: int
+    truncated: int
+    held_out_posts: int = 0
+    shared_posts: int = 0
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

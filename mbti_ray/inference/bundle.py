@@ -17,15 +17,21 @@ A bundle holds no pickle, needs no network and runs no code of its own; every fi
 in bundle.json with its SHA-256. Must not know run folders, Ray or HTTP.
 """
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
+from mbti_ray.data.split import SPLITS, text_key
 from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
 from mbti_ray.errors import BundleError, one_line
 from mbti_ray.inference.manifest import (
@@ -149,3 +155,33 @@ def _reported_as_damage(folder: Path) -> Iterator[None]:
         raise BundleError(
             f"{folder}: is damaged ({one_line(error, limit=160)}); copy the bundle again"
         ) from None
+
+
+ROW_HASHES = "rows.safetensors"
+
+
+def load_row_hashes(folder: Path) -> dict[str, set[int]] | None:
+    """The hashes in a bundle by split (train, val, test); None if an older version wrote it."""
+    if not (folder / ROW_HASHES).exists():
+        return None
+    try:
+        hashes = load_arrays(folder / ROW_HASHES)
+        return {name: set(hashes[name].tolist()) for name in SPLITS}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BundleError(f"{folder}: {ROW_HASHES} is damaged ({one_line(error)})") from None
+
+
+def write_row_hashes(folder: Path, salt: str, splits: Mapping[str, Sequence[str]]) -> None:
+    """Write the hashes of the rows of each split, given as one text each; sorted, so no order."""
+    hashes = {
+        name: np.unique(np.array([hash_row([t], salt=salt) for t in rows], np.uint64))
+        for name, rows in splits.items()
+    }
+    save_file(hashes, folder / ROW_HASHES)
+
+
+def hash_row(texts: Sequence[str], *, salt: str) -> int:
+    """The hash of a row's texts, one for each post; the salt is the id of the bundle."""
+    content = "\n".join([salt, text_key("\n".join(texts))])
+    digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -19,7 +19,7 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.tokenizer import Tokenizer
-from mbti_ray.inference.bundle import Bundle
+from mbti_ray.inference.bundle import ROW_HASHES, Bundle, write_row_hashes
 from mbti_ray.inference.manifest import (
     DecisionRule,
     GoldenText,
@@ -27,7 +27,6 @@ from mbti_ray.inference.manifest import (
     write_manifest,
 )
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.row_hashes import ROW_HASHES, write_row_hashes
 from mbti_ray.inference.runtimes import load_runtime
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.encoder import BUNDLE_MODEL_TYPE

@@ -29,16 +29,15 @@ from mbti_ray.data.split import SPLITS
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
+from mbti_ray.inference.bundle import hash_row, load_row_hashes
 from mbti_ray.inference.manifest import Manifest, load_manifest
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.row_hashes import hash_row, load_row_hashes
 from mbti_ray.inference.runtimes import RuntimeKind
-from mbti_ray.inference.tfidf_baseline import tfidf_baseline
+from mbti_ray.inference.split_predictions import tfidf_baseline
 from mbti_ray.model.tfidf import fit_tfidf
 from mbti_ray.scores.baselines import Baseline, build_baselines
 from mbti_ray.scores.metrics import Scores, score_rows
-from mbti_ray.scores.mistakes import Mistake, find_mistakes
-from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
+from mbti_ray.scores.scorecard import Mistake, Scorecard, Scored, build_scorecard, find_mistakes
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
 # Rows between two reports of progress; on a GPU enough for full passes of short posts.

@@ -24,12 +24,10 @@ from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.folds import read_folds, score_folds
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.inference.members import Member, build_members, choose_member
-from mbti_ray.inference.split_predictions import SplitPredictions, score_predictions
-from mbti_ray.inference.tfidf_baseline import tfidf_baseline
+from mbti_ray.inference.split_predictions import SplitPredictions, score_predictions, tfidf_baseline
 from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
-from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
-from mbti_ray.reports.scorecard_page import scorecard_page
+from mbti_ray.reports.scorecard_page import About, scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.calibration import (
@@ -39,8 +37,7 @@ from mbti_ray.scores.calibration import (
     fit_thresholds,
 )
 from mbti_ray.scores.diagnosis import diagnose
-from mbti_ray.scores.mistakes import Mistake, find_mistakes
-from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
+from mbti_ray.scores.scorecard import Mistake, Scorecard, Scored, build_scorecard, find_mistakes
 
 Floats = NDArray[np.float64]
 

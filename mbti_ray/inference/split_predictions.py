@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.dataset_info import DatasetInfo
+from mbti_ray.data.rows import DatasetInfo
 from mbti_ray.data.windows import Windows
 from mbti_ray.inference.manifest import DecisionRule
+from mbti_ray.model.tfidf import TfidfModel
 from mbti_ray.scores.baselines import Baseline, build_baselines
 from mbti_ray.scores.metrics import Scores, score_rows
 from mbti_ray.scores.scorecard import Scored, build_scorecard
@@ -95,3 +96,12 @@ def score_predictions(
         seed=config.seed,
     )
     return {"test": rows.scores(), "scorecard": scorecard}, baselines
+
+
+def tfidf_baseline(model: TfidfModel, texts: Sequence[str]) -> Baseline:
+    """The baseline for texts, as the model reads them."""
+    return Baseline(
+        name="tfidf",
+        description="TF-IDF of words and word pairs with balanced logistic regression",
+        predicted=model.logits([model.encode(text) for text in texts]) > 0,
+    )

@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mbti_ray.data.tokenizer import encode_rows
+from mbti_ray.data.tokenizer import WordTokenizer, encode_rows
 from mbti_ray.data.windows import EncodedRow
-from mbti_ray.data.word_tokenizer import WordTokenizer
 from mbti_ray.inference.bundle import Bundle
 from mbti_ray.model.tfidf import UNKNOWN_WORD
 

@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mbti_ray.data.dataset import Dataset, has_dataset, read_dataset
-from mbti_ray.data.dataset_info import DatasetInfo
+from mbti_ray.data.rows import DatasetInfo
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.local_cache import delete_unused, mark_used, user_cache_folder
 

@@ -7,10 +7,17 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from mbti_ray.reports.charts import bars, shares
-from mbti_ray.reports.hero import About, Tile, score_tiles
+from mbti_ray.reports.charts import (
+    STATE_NAMES,
+    Trial,
+    bars,
+    first_value,
+    front,
+    shares,
+    study_charts,
+)
 from mbti_ray.reports.html import render_page
-from mbti_ray.reports.study_charts import STATE_NAMES, Trial, first_value, front, study_charts
+from mbti_ray.reports.scorecard_page import About, Tile, score_tiles
 from mbti_ray.reports.wording import short
 from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.scores.study_summary import StudySummary

@@ -8,7 +8,7 @@ Shapes: R rows, G persons, B resamples, 4 dimensions in the order E/I, S/N, T/F,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ from mbti_ray.scores.metrics import (
     rates_by_person,
     reliability_bin,
 )
-from mbti_ray.typology import DIMENSIONS
+from mbti_ray.typology import DIMENSIONS, type_of
 
 # The rates in which the model is compared with the best baseline.
 PAIRED = ("accuracy", "all_four", *(d.key for d in DIMENSIONS))
@@ -292,3 +292,26 @@ def _paired(
         "macro_f1": dict(macro_f1 or {}) | {"p": float(p_f1[0])},
         "test": "sign-flip permutation by person, two-sided",
     }
+
+
+class Mistake(NamedTuple):
+    """A row with the type that it has, the one that was predicted, and its log loss.
+
+    `text` is what the model read.
+    """
+
+    true: str
+    predicted: str
+    loss: float
+    text: str
+
+
+def find_mistakes(scored: Scored, texts: Sequence[str], *, count: int) -> list[Mistake]:
+    """Of the rows with a wrong letter the `count` with the highest mean log loss of all four."""
+    given = np.where(scored.labels, scored.probabilities, 1 - scored.probabilities)
+    losses = -np.log(np.clip(given, 1e-12, 1)).mean(1)
+    order = [k for k in np.argsort(-losses, kind="stable") if not scored.correct[k].all()]
+    return [
+        Mistake(type_of(scored.labels[k]), type_of(scored.predicted[k]), float(losses[k]), texts[k])
+        for k in order[:count]
+    ]

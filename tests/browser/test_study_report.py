@@ -15,7 +15,7 @@ from mbti_ray.config import StudyConfig, load_run, load_study
 from mbti_ray.data.audit import audit
 from mbti_ray.data.users import load_users
 from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
-from mbti_ray.reports.hero import About
+from mbti_ray.reports.scorecard_page import About
 from mbti_ray.reports.study_page import study_page
 from mbti_ray.study.sampling import ask_trial
 from mbti_ray.study.store import open_study

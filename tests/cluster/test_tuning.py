@@ -12,7 +12,7 @@ import yaml
 from mbti_ray.config import load_study
 from mbti_ray.errors import ConfigError
 from mbti_ray.evaluate import main as evaluate
-from mbti_ray.inference.row_hashes import load_row_hashes
+from mbti_ray.inference.bundle import load_row_hashes
 from mbti_ray.study.records import best_of, front_of, records_of
 from mbti_ray.train import main as train
 from mbti_ray.tune import main as tune

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig
-from mbti_ray.data.groups import text_key
+from mbti_ray.data.split import text_key
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.inference.manifest import load_manifest

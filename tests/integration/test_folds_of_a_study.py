@@ -10,7 +10,7 @@ from mbti_ray.config import RunConfig, override
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
-from mbti_ray.inference.row_hashes import load_row_hashes
+from mbti_ray.inference.bundle import load_row_hashes
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.shared_dataset import SharedDataset
 from mbti_ray.on_ray.tune.trial import TrialSetup

@@ -25,11 +25,11 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.export import main as export_main
+from mbti_ray.inference.bundle import load_row_hashes
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.inference.folds import read_folds
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.inference.row_hashes import load_row_hashes
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.serving.schemas import UserRequest
 from mbti_ray.serving.served_model import ServedModel, warm_up

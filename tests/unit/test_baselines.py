@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mbti_ray.inference.tfidf_baseline import tfidf_baseline
+from mbti_ray.inference.split_predictions import tfidf_baseline
 from mbti_ray.model.tfidf import fit_tfidf
 from mbti_ray.scores.baselines import majority_class, most_mentioned_type
 from mbti_ray.typology import TYPES, labels_of, type_of

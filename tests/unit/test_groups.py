@@ -23,8 +23,8 @@ from mbti_ray.data.examples import (
     resolve_split_by,
     split_examples,
 )
-from mbti_ray.data.groups import text_key
 from mbti_ray.data.rows import Row
+from mbti_ray.data.split import text_key
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
 from mbti_ray.reports.wording import caveats

@@ -17,9 +17,8 @@ from mbti_ray.errors import ConfigError
 from mbti_ray.reports import wording
 from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
 from mbti_ray.reports.charts import learning_curves
-from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
-from mbti_ray.reports.scorecard_page import scorecard_page
+from mbti_ray.reports.scorecard_page import About, scorecard_page
 from mbti_ray.scores.baselines import majority_class
 from mbti_ray.scores.scorecard import Scored, build_scorecard
 from mbti_ray.scores.verdict import verdict

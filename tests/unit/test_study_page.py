@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mbti_ray.config import load_run
 from mbti_ray.reports import study_page as reports
-from mbti_ray.reports.hero import About
+from mbti_ray.reports.scorecard_page import About
 
 pytestmark = pytest.mark.unit
 

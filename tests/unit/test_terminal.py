@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from mbti_ray.cli import run_progress, tables
+from mbti_ray.cli import progress, tables
 from mbti_ray.cli.screen import build_console, wrap
 from mbti_ray.config import load_run, load_study
 from mbti_ray.study.records import TrialRecord
@@ -123,7 +123,7 @@ def record(epoch: int, *, best_epoch: int, finished: bool = False) -> dict[str, 
 
 
 def test_a_run_reports_each_epoch_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
-    with run_progress.run_progress(load_run("quick", ["fit.epochs=10"])) as shown:
+    with progress.run_progress(load_run("quick", ["fit.epochs=10"])) as shown:
         shown.advance(20, 100, "epoch 1 loss 0.7")
         shown.add_epoch(record(1, best_epoch=1))
         shown.add_epoch(record(2, best_epoch=1, finished=True))
@@ -142,8 +142,8 @@ def test_a_study_reports_each_trial_the_best_and_the_time_left_in_a_log(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(run_progress.time, "monotonic", lambda: now)
-    with run_progress.study_progress(load_study(None, ["study.trials=4"])) as shown:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.study_progress(load_study(None, ["study.trials=4"])) as shown:
         shown.begin([TrialRecord(0, "COMPLETE", [0.7])])
         shown.add_epoch(1, 1, 0.8)
         now += 40

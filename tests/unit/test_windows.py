@@ -11,9 +11,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mbti_ray.config.schema import ModelConfig
-from mbti_ray.data.tokenizer import build_tokenizer, encode_rows
+from mbti_ray.data.tokenizer import WordTokenizer, build_tokenizer, encode_rows
 from mbti_ray.data.windows import build_windows, split_into_posts, split_into_windows, truncate
-from mbti_ray.data.word_tokenizer import WordTokenizer
 from mbti_ray.typology import labels_of
 
 pytestmark = pytest.mark.unit

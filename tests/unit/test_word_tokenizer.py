@@ -7,10 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mbti_ray.data import word_tokenizer
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.tokenizer import build_tokenizer
-from mbti_ray.data.word_tokenizer import WordTokenizer
+from mbti_ray.data.tokenizer import WordTokenizer, build_tokenizer
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +40,7 @@ def test_ids_by_word_are_those_of_the_library(tokenizer, texts):
 
 
 def test_words_are_forgotten_when_there_are_too_many(tokenizer, monkeypatch):
-    monkeypatch.setattr(word_tokenizer, "_MAX_WORDS", 50)
+    monkeypatch.setattr("mbti_ray.data.tokenizer._MAX_WORDS", 50)
     words = WordTokenizer(tokenizer.backend_tokenizer.to_str(), cls_token_id=0, sep_token_id=1)
     for start in range(0, len(POSTS), 10):
         part = POSTS[start : start + 10]

@@ -36,8 +36,8 @@ from mbti_ray.on_ray.train.remote_checkpoints import download_each, ray_storage
 from mbti_ray.on_ray.tune.optuna_searcher import Display, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.tune.schedulers import build_scheduler
 from mbti_ray.on_ray.tune.trial import TrialSetup, build_trainable
-from mbti_ray.reports.hero import About
 from mbti_ray.reports.html import write_page
+from mbti_ray.reports.scorecard_page import About
 from mbti_ray.reports.study_page import study_page
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.scores.study_summary import StudySummary
