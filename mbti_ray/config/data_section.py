@@ -19,61 +19,54 @@ Separator = Annotated[
 class ColumnNames(ConfigSection):
     """Names of the columns of a source, where they are not the usual ones in any case."""
 
-    text: Text | None = Field(None, description="column of the texts; null: posts or text")
-    type: Text | None = Field(None, description="column of the types; null: type")
-    author: Text | None = Field(None, description="column of the authors; null: author")
-    id: Text | None = Field(None, description="column copied to predictions; null: id")
+    text: Text | None = None
+    """column of the texts; null: posts or text"""
+    type: Text | None = None
+    """column of the types; null: type"""
+    author: Text | None = None
+    """column of the authors; null: author"""
+    id: Text | None = None
+    """column copied to predictions; null: id"""
 
 
 class DataConfig(ConfigSection):
     """The source, what one row is, and how rows are split."""
 
-    source: str = Field(
-        "builtin",
-        description="builtin, a file (.csv, .tsv, .jsonl, .json, .parquet, also in .gz or .zip), a "
-        "saved dataset folder, or a hub name",
-    )
+    source: str = "builtin"
+    """builtin, a file (.csv, .tsv, .jsonl, .json, .parquet, also in .gz or .zip), a saved dataset
+    folder, or a hub name"""
     columns: ColumnNames = ColumnNames()
-    separator: Separator | None = Field(
-        None, description="between the cells of a CSV file; null: guessed from its header"
-    )
-    shares_of: Literal["ENTJ", "ISFP"] = Field(
-        "ENTJ", description="the poles whose shares (0 to 1) the columns E, N, T and J contain"
-    )
-    unit: Literal["user", "post"] = Field(
-        "user", description="one row of the model's data: all posts of a user, or one post"
-    )
-    join_rows: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="make one user of the rows of an author; auto: unless each has several posts",
-    )
-    conflicting_types: Literal["refuse", "majority", "leave_out"] = Field(
-        "refuse", description="what to do with authors that have more than one type"
-    )
-    split_by: Literal["auto", "author", "user", "post"] = Field(
-        "auto", description="what is never in two splits; auto: author if there is one"
-    )
-    mask: bool = Field(True, description="mask type words and URLs")
-    mask_also: tuple[MaskKind, ...] = Field(
-        (),
-        description="with mask, also mask functions (Ni-Te), temperaments (NT, SJ), axes "
-        "(introvert, sensor)",
-    )
-    val_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="validation share")
-    test_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.1, description="test share")
-    folds: Annotated[int, Field(ge=2, le=50)] | None = Field(
-        None,
-        description="cross-validation by persons: so many runs (in a study, for each trial), each "
-        "tested on another part of the rows, and a bundle trained on all of them",
-    )
-    fold: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="which of data.folds is the test split, counted from 1; train sets it"
-    )
-    max_bad_share: Share = Field(0.01, description="refuse a source with more bad rows")
-    max_windows: Count = Field(32, description="windows read of one user at most")
-    max_posts: Count = Field(
-        128, description="the same for model.reader=posts, where a window is a post or part of it"
-    )
+    separator: Separator | None = None
+    """between the cells of a CSV file; null: guessed from its header"""
+    shares_of: Literal["ENTJ", "ISFP"] = "ENTJ"
+    """the poles whose shares (0 to 1) the columns E, N, T and J contain"""
+    unit: Literal["user", "post"] = "user"
+    """one row of the model's data: all posts of a user, or one post"""
+    join_rows: Literal["auto", "always", "never"] = "auto"
+    """make one user of the rows of an author; auto: unless each has several posts"""
+    conflicting_types: Literal["refuse", "majority", "leave_out"] = "refuse"
+    """what to do with authors that have more than one type"""
+    split_by: Literal["auto", "author", "user", "post"] = "auto"
+    """what is never in two splits; auto: author if there is one"""
+    mask: bool = True
+    """mask type words and URLs"""
+    mask_also: tuple[MaskKind, ...] = ()
+    """with mask, also mask functions (Ni-Te), temperaments (NT, SJ), axes (introvert, sensor)"""
+    val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """validation share"""
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """test share"""
+    folds: Annotated[int, Field(ge=2, le=50)] | None = None
+    """cross-validation by persons: so many runs (in a study, for each trial), each tested on
+    another part of the rows, and a bundle trained on all of them"""
+    fold: Annotated[int, Field(ge=1)] | None = None
+    """which of data.folds is the test split, counted from 1; train sets it"""
+    max_bad_share: Share = 0.01
+    """refuse a source with more bad rows"""
+    max_windows: Count = 32
+    """windows read of one user at most"""
+    max_posts: Count = 128
+    """the same for model.reader=posts, where a window is a post or part of it"""
 
     @property
     def trains_on_all(self) -> bool:

@@ -30,25 +30,22 @@ class PoleWeights(ConfigSection):
 class LossConfig(ConfigSection):
     """Binary cross-entropy over four heads, plain or focal, weighted or not."""
 
-    kind: Literal["bce", "focal"] = Field("bce", description="bce, or focal (Lin et al. 2017)")
+    kind: Literal["bce", "focal"] = "bce"
+    """bce, or focal (Lin et al. 2017)"""
     pos_weight: Literal["none", "balanced"] | Annotated[float, Field(ge=0, le=1)] | PosWeights = (
-        Field(
-            "none",
-            description="none; balanced (negatives/positives of the training split); a number p "
-            "from 0 to 1 (balanced to the power p); or four numbers in the order E, N, T, J",
-        )
+        "none"
     )
+    """none; balanced (negatives/positives of the training split); a number p from 0 to 1 (balanced
+    to the power p); or four numbers in the order E, N, T, J"""
     power: PolePowers = PolePowers()
     weight: PoleWeights = PoleWeights()
-    gamma: NotNegative = Field(2.0, description="focal loss only")
-    per: Literal["window", "person"] | None = Field(
-        None,
-        description="what a loss is computed for: each window, or a person's pooled logits; null: "
-        "window, and person for model.reader=posts",
-    )
-    targets: Literal["types", "shares"] = Field(
-        "types", description="shares: soft labels, where the data have them (see data.shares_of)"
-    )
+    gamma: NotNegative = 2.0
+    """focal loss only"""
+    per: Literal["window", "person"] | None = None
+    """what a loss is computed for: each window, or a person's pooled logits; null: window, and
+    person for model.reader=posts"""
+    targets: Literal["types", "shares"] = "types"
+    """shares: soft labels, where the data have them (see data.shares_of)"""
 
     @model_validator(mode="after")
     def _one_weight_a_pole(self) -> "LossConfig":

@@ -12,25 +12,22 @@ _WARMUP_CAP = 0.1
 class OptimConfig(ConfigSection):
     """AdamW with linear warm-up and decay."""
 
-    lr: Positive = Field(2e-5, description="peak learning rate of the encoder")
-    head_lr: Positive | None = Field(
-        None,
-        description="of the heads; null: the same as lr, and at least 1e-3 where "
-        "model.trainable is heads or gradual",
-    )
-    weight_decay: NotNegative = Field(0.01, description="not applied to biases and norms")
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="learning rate of an encoder layer, relative to the layer above it"
-    )
-    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
-        500, description="optimizer steps; or a share of the run's steps, such as 0.06"
-    )
-    warmup_cap: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        _WARMUP_CAP,
-        description="warm-up is at most this share of the run's steps; null, which setting "
-        "warmup_steps implies: no limit",
-    )
-    clip_norm: Positive | None = Field(1.0, description="gradient norm limit; null: none")
+    lr: Positive = 2e-5
+    """peak learning rate of the encoder"""
+    head_lr: Positive | None = None
+    """of the heads; null: the same as lr, and at least 1e-3 where model.trainable is heads or
+    gradual"""
+    weight_decay: NotNegative = 0.01
+    """not applied to biases and norms"""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """learning rate of an encoder layer, relative to the layer above it"""
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 500
+    """optimizer steps; or a share of the run's steps, such as 0.06"""
+    warmup_cap: Annotated[float, Field(gt=0, le=1)] | None = _WARMUP_CAP
+    """warm-up is at most this share of the run's steps; null, which setting warmup_steps implies:
+    no limit"""
+    clip_norm: Positive | None = 1.0
+    """gradient norm limit; null: none"""
 
     @model_validator(mode="before")
     @classmethod

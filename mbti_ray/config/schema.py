@@ -51,39 +51,30 @@ def mode_of(monitor: Monitor) -> Literal["min", "max"]:
 class ModelConfig(ConfigSection):
     """What reads a row: an encoder with heads, TF-IDF, or both."""
 
-    reader: Literal["windows", "posts", "tfidf", "stack", "best"] = Field(
-        "windows",
-        description="what the encoder reads: windows of a user's posts, or each of the posts, with "
-        "attention over them; tfidf: logistic regression on TF-IDF features; stack: both; best: "
-        "whichever wins on validation",
-    )
-    member: Literal["windows", "posts"] = Field(
-        "windows", description="reader=stack or best: how the encoder in them reads"
-    )
-    encoder: str = Field(
-        "distilbert-base-uncased", description="a hub name, a folder, minilm, or tiny"
-    )
-    pooling: Literal["cls", "mean"] = Field("cls", description="how tokens become one vector")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="before the heads")
-    trainable: Literal["all", "heads", "gradual"] = Field(
-        "all", description="gradual: heads in epoch 1, the last layer too in 2, all from 3"
-    )
-    max_tokens: Annotated[int, Field(ge=8, le=8192)] = Field(
-        512, description="tokens of a window, special tokens included"
-    )
-    truncation: Truncation = Field(
-        "head",
-        description="what is read of a text or user beyond the limits: head: the beginning; "
-        "head_tail: a quarter of it from the beginning, the rest from the end",
-    )
-    post_tokens: Annotated[int, Field(ge=8, le=8192)] = Field(
-        128,
-        description="reader=posts: tokens that are encoded at once; a longer post is divided into "
-        "parts of equal length",
-    )
-    post_layers: Annotated[int, Field(ge=0, le=1)] = Field(
-        0, description="reader=posts: transformer layers among the posts of a user, without order"
-    )
+    reader: Literal["windows", "posts", "tfidf", "stack", "best"] = "windows"
+    """what the encoder reads: windows of a user's posts, or each of the posts, with attention over
+    them; tfidf: logistic regression on TF-IDF features; stack: both; best: whichever wins on
+    validation"""
+    member: Literal["windows", "posts"] = "windows"
+    """reader=stack or best: how the encoder in them reads"""
+    encoder: str = "distilbert-base-uncased"
+    """a hub name, a folder, minilm, or tiny"""
+    pooling: Literal["cls", "mean"] = "cls"
+    """how tokens become one vector"""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """before the heads"""
+    trainable: Literal["all", "heads", "gradual"] = "all"
+    """gradual: heads in epoch 1, the last layer too in 2, all from 3"""
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 512
+    """tokens of a window, special tokens included"""
+    truncation: Truncation = "head"
+    """what is read of a text or user beyond the limits: head: the beginning; head_tail: a quarter
+    of it from the beginning, the rest from the end"""
+    post_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
+    """reader=posts: tokens that are encoded at once; a longer post is divided into parts of equal
+    length"""
+    post_layers: Annotated[int, Field(ge=0, le=1)] = 0
+    """reader=posts: transformer layers among the posts of a user, without order"""
 
     @property
     def reads_posts(self) -> bool:
@@ -131,49 +122,38 @@ class FitConfig(ConfigSection):
     """Epochs, batches, precision and early stopping."""
 
     epochs: Count = 10
-    batch_size: Count = Field(
-        16,
-        description="tokens of a worker's forward pass, in full windows; it has more windows "
-        "when they are shorter",
-    )
-    accumulate: Count = Field(
-        4,
-        description="an optimizer step is batch_size x accumulate windows over all workers, or "
-        "persons where the loss is per person",
-    )
-    posts: Count | None = Field(
-        24,
-        description="where the loss is per person: how many posts (or windows) of a person an "
-        "epoch samples; null: all",
-    )
-    precision: Precision = Field(
-        "auto", description="auto: bf16, or fp16 or 32 where the device does not have it"
-    )
-    patience: Annotated[int, Field(ge=1)] | None = Field(
-        5, description="epochs without a better score before a run stops; null: never"
-    )
-    monitor: Monitor = Field("acc_mean", description="the validation score that selects the epoch")
-    checkpoint_steps: Count | None = Field(
-        None, description="steps between additional checkpoints; null: each epoch only"
-    )
+    batch_size: Count = 16
+    """tokens of a worker's forward pass, in full windows; it has more windows when they are
+    shorter"""
+    accumulate: Count = 4
+    """an optimizer step is batch_size x accumulate windows over all workers, or persons where the
+    loss is per person"""
+    posts: Count | None = 24
+    """where the loss is per person: how many posts (or windows) of a person an epoch samples; null:
+    all"""
+    precision: Precision = "auto"
+    """auto: bf16, or fp16 or 32 where the device does not have it"""
+    patience: Annotated[int, Field(ge=1)] | None = 5
+    """epochs without a better score before a run stops; null: never"""
+    monitor: Monitor = "acc_mean"
+    """the validation score that selects the epoch"""
+    checkpoint_steps: Count | None = None
+    """steps between additional checkpoints; null: each epoch only"""
 
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations instead of keeping them: less memory"
-    )
-    compile: bool = Field(False, description="torch.compile the model; worth it in long runs")
-    attention: Literal["padded", "packed"] = Field(
-        "padded",
-        description="padded: windows of similar length; packed: windows concatenated without "
-        "padding (torch's variable-length attention on a GPU, without attention dropout)",
-    )
-    skip_nonfinite: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps with a non-finite loss that are skipped before the run stops"
-    )
+    gradient_checkpointing: bool = False
+    """recompute activations instead of keeping them: less memory"""
+    compile: bool = False
+    """torch.compile the model; worth it in long runs"""
+    attention: Literal["padded", "packed"] = "padded"
+    """padded: windows of similar length; packed: windows concatenated without padding (torch's
+    variable-length attention on a GPU, without attention dropout)"""
+    skip_nonfinite: Annotated[int, Field(ge=0)] = 0
+    """steps with a non-finite loss that are skipped before the run stops"""
 
-    tracker: Literal["none", "tensorboard", "mlflow"] = Field(
-        "none", description="also export metrics to (extras of these names)"
-    )
-    profile: bool = Field(False, description="write a profiler trace of five steps")
+    tracker: Literal["none", "tensorboard", "mlflow"] = "none"
+    """also export metrics to (extras of these names)"""
+    profile: bool = False
+    """write a profiler trace of five steps"""
 
     @model_validator(mode="after")
     def _packed_is_not_compiled(self) -> "FitConfig":
@@ -194,38 +174,31 @@ class FitConfig(ConfigSection):
 class ScoringConfig(ConfigSection):
     """What is fitted on the validation split, and what scores are compared with."""
 
-    calibrate: bool = Field(True, description="a temperature for each head (Guo et al. 2017)")
-    threshold: Literal["half", "accuracy", "balanced_accuracy", "f1"] = Field(
-        "half", description="half: 0.5; else the threshold of each head that maximizes this score"
-    )
-    abstain: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.0, description="a probability closer to its threshold than this is answered X"
-    )
-    resamples: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        1000, description="bootstrap resamples for the 95 % intervals; 0: no intervals"
-    )
-    baselines: bool = Field(
-        True, description="also train TF-IDF and logistic regression (extra: baselines)"
-    )
-    examples: Annotated[int, Field(ge=0, le=1000)] = Field(
-        0,
-        description="rows predicted most wrongly that reports quote, masked; texts are private",
-    )
+    calibrate: bool = True
+    """a temperature for each head (Guo et al. 2017)"""
+    threshold: Literal["half", "accuracy", "balanced_accuracy", "f1"] = "half"
+    """half: 0.5; else the threshold of each head that maximizes this score"""
+    abstain: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """a probability closer to its threshold than this is answered X"""
+    resamples: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """bootstrap resamples for the 95 % intervals; 0: no intervals"""
+    baselines: bool = True
+    """also train TF-IDF and logistic regression (extra: baselines)"""
+    examples: Annotated[int, Field(ge=0, le=1000)] = 0
+    """rows predicted most wrongly that reports quote, masked; texts are private"""
 
 
 class ScalingConfig(ConfigSection):
     """Where it runs; not part of what is learned, so never part of a search space."""
 
-    workers: Count | tuple[Count, Count] = Field(
-        1, description="or [min, max]: as many as the cluster has capacity for, now and later"
-    )
-    use_gpu: bool | Literal["auto"] = Field("auto", description="auto: if the cluster has one")
-    cpus: Count | None = Field(
-        None, description="CPUs (and threads) of a worker; null: all, or 1 for a trial"
-    )
-    gpus: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="share of a GPU that a trial of one worker takes"
-    )
+    workers: Count | tuple[Count, Count] = 1
+    """or [min, max]: as many as the cluster has capacity for, now and later"""
+    use_gpu: bool | Literal["auto"] = "auto"
+    """auto: if the cluster has one"""
+    cpus: Count | None = None
+    """CPUs (and threads) of a worker; null: all, or 1 for a trial"""
+    gpus: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """share of a GPU that a trial of one worker takes"""
 
     @property
     def most(self) -> int:
@@ -252,12 +225,10 @@ class ScalingConfig(ConfigSection):
 class FailureConfig(ConfigSection):
     """Which failures a run survives."""
 
-    max_failures: Annotated[int, Field(ge=0)] = Field(
-        3, description="restarts from the last checkpoint when a worker is lost"
-    )
-    grace_s: NotNegative = Field(
-        20.0, description="time to save a checkpoint before a machine is preempted"
-    )
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """restarts from the last checkpoint when a worker is lost"""
+    grace_s: NotNegative = 20.0
+    """time to save a checkpoint before a machine is preempted"""
 
 
 _HEAD_LR = 1e-3
@@ -269,8 +240,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"), AS_TE
 class RunConfig(ConfigSection):
     """One run, completely resolved."""
 
-    name: Name | None = Field(None, description="run folder under storage; null: preset and time")
-    storage: str = Field("./runs", description="folder or URL (s3://...) that holds the runs")
+    name: Name | None = None
+    """run folder under storage; null: preset and time"""
+    storage: str = "./runs"
+    """folder or URL (s3://...) that holds the runs"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -15,6 +15,6 @@ Text = Annotated[str, AS_TEXT]
 
 
 class ConfigSection(BaseModel):
-    """Base of all sections: immutable, without undeclared keys."""
+    """Base of all sections: immutable, without undeclared keys; docstrings describe the keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

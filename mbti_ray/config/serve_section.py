@@ -25,49 +25,40 @@ class BaseRates(ConfigSection):
 class ServeConfig(ConfigSection):
     """The HTTP service."""
 
-    runtime: Literal["torch", "onnx", "onnx-int8"] = Field(
-        "torch", description="what computes the logits; `mbti_ray.export` creates the others"
-    )
-    precision: ServePrecision = Field(
-        "auto",
-        description="of runtime=torch; auto: 32 on a CPU, on a GPU bf16 or fp16 as it supports",
-    )
-    beside: str | None = Field(
-        None, description="a second bundle, run or study folder that is served alongside the first"
-    )
-    beside_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0,
-        description="share of the requests that the second bundle answers; at 0 only those that "
-        "ask for it by the header X-Bundle-Id",
-    )
+    runtime: Literal["torch", "onnx", "onnx-int8"] = "torch"
+    """what computes the logits; `mbti_ray.export` creates the others"""
+    precision: ServePrecision = "auto"
+    """of runtime=torch; auto: 32 on a CPU, on a GPU bf16 or fp16 as it supports"""
+    beside: str | None = None
+    """a second bundle, run or study folder that is served alongside the first"""
+    beside_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """share of the requests that the second bundle answers; at 0 only those that ask for it by the
+    header X-Bundle-Id"""
     base_rates: BaseRates = BaseRates()
-    allow_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$")], ...] = Field(
-        (), description="other websites whose pages may use the service, as https://example.com"
-    )
+    allow_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$")], ...] = ()
+    """other websites whose pages may use the service, as https://example.com"""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    replicas: Count | tuple[Count, Count] = Field(
-        1, description="processes that have the model loaded; [min, max] scales them with the load"
-    )
-    cpus: Count = Field(1, description="CPUs (and threads) of a replica")
-    gpus: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="share of a GPU that a replica takes; torch only"
-    )
-    max_queued: Count = Field(
-        128, description="predictions in a replica's queue; one more is answered 429"
-    )
-    max_wait_s: Positive = Field(
-        5.0, description="a text that would wait longer for the model is answered 429"
-    )
-    batch_tokens: Count | None = Field(
-        None, description="padded tokens of one forward pass; null: 2048, on a GPU 32768"
-    )
-    cache: Annotated[int, Field(ge=0)] = Field(
-        0, description="cached answers for repeated texts; 0: no cache"
-    )
-    deadline_s: Positive = Field(30.0, description="a slower answer is a 504")
-    max_body_bytes: Count = Field(1_000_000, description="a larger body is a 413")
-    max_texts: Count = Field(256, description="texts or posts of a request; more is a 413")
+    replicas: Count | tuple[Count, Count] = 1
+    """processes that have the model loaded; [min, max] scales them with the load"""
+    cpus: Count = 1
+    """CPUs (and threads) of a replica"""
+    gpus: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """share of a GPU that a replica takes; torch only"""
+    max_queued: Count = 128
+    """predictions in a replica's queue; one more is answered 429"""
+    max_wait_s: Positive = 5.0
+    """a text that would wait longer for the model is answered 429"""
+    batch_tokens: Count | None = None
+    """padded tokens of one forward pass; null: 2048, on a GPU 32768"""
+    cache: Annotated[int, Field(ge=0)] = 0
+    """cached answers for repeated texts; 0: no cache"""
+    deadline_s: Positive = 30.0
+    """a slower answer is a 504"""
+    max_body_bytes: Count = 1_000_000
+    """a larger body is a 413"""
+    max_texts: Count = 256
+    """texts or posts of a request; more is a 413"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ServeConfig":

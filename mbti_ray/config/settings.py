@@ -73,7 +73,9 @@ def settings_of(schema: type[BaseModel], prefix: str = "") -> tuple[Setting, ...
         allowed = _allowed(properties[name])
         default = field.get_default(call_default_factory=True, validated_data={})
         plain = json.dumps(list(default) if isinstance(default, tuple) else default)
-        found.append(Setting(prefix + name, allowed, plain, field.description or ""))
+        found.append(
+            Setting(prefix + name, allowed, plain, " ".join((field.description or "").split()))
+        )
     return tuple(found)
 
 

@@ -61,42 +61,35 @@ Range = FloatRange | IntRange | Choices
 class StudyOptions(ConfigSection):
     """How a study searches."""
 
-    trials: Count | None = Field(20, description="null: as many as study.hours allow")
-    hours: Positive | None = Field(
-        None, description="after this many hours no new trial starts; running ones are finished"
-    )
+    trials: Count | None = 20
+    """null: as many as study.hours allow"""
+    hours: Positive | None = None
+    """after this many hours no new trial starts; running ones are finished"""
     objective: (
         Monitor | Annotated[tuple[Monitor, ...], Field(min_length=2, max_length=4)] | None
-    ) = Field(
-        None,
-        description="null: fit.monitor; or several, of which the first selects the epoch",
-    )
-    scheduler: Literal["asha", "pbt", "none"] = Field(
-        "asha", description="asha stops poor trials; pbt makes them copy good ones (one worker)"
-    )
-    grace_epochs: Count = Field(
-        1, description="epochs before a trial can be stopped, or between two perturbations"
-    )
-    reduction: Annotated[int, Field(ge=2)] = Field(
-        3, description="the best 1 in this many continue at a rung"
-    )
-    startup_trials: Count = Field(5, description="random trials before TPE takes over")
-    seeds: Count = Field(
-        1, description="seeds that each trial is trained with; its value is their mean"
-    )
-    max_concurrent: Count | None = Field(None, description="null: as many as the cluster can run")
-    try_default: bool = Field(True, description="the first trial is the config without a search")
-    start: tuple[dict[str, Value], ...] = Field(
-        (), description="points to try first, each {address: value, ...} of searched addresses"
-    )
-    warm_start: tuple[str, ...] = Field(
-        (), description="folders of earlier studies, whose trials the sampler learns from"
-    )
-    storage: str | None = Field(
-        None,
-        description="of the study: null for SQLite in its folder, journal for a file there that "
-        "works on shared folders, or the URL of a database",
-    )
+    ) = None
+    """null: fit.monitor; or several, of which the first selects the epoch"""
+    scheduler: Literal["asha", "pbt", "none"] = "asha"
+    """asha stops poor trials; pbt makes them copy good ones (one worker)"""
+    grace_epochs: Count = 1
+    """epochs before a trial can be stopped, or between two perturbations"""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """the best 1 in this many continue at a rung"""
+    startup_trials: Count = 5
+    """random trials before TPE takes over"""
+    seeds: Count = 1
+    """seeds that each trial is trained with; its value is their mean"""
+    max_concurrent: Count | None = None
+    """null: as many as the cluster can run"""
+    try_default: bool = True
+    """the first trial is the config without a search"""
+    start: tuple[dict[str, Value], ...] = ()
+    """points to try first, each {address: value, ...} of searched addresses"""
+    warm_start: tuple[str, ...] = ()
+    """folders of earlier studies, whose trials the sampler learns from"""
+    storage: str | None = None
+    """of the study: null for SQLite in its folder, journal for a file there that works on shared
+    folders, or the URL of a database"""
 
     @field_validator("storage")
     @classmethod

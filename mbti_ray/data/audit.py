@@ -1,8 +1,7 @@
 """Statistics of a data source: class shares, lengths, duplicates, how far texts leak their label.
 
-Must not know how they are shown. A *user* is a row of the source. Type mentions are counted in the
-posts as written, with the pattern that masking uses; tokens and duplicates across splits are those
-of the texts as the model reads them.
+Type mentions are counted in the posts as written, with the pattern that masking uses; tokens and
+duplicates across splits are those of the texts as the model reads them.
 """
 
 from collections import Counter

@@ -1,11 +1,8 @@
 """The batch sampler: which windows make an optimizer step, and which rank computes which of them.
 
-Everything here is a function of the config, the seed and the epoch: no state, so a run can
-resume at any step, on any number of ranks, and every rank knows what the others do.
-
-Windows of similar length are grouped, because every token of padding costs as much as a real one.
-The number of windows in an optimizer step is always the config's, whatever the number of ranks;
-only the last step of an epoch may be smaller.
+A function of the config, the seed and the epoch: no state, so a run can resume at any step, on any
+number of ranks. The number of windows in a step is the config's; only the last one of an epoch may
+be smaller. Windows of similar length are grouped: a token of padding costs as much as a real one.
 """
 
 import math
@@ -60,11 +57,8 @@ def batches_by_length(
     """Divide `members` into batches of similar length, each of at most `max_tokens` padded tokens.
 
     A window longer than that has a batch of its own. The longest come first, so that what does not
-    fit into memory fails at once.
-
-    Args:
-        min_efficient_tokens: A batch of at least so many tokens ends where windows get much
-            shorter, since padding them would cost more than another forward pass.
+    fit into memory fails at once. A batch of at least `min_efficient_tokens` ends where windows get
+    much shorter, since padding them would cost more than another forward pass.
     """
     order = members[np.argsort(-lengths[members], kind="stable")]
     sorted_lengths = lengths[order]

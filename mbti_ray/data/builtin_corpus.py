@@ -1,16 +1,14 @@
 """The built-in corpus: synthetic users for whom the best possible scores are known.
 
 SYNTHETIC: nobody wrote these posts. They show that training, tuning and serving work, and support
-no claim about people. Only the shares of the types are those of the public MBTI set. Generated in
-code, identical on every machine, without a file or a network.
+no claim about people. Only the shares of the types are those of the public MBTI set.
 
-How a user is generated: on each dimension the *shown* pole is the true one, except with
-probability `NOISE`; the posts contain at least two words of each shown pole and none of the others.
-So the shown poles can be read without error, and no classifier can do more than read them. `NOISE`
-is below the share of every minority pole (E 23.0 %, S 13.8 %, T 45.9 %, J 39.6 %; also given the
-other three poles shown), so the best guess for every user is the type shown. It is correct with
-probability 1 - NOISE per dimension, and with the product of these for the whole type. That holds
-for masked text; a third of the users name their true type, as people in the public set do.
+On each dimension the *shown* pole is the true one, except with probability `NOISE`; the posts
+contain at least two words of each shown pole and none of the others, so no classifier can do more
+than read them. `NOISE` is below the share of every minority pole (E 23.0 %, S 13.8 %, T 45.9 %, J
+39.6 %; also given the other three poles shown), so the best guess is the type shown: correct with
+probability 1 - NOISE per dimension, and with their product for the whole type. That holds for
+masked text; a third of the users name their true type, as people in the public set do.
 """
 
 import math

@@ -1,8 +1,7 @@
 """Chunks of a source: the rows that are predicted together, for file prediction.
 
-A chunk depends on the source and the plan alone. So each text is batched with the same other rows
-in every run, and a job that was killed and resumed gives the same digits as one that was not. Must
-not know of models, of Ray, or of where predictions are written.
+A chunk depends on the source and the plan alone, so a job that was killed and resumed gives the
+same digits as one that was not. Must not know of models, of Ray, or of where predictions go.
 """
 
 import json
@@ -44,7 +43,6 @@ class ChunkPlan:
 
     Attributes:
         source: As `stream_rows` accepts it.
-        options: How the source is read: names of columns, the separator.
         unit: `user` or `post`: what the bundle reads as one row.
         chunk_chars: A chunk ends at this many characters; see `choose_chunk_chars`.
         part_rows: Rows of the source in each part of the output; no chunk spans two parts.

@@ -1,7 +1,5 @@
 """Collation: the tensors of forward passes over windows, padded to the longest or packed into one
-row, and which windows belong together.
-
-Knows windows; must not know steps, ranks or models.
+row, and which windows belong together. Must not know steps, ranks or models.
 
 Legend: B windows of a pass, T tokens of its longest window; N windows of R rows; I instances (see
 `instances`).

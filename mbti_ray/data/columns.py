@@ -31,8 +31,6 @@ class ColumnMap:
     """The columns of one source, which are added as they are met.
 
     Attributes:
-        source: As the user gave it.
-        separator: `data.separator`.
         notes: What a user should know of how the source is read.
         roles: What a column is read as, by its name: text, type, author, id, E, N, T or J.
     """

@@ -1,7 +1,6 @@
 """From a source to tokenized splits: done once for each fingerprint, then read from the cache.
 
-Owns the cache folder `<storage>/cache/<key>/` with Arrow files and the tokenizer. Must not know of
-models, ranks or Ray.
+Owns the cache folder `<storage>/cache/<key>/`. Must not know of models, ranks or Ray.
 """
 
 import json
@@ -57,12 +56,9 @@ _INFO = "info.json"
 
 @dataclass(frozen=True)
 class Dataset:
-    """The tokenized splits of one source under one config.
+    """The tokenized splits (train, val, test) of one source under one config.
 
-    Attributes:
-        splits: `Windows` by name: train, val, test.
-        tokenizer: What produced the token ids.
-        folder: In the cache, named after the `key`; the files of `splits` are in it.
+    `folder`, in the cache, is named after the `key` and has the files of the splits.
     """
 
     splits: dict[str, Windows]
@@ -94,7 +90,6 @@ def prepare_dataset(
     month are deleted.
 
     Args:
-        advance: Called with the number of rows tokenized since the last call.
         map_batches: Where batches are preprocessed and tokenized: by default on all cores. The
             dataset does not depend on it.
 

@@ -69,9 +69,8 @@ def write_splits(
 ) -> int:
     """Write the files of a dataset; returns how many rows are cut.
 
-    Args:
-        batches: The rows of all splits, one after the other; each is written as it comes.
-        splits: For each split the columns of `Windows.rows`, with None in the place of `text`.
+    The batches have the rows of all splits, one after the other, and are written as they come; the
+    columns of a split are those of `Windows.rows`, with None in the place of `text`.
     """
     parts, truncated = [], 0
     with (folder / _IDS).open("wb") as ids, (folder / _TEXTS).open("wb") as texts:

@@ -1,7 +1,6 @@
 """From the rows of a source to examples: preprocessed texts with labels, groups and a split.
 
-Owns what an example is (a user or a post) and which examples must stay in one split. Must not know
-of file formats, tokens or tensors.
+Owns what an example is (a user or a post). Must not know of file formats, tokens or tensors.
 """
 
 from collections import Counter
@@ -36,9 +35,8 @@ class Example:
         texts: What the model reads: one text for each post, cleaned and masked.
         person: Who wrote it: the author if the source names one, else the user.
         mentioned: The type that the texts mention most often before masking, if any.
-        number: `Row.number`.
+        number, shares: As in `Row`.
         post: Index among the posts of its row; -1 for a whole user.
-        shares: The soft label, as `Row.shares`.
     """
 
     texts: tuple[str, ...]

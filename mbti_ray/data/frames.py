@@ -1,7 +1,4 @@
-"""Data frames of pandas, polars or Arrow as sources: each becomes a Parquet file, read like any.
-
-Must not know columns or labels.
-"""
+"""Data frames of pandas, polars or Arrow as sources: each becomes a Parquet file, read like any."""
 
 import hashlib
 from pathlib import Path
@@ -12,11 +9,7 @@ from mbti_ray.storage.atomic import atomic_file
 
 
 def save_frame(frame: Any, folder: Path) -> Path:
-    """The Parquet file of a data frame, in a folder, named after its contents.
-
-    Raises:
-        DataError: It is no data frame, or has cells that Parquet cannot hold.
-    """
+    """The Parquet file of a data frame, in a folder, named after its contents; or a DataError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,9 +1,7 @@
 """Training instances: what a loss is computed for. A window by itself, or a row with its windows.
 
-Owns which windows of a row an epoch trains on, and the targets. As in `batch_sampler`, everything
-is a function of the config, the seed and the epoch. Must not know ranks, batches or models.
-
-Shapes: I instances, N windows, R rows, 4 dimensions in the order E, N, T, J.
+As in `batch_sampler`, everything is a function of the config, the seed and the epoch. Must not know
+ranks, batches or models. Shapes: I instances, N windows, R rows, 4 dimensions (E, N, T, J).
 """
 
 from dataclasses import dataclass

@@ -1,14 +1,13 @@
 """Masking: words that name a type, URLs, and what else is requested are replaced by neutral words.
 
-People name their own type in their posts, so a model that reads it has nothing to learn. Owns the
-patterns and their version: `MASK_VERSION` is part of every bundle, so raise it with any change of
-what `mask_text` returns. Must not know of labels, files or tokens.
+People name their own type in their posts, so a model that reads it has nothing to learn. Raise
+`MASK_VERSION`, a part of every bundle, with any change of what `mask_text` returns. Must not know
+of labels, files or tokens.
 
-The replacements are words of every English WordPiece vocabulary, so that a masked text needs no new
-token and reads as a sentence: "as an INTJ, see https://t.co/x" becomes "as an type, see link".
-
-Tokenizers strip accents and invisible characters, so the patterns are matched against the text as a
-tokenizer sees it: "ÍNTJ", "IN<zero-width joiner>TJ" and full-width letters are types, too.
+The replacements are words of every English WordPiece vocabulary: "as an INTJ, see https://t.co/x"
+becomes "as an type, see link". Tokenizers strip accents and invisible characters, so the patterns
+are matched against the text as a tokenizer sees it: "ÍNTJ", "IN<zero-width joiner>TJ" and
+full-width letters are types, too.
 """
 
 import re
@@ -88,10 +87,9 @@ _NOT_LETTER = re.compile("[^A-Za-z]")
 
 @dataclass(frozen=True)
 class MaskedSpan:
-    """A masked span of a text: characters `start` to `end` (not included), and its kind.
+    """A masked span of a text: characters `start` to `end` (not included).
 
-    Attributes:
-        kind: type, link, functions, temperaments or axes.
+    Its kind is type, link, functions, temperaments or axes.
     """
 
     start: int
@@ -100,11 +98,7 @@ class MaskedSpan:
 
 
 def find_masked_spans(text: str, also: Sequence[str] = ()) -> list[MaskedSpan]:
-    """The spans that `mask_text` replaces, in order, not overlapping.
-
-    Args:
-        also: Which of functions, temperaments and axes to mask besides types and URLs.
-    """
+    """The spans that `mask_text` replaces, in order, not overlapping."""
     folded, places = _folded(text)
     found = [MaskedSpan(places(m.start()), places(m.end()), _LINK) for m in _addresses(folded)]
     if found:
@@ -124,10 +118,8 @@ def mask_text(text: str, also: Sequence[str] = ()) -> str:
 
     Types count in any case, with a plural or suffix, letter by letter ("I.N.T.J."), with unknown
     letters ("INxP"), and joined to other words where that cannot be an English word. Idempotent;
-    the text grows at most to twice its length. Linear in the length.
-
-    Args:
-        also: Which of functions, temperaments and axes to mask, too.
+    the text grows at most to twice its length. Linear in the length. `also` names which of
+    functions, temperaments and axes to mask, too.
     """
     return _masked(text, find_masked_spans(text, also), by=_word)
 

@@ -85,11 +85,7 @@ def _mentions_of(text: str) -> bytes:
 
 
 class PostStore:
-    """The posts of a source, numbered from 0: their places.
-
-    Args:
-        folder: Of the nameless file that holds them; by default that of temporary files.
-    """
+    """The posts of a source, numbered from 0 (their places), in a nameless file of a folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or Path(gettempdir())

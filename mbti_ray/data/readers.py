@@ -34,8 +34,7 @@ _DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedErro
 def read_records(columns: ColumnMap) -> Iterator[Record]:
     """The records of a file, of a folder that `save_to_disk` wrote, or of a hub dataset.
 
-    Args:
-        columns: Of `columns.source`; what is learned about them is added.
+    What is learned about the columns of `columns.source` is added to them.
 
     Raises:
         DataError: The source does not exist, cannot be read, has no column of texts, or has

@@ -59,8 +59,7 @@ def parse_row(
 ) -> tuple[Row, bool]:
     """The row in cells by role (see `columns`), and whether its encoding was repaired.
 
-    Args:
-        is_inverted: Whether the shares in the cells are those of I, S, F and P.
+    The shares in the cells are those of E, N, T and J; if `is_inverted`, of I, S, F and P.
 
     Raises:
         DataError: Why the row cannot be used, in one line, without file or row number.
@@ -80,8 +79,7 @@ def parse_row(
 def parse_posts(cell: object) -> tuple[str, ...]:
     """The posts of a cell: a list of texts, or one text with ``|||`` between posts.
 
-    Raises:
-        DataError: There are none, or the cell is neither.
+    Raises DataError if there are none, or the cell is neither.
     """
     if isinstance(cell, str):
         texts: list[object] = [*_without_outer_quotes(cell).split(POST_SEPARATOR)]

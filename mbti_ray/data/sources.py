@@ -1,8 +1,7 @@
 """Loading the rows of a source, all at once or as a stream, with the bad rows reported.
 
-Owns what happens to a row that cannot be used: it is reported with its number and reason, never
-dropped silently. `readers` yields the records, `rows` parses their cells. Must not know of masking,
-splits or tokens.
+A row that cannot be used is reported with its number and reason, never dropped silently. Must not
+know of masking, splits or tokens.
 """
 
 import hashlib
@@ -43,8 +42,7 @@ class Source:
 
     Attributes:
         name: As the user gave it.
-        rows: The rows that can be used.
-        bad: The rows that cannot, at most ``max_bad_share`` of all.
+        rows, bad: The rows that can be used, and those that cannot.
         repaired: Number of ``rows`` whose encoding was repaired.
         merged: Rows that became a part of another row, or were left out with their author.
         notes: What a user should know of how it was read.
@@ -79,11 +77,10 @@ def read_source(
     """All rows of ``builtin``, a file, a saved dataset folder, or a hub dataset.
 
     Args:
-        options: Names of columns, the separator, the allowed share of bad rows.
         labelled: Whether each row needs a type; otherwise a missing or unknown one is None.
         first: Read only this many rows, good and bad ones together.
         store: Takes the posts; the rows then point at them there (see `store_rows`).
-        map_batches: Parses batches of records, in order; the result does not depend on how.
+        map_batches: Parses batches of records; the result does not depend on how.
 
     Raises:
         DataError: The source does not exist, cannot be read, has no rows, lacks a column, or has
@@ -198,13 +195,8 @@ def stream_rows(
 ) -> Iterator[tuple[int, Row | BadRow]]:
     """The rows of a source as a stream of (index from 0, row), without having all in memory.
 
-    Yields the same rows as `read_source`, and the bad ones in their places, however many.
-
-    Args:
-        wanted: Called with a row's index; where it returns False, the row is skipped unchecked.
-
-    Raises:
-        DataError: As `read_source`, but when the stream reaches the place.
+    The rows of `read_source`, and the bad ones in their places, however many; errors when the
+    stream reaches them. Where `wanted(index)` is False, the row is skipped unchecked.
     """
     if source == BUILTIN:
         yield from ((index, row) for index, row in enumerate(builtin_rows()) if wanted(index))
@@ -215,11 +207,7 @@ def stream_rows(
 
 
 def check_labelled(options: DataConfig) -> None:
-    """Refuse a file that cannot be trained on or scored, by its first rows: in a moment.
-
-    Raises:
-        DataError: As `read_source`.
-    """
+    """Refuse (as `read_source`) a file that cannot be trained on or scored, by its first rows."""
     path = Path(options.source).expanduser()
     is_elsewhere = options.source == BUILTIN or "/" in options.source or path.is_dir()
     if path.is_file() or is_file_name(path) or not is_elsewhere:
@@ -230,9 +218,6 @@ def check_readable(
     source: str, options: DataConfig = _DEFAULTS, *, labelled: bool = False
 ) -> list[str]:
     """Notes on how a source is read, by its first rows.
-
-    Args:
-        labelled: Whether each row needs a type.
 
     Raises:
         DataError: None of them can be used; or there are no others, and too few can be used.
@@ -260,11 +245,7 @@ def count_rows(source: str, options: DataConfig = _DEFAULTS) -> int | None:
 
 
 def contents_of(options: DataConfig) -> str:
-    """A hash of what is in `data.source`, and of how the name of a file says it is to be read.
-
-    Raises:
-        DataError: The source does not exist or cannot be read.
-    """
+    """A hash of what is in `data.source`, and of how the name of a file says it is to be read."""
     path = Path(options.source).expanduser()
     is_saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
     if options.source == BUILTIN or path.is_file() or is_saved:

@@ -37,15 +37,8 @@ def assign_splits(
 
     Groups are assigned by size (largest first), then by a hash of seed and name. Each is assigned
     to the split that brings the counts of all rows, of each type and of each pole closest to the
-    requested shares: where the sum of (have - want)^2 / want grows least. With few large groups
-    the shares are approximate.
-
-    Args:
-        groups: Key of each row: rows with equal keys are in the same split.
-        types: Type of each row.
-        val_share: Share of the rows for validation, 0 to 1.
-        test_share: Share of the rows for testing, 0 to 1.
-        seed: Breaks ties between groups of one size; another seed gives another split.
+    requested shares (from 0 to 1): where the sum of (have - want)^2 / want grows least. With few
+    large groups the shares are approximate.
 
     Raises:
         DataError: There are fewer than three groups, or too few for every split to get one.
@@ -76,9 +69,7 @@ def assign_fold(
     val_share: float,
     seed: int,
 ) -> NDArray[np.int8]:
-    """As `assign_splits`, where the test split is one fold (counted from 1) of several.
-
-    The folds are equal shares, assigned like splits; of the other folds, rows for validation.
+    """As `assign_splits`, where the test split is one fold (counted from 1) of several equal ones.
 
     Raises:
         DataError: There are fewer groups than folds and a validation split.

@@ -1,7 +1,6 @@
 """Preprocessing of one text: the same for training, evaluation, prediction and serving.
 
-Repairs the encoding, normalizes Unicode and white space, then masks what `mask` masks. Must not
-know where a text came from, what its label is, or how it is tokenized.
+Must not know where a text came from, what its label is, or how it is tokenized.
 """
 
 import re
@@ -48,8 +47,7 @@ def repaired_line(message: object, *, limit: int = 200) -> str:
 def clean_text(text: str, *, is_repaired: bool = False) -> str:
     """Encoding repaired, Unicode in NFC, each run of control characters and white space a space.
 
-    Args:
-        is_repaired: Whether `repair_encoding` has read it, which changes nothing a second time.
+    What `repair_encoding` has read does not need it a second time.
     """
     text = unicodedata.normalize("NFC", text if is_repaired else repair_encoding(text))
     # Most texts are: no control character and no white space but " " is printable.

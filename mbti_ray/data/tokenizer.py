@@ -117,11 +117,7 @@ _CHARACTERS_PER_TOKEN = 16
 
 
 def build_tokenizer(encoder: str, training_texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer for `model.encoder`; only `tiny` reads the training texts.
-
-    Raises:
-        ConfigError: The encoder's tokenizer cannot be loaded.
-    """
+    """The tokenizer for `model.encoder`, or a ConfigError; only `tiny` reads the training texts."""
     if encoder == TINY:
         return _build_wordpiece(training_texts)
     return load_tokenizer(locate_encoder(encoder), name=encoder)
@@ -132,8 +128,7 @@ def load_tokenizer(
 ) -> Tokenizer:
     """A tokenizer from a folder or the hub, without a length limit of its own.
 
-    Args:
-        config: The encoder's, where config.json has another.
+    `config` is the encoder's, where config.json has another.
     """
     from transformers import AutoTokenizer
 

@@ -31,10 +31,6 @@ def load_users(
 ) -> Source:
     """The labelled rows of `data.source`: a row for each user, or as the source has them.
 
-    Args:
-        store: As `read_source`.
-        map_batches: As `read_source`.
-
     Raises:
         DataError: As `read_source`, or authors have more than one type.
     """

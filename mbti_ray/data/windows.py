@@ -231,9 +231,8 @@ def shorten_rows(
 ) -> Windows:
     """The beginnings of rows, each a row of its own: of a row one for each share of its tokens.
 
-    Args:
-        min_tokens: No row gets shorter than this.
-        max_rows: Of more rows, so many are taken, evenly spaced.
+    No beginning has fewer than `min_tokens`; of more rows than `max_rows` that many are taken,
+    evenly spaced.
     """
     count, offsets = windows.row_count, windows.offsets
     taken = np.unique(np.linspace(0, count - 1, min(count, max_rows)).astype(np.int64))
