@@ -6,7 +6,7 @@ time with masking inverted, which shows how much the model relies on type words.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ from mbti_ray.inference.bundle import hash_row, load_row_hashes
 from mbti_ray.inference.manifest import Manifest, load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
-from mbti_ray.inference.split_predictions import tfidf_baseline
+from mbti_ray.inference.split_predictions import SplitPredictions, build_card, tfidf_baseline
 from mbti_ray.model.tfidf import fit_tfidf
-from mbti_ray.scores.baselines import Baseline, build_baselines
-from mbti_ray.scores.metrics import Scores, score_rows
-from mbti_ray.scores.scorecard import Mistake, Scorecard, Scored, build_scorecard, find_mistakes
+from mbti_ray.scores.baselines import Baseline
+from mbti_ray.scores.metrics import Scores
+from mbti_ray.scores.scorecard import Mistake, Scorecard, find_mistakes
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 
 # Rows between two reports of progress; on a GPU enough for full passes of short posts.
@@ -192,50 +192,45 @@ def _with_masking_inverted(config: RunConfig, example: Example, posts: Sequence[
 def evaluate_bundle(
     bundle: Path, data: EvaluationData, advance: ProgressCallback
 ) -> EvaluationResult:
-    """Score a bundle on labeled rows.
-
-    Args:
-        advance: Called with the number of rows done since the previous call, and a note.
-    """
+    """Score a bundle on labeled rows."""
     use_gpu = torch.cuda.is_available() and data.config.scaling.use_gpu is not False
     predictor = Predictor.load(
         bundle,
         device="cuda" if use_gpu else "cpu",
         base_rates=data.config.serve.base_rates,
     )
-    rows, count = [*data.examples, *data.seen], len(data.examples)
-    all_logits, tokens = _calibrated_logits(predictor, [e.texts for e in rows], advance)
-    labels = torch.from_numpy(label_matrix(rows))
-    unknown = (math.nan,) * len(POSITIVE_POLES)
-    shares = torch.tensor([e.shares or unknown for e in rows])
-    groups, thresholds = {}, predictor.decision.thresholds
-    for name in dict.fromkeys(data.origins):
-        members = torch.tensor([origin == name for origin in data.origins])
-        of_group = all_logits[members], labels[members], thresholds
-        groups[name] = score_rows(*of_group, shares=shares[members])
-    logits = all_logits[:count]
-    inverted = logits.clone()
+    examples, count = [*data.examples, *data.seen], len(data.examples)
+    rows = _predict(predictor, examples, [e.texts for e in examples], advance)
+    origins = np.array(data.origins)
+    served = rows.take(np.arange(count))
+    inverted = served.logits.copy()
     # Masking changes few rows; the others keep their logits.
     changed = [i for i, e in enumerate(data.examples) if [*e.texts] != [*data.inverted_texts[i]]]
     if changed:
         texts = [data.inverted_texts[i] for i in changed]
-        inverted[changed] = _calibrated_logits(predictor, texts, no_progress)[0]
+        own = [data.examples[i] for i in changed]
+        inverted[changed] = _predict(predictor, own, texts, no_progress).logits
     is_masked = data.config.data.mask
     first, second = ("masked", "unmasked") if is_masked else ("unmasked", "masked")
-    scored = _scored(predictor, data, logits, tokens[:count])
-    others = _scored(predictor, data, inverted, None)
+    others = replace(served, logits=inverted, tokens=None)
     scorecards = {
-        first: _scorecard(data, scored, is_masked=is_masked),
-        second: _scorecard(data, others, is_masked=not is_masked),
+        name: build_card(
+            data.config,
+            each,
+            person=data.person,
+            is_masked=name == "masked",
+            learned=_tfidf(data, is_served=each is served),
+        )[0]
+        for name, each in ((first, served), (second, others))
     }
     quoted = ["\n".join(e.texts) for e in data.examples]
     return EvaluationResult(
         bundle_id=predictor.bundle_id,
-        scores=score_rows(logits, labels[:count], thresholds, shares=shares[:count]),
-        groups=groups,
+        scores=served.scores(),
+        groups={o: rows.take(origins == o).scores() for o in dict.fromkeys(data.origins)},
         scorecards=scorecards,
-        rows=_predictions_table(data.examples, predictor, logits),
-        mistakes=find_mistakes(scored, quoted, count=data.config.scoring.examples),
+        rows=_predictions_table(data.examples, predictor, served),
+        mistakes=find_mistakes(served.scored(), quoted, count=data.config.scoring.examples),
     )
 
 
@@ -245,18 +240,12 @@ def score_runtimes(
     kinds: Sequence[RuntimeKind],
     advance: ProgressCallback,
 ) -> dict[RuntimeKind, Scores]:
-    """The scores of each runtime of a bundle on the same rows.
-
-    Args:
-        advance: Called with the number of rows done since the previous call, and the runtime.
-    """
+    """The scores of each runtime of a bundle on the same rows."""
     texts = [e.texts for e in data.examples]
-    labels = torch.from_numpy(label_matrix(data.examples))
     scores: dict[RuntimeKind, Scores] = {}
     for kind in kinds:
         predictor = Predictor.load(bundle, runtime=kind)
-        logits, _ = _calibrated_logits(predictor, texts, lambda done, _, k=kind: advance(done, k))  # type: ignore[misc]
-        scores[kind] = score_rows(logits, labels, predictor.decision.thresholds)
+        scores[kind] = _predict(predictor, data.examples, texts, advance, kind).scores()
     return scores
 
 
@@ -265,10 +254,14 @@ def label_matrix(examples: Sequence[Example]) -> NDArray[np.uint8]:
     return np.array(labels, np.uint8).reshape(-1, len(POSITIVE_POLES))
 
 
-def _calibrated_logits(
-    predictor: Predictor, texts: Texts, advance: ProgressCallback
-) -> tuple[torch.Tensor, NDArray[np.int64]]:
-    """Calibrated logits [R, 4] on the CPU, and the tokens read [R]."""
+def _predict(
+    predictor: Predictor,
+    examples: Sequence[Example],
+    texts: Texts,
+    advance: ProgressCallback,
+    note: str = "",
+) -> SplitPredictions:
+    """What is predicted for examples from their texts, as preprocessed."""
     parts, tokens = [], []
     step = _CHUNK_ROWS[predictor.device.type]
     for start in range(0, len(texts), step):
@@ -277,41 +270,17 @@ def _calibrated_logits(
         logits = predictor.predict_logits(part, whole=whole, is_preprocessed=True)
         parts.append(predictor.calibrate(logits))
         tokens += [row.tokens for row in logits.rows]
-        advance(len(part), "")
-    return torch.cat(parts), np.array(tokens)
-
-
-def _scored(
-    predictor: Predictor,
-    data: EvaluationData,
-    logits: torch.Tensor,
-    tokens: NDArray[np.int64] | None,
-) -> Scored:
-    """The rows as served, with the `tokens` read; or without, with masking inverted."""
-    return Scored(
-        torch.sigmoid(logits.double()).numpy(),
-        label_matrix(data.examples),
-        predictor.decision.thresholds.double().numpy(),
-        number_persons(e.person for e in data.examples),
-        predictor.decision.abstain,
-        tokens,
-    )
-
-
-def _scorecard(data: EvaluationData, scored: Scored, *, is_masked: bool) -> Scorecard:
-    baselines, missing = build_baselines(
-        scored.labels,
-        np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in data.examples], np.int8),
-        is_masked=is_masked,
-        learned=_tfidf(data, is_served=scored.tokens is not None),
-    )
-    return build_scorecard(
-        scored,
-        baselines,
-        resamples=data.config.scoring.resamples,
-        person=data.person,
-        missing=missing,
-        seed=data.config.seed,
+        advance(len(part), note)
+    unknown = (math.nan,) * len(POSITIVE_POLES)
+    return SplitPredictions(
+        logits=torch.cat(parts).numpy(),
+        thresholds=np.tile(predictor.decision.thresholds.numpy(), (len(texts), 1)),
+        labels=label_matrix(examples),
+        shares=np.array([e.shares or unknown for e in examples], np.float32),
+        persons=number_persons(e.person for e in examples),
+        mentioned=np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
+        tokens=np.array(tokens),
+        abstain=predictor.decision.abstain,
     )
 
 
@@ -331,9 +300,9 @@ def _tfidf(data: EvaluationData, *, is_served: bool) -> Callable[[], Baseline] |
 
 
 def _predictions_table(
-    rows: Sequence[Example], predictor: Predictor, logits: torch.Tensor
+    rows: Sequence[Example], predictor: Predictor, predicted: SplitPredictions
 ) -> pa.Table:
-    probabilities = torch.sigmoid(logits)
+    probabilities = torch.sigmoid(torch.from_numpy(predicted.logits))
     columns = probabilities.double().T.numpy()
     table = {
         "number": [e.number for e in rows],

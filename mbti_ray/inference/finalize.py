@@ -24,7 +24,7 @@ from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.folds import read_folds, score_folds
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.inference.members import Member, build_members, choose_member
-from mbti_ray.inference.split_predictions import SplitPredictions, score_predictions, tfidf_baseline
+from mbti_ray.inference.split_predictions import SplitPredictions, build_card, tfidf_baseline
 from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import About, scorecard_page
@@ -67,26 +67,25 @@ def finalize_run(
     on_val = [
         SplitPredictions.of(m.val_logits, val, rule) for m, rule in zip(members, rules, strict=True)
     ]
-    scored = [rows.scored(config.scoring.abstain) for rows in on_val]
+    scored = [rows.scored() for rows in on_val]
     place, choice = choose_member(members, scored, config.fit.monitor, seed=config.seed)
     member, rule = members[place], rules[place]
     config = member.config
     history = outcome.progress.history if outcome else []
     tfidf = next((m.tfidf for m in members if m.tfidf), None)
+    test = data.splits["test"]
+    on_test = SplitPredictions.of(member.test_logits, test, rule)
     scores = {
         "reader": member.reader,
         "best_epoch": outcome.progress.best_epoch if outcome else None,
         "val": on_val[place].scores(),
-        **_test_scores(config, data, member.test_logits, rule, tfidf, folder),
+        **_test_scores(config, data, member, on_test, rule, tfidf, folder),
         "diagnosis": [finding.as_dict() for finding in diagnose(config, history)],
     }
     if choice:
         scores["choice"] = choice
-    mistakes: list[Mistake] = []
-    if count := config.scoring.examples:
-        test = data.splits["test"]
-        rows = SplitPredictions.of(member.test_logits, test, rule).scored(config.scoring.abstain)
-        mistakes = find_mistakes(rows, test.texts, count=count)
+    count = config.scoring.examples
+    mistakes = find_mistakes(on_test.scored(), test.texts, count=count) if count else []
     _write(config, data, member, scores, rule, folder, history, mistakes)
 
 
@@ -163,14 +162,14 @@ def _rows_of_all_lengths(member: Member, val: Windows) -> Lengths:
 def _test_scores(
     config: RunConfig,
     data: Dataset,
-    logits: Floats,
+    member: Member,
+    on_test: SplitPredictions,
     rule: DecisionRule,
     tfidf: TfidfModel | None,
     folder: RunFolder,
 ) -> dict[str, Any]:
     """Scores and scorecard of the test split, with calibration error before and after fitting."""
-    test, train = data.splits["test"], data.splits["train"]
-    predictions = SplitPredictions.of(logits, test, rule)
+    info, test, train = data.info, data.splits["test"], data.splits["train"]
     learned: Callable[[], Baseline] | str
     if config.model.reader == "tfidf":
         learned = "it is the model itself"
@@ -182,19 +181,22 @@ def _test_scores(
             targets = train.targets(soft=config.loss.targets == "shares")
             return tfidf_baseline(tfidf or fit_tfidf(train.texts, targets), test.texts)
 
-    scores, baselines = score_predictions(config, data.info, predictions, learned)
+    scorecard, baselines = build_card(
+        config, on_test, person=info.person, is_masked=info.mask_version > 0, learned=learned
+    )
     if config.data.fold is not None:
         predicted = next((b.predicted for b in baselines if b.name == "tfidf"), None)
-        replace(predictions, tfidf=predicted).save(folder.predictions)
-    raw = Scored(_sigmoid(logits), test.labels, np.full(4, 0.5), test.persons)
-    uncalibrated = build_scorecard(raw, (), resamples=0, person=data.info.person)
+        replace(on_test, tfidf=predicted).save(folder.predictions)
+    raw = Scored(_sigmoid(member.test_logits), test.labels, np.full(4, 0.5), test.persons)
+    uncalibrated = build_scorecard(raw, (), resamples=0, person=info.person)
     return {
-        **scores,
+        "test": on_test.scores(),
+        "scorecard": scorecard,
         "calibration": {
             **rule.model_dump(),
             "threshold_objective": config.scoring.threshold,
             "before": _calibration_error(uncalibrated),
-            "after": _calibration_error(scores["scorecard"]),
+            "after": _calibration_error(scorecard),
         },
     }
 

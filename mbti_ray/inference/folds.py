@@ -20,8 +20,8 @@ from mbti_ray.data.dataset import Dataset
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.inference.split_predictions import (
     SplitPredictions,
+    build_card,
     load_predictions,
-    score_predictions,
 )
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.scores.baselines import Baseline
@@ -108,7 +108,10 @@ def read_folds(config: RunConfig, folder: RunFolder) -> FoldResults:
             for number in range(1, (config.data.folds or 0) + 1)
         ]
         scores = [json.loads(fold.scores.read_text("utf-8")) for fold in folds]
-        return FoldResults(scores, load_predictions([fold.predictions for fold in folds]))
+        predictions = load_predictions(
+            [f.predictions for f in folds], abstain=config.scoring.abstain
+        )
+        return FoldResults(scores, predictions)
 
 
 def score_folds(config: RunConfig, data: Dataset, results: FoldResults) -> dict[str, Any]:
@@ -116,11 +119,12 @@ def score_folds(config: RunConfig, data: Dataset, results: FoldResults) -> dict[
     card, tfidf = results.scores[0]["scorecard"], results.predictions.tfidf
     reason = card["missing"].get("tfidf", "a fold has none")
     description = card["baselines"].get("tfidf", {}).get("description", "")
-    found, _ = score_predictions(
+    scorecard, _ = build_card(
         config,
-        data.info,
         results.predictions,
-        reason if tfidf is None else lambda: Baseline("tfidf", description, tfidf),
+        person=data.info.person,
+        is_masked=data.info.mask_version > 0,
+        learned=reason if tfidf is None else lambda: Baseline("tfidf", description, tfidf),
     )
     of_val = [s["val"] for s in results.scores]
     before = [s["calibration"]["before"] for s in results.scores]
@@ -132,12 +136,13 @@ def score_folds(config: RunConfig, data: Dataset, results: FoldResults) -> dict[
             name: sum(scores[name] for scores in of_val) / len(of_val)
             for name in set.intersection(*map(set, of_val))
         },
-        **found,
+        "test": results.predictions.scores(),
+        "scorecard": scorecard,
         "calibration": {
             **results.rule.model_dump(),
             "threshold_objective": config.scoring.threshold,
             "before": {n: float(np.mean([b[n] for b in before])) for n in before[0]},
-            "after": {n: found["scorecard"]["overall"][n]["value"] for n in before[0]},
+            "after": {n: scorecard["overall"][n]["value"] for n in before[0]},
         },
         "diagnosis": [],
         "folds": [

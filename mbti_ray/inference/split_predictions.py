@@ -6,7 +6,7 @@ Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.rows import DatasetInfo
 from mbti_ray.data.windows import Windows
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.model.tfidf import TfidfModel
 from mbti_ray.scores.baselines import Baseline, build_baselines
 from mbti_ray.scores.metrics import Scores, score_rows
-from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
 
 _ARRAYS = ("logits", "thresholds", "labels", "shares", "persons", "mentioned", "tokens")
 
@@ -31,17 +30,19 @@ _ARRAYS = ("logits", "thresholds", "labels", "shares", "persons", "mentioned", "
 class SplitPredictions:
     """Rows with calibrated logits and thresholds [R, 4]; the rest is as in `Windows`.
 
-    `tfidf` is what the TF-IDF baseline predicts, [R, 4], where there is one.
+    `tokens` is None where lengths are not to be compared. `tfidf` is what the TF-IDF baseline
+    predicts, [R, 4], where there is one.
     """
 
-    logits: NDArray[np.float64]
-    thresholds: NDArray[np.float64]
+    logits: NDArray[Any]
+    thresholds: NDArray[Any]
     labels: NDArray[np.uint8]
     shares: NDArray[np.float32]
     persons: NDArray[np.int32]
     mentioned: NDArray[np.int8]
-    tokens: NDArray[np.int64]
+    tokens: NDArray[np.int64] | None
     tfidf: NDArray[np.bool_] | None = None
+    abstain: float = 0.0
 
     @classmethod
     def of(
@@ -50,13 +51,18 @@ class SplitPredictions:
         """From the uncalibrated logits of a split, by the decision rule of a bundle."""
         calibrated = logits / rule.temperatures(rows.tokens)
         given = (rows.labels, rows.shares, rows.persons, rows.mentioned, rows.tokens)
-        return cls(calibrated, np.tile(rule.thresholds, (len(logits), 1)), *given)
+        thresholds = np.tile(rule.thresholds, (len(logits), 1))
+        return cls(calibrated, thresholds, *given, abstain=rule.abstain)
 
-    def scored(self, abstain: float) -> Scored:
-        probabilities = torch.sigmoid(torch.from_numpy(self.logits)).numpy()
-        return Scored(
-            probabilities, self.labels, self.thresholds, self.persons, abstain, self.tokens
-        )
+    def take(self, rows: NDArray[Any]) -> "SplitPredictions":
+        """Some of the rows, by a mask or their places."""
+        arrays = {name: each[rows] for name, each in vars(self).items() if np.ndim(each)}
+        return replace(self, **arrays)
+
+    def scored(self) -> Scored:
+        probabilities = torch.sigmoid(torch.from_numpy(self.logits).double()).numpy()
+        given = (self.labels, self.thresholds, self.persons, self.abstain, self.tokens)
+        return Scored(probabilities, *given)
 
     def scores(self) -> Scores:
         rows = (self.logits, self.labels, self.thresholds, self.shares)
@@ -68,34 +74,35 @@ class SplitPredictions:
         save_file(arrays | ({} if self.tfidf is None else {"tfidf": self.tfidf}), path)
 
 
-def load_predictions(paths: Sequence[Path]) -> SplitPredictions:
+def load_predictions(paths: Sequence[Path], *, abstain: float) -> SplitPredictions:
     """What `save` wrote to several files, together."""
     parts = [load_file(path) for path in paths]
     names = set.intersection(*map(set, parts))
-    return SplitPredictions(
-        **{name: np.concatenate([part[name] for part in parts]) for name in names}
-    )
+    arrays: dict[str, Any] = {n: np.concatenate([part[n] for part in parts]) for n in names}
+    return SplitPredictions(**arrays, abstain=abstain)
 
 
-def score_predictions(
+def build_card(
     config: RunConfig,
-    info: DatasetInfo,
     rows: SplitPredictions,
+    *,
+    person: str,
+    is_masked: bool,
     learned: Callable[[], Baseline] | str,
-) -> tuple[dict[str, Any], list[Baseline]]:
-    """`test` and `scorecard` of scores.json, and the baselines; see `build_baselines`."""
+) -> tuple[Scorecard, list[Baseline]]:
+    """The scorecard of predictions, and the baselines in it; see `build_baselines`."""
     baselines, missing = build_baselines(
-        rows.labels, rows.mentioned, is_masked=info.mask_version > 0, learned=learned
+        rows.labels, rows.mentioned, is_masked=is_masked, learned=learned
     )
     scorecard = build_scorecard(
-        rows.scored(config.scoring.abstain),
+        rows.scored(),
         baselines,
         resamples=config.scoring.resamples,
-        person=info.person,
+        person=person,
         missing=missing,
         seed=config.seed,
     )
-    return {"test": rows.scores(), "scorecard": scorecard}, baselines
+    return scorecard, baselines
 
 
 def tfidf_baseline(model: TfidfModel, texts: Sequence[str]) -> Baseline:
