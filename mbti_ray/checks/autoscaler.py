@@ -59,9 +59,8 @@ class NodeType:
 class Autoscaler:
     """The autoscaler of a cluster: its types of workers, and how many of all types it may run.
 
-    Attributes:
-        addresses: Of the workers, if the config names machines.
-        failures: Why `ray start` failed, by address, if it still does.
+    `addresses` are of the workers, if the config names machines; `failures` say why `ray start`
+    failed, by address, if it still does.
     """
 
     types: tuple[NodeType, ...]

@@ -18,11 +18,9 @@ from mbti_ray.checks.versions import installed_versions, torch_cuda_version
 
 @dataclass(frozen=True)
 class MachineReport:
-    """The facts of one machine.
+    """The facts of one machine; for `storage_fault` see `StorageMarkers.exchange`.
 
-    Attributes:
-        encoder: Whether it can be loaded, and the bytes of its weights there.
-        storage_fault: See `StorageMarkers.exchange`.
+    `encoder` says whether it can be loaded, and the bytes of its weights there.
     """
 
     versions: dict[str, str]
@@ -46,11 +44,9 @@ def inspect_machine(
     logs: Path | None = None,
     check_storage: Callable[[], str | None] = lambda: None,
 ) -> MachineReport:
-    """Inspect the machine that this is called on.
+    """Inspect the machine that this is called on; at `gpu_timeout_s=0` no GPU is probed.
 
-    Args:
-        gpu_timeout_s: At 0 no GPU is probed.
-        logs: The log folder of the autoscaler, if it may run here.
+    `logs` is the log folder of the autoscaler, if it may run here.
     """
     started = time.monotonic()
     # Each of these may wait for another process or machine.

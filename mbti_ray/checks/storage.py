@@ -62,8 +62,7 @@ class StorageMarkers:
     def exchange(self, machine: str) -> str | None:
         """On a machine: look for the driver's marker and write one. Never creates the folder.
 
-        Returns:
-            What is wrong there, with {} in place of the names of machines; None if nothing.
+        Returns what is wrong there, with {} in place of the names of machines; None if nothing.
         """
         try:
             if isinstance(self.storage, Path) and not self.storage.is_dir():
@@ -111,8 +110,7 @@ def judge_storage(
 ) -> list[Verdict]:
     """The storage folder on all machines, by what `exchange` returned there.
 
-    Args:
-        idle: Machines on which no worker will run.
+    On `idle` machines no worker will run.
     """
     own = judge_own_storage(markers)
     if own.state == "wrong" or not faults:

@@ -22,7 +22,6 @@ class Token:
     """The token that processes on this machine would present.
 
     Attributes:
-        mode: RAY_AUTH_MODE.
         path: Where the token was looked for: a file or a variable.
         digest: The first digits of its hash; None if there is no token.
         is_named: Whether the environment names its path.

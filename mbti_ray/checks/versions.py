@@ -1,7 +1,6 @@
 """The installed versions on each machine, and whether they are the same.
 
-A run sends objects and code between its processes. If their versions differ, it fails late and
-with a misleading message.
+A run sends objects and code between its processes: it would fail late and misleadingly.
 """
 
 import hashlib

@@ -31,9 +31,7 @@ def build_parser(
 ) -> argparse.ArgumentParser:
     """A parser with positional items, whose help is `items`, and `--json`.
 
-    Args:
-        examples: What may follow the verb.
-        prog: How it is called, up to the verb.
+    The examples are what may follow the verb; `prog` is how it is called, up to the verb.
     """
     lines = [f"  {prog}{verb} {example}" for example in examples]
     parser = argparse.ArgumentParser(

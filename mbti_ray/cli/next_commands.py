@@ -1,7 +1,4 @@
-"""What a user may do next, as commands to copy into the same shell.
-
-Must not know how they are laid out.
-"""
+"""What a user may do next, as commands to copy into the same shell."""
 
 import json
 import os

@@ -83,10 +83,7 @@ def live_bars() -> Iterator[Progress]:
 
 @contextmanager
 def progress_bar(heading: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-    """A bar on standard error, or lines in a log; yields the function that advances it.
-
-    That function takes the steps done since the last call, and a note.
-    """
+    """A bar on standard error, or lines in a log; yields the function that advances it."""
     if not is_watched():
         yield _log_lines(heading, total)
         return
@@ -182,8 +179,7 @@ def format_duration(seconds: float) -> str:
 class StudyProgress:
     """Shows each ended trial of a study as a line, and the running ones as bars if there are any.
 
-    Attributes:
-        done: Trials that were evaluated, those before a --resume included.
+    `done` counts trials that were evaluated, those before a --resume included.
     """
 
     config: StudyConfig

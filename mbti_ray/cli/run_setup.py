@@ -1,8 +1,6 @@
 """What train and tune do first: read the config, choose the run folder, tokenize the data.
 
 Nothing heavy is imported before the arguments, the source and the encoder are known to be there.
-
-Must not know what is trained with them.
 """
 
 import argparse
@@ -52,10 +50,6 @@ def set_up_run(
     Args:
         load: Reads the config of a new run, from a file or preset and overrides.
         name_prefix: In front of the name of a run that was given none.
-
-    Raises:
-        ConfigError, DataError, RunError: See `load`, `resumed`, `locked_run_folder`,
-            `prepare_dataset` and `require_both_poles`.
     """
     base, overrides = split_base(options.items)
     file = local_file(base)
@@ -88,11 +82,7 @@ def set_up_run(
 
 
 def check_rows(trained: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """As `check_inputs`, for the rows that a bundle is to be scored on; takes its config.
-
-    Raises:
-        ConfigError, DataError: See `apply_overrides` and `check_labelled`.
-    """
+    """As `check_inputs`, for the rows that a bundle is to be scored on; takes its config."""
     from mbti_ray.data.sources import check_labelled
 
     of_data = [item for item in overrides if item.startswith("data.")]
@@ -101,11 +91,7 @@ def check_rows(trained: Mapping[str, Any], overrides: Sequence[str]) -> None:
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Refuse a source or an encoder that is not there, before anything heavy is imported.
-
-    Raises:
-        ConfigError, DataError: See `locate_encoder` and `check_labelled`.
-    """
+    """Refuse a source or an encoder that is not there, before anything heavy is imported."""
     from mbti_ray.data.encoder_files import TINY, locate_encoder
     from mbti_ray.data.sources import check_labelled
 

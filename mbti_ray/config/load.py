@@ -32,14 +32,9 @@ BASE_RATES = tuple(f"serve.base_rates.{pole}" for pole in BaseRates.model_fields
 
 
 def load_run(base: str | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config of one run.
+    """The config of one run: `base` is a preset or a YAML file, None the preset `quick`.
 
-    Args:
-        base: The name of a preset, or a YAML file; None is the preset `quick`.
-        overrides: Arguments of the form `optim.lr=3e-5`.
-
-    Raises:
-        ConfigError: One line for each mistake, all at once.
+    Overrides have the form `optim.lr=3e-5`. A ConfigError has a line for each mistake.
     """
     return load_config(RunConfig, base or "quick", overrides)
 
@@ -70,11 +65,7 @@ def apply_overrides(
 ) -> RunConfig:
     """A run config with `key=value` arguments applied, of which a command accepts only some.
 
-    Args:
-        allowed: The addresses that the command accepts.
-
-    Raises:
-        ConfigError: An address is not accepted, or a value is wrong.
+    Raises ConfigError for an address that is not allowed, or a wrong value.
     """
     for argument in overrides:
         address = argument.partition("=")[0]
@@ -219,8 +210,7 @@ def describe_errors(
 ) -> list[tuple[str, str]]:
     """The address and the message of each error, one for each address.
 
-    Args:
-        given: Addresses from the command line, to quote an unknown section as it was typed.
+    An unknown section is quoted as it was typed, in one of the `given` addresses.
     """
     allowed = {setting.key: setting.allowed for setting in settings_of(schema)}
     known = list(allowed)

@@ -25,12 +25,8 @@ def resumed(
 ) -> Config:
     """The saved config of a run or study with the changes of the command line, if allowed.
 
-    A run may train for more epochs than it started with; see `describe_schedule_change`.
-
-    Args:
-        load: `load_run` or `load_study`.
-        base: The preset or file on the command line, which must be the one that it started with;
-            None takes the saved config.
+    A run may train for more epochs than it started with; see `describe_schedule_change`. `base` is
+    the preset or file on the command line, which must be the one that it started with.
 
     Raises:
         RunError: It would become another run; the message lists every difference.

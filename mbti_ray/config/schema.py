@@ -1,7 +1,6 @@
 """Every setting of a run, typed, with its default and what is allowed; `*_section` has the rest.
 
-The defaults are those of the seed. Must not know of files, presets or the command line, which are
-in `load`; imports nothing heavy.
+The defaults are those of the seed. Imports nothing heavy.
 """
 
 import math

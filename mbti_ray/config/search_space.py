@@ -1,7 +1,4 @@
-"""The search space of a study: loading its config, and validating it before a cluster is used.
-
-Knows the schema and how a value is set in a config. Must not know of Optuna.
-"""
+"""The search space of a study: loading its config, and validating it before a cluster is used."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,11 +40,7 @@ CHANGEABLE = ("optim.", "model.dropout", "loss.")
 
 
 def load_study(base: str | None, overrides: Sequence[str] = ()) -> StudyConfig:
-    """The config of a study: as `load_run`, with the sections `study` and `search`.
-
-    Raises:
-        ConfigError: One line for each mistake, all at once.
-    """
+    """The config of a study: as `load_run`, with the sections `study` and `search`."""
     base = base or _quick_study()
     config = load_config(StudyConfig, base, overrides)
     if base in PRESETS and not config.search:

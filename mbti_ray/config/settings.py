@@ -1,7 +1,4 @@
-"""What the settings are: the address, allowed values, default and meaning of each, from the schema.
-
-Must not know of files, presets or wrong values.
-"""
+"""What the settings are: address, allowed values, default and meaning of each, from the schema."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -47,13 +44,7 @@ _OTHER_NAMES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting.
-
-    Attributes:
-        key: Its dotted address.
-        allowed: Its values in words.
-        default: As JSON writes it.
-    """
+    """One setting: its dotted address, its values in words, and its default as JSON writes it."""
 
     key: str
     allowed: str

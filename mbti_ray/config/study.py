@@ -1,7 +1,6 @@
 """Every setting of a study, typed: the search space, the objective, the budget and the scheduler.
 
-A study's config is that of a run with two more sections. Must not know of files or Optuna; imports
-nothing heavy.
+A study's config is that of a run with two more sections. Imports nothing heavy.
 """
 
 from typing import Annotated, Literal

@@ -124,11 +124,7 @@ def prepare_dataset(
 
 
 def read_dataset(folder: Path, tokenizer: Tokenizer | None = None) -> Dataset:
-    """A dataset from its cache folder; its files are memory-mapped.
-
-    Args:
-        tokenizer: The one in the folder, if it has been loaded already.
-    """
+    """A dataset from its cache folder, memory-mapped; with its tokenizer, where it is loaded."""
     info = json.loads((folder / _INFO).read_text("utf-8"))
     info["bad"] = [BadRow(**bad) for bad in info["bad"]]
     tokenizer = tokenizer or load_tokenizer(folder / "tokenizer")
@@ -136,11 +132,7 @@ def read_dataset(folder: Path, tokenizer: Tokenizer | None = None) -> Dataset:
 
 
 def require_both_poles(data: Dataset) -> None:
-    """Refuse training rows that have one pole only in a dimension: its head could not learn.
-
-    Raises:
-        DataError: Names every such dimension.
-    """
+    """Raise a DataError for training rows of one pole only: its head could not learn."""
     labels = data.splits["train"].labels.astype(float)
     single = [
         f"{d.name} is {d.positive if share else d.negative}"

@@ -152,7 +152,7 @@ def _is_missing(cell: object) -> bool:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Where a dataset comes from, how it was split and masked, and what was left out.
+    """What is known of a prepared dataset besides its tokens; in the cache and in every bundle.
 
     Attributes:
         rows: Rows by split.
@@ -161,8 +161,7 @@ class DatasetInfo:
         bad: Rows that were left out.
         repaired: Rows whose text encoding was repaired.
         truncated: Rows with more text than the model reads.
-        held_out_posts: Posts in val and test.
-        shared_posts: Those of them whose text is also in train.
+        held_out_posts, shared_posts: Posts in val and test; those whose text is also in train.
         notes: How the source was read, where a user should know.
         warnings: What makes scores on this data doubtful, a line each.
     """

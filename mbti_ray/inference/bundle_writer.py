@@ -52,11 +52,9 @@ def write_bundle(
     tfidf: TfidfModel | None = None,
     stack: Stack | None = None,
 ) -> Manifest:
-    """Write a bundle; with a scorecard among the scores, a model card too.
+    """Write a bundle, which appears complete; with a scorecard among the scores, a model card too.
 
-    Args:
-        config: Its reader says which of `model`, `tfidf` and `stack` there are.
-        rule: None means a threshold of 0.5 and no calibration.
+    The config's reader says which of `model`, `tfidf` and `stack` there are.
     """
     info, texts = data.info, build_golden_texts()
     facts = info.as_dict() | {"bad": len(info.bad)}

@@ -1,7 +1,6 @@
 """Comparing two bundles on the same labeled rows, which neither has seen in training.
 
-The texts go through each bundle's predictor, with its own masking and decision rule. Must not know
-Ray, or what the comparison decides.
+The texts go through each bundle's predictor, with its own masking and decision rule.
 """
 
 from collections.abc import Sequence
@@ -85,11 +84,7 @@ def load_compared_rows(first: Path, second: Path, overrides: Sequence[str]) -> C
 def compare_bundles(
     first: Path, second: Path, rows: ComparedRows, advance: ProgressCallback = no_progress
 ) -> tuple[Comparison, pa.Table]:
-    """Compare two bundles; also returns what each predicts for each row.
-
-    Args:
-        advance: Called with the number of predictions since the last call, and a note.
-    """
+    """Compare two bundles; also returns what each predicts for each row."""
     persons = number_persons(e.person for e in rows.examples)
     labels = label_matrix(rows.examples)
     columns = {

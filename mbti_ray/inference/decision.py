@@ -1,8 +1,6 @@
 """From logits to letters: temperatures, base rates, thresholds, abstention, and how sure more text
 would make it.
 
-Must not know texts, tokenizers or how logits are computed.
-
 Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 

@@ -74,8 +74,7 @@ class EvaluationData:
     """Rows to score.
 
     Attributes:
-        examples: The rows whose scores count.
-        seen: Rows that the bundle was trained or validated on, to be scored apart.
+        seen: Rows that the bundle was trained or validated on, to be scored apart from `examples`.
         origins: What each of `examples`, then of `seen`, was to the bundle: a split, new, unknown.
         inverted_texts: The texts of each example with masking inverted: unmasked where the bundle
             masks, masked where it does not.
@@ -102,8 +101,7 @@ class EvaluationResult:
     """The scores of a bundle on evaluation data.
 
     Attributes:
-        scores: With masking as served.
-        groups: The same for the rows of each origin.
+        scores, groups: With masking as served, of all rows and of those of each origin.
         scorecards: By masking of the texts, masked and unmasked; the first is as served.
         rows: The prediction for each row: number, post, true, type, E, N, T, J.
         mistakes: As many as `scoring.examples` says.

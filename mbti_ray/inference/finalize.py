@@ -1,9 +1,7 @@
 """Finalizing a run: fit the decision rule, score the test split, write the bundle and the report.
 
 Whatever is fitted here is fitted on the validation split; the test split is only scored. Runs on
-the machine that holds the model, in a training worker or a Ray task, but must not know Ray.
-
-Shapes: R rows, 4 dimensions in the order E, N, T, J.
+the machine that holds the model. Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,9 +50,8 @@ def finalize_run(
 ) -> None:
     """Write bundle/ and report.html, then scores.json, which marks the run as finished.
 
-    Args:
-        outcome: Of the encoder; None where `model.reader` has none.
-        cross_fitted: See `build_members`.
+    `outcome` is that of the encoder, None where `model.reader` has none; for `cross_fitted` see
+    `build_members`.
     """
     members = build_members(config, data, outcome, cross_fitted)
     if config.data.trains_on_all:

@@ -1,9 +1,7 @@
 """Cross-validation: what the folds of a run predicted, scored together, and their decision rules.
 
 Each row is predicted once, by the run that was not trained on its person. Must not know how a run
-is trained, Ray or HTTP.
-
-Shapes: R rows of all folds, 4 dimensions in the order E, N, T, J.
+is trained. Shapes: R rows of all folds, 4 dimensions in the order E, N, T, J.
 """
 
 import json
@@ -76,12 +74,7 @@ def train_folds(
     *,
     notify: Callable[[str], None] = lambda line: None,
 ) -> RunConfig:
-    """Train the folds that are not finished; returns the config to train on all rows with.
-
-    Args:
-        train: Trains a run to its bundle.
-        notify: Called with a line about each fold.
-    """
+    """Train the folds that are not finished; returns the config to train on all rows with."""
     count = config.data.folds or 0
     for number in range(1, count + 1):
         with open_run(folder.fold(number).location) as fold:

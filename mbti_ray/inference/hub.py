@@ -1,7 +1,4 @@
-"""Bundles on the Hugging Face Hub: downloading one by its id, uploading one, their card there.
-
-Must not know weights.
-"""
+"""Bundles on the Hugging Face Hub: downloading one by its id, uploading one, their card there."""
 
 import re
 import shutil
@@ -21,10 +18,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
 def fetch_pretrained(place: str | Path, *, revision: str | None = None) -> Path:
     """The folder on this machine of a bundle, given by path, URL, or id on the hub.
 
-    What could be an id is one where neither it nor its first part is a local folder.
-
-    Args:
-        revision: Of a model on the hub: a branch, tag or commit.
+    What could be an id is one where neither it nor its first part is a local folder; `revision` is
+    then a branch, tag or commit.
 
     Raises:
         RunError: There is no bundle.

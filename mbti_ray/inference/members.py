@@ -1,8 +1,6 @@
 """The models that a run may ship (the encoder, TF-IDF, both stacked), and which of them it ships.
 
-Must not know run folders, Ray or HTTP; the test split is not looked at.
-
-Shapes: R rows, 4 dimensions in the order E, N, T, J.
+The test split is not looked at. Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
 from dataclasses import dataclass
@@ -124,11 +122,8 @@ def choose_member(
 ) -> tuple[int, dict[str, Any] | None]:
     """The place of the member to ship, and how it was chosen; None where there is one only.
 
-    They are compared in the score that the run monitors. A member takes the place of a simpler one
-    only if it is better by more than chance explains; otherwise the simpler one is kept.
-
-    Args:
-        scored: Each member's predictions for the validation rows.
+    They are compared in the score that the run monitors, by their predictions for the validation
+    rows. A member replaces a simpler one only if it is better by more than chance explains.
     """
     if len(members) == 1:
         return 0, None

@@ -23,9 +23,8 @@ class Prediction:
         type: Four letters; X where the bundle abstains.
         probabilities: Of the positive poles, by letter: E, N, T, J.
         truncated: Part of the input was not read because it exceeds the limits.
-        windows: Number of windows that were read.
+        windows, tokens: How much was read.
         unknown: Share of the words that the tokenizer does not know, as in another script.
-        tokens: How much text was read.
         more_posts: By letter, as `Decision.more_posts` says; None where the length says nothing.
     """
 

@@ -1,7 +1,6 @@
 """From text to prediction: the one path of `predict`, `evaluate`, the service and `MBTIClassifier`.
 
-Cleaning, masking, tokenization, windowing and pooling are the functions that training used. Must
-not know Ray, HTTP or data files.
+Cleaning, masking, tokenization, windowing and pooling are the functions that training used.
 
 Shapes: R inputs, B windows of one batch with W outputs each (see `MBTIModel`), 4 dimensions in the
 order E, N, T, J.
@@ -40,12 +39,7 @@ _EFFICIENT_PASSES = 4
 
 @dataclass(frozen=True)
 class RowLogits:
-    """Uncalibrated logits of R inputs.
-
-    Attributes:
-        values: float32 [R, 4], on the CPU.
-        rows: The inputs as the model read them.
-    """
+    """Uncalibrated logits of R inputs, float32 [R, 4] on the CPU, and the inputs as read."""
 
     values: Tensor
     rows: Sequence[EncodedRow]
@@ -89,9 +83,6 @@ class Predictor:
         base_rates: BaseRates | None = None,
     ) -> "Predictor":
         """Load a bundle and check that it reproduces its golden logits on this machine.
-
-        Args:
-            base_rates: See `Decision`.
 
         Raises:
             ConfigError: It does not know the base rates of its training data; or the device does

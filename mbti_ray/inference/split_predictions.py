@@ -1,8 +1,6 @@
-"""Scores of predicted rows: of the test split of a run, or of the folds of a cross-validation.
+"""Scores of predicted rows: of the test split of a run, of folds, or of any labeled rows.
 
-Must not know how the rows were predicted, Ray or HTTP.
-
-Shapes: R rows, 4 dimensions in the order E, N, T, J.
+Must not know how the rows were predicted. Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
 from collections.abc import Callable, Sequence

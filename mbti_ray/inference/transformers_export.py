@@ -42,9 +42,7 @@ def export_transformers(
 ) -> dict[str, Any]:
     """Write a folder that transformers loads; returns its class and largest gap to the bundle.
 
-    Args:
-        license_id: Of the model, for its card, as hubs abbreviate it.
-        language: Of the texts, for its card, as an ISO 639 code.
+    The license (as hubs abbreviate it) and the language (as an ISO 639 code) are for its card.
 
     Raises:
         ConfigError: The target is not empty.

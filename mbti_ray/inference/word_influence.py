@@ -1,7 +1,6 @@
 """Which words move a prediction: what would be answered if each of them were left out.
 
-Owns what a word is, and which posts without one word are to be predicted. It needs no gradients,
-so it is the same with every runtime. Must not know models, queues or HTTP.
+It needs no gradients, so it is the same with every runtime.
 """
 
 import re

@@ -1,7 +1,6 @@
 """Renders the templates: every page is one file that loads nothing, light and dark, any width.
 
-Owns the template environment, the script of the pages and their Content-Security-Policy. Must not
-know what a page shows.
+Owns the script of the pages and their Content-Security-Policy. Must not know what a page shows.
 """
 
 import base64

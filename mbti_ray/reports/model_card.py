@@ -91,8 +91,7 @@ def hub_card(
     """A bundle's card as model hubs read it: license, languages, base model, scores on top.
 
     Args:
-        card: card.md of the bundle.
-        manifest: bundle.json.
+        card, manifest: card.md and bundle.json of the bundle.
         library: What loads the repository or folder.
         usage: Of `transformers_usage.md`, which then replaces the card's last section.
     """

@@ -25,12 +25,7 @@ class Tile(NamedTuple):
 
 
 class About(NamedTuple):
-    """What a page is about.
-
-    Attributes:
-        place: The run, study or bundle, as a command takes it.
-        created: A date.
-    """
+    """What a page is about: a config, the `place` of a run, study or bundle, and the date."""
 
     config: RunConfig
     place: str
@@ -89,7 +84,6 @@ def scorecard_page(
     """The page; charts are those of the first scorecard.
 
     Args:
-        kind: What the page is of, such as "run".
         groups: Scores of the rows by what they were to the bundle, such as seen in training.
         links: Files and folders next to the page.
     """

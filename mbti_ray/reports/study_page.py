@@ -1,7 +1,4 @@
-"""The page of a study: what was searched, the result of each trial, which one is best and why.
-
-Takes a plain `StudySummary`; must not know Optuna, Ray, or where trials run.
-"""
+"""The page of a study: what was searched, the result of each trial, which one is best and why."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -35,9 +32,7 @@ def study_page(
 ) -> str:
     """The page, as one file without requests; links lead to the trials' folders.
 
-    Args:
-        best_card: The scorecard of the best config on the test split.
-        data_info: The description of the data.
+    `best_card` is the scorecard of the best config on the test split.
     """
     tested = [] if best_card is None else [f"{verdict(best_card, data_info)}."]
     continued = [

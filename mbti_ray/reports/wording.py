@@ -1,16 +1,11 @@
-"""Metrics and caveats in words, the same on a page and in a model card: plain text, not escaped.
-
-Owns what a careful reader must know about a score. Must not know how it is laid out.
-"""
+"""Metrics and caveats in words, the same on a page and in a model card: plain text, not escaped."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from mbti_ray.scores.findings import FindingRecord
 from mbti_ray.scores.names import FEW_PERSONS
-from mbti_ray.typology import DIMENSIONS
 
 if TYPE_CHECKING:
     from mbti_ray.config.schema import ModelConfig, RunConfig
@@ -183,9 +178,3 @@ def data_table(data_info: Mapping[str, Any]) -> list[tuple[str, str]]:
         *((f"{split} rows", f"{n:,}") for split, n in (data_info.get("rows") or {}).items()),
         *((name, f"{count:,}") for name, count in counts.items() if count),
     ]
-
-
-def finding_name(finding: FindingRecord) -> str:
-    """`overfitting`, or `weak (J/P)` for a finding about one dimension."""
-    about = [d.name for d in DIMENSIONS if d.key == finding["dimension"]]
-    return " ".join([finding["name"], *(f"({name})" for name in about)])

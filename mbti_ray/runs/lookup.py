@@ -19,11 +19,7 @@ _CACHE = "cache"
 
 
 def storage_folder(storage: str) -> Location:
-    """The folder of the config key `storage`, as an absolute path or in a bucket.
-
-    Raises:
-        ConfigError: It is a file, or not the URL of a store.
-    """
+    """The folder of the config key `storage`, absolute or in a bucket; a ConfigError for a file."""
     folder = parse_location(storage)
     if isinstance(folder, RemotePath):
         return folder
@@ -105,11 +101,7 @@ def locked_outputs(*files: Path | None) -> Iterator[None]:
 
 
 def newest_bundle(storage: Location) -> Location:
-    """The newest bundle in a storage folder: the best of a study, otherwise that of a run.
-
-    Raises:
-        RunError: There is none.
-    """
+    """The newest bundle in a storage folder: the best of a study, otherwise that of a run."""
     for old in storage.glob("*/config.yaml") if isinstance(storage, Path) else ():
         recover_folder(old.parent / "bundle")
         recover_folder(old.parent / "best" / "bundle")
@@ -121,11 +113,7 @@ def newest_bundle(storage: Location) -> Location:
 
 
 def locate_bundle(path_or_url: str | None, storage: str) -> Location:
-    """Where the bundle given to a command is; None stands for the newest in the storage folder.
-
-    Raises:
-        RunError: There is none.
-    """
+    """Where the bundle given to a command is; None stands for the newest in the storage folder."""
     if path_or_url:
         return _bundle_in(parse_location(path_or_url))
     return newest_bundle(storage_folder(storage))
@@ -134,10 +122,7 @@ def locate_bundle(path_or_url: str | None, storage: str) -> Location:
 def fetch_bundle(location: str | Location) -> Path:
     """The folder on this machine of the bundle at a path or URL, or in the run or study there.
 
-    One in a bucket is downloaded into this user's cache, once.
-
-    Raises:
-        RunError: There is no bundle, or the store cannot be reached.
+    One in a bucket is downloaded into this user's cache, once. Raises RunError without a bundle.
     """
     bundle = _bundle_in(parse_location(location) if isinstance(location, str) else location)
     if isinstance(bundle, Path):

@@ -10,8 +10,6 @@
 
 If storage is a URL, each process that writes to a run has a working copy of its files on its own
 machine and uploads what has changed; tokenized datasets stay on the machine that made them.
-
-Must not know the contents of checkpoints and bundles.
 """
 
 import json
@@ -47,10 +45,8 @@ class _FileName:
 class RunFolder:
     """The folder of one run or study.
 
-    Attributes:
-        path: Where this process reads and writes the files.
-        remote: Where they are stored, if that is a bucket. Then `path` is a working copy, which
-            exists only inside `checked_out`.
+    `path` is where this process reads and writes the files; if they are stored in a bucket, at
+    `remote`, it is a working copy, which exists only inside `checked_out`.
     """
 
     path: Path
@@ -130,11 +126,7 @@ class RunFolder:
             self._pushed[target] = _state(target)
 
     def push(self, *, replace: Sequence[str] = ()) -> None:
-        """Upload what has changed in the working copy.
-
-        Args:
-            replace: Folders whose other files are deleted at the end.
-        """
+        """Upload what has changed in the working copy; delete what else is in `replace`."""
         if self.remote is None:
             return
         files = [

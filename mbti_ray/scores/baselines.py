@@ -1,9 +1,7 @@
 """Baselines that a model has to beat: predictions that need no encoder.
 
-A baseline is its predictions for the evaluated rows, however they were made; the scorecard counts
-them as it counts the model's. Must not know how TF-IDF is trained: that one is handed in.
-
-Shapes: R evaluated rows, 4 dimensions in the order E/I, S/N, T/F, J/P.
+Must not know how TF-IDF is trained: that one is handed in. Shapes: R evaluated rows, 4 dimensions
+in the order E/I, S/N, T/F, J/P.
 """
 
 from collections.abc import Callable
@@ -44,7 +42,6 @@ def build_baselines(
     """The baselines of R evaluated rows, and by name the reason for each that is missing.
 
     Args:
-        labels: Of the rows, [R, 4].
         mentioned: The type that each row mentions most before masking, as an index into TYPES, or
             -1, [R].
         is_masked: The model reads the rows without their type words.
@@ -61,14 +58,11 @@ def build_baselines(
         ),
     ]
     if is_masked:
-        masked = most_mentioned_type(
-            np.full(len(labels), _NO_TYPE),
-            labels,
-            name="most_mentioned_masked",
-            description="the same after masking: always the most common type",
-            comparable=True,
+        masked = "the same after masking: always the most common type"
+        nobody = np.full(len(labels), _NO_TYPE)
+        baselines.append(
+            most_mentioned_type(nobody, labels, name="most_mentioned_masked", description=masked)
         )
-        baselines.append(masked)
     if isinstance(learned, str):
         return baselines, {"tfidf": learned}
     try:
@@ -92,7 +86,12 @@ def majority_class(labels: NDArray[Any]) -> Baseline:
 
 
 def most_mentioned_type(
-    mentioned: NDArray[Any], labels: NDArray[Any], *, name: str, description: str, comparable: bool
+    mentioned: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    name: str,
+    description: str,
+    comparable: bool = True,
 ) -> Baseline:
     """The type that each row mentions most, as an index into TYPES [R].
 

@@ -1,8 +1,7 @@
 """How far metrics would vary with other people: bootstrap intervals and permutation tests.
 
 Rows of one person are not independent, so whole persons are resampled. A metric that is made of
-sums per person is then the product of how often each person was drawn [B, G] and those sums
-[G, k]. Must not know what the metrics measure, nor models or files.
+sums per person is then the product of how often each was drawn [B, G] and those sums [G, k].
 
 Shapes: R rows, G persons, B resamples, k values.
 """

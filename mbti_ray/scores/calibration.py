@@ -1,9 +1,6 @@
 """Fitted on the validation rows after training: temperatures and thresholds; and abstention.
 
-Must not know models or files: logits or probabilities and labels go in, four numbers come out.
-
-Shapes: R rows, S candidate slopes, C candidate thresholds, 4 dimensions in the order E/I, S/N,
-T/F, J/P.
+Shapes: R rows, S candidate slopes, C candidate thresholds, 4 dimensions (E/I, S/N, T/F, J/P).
 """
 
 from dataclasses import dataclass

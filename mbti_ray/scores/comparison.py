@@ -1,7 +1,5 @@
 """Two sets of predictions for the same rows: in what they differ, and whether by more than chance.
 
-Owns the shape of a comparison and its verdict. Must not know what made the predictions.
-
 Shapes: R rows, G persons, B resamples, 4 dimensions in the order E/I, S/N, T/F, J/P.
 """
 
@@ -29,12 +27,10 @@ _WORSE_P = 0.05 / len(MAIN_MEASURES)
 class Comparison(TypedDict):
     """Second predictions against first ones.
 
-    Attributes:
-        differences: By name of MEASURES: `first` and `second`, second - first as `value` with the
-            bounds `low` and `high`, `p` (two-sided), and `p_worse` (one-sided).
-        flips: By dimension: how many letters of the first are `corrected` by the second, and how
-            many are `spoiled`.
-        worse_in: The main measures in which the second is worse, at 5 % over all of them together.
+    `differences`, by name of MEASURES, have `first`, `second`, second - first as `value` with its
+    bounds `low` and `high`, `p` (two-sided), and `p_worse` (one-sided); `flips`, by dimension, how
+    many letters of the first are `corrected` by the second, and how many `spoiled`; `worse_in` are
+    the main measures in which the second is worse, at 5 % over all of them together.
     """
 
     rows: int

@@ -1,26 +1,15 @@
-"""A finding of a diagnosis: what is wrong, the evidence, and settings to try.
-
-Knows dotted addresses as text; not what they mean.
-"""
+"""A finding of a diagnosis: what is wrong, the evidence, and settings to try by dotted address."""
 
 import json
 import shlex
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from mbti_ray.typology import DIMENSIONS
 
 Tries = dict[str, Any]
-
-
-class FindingRecord(TypedDict):
-    """A finding as scores.json holds it; `line` is the finding as one line of text."""
-
-    name: str
-    dimension: str | None
-    evidence: str
-    tries: Tries
-    line: str
+# A finding as scores.json holds it: its fields, and as `line` its text.
+FindingRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,7 +17,6 @@ class Finding:
     """One problem, with its evidence.
 
     Attributes:
-        name: What it is called, such as "overfitting".
         dimension: Key of the dimension that it is about (ei, sn, tf, jp), or None for all.
         evidence: The metrics that show it and their epoch, in one sentence without a full stop.
         tries: Value to try by dotted config address; all are valid and differ from the current
@@ -41,13 +29,7 @@ class Finding:
     tries: Tries
 
     def as_dict(self) -> FindingRecord:
-        return {
-            "name": self.name,
-            "dimension": self.dimension,
-            "evidence": self.evidence,
-            "tries": dict(self.tries),
-            "line": self.text(),
-        }
+        return asdict(self) | {"line": self.text()}
 
     def command(self) -> str:
         """The tries as `key=value` arguments, quoted for a shell."""

@@ -1,9 +1,8 @@
 """Metrics of four binary predictions: the scores of every epoch, and those of the scorecard.
 
 The scorecard's metrics are computed from sums per person, so that they can be resampled; AUROC is
-recomputed from weighted ranks. Must not know models, files, ranks or intervals.
-
-Shapes: R rows, G persons, B resamples, 4 dimensions in the order E/I, S/N, T/F, J/P.
+recomputed from weighted ranks. Shapes: R rows, G persons, B resamples, 4 dimensions in the order
+E/I, S/N, T/F, J/P.
 """
 
 from collections.abc import Callable

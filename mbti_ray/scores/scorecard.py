@@ -1,7 +1,6 @@
 """The scorecard of evaluated rows: one JSON-able record of every metric and its interval.
 
-Owns the shape of the scorecard. Must not know models, files or pages: probabilities and labels go
-in. An AUROC is None where the rows have one class only.
+Must not know models, files or pages. An AUROC is None where the rows have one class only.
 
 Shapes: R rows, G persons, B resamples, 4 dimensions in the order E/I, S/N, T/F, J/P.
 """
@@ -133,7 +132,6 @@ def build_scorecard(
     Args:
         person: What a person is here: "author", or "user" where authors are not known.
         missing: By name the reason why a baseline is missing.
-        seed: Of the resamples and of the permutations.
 
     Raises:
         DataError: There are no rows.

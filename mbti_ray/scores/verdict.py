@@ -1,7 +1,4 @@
-"""What a scorecard amounts to, in one sentence for the terminal, JSON, pages and the model card.
-
-Claims no more than interval and test show. Must not know how it is laid out.
-"""
+"""What a scorecard amounts to, in one sentence: it claims no more than interval and test show."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,8 +15,7 @@ BASELINE_NAMES = {"tfidf": "TF-IDF", "majority": "the majority class"}
 def verdict(card: "Scorecard", data_info: Mapping[str, Any] | None = None) -> str:
     """`0.583 a letter on 6 people: worse than TF-IDF (0.875); do not use it yet`.
 
-    Args:
-        data_info: The description of the data, which tells whether these people are new.
+    The description of the data tells whether these people are new.
     """
     groups, paired = card["intervals"]["groups"], card.get("paired")
     people = "1 person" if groups == 1 else f"{groups:,} people"

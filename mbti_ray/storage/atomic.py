@@ -1,8 +1,7 @@
 """Files and folders that appear whole: the one way in which this package writes to a final path.
 
 Contents go to a temporary sibling, are flushed to the disk, and get their name by a rename. A kill
-at any moment leaves the old contents or the new ones under that name. Modes follow the umask. Must
-not know what is written.
+at any moment leaves the old contents or the new ones under that name. Modes follow the umask.
 """
 
 import ctypes
@@ -54,13 +53,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
-    """An empty folder to fill; at the end of the block it gets its name.
+    """An empty folder to fill; at the end of the block it gets its name. Errors as `atomic_file`.
 
-    Args:
-        keep_existing: Keep the folder of another process that was first, instead of replacing it.
-
-    Raises:
-        StorageError: See `atomic_file`.
+    With `keep_existing` the folder of another process that was first is not replaced.
     """
     with _temporary(path, Path.mkdir) as temporary:
         yield temporary

@@ -26,12 +26,11 @@ def local_copy(
     """A copy of a file or folder in this user's cache, downloaded once for a URL and contents.
 
     Several processes may call it at the same time. A download deletes the copies that nobody has
-    used for a month.
+    used for a month, and replaces one that is not intact.
 
     Args:
         kind: The subfolder of the cache.
         contents: Text that identifies the contents; its hash, with the URL, is the key.
-        is_intact: Whether an existing copy is as it should be; a damaged one is downloaded again.
     """
     key = hashlib.sha256(f"{remote}\n{contents}".encode()).hexdigest()[:16]
     copy = user_cache_folder() / kind / (key + PurePosixPath(remote.name).suffix)

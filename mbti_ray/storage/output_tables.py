@@ -6,8 +6,7 @@ A large table may also be a folder of parts, so that an interrupted command can 
     _manifest.json        what the parts are computed from, the same for all parts
     _bad_rows.jsonl       input rows that are in no part; written when all parts are complete
 
-(Readers of Parquet folders ignore names that start with an underscore.) Must not know what the
-columns mean or how they are computed.
+(Readers of Parquet folders ignore names that start with an underscore.)
 """
 
 import json
@@ -65,9 +64,7 @@ def check_parent(path: Path, *, option: str = "--output") -> None:
 def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     """Write tables of one schema to one file, each as soon as it is available.
 
-    Raises:
-        ConfigError: The extension is not one of `EXTENSIONS`.
-        StorageError: The file cannot be written.
+    Raises ConfigError for another extension than `EXTENSIONS`, StorageError where it cannot write.
     """
     check_extension(path)
     with atomic_file(path) as temporary:
@@ -187,8 +184,7 @@ def part_folder(
         fresh: Delete existing parts first, whatever they were computed from.
 
     Raises:
-        RunError: The folder was started with another `made_from`, contains other files instead of
-            parts, or is locked by another process.
+        RunError: It was started with another `made_from`, contains other files, or is locked.
     """
     check_parent(path)
     manifest = _read_manifest(path)

@@ -11,8 +11,7 @@ from mbti_ray.errors import StorageError, one_line
 def private_folder(path: Path) -> Path:
     """Makes a folder with mode 0700, or checks that an existing one is private to this user.
 
-    Raises:
-        StorageError: It is a symlink or a file, another user's, or accessible to others.
+    Raises StorageError for a symlink or file, or a folder that others own or can access.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

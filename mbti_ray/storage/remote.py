@@ -1,8 +1,7 @@
 """Files and folders in a bucket, by URL, through pyarrow: the library that Ray stores with, too.
 
 An object appears whole or not at all; none is appended to or renamed. Files that grow, or that
-need a real disk, are written to a folder on this machine and uploaded from there. Must not know
-what a run or a bundle is.
+need a real disk, are written to a folder on this machine and uploaded from there.
 """
 
 import fnmatch
@@ -131,11 +130,7 @@ class RemotePath:
         self._copy(str(source), self.path, is_upload=True)
 
     def download(self, target: Path) -> None:
-        """Download the file or the whole folder.
-
-        Raises:
-            StorageError: It does not exist, or the disk is full.
-        """
+        """Download the file or the whole folder; a StorageError if it does not exist."""
         info = self._info()
         if _is_missing(info):
             raise StorageError(f"{self.url}: does not exist")
@@ -182,11 +177,7 @@ Location = Path | RemotePath
 
 
 def parse_location(text: str) -> Location:
-    """The path or URL as a location; ``file://`` is a path.
-
-    Raises:
-        ConfigError, StorageError: See `RemotePath.at`.
-    """
+    """The path or URL as a location; ``file://`` is a path. Errors as `RemotePath.at`."""
     if "://" not in text:
         return Path(text).expanduser()
     if urlsplit(text).scheme == _FILE:

@@ -1,7 +1,4 @@
-"""Working copies of remote folders on this machine, locked while a process uses them.
-
-Must not know what is in them.
-"""
+"""Working copies of remote folders on this machine, locked while a process uses them."""
 
 import os
 import re
@@ -33,10 +30,8 @@ def working_copy_path(remote: RemotePath) -> Path:
 def locked_working_copy(path: Path, remote: RemotePath) -> Iterator[None]:
     """Create the folders for a working copy at `path`, and delete it at the end of the block.
 
-    Leftovers of killed processes are deleted first.
-
-    Raises:
-        StorageError: The folder of all working copies is not this user's alone.
+    Leftovers of killed processes are deleted first. Raises StorageError where the folder of all
+    working copies is not this user's alone.
     """
     root = path.parents[len(PurePosixPath(remote.path.strip("/")).parts) - 1]
     try:

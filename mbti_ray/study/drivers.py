@@ -68,9 +68,8 @@ class Driver:
 def fail_dead_trials(study: optuna.Study, *, is_exclusive: bool) -> None:
     """Record the trials of dead drivers as FAIL, and enqueue their params again.
 
-    Args:
-        is_exclusive: No other command can use this database, so that a driver of which nothing is
-            known is dead. Otherwise it is after `GRACE_S` without a heartbeat.
+    Where no other command can use the database (`is_exclusive`), a driver of which nothing is known
+    is dead; otherwise after `GRACE_S` without a heartbeat.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         state = _state(trial.user_attrs.get(_DRIVER))

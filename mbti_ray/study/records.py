@@ -1,7 +1,4 @@
-"""The record of a trial, read from Optuna's trial: plain values.
-
-Owns the names of a trial's user attributes.
-"""
+"""The record of a trial, read from Optuna's trial: plain values."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -105,8 +102,13 @@ def count_evaluated(records: Iterable[TrialRecord]) -> int:
 
 def best_of(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> TrialRecord | None:
     """The trial that is best in the first objective, pruned or not; None if none is evaluated."""
+    return next(iter(rank(records, objectives)), None)
+
+
+def rank(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> list[TrialRecord]:
+    """The evaluated trials, the best in the first objective first; of equal ones the older."""
     costs = _costs(records, objectives)
-    return min(costs, key=lambda c: (c[1][0], c[0].number))[0] if costs else None
+    return [record for record, _ in sorted(costs, key=lambda c: (c[1][0], c[0].number))]
 
 
 def front_of(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> list[TrialRecord]:

@@ -1,7 +1,6 @@
 """Sampling the search space: distributions, and the next point that was not tried yet.
 
-Optuna's sampler chooses, but it must not repeat itself, which in a search over a few choices it
-would. Must not know what a trial does with its point.
+Optuna's sampler chooses, but must not repeat itself, which in a search over a few choices it would.
 """
 
 import itertools

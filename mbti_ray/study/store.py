@@ -1,7 +1,4 @@
-"""The database of a study: created, reopened after an interruption, warm-started from others.
-
-The database is all that a study is resumed from. Must not know where trials run.
-"""
+"""The database of a study, all that it is resumed from: created, reopened, warm-started."""
 
 import os
 import time
@@ -97,12 +94,9 @@ def is_shared(config: StudyConfig) -> bool:
 
 
 def guarded(operation: Callable[[], Result], *, where: str) -> Result:
-    """The result of an operation that reads or writes the study.
+    """The result of an operation that reads or writes the study, or a RunError.
 
     It is never retried: of several transactions the first may have been committed.
-
-    Raises:
-        RunError: The study cannot be read or written, or is locked for longer than a minute.
     """
     try:
         return operation()

@@ -1,7 +1,4 @@
-"""What the trials of a study show, as a plain record for its page, its table and its last line.
-
-Reads the study and its config; must not know how anything is drawn.
-"""
+"""What the trials of a study show, as a plain record for its page, its table and its last line."""
 
 import warnings
 from collections import Counter
@@ -16,8 +13,8 @@ from optuna.trial import TrialState
 from mbti_ray.config import StudyConfig, get_value
 from mbti_ray.config.schema import mode_of
 from mbti_ray.config.study import IntRange
-from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
 from mbti_ray.scores.study_summary import RungSummary, TrialsSummary
+from mbti_ray.study.diagnosis import diagnose_study
 from mbti_ray.study.records import EVALUATED, TrialRecord, best_of, front_of, records_of
 
 # Fewer trials do not show which address matters.
@@ -30,11 +27,6 @@ def summarize_study(study: optuna.Study, config: StudyConfig) -> TrialsSummary:
     best = best_of(records, config.objectives)
     importances, missing = _importances(study)
     several = len(config.objectives) > 1
-    trials = [
-        StudyTrial(r.number, r.state, r.values[0] if r.values else None, r.params)
-        for r in records
-        if r.imported is None
-    ]
     return {
         "name": study.study_name,
         "objectives": [
@@ -55,7 +47,7 @@ def summarize_study(study: optuna.Study, config: StudyConfig) -> TrialsSummary:
         "rungs": [rung_of(config, records, epoch) for epoch in rungs_of(config)],
         "counts": counts_of(records),
         "elapsed_s": elapsed_s(records),
-        "findings": [finding.as_dict() for finding in diagnose_study(config, trials)],
+        "findings": [finding.as_dict() for finding in diagnose_study(config, records)],
     }
 
 

@@ -9,7 +9,8 @@ from learning_curves import (
 
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.config.study import FloatRange, IntRange
-from mbti_ray.scores.study_diagnosis import StudyTrial, diagnose_study
+from mbti_ray.study.diagnosis import diagnose_study
+from mbti_ray.study.records import TrialRecord
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +30,7 @@ def study_config(trials=20, objective="acc_mean", **search):
 def trials_of(values, *, address="optim.lr", state="COMPLETE", first=0):
     """Trials that get worse in the order of the values."""
     return [
-        StudyTrial(number, state, 0.9 - 0.01 * number, {address: value})
+        TrialRecord(number, state, [0.9 - 0.01 * number], {address: value})
         for number, value in enumerate(values, start=first)
     ]
 
@@ -114,7 +115,9 @@ def test_choices_have_no_edge():
 
 def test_trials_that_mostly_fail_are_the_one_finding_with_where_they_do():
     good = trials_of([2e-5, 5e-5])
-    bad = [StudyTrial(n, "FAIL", None, {"optim.lr": lr}) for n, lr in enumerate([2e-4, 4e-4, 9e-4])]
+    bad = [
+        TrialRecord(n, "FAIL", None, {"optim.lr": lr}) for n, lr in enumerate([2e-4, 4e-4, 9e-4])
+    ]
     (finding,) = diagnose_study(study_config(), good + bad)
     assert finding.name == "most trials fail"
     assert finding.evidence == (
@@ -124,7 +127,9 @@ def test_trials_that_mostly_fail_are_the_one_finding_with_where_they_do():
 
 
 def test_trials_that_fail_anywhere_are_told_without_a_range():
-    bad = [StudyTrial(n, "FAIL", None, {"optim.lr": lr}) for n, lr in enumerate([1e-5, 4e-4, 9e-4])]
+    bad = [
+        TrialRecord(n, "FAIL", None, {"optim.lr": lr}) for n, lr in enumerate([1e-5, 4e-4, 9e-4])
+    ]
     (finding,) = diagnose_study(study_config(), trials_of([2e-5]) + bad)
     assert (finding.evidence, finding.tries) == ("3 of 4 trials failed", {})
     (finding,) = diagnose_study(study_config(), bad)
@@ -145,7 +150,7 @@ def test_fewer_than_five_complete_trials_are_too_few(complete, wanted):
 
 
 def test_trials_that_are_not_over_are_not_counted():
-    running = [StudyTrial(n, "RUNNING", None, {"optim.lr": 1e-4}) for n in range(9)]
+    running = [TrialRecord(n, "RUNNING", None, {"optim.lr": 1e-4}) for n in range(9)]
     assert diagnose_study(study_config(), running) == []
     assert diagnose_study(study_config(), trials_of([1e-4] * 5) + running) == []
 
@@ -157,7 +162,7 @@ def test_trials_that_are_not_over_are_not_counted():
         trials_of([1.1e-5, 3e-5, 2e-5, 5e-4, 9e-4]),
         trials_of([1e-4] * 3),
         trials_of([2e-5, 5e-5])
-        + [StudyTrial(n, "FAIL", None, {"optim.lr": 9e-4}) for n in range(3)],
+        + [TrialRecord(n, "FAIL", None, {"optim.lr": 9e-4}) for n in range(3)],
     ],
     ids=["high end", "low end", "few", "failing"],
 )

@@ -1,19 +1,15 @@
-"""Diagnosis of a search from its trials, with what to try: failures, ranges, too few trials.
-
-Knows configs and how trials ended; must not know Optuna or where trials run.
-"""
+"""Diagnosis of a search from its trials, with what to try: failures, ranges, too few trials."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mbti_ray.config import StudyConfig, override
-from mbti_ray.config.schema import mode_of
 from mbti_ray.config.search_space import can_suggest, default_point, range_ends
 from mbti_ray.config.study import Choices, FloatRange, IntRange, Range
 from mbti_ray.errors import ConfigError
 from mbti_ray.scores.findings import Finding, round_to_try
+from mbti_ray.study.records import TrialRecord, rank
 
 _FEW_TRIALS = 5
 _EDGE = 0.05
@@ -22,32 +18,19 @@ _EDGE = 0.05
 _AGREEING_TRIALS = 3
 
 
-@dataclass(frozen=True)
-class StudyTrial:
-    """A trial, as the diagnosis of a study needs it: the best value of its first objective."""
-
-    number: int
-    state: str
-    value: float | None
-    params: dict[str, Any]
-
-
-def diagnose_study(config: StudyConfig, trials: Sequence[StudyTrial]) -> list[Finding]:
+def diagnose_study(config: StudyConfig, trials: Sequence[TrialRecord]) -> list[Finding]:
     """What the trials of a study show about its search; empty where it needs no change."""
-    failed = [t for t in trials if t.state == "FAIL"]
-    ended = [t for t in trials if t.state in ("COMPLETE", "PRUNED", "FAIL")]
+    ended = [t for t in trials if t.imported is None and t.state != "RUNNING"]
+    failed = [t for t in ended if t.state == "FAIL"]
     if not ended:
         return []
     if 2 * len(failed) > len(ended):
         return [_most_fail(config, ended, failed)]
-    evaluated = [t for t in ended if t.state != "FAIL" and t.value is not None]
-    sign = 1 if mode_of(config.objective) == "min" else -1
-    ranked = sorted(evaluated, key=lambda t: (sign * (t.value or 0.0), t.number))
-    return [*_few_complete(config, ended), *_edges(config, ranked)]
+    return [*_few_complete(config, ended), *_edges(config, rank(ended, config.objectives))]
 
 
 def _most_fail(
-    config: StudyConfig, ended: Sequence[StudyTrial], failed: Sequence[StudyTrial]
+    config: StudyConfig, ended: Sequence[TrialRecord], failed: Sequence[TrialRecord]
 ) -> Finding:
     """How many failed, and the range to cut where all failures lie above all other trials."""
     evidence = f"{len(failed)} of {len(ended)} trials failed"
@@ -71,7 +54,7 @@ def _most_fail(
     return Finding("most trials fail", None, evidence, {})
 
 
-def _few_complete(config: StudyConfig, ended: Sequence[StudyTrial]) -> list[Finding]:
+def _few_complete(config: StudyConfig, ended: Sequence[TrialRecord]) -> list[Finding]:
     complete = sum(t.state == "COMPLETE" for t in ended)
     if complete >= _FEW_TRIALS:
         return []
@@ -87,11 +70,11 @@ def _few_complete(config: StudyConfig, ended: Sequence[StudyTrial]) -> list[Find
     return [Finding("few trials complete", None, evidence, {"study.trials": needed})]
 
 
-def _edges(config: StudyConfig, ranked: Sequence[StudyTrial]) -> Iterator[Finding]:
+def _edges(config: StudyConfig, ranked: Sequence[TrialRecord]) -> Iterator[Finding]:
     """A finding for each range at whose end the best of the ranked trials is, others near it."""
     if len(ranked) < _FEW_TRIALS:
         return
-    best = ranked[0]
+    best, value = ranked[0], (ranked[0].values or [math.nan])[0]
     for address, searched in config.search.items():
         # Choices have no order, and so no edge.
         if isinstance(searched, Choices) or any(address not in t.params for t in ranked):
@@ -108,7 +91,7 @@ def _edges(config: StudyConfig, ranked: Sequence[StudyTrial]) -> Iterator[Findin
             continue
         low, high = range_ends(searched)
         evidence = (
-            f"the best trial, {best.number} ({config.objective} {best.value:.4g}), has {address}="
+            f"the best trial, {best.number} ({config.objective} {value:.4g}), has {address}="
             f"{best.params[address]:.3g}, at the {end} end of the range {low:.3g} to {high:.3g}, "
             f"and the next {_AGREEING_TRIALS - 1} lie in the same half"
         )
