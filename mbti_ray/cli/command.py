@@ -137,8 +137,3 @@ def split_base(items: Sequence[str]) -> tuple[str | None, list[str]]:
     if items and ("=" not in items[0] or "://" in items[0].partition("=")[0]):
         return items[0], list(items[1:])
     return None, list(items)
-
-
-def default_name(base: str | None) -> str:
-    """The name of a run of a preset or file that was given no name."""
-    return Path(base or "quick").stem

@@ -34,6 +34,8 @@ from mbti_ray.config import RunConfig, StudyConfig
 from mbti_ray.config.schema import mode_of
 
 _LOG_INTERVAL_S = 30.0
+_EPOCHS = ("epoch", "loss", "val loss", "accuracy", "macro-F1", "best", "seconds", "left")
+_WIDTHS = (7, 8, 10, 10, 10, 9, 9, 9)
 
 
 def is_watched() -> bool:
@@ -104,10 +106,6 @@ def _log_lines(heading: str, total: int | None) -> Callable[[int, str], None]:
             print_error(f"{heading} {position}{of} {note}".rstrip())
 
     return advance
-
-
-_EPOCHS = ("epoch", "loss", "val loss", "accuracy", "macro-F1", "best", "seconds", "left")
-_WIDTHS = (7, 8, 10, 10, 10, 9, 9, 9)
 
 
 @dataclass

@@ -7,9 +7,10 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mbti_ray.cli.command import default_name, split_base
+from mbti_ray.cli.command import split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.tables import print_bad_rows, print_line, print_warning
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
@@ -56,7 +57,7 @@ def set_up_run(
     config = load(file, overrides)
     check_inputs(config)
     existing: Existing = options.existing
-    default = name_prefix + default_name(base)
+    default = name_prefix + Path(base or "quick").stem
     with (
         locked_run_folder(config, default_name=default, existing=existing) as chosen,
         chosen.checked_out() as folder,

@@ -29,6 +29,8 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 BASE_RATES = tuple(f"serve.base_rates.{pole}" for pole in BaseRates.model_fields)
+ErrorDetail = Mapping[str, Any]
+_RANGES = "{low, high, log}, {int_low, int_high} or {choices: [...]}"
 
 
 def load_run(base: str | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -199,10 +201,6 @@ def _set_value(tree: Tree, address: str, value: Any) -> None:
     # Mappings are merged into a section; a search range is replaced as a whole.
     both = isinstance(value, dict) and isinstance(under, dict) and not address.startswith("search")
     tree[leaf] = _merge(under, value) if both else value  # type: ignore[arg-type]
-
-
-ErrorDetail = Mapping[str, Any]
-_RANGES = "{low, high, log}, {int_low, int_high} or {choices: [...]}"
 
 
 def describe_errors(

@@ -276,15 +276,11 @@ class RunConfig(ConfigSection):
         return max(optim.lr, _HEAD_LR)
 
     @model_validator(mode="after")
-    def _split_is_possible(self) -> "RunConfig":
+    def _fits_together(self) -> "RunConfig":
         if self.data.val_share + self.data.test_share >= 0.8:
             raise ValueError("data.val_share + data.test_share leave less than 0.2 to train on")
         if self.data.split_by == "post" and self.data.unit == "user":
             raise ValueError("data.split_by=post would divide users; it needs data.unit=post")
-        return self
-
-    @model_validator(mode="after")
-    def _posts_are_pooled(self) -> "RunConfig":
         if self.loss.per == "window" and self.model.reads_posts:
             raise ValueError("loss.per=window: model.reader=posts has a loss per person only")
         return self

@@ -47,6 +47,11 @@ class Example:
     post: int
     shares: Shares | None = None
 
+    def own_posts(self, posts: Mapping[int, Sequence[str]]) -> Sequence[str]:
+        """Its posts, of those of all rows by number."""
+        of_row = posts[self.number]
+        return of_row if self.post < 0 else of_row[self.post : self.post + 1]
+
 
 @dataclass(frozen=True)
 class Examples:

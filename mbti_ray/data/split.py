@@ -23,6 +23,12 @@ _POLES = [pole for dimension in DIMENSIONS for pole in dimension.letters]
 # What is stratified: all rows, each type, each pole; indices into one flat list.
 _FEATURES = ("all", *TYPES, *_POLES)
 _FEATURES_OF_TYPE = {t: [_FEATURES.index(f) for f in ("all", t, *t)] for t in TYPES}
+_NOT_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
+_OTHER_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
+# So many letters and digits are no coincidence. Of real tweets, authors shared none of 24 or more.
+COPY_LETTERS = 64
+# A shorter text that this many people wrote links only those who wrote nothing of their own.
+_COMMON = 25
 
 
 def assign_splits(
@@ -118,7 +124,8 @@ def _place(
     off = [[-share * totals.get(f, 0) for f in range(len(_FEATURES))] for share in shares]
     scale = [[max(-missing, largest) for missing in row] for row in off]
     split_of: dict[str, int] = {}
-    for group in sorted(content, key=lambda g: (-sizes[g], _shuffle_key(seed, g))):
+    hashes = {group: hashlib.sha256(f"{seed}:{group}".encode()).digest() for group in content}
+    for group in sorted(content, key=lambda g: (-sizes[g], hashes[g])):
         features = _features(_signature(content[group]))
         costs = [
             sum(n * (2 * off_s[f] + n) / scale_s[f] for f, n in features)
@@ -143,18 +150,6 @@ def _features(signature: tuple[tuple[str, int], ...]) -> tuple[tuple[int, int], 
         for f in _FEATURES_OF_TYPE[mbti_type]:
             features[f] += rows
     return tuple(sorted(features.items()))
-
-
-def _shuffle_key(seed: int, group: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{group}".encode()).digest()
-
-
-_NOT_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
-_OTHER_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
-# So many letters and digits are no coincidence. Of real tweets, authors shared none of 24 or more.
-COPY_LETTERS = 64
-# A shorter text that this many people wrote links only those who wrote nothing of their own.
-_COMMON = 25
 
 
 def text_key(text: str) -> str:

@@ -33,6 +33,12 @@ _MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^`{|}~\u2013\u2014\u2018\u2019\u201c\u201d\
 _PIECE = re.compile("[A-Za-z0-9]+|.")
 # The library's encodings take a hundred times the memory of their ids.
 _ENCODED_AT_ONCE = 1024
+_TINY_WORDS = 2000
+# Enough texts to find the common words; more of a large file would only take time.
+_TINY_TEXTS = 20_000
+_UNBOUNDED = 10**9
+# More than words have: a beginning of so many characters has more tokens than are read.
+_CHARACTERS_PER_TOKEN = 16
 
 
 class WordTokenizer:
@@ -106,14 +112,6 @@ def _reads_words_alone(backend: dict[str, dict[str, object] | None]) -> bool:
         token["lstrip"] or token["rstrip"] or token["single_word"] or " " in str(token["content"])
         for token in added
     )
-
-
-_TINY_WORDS = 2000
-# Enough texts to find the common words; more of a large file would only take time.
-_TINY_TEXTS = 20_000
-_UNBOUNDED = 10**9
-# More than words have: a beginning of so many characters has more tokens than are read.
-_CHARACTERS_PER_TOKEN = 16
 
 
 def build_tokenizer(encoder: str, training_texts: Iterable[str]) -> Tokenizer:

@@ -48,6 +48,8 @@ from mbti_ray.model.tfidf import TfidfModel, load_tfidf
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.checksums import find_damage
 
+ROW_HASHES = "rows.safetensors"
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -155,9 +157,6 @@ def _reported_as_damage(folder: Path) -> Iterator[None]:
         raise BundleError(
             f"{folder}: is damaged ({one_line(error, limit=160)}); copy the bundle again"
         ) from None
-
-
-ROW_HASHES = "rows.safetensors"
 
 
 def load_row_hashes(folder: Path) -> dict[str, set[int]] | None:

@@ -75,9 +75,7 @@ def load_compared_rows(first: Path, second: Path, overrides: Sequence[str]) -> C
         description += "; one of the bundles may have seen some, its version did not record them"
     posts = {row.number: row.posts for row in source.rows}
     chosen = [examples[k] for k in unseen]
-    texts = [
-        posts[e.number] if e.post < 0 else posts[e.number][e.post : e.post + 1] for e in chosen
-    ]
+    texts = [example.own_posts(posts) for example in chosen]
     return ComparedRows(chosen, texts, configs[0], description)
 
 

@@ -7,6 +7,7 @@ time with masking inverted, which shows how much the model relies on type words.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ def load_evaluation_data(
         description += f"; {len(source.bad)} bad rows left out"
     description += "".join(f"; {note}" for note in source.notes)
     posts = {row.number: row.posts for row in source.rows}
+    invert = partial(preprocess_text, mask=not config.data.mask, also=config.data.mask_also)
     scored = {origin for _, origin in rows}
     if len(scored) == 1 and scored <= set(SPLITS):
         split = scored.pop()
@@ -161,7 +163,7 @@ def load_evaluation_data(
         examples=[example for example, _ in rows],
         seen=[example for example, _ in seen],
         origins=[name for _, name in (*rows, *seen)],
-        inverted_texts=[_with_masking_inverted(config, e, posts[e.number]) for e, _ in rows],
+        inverted_texts=[[*map(invert, example.own_posts(posts))] for example, _ in rows],
         training=training if has_training else None,
         config=config,
         person=person_kind(source.rows),
@@ -179,12 +181,6 @@ def find_origins(bundle: Path, manifest: Manifest, examples: Sequence[Example]) 
     rows = (hash_row(e.texts, salt=manifest.id) for e in examples)
     # A row that stands in several splits counts as seen.
     return [next((s for s in SPLITS if row in hashes[s]), "new") for row in rows]
-
-
-def _with_masking_inverted(config: RunConfig, example: Example, posts: Sequence[str]) -> list[str]:
-    own_posts = posts if example.post < 0 else posts[example.post : example.post + 1]
-    mask, also = not config.data.mask, config.data.mask_also
-    return [preprocess_text(post, mask=mask, also=also) for post in own_posts]
 
 
 def evaluate_bundle(

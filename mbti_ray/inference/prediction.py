@@ -13,6 +13,8 @@ from mbti_ray.typology import POSITIVE_POLES
 
 if TYPE_CHECKING:
     import pandas as pd
+_TEXTS = "a text, a sequence of texts, or one column of texts of pandas, NumPy or Arrow"
+_POSTS = "the posts of a person as a list of texts, or a list of such lists"
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,6 @@ class Predictions(list[Prediction]):
         from mbti_ray.reports.html import render_text
 
         return render_text("predictions.html", predictions=self)
-
-
-_TEXTS = "a text, a sequence of texts, or one column of texts of pandas, NumPy or Arrow"
-_POSTS = "the posts of a person as a list of texts, or a list of such lists"
 
 
 def read_texts(texts: Any) -> list[str]:

@@ -30,6 +30,19 @@ _LINES = {
         "majority class": ("val", "majority_mean"),
     },
 }
+Trial = Mapping[str, Any]
+# A searched range in plain form.
+Searched = Mapping[str, Any]
+STATE_NAMES = {
+    "COMPLETE": "completed",
+    "PRUNED": "stopped early",
+    "FAIL": "failed",
+    "RUNNING": "was running",
+}
+# More lines than this would be unreadable.
+_MAX_LINES = 200
+# Where a trial without a value for an address is drawn; scales go from 0 to 1.
+_MISSING = -0.12
 
 
 def bars(caption: str, lengths: Sequence[Bar]) -> Chart:
@@ -67,22 +80,6 @@ def learning_curves(history: Sequence[Record]) -> list[Chart]:
         rows = [v for v in values if v["value"] is not None and math.isfinite(v["value"])]
         charts.append({"kind": "learning", "caption": caption, "rows": rows})
     return charts
-
-
-Trial = Mapping[str, Any]
-# A searched range in plain form.
-Searched = Mapping[str, Any]
-
-STATE_NAMES = {
-    "COMPLETE": "completed",
-    "PRUNED": "stopped early",
-    "FAIL": "failed",
-    "RUNNING": "was running",
-}
-# More lines than this would be unreadable.
-_MAX_LINES = 200
-# Where a trial without a value for an address is drawn; scales go from 0 to 1.
-_MISSING = -0.12
 
 
 def study_charts(study: StudySummary) -> list[Chart]:

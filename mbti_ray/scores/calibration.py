@@ -1,4 +1,4 @@
-"""Fitted on the validation rows after training: temperatures and thresholds; and abstention.
+"""Fitted on the validation rows after training: temperatures and thresholds.
 
 Shapes: R rows, S candidate slopes, C candidate thresholds, 4 dimensions (E/I, S/N, T/F, J/P).
 """
@@ -198,8 +198,3 @@ def _cells_at(candidates: Array, probability: Array, label: Array) -> Array:
     tp = positives[-1] - fn
     fp = len(label) - below - tp
     return np.stack([tp, fn, fp, below - fn], axis=1)
-
-
-def abstained(probabilities: Array, thresholds: Array, band: float) -> NDArray[np.bool_]:
-    """Which predictions [R, 4] are X: the probability is nearer than `band` to its threshold."""
-    return np.asarray(np.abs(probabilities - thresholds) < band)

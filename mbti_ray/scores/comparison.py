@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from mbti_ray.scores.bootstrap import Array, bootstrap, swap_test
-from mbti_ray.scores.metrics import cells_by_person, metrics_of_confusion
+from mbti_ray.scores.metrics import cells_by_person, metrics_of_confusion, squares_by_person
 from mbti_ray.scores.names import COMPARED_NAMES, METRIC_NAMES
 from mbti_ray.scores.scorecard import Scored
 from mbti_ray.scores.verdict import is_significant
@@ -112,10 +112,9 @@ def describe_comparison(found: Comparison, first: str, second: str) -> str:
 
 def _sums_by_person(scored: Scored, persons: Any) -> Array:
     """The cells of four confusion matrices and the four squared errors: [G, 16 + 4]."""
-    squares = (scored.probabilities - scored.labels.astype(float)) ** 2
-    errors = [np.bincount(persons, column) for column in squares.T]
-    cells = cells_by_person(scored.predicted, scored.labels.astype(np.int64), persons)
-    return np.column_stack([cells, *errors])
+    cells = cells_by_person(scored.predicted, scored.labels, persons)
+    squares = squares_by_person(scored.probabilities, scored.labels, persons)
+    return np.column_stack([cells, squares])
 
 
 def _measures(sums: Array) -> Array:

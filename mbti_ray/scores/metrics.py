@@ -25,8 +25,7 @@ BINS = 15
 RATES = (*(d.key for d in DIMENSIONS), "accuracy", "all_four", "at_least_three")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "brier", "ece")
 
-# A person's sums of one dimension, in this order: the four cells of the confusion matrix
-# (tp, fn, fp, tn), the squared error, and the calibration gap of each reliability bin.
+# Of a confusion matrix: tp, fn, fp, tn.
 _CELLS = 4
 
 
@@ -108,21 +107,25 @@ def metrics_by_person(
     probability of the positive pole instead of the confidence in the prediction: over 15 bins of
     equal width, the mean of |mean probability - share of positives|, weighted by rows.
     """
-    labels = labels.astype(np.int64)
-    groups = int(persons.max()) + 1
-    predicted = probabilities > thresholds
-    tables = [
-        _sums_by_person(probabilities[:, k], labels[:, k], predicted[:, k], persons, groups)
-        for k in range(4)
+    bins = persons[:, None] * BINS + reliability_bin(probabilities)
+    gaps = (probabilities - labels).T
+    gap_sums = [
+        np.bincount(b, g, (persons.max() + 1) * BINS) for b, g in zip(bins.T, gaps, strict=True)
     ]
-    width = tables[0].shape[1]
-    sums = np.concatenate(tables, axis=1)
+    of_bins = np.concatenate([sums.reshape(-1, BINS) for sums in gap_sums], axis=1)
+    cells = cells_by_person(probabilities > thresholds, labels, persons)
+    squares = squares_by_person(probabilities, labels, persons)
     rankings = [Ranking.of(probabilities[:, k], labels[:, k], persons) for k in range(4)]
 
     def statistic(weights: Array) -> dict[str, Array]:
-        values = _metrics_of_sums((weights @ sums).reshape(len(weights), 4, width))
-        values["auroc"] = np.stack([ranking.auroc(weights) for ranking in rankings], axis=1)
-        return values
+        confusion = (weights @ cells).reshape(-1, 4, _CELLS)
+        rows = confusion.sum(-1)
+        return {
+            **metrics_of_confusion(confusion),
+            "brier": weights @ squares / rows,
+            "ece": np.abs((weights @ of_bins).reshape(-1, 4, BINS)).sum(-1) / rows,
+            "auroc": np.stack([ranking.auroc(weights) for ranking in rankings], axis=1),
+        }
 
     return statistic
 
@@ -135,35 +138,6 @@ def reliability_bin(probabilities: Array) -> NDArray[np.int64]:
 def confusion_cells(predicted: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:
     """The cell of each prediction in the confusion matrix: 0 tp, 1 fn, 2 fp, 3 tn."""
     return 2 * (1 - labels.astype(np.int64)) + (1 - predicted.astype(np.int64))
-
-
-def _sums_by_person(
-    probability: Array,
-    label: NDArray[Any],
-    predicted: NDArray[Any],
-    persons: NDArray[Any],
-    groups: int,
-) -> Array:
-    """Sums of one dimension for each person, [G, 4 + 1 + 15]."""
-    gap = probability - label
-    cells = persons * _CELLS + confusion_cells(predicted, label)
-    counts = np.bincount(cells, minlength=groups * _CELLS)
-    squares = np.bincount(persons, gap**2, minlength=groups)
-    gaps = np.bincount(persons * BINS + reliability_bin(probability), gap, minlength=groups * BINS)
-    return np.column_stack(
-        [counts.reshape(groups, _CELLS).astype(float), squares, gaps.reshape(groups, BINS)]
-    )
-
-
-def _metrics_of_sums(sums: Array) -> dict[str, Array]:
-    """All metrics but AUROC from sums [..., 4 + 1 + 15]."""
-    cells, squares, gaps = sums[..., :_CELLS], sums[..., _CELLS], sums[..., _CELLS + 1 :]
-    rows = cells.sum(-1)
-    return {
-        **metrics_of_confusion(cells),
-        "brier": squares / rows,
-        "ece": np.abs(gaps).sum(-1) / rows,
-    }
 
 
 def metrics_of_confusion(cells: Array) -> dict[str, Array]:
@@ -256,6 +230,12 @@ def cells_by_person(
     cells = persons[:, None] * _CELLS + confusion_cells(predicted, labels)
     counts = [np.bincount(column, minlength=groups * _CELLS) for column in cells.T]
     return np.concatenate([c.reshape(groups, _CELLS) for c in counts], axis=1).astype(float)
+
+
+def squares_by_person(probabilities: Array, labels: NDArray[Any], persons: NDArray[Any]) -> Array:
+    """The squared errors of the probabilities [R, 4], summed for each person: [G, 4]."""
+    squares = (probabilities - labels.astype(float)) ** 2
+    return np.column_stack([np.bincount(persons, column) for column in squares.T])
 
 
 def correct_sums(correct: NDArray[np.bool_], persons: NDArray[Any]) -> Array:

@@ -23,7 +23,6 @@ from mbti_ray.scores.bootstrap import (
     sign_flip_p,
     swap_test,
 )
-from mbti_ray.scores.calibration import abstained
 from mbti_ray.scores.metrics import (
     BINS,
     METRICS,
@@ -111,6 +110,11 @@ class Scored:
         return np.asarray(self.probabilities > self.thresholds)
 
     @property
+    def unanswered(self) -> NDArray[np.bool_]:
+        """Which letters [R, 4] are X: the probability is nearer to its threshold than `abstain`."""
+        return np.asarray(np.abs(self.probabilities - self.thresholds) < self.abstain)
+
+    @property
     def correct(self) -> NDArray[np.bool_]:
         return np.asarray(self.predicted == self.labels.astype(bool))
 
@@ -195,18 +199,17 @@ def _rates(estimate: Estimate) -> dict[str, Any]:
 
 def _overall(scored: Scored, estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     rates = _rates(estimates[_MODEL])
-    unanswered = abstained(scored.probabilities, scored.thresholds, scored.abstain)
     return {name: estimates[name].mean().interval(0) for name in METRICS} | {
         "all_four": rates["all_four"],
         "at_least_three": rates["at_least_three"],
-        "abstained": float(unanswered.mean()),
+        "abstained": float(scored.unanswered.mean()),
     }
 
 
 def _without_interval(scored: Scored, k: int) -> dict[str, Any]:
     """What has no interval of one dimension."""
     cells = np.bincount(confusion_cells(scored.predicted[:, k], scored.labels[:, k]), minlength=4)
-    unanswered = abstained(scored.probabilities, scored.thresholds, scored.abstain)[:, k]
+    unanswered = scored.unanswered[:, k]
     answered = scored.correct[~unanswered, k]
     return {
         "confusion": dict(zip(("tp", "fn", "fp", "tn"), cells.tolist(), strict=True)),
@@ -246,8 +249,8 @@ def _by_length(scored: Scored, tokens: NDArray[np.int64]) -> list[dict[str, floa
         if len(rows):
             p, labels = scored.probabilities[rows], scored.labels[rows]
             gaps = [
-                sum(b["count"] * abs(b["probability"] - b["positive"]) for b in reliability(*pair))
-                for pair in zip(p.T, labels.T, strict=True)
+                np.abs(np.bincount(reliability_bin(own), own - label)).sum()
+                for own, label in zip(p.T, labels.T, strict=True)
             ]
             bins.append(
                 {
@@ -278,8 +281,7 @@ def _paired(
     difference = _rates(estimates[_MODEL] - estimates[_RATES_OF + best.name])
     sums = correct_sums(scored.correct, persons) - correct_sums(_correct(best, scored), persons)
     p = dict(zip(RATES, sign_flip_p(sums, seed=seed).tolist(), strict=True))
-    labels = scored.labels.astype(np.int64)
-    cells = [cells_by_person(x, labels, persons) for x in (best.predicted, scored.predicted)]
+    cells = [cells_by_person(x.predicted, scored.labels, persons) for x in (best, scored)]
     p_f1, _ = swap_test(
         cells[0], cells[1], lambda c: macro_f1_of_cells(c).mean(1, keepdims=True), seed=seed
     )

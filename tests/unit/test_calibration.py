@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from mbti_ray.scores.calibration import (
     Lengths,
     LengthScaling,
-    abstained,
     fit_length_scaling,
     fit_temperature,
     fit_thresholds,
 )
 from mbti_ray.scores.metrics import metrics_of_confusion
+from mbti_ray.scores.scorecard import Scored
 
 pytestmark = pytest.mark.unit
 
@@ -142,8 +142,9 @@ def test_an_answer_is_x_within_the_band_around_its_own_threshold():
     p = np.array([[0.5, 0.44, 0.75, 0.75], [0.56, 0.61, 0.66, 0.86]])
     thresholds = np.array([0.5, 0.5, 0.7, 0.8])
     expected = [[True, False, True, True], [False, False, True, False]]
-    assert abstained(p, thresholds, 0.0551).tolist() == expected
-    assert not abstained(p, thresholds, 0.0).any()
+    rows = Scored(p, np.zeros((2, 4)), thresholds, np.arange(2), abstain=0.0551)
+    assert rows.unanswered.tolist() == expected
+    assert not replace(rows, abstain=0.0).unanswered.any()
 
 
 def rows_of_all_lengths(people, *, grows, seed=0):
