@@ -64,12 +64,7 @@ def probe_gpus(built_for: str | None, *, timeout_s: float) -> Gpus:
 
 
 def judge_gpus(gpus: Gpus, *, counted: int, is_needed: bool) -> Verdict:
-    """The GPUs of one machine.
-
-    Args:
-        counted: GPUs that Ray assigns there.
-        is_needed: Whether the run or study computes on GPUs.
-    """
+    """The GPUs of one machine, of which Ray has counted so many, and the run may need one."""
     if gpus.driver is None and not counted:
         if not is_needed:
             return Verdict(_CHECK, "ok", "none here")

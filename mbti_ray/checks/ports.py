@@ -26,11 +26,7 @@ def port_problem(host: str, port: int) -> str | None:
 
 
 def judge_ports(config: ServeConfig, *, with_dashboard: bool) -> list[Verdict]:
-    """The ports on this machine; only the service needs them, so a used port is a warning.
-
-    Args:
-        with_dashboard: Whether a local Ray is still to be started, with a dashboard.
-    """
+    """The ports on this machine; only the service needs them, so a used port is a warning."""
     needed = [(config.host, config.port, "serve.port", "set serve.port to a free port")]
     for name, default in HAPROXY_PORTS.items():
         port = int(os.environ.get(name, default))

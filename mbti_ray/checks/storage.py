@@ -22,14 +22,10 @@ _PATIENCE_S, _POLL_S = 3.0, 0.1
 
 
 class StorageMarkers:
-    """The marker files of one check, in a temporary subfolder of the storage folder.
+    """The marker files of one check, in a temporary subfolder (`name`) of the storage folder.
 
     The driver creates and deletes it: `with StorageMarkers(storage) as markers`; `problem` is then
-    why it cannot write there.
-
-    Args:
-        name: Of the subfolder; None makes a new one.
-        patience_s: How long a marker of another machine may take to appear.
+    why it cannot write there. A marker of another machine may take `patience_s` to appear.
     """
 
     def __init__(

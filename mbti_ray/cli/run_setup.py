@@ -48,9 +48,7 @@ def set_up_run(
 ) -> Iterator[RunSetup[Config]]:
     """The config, data and checked-out folder of what is on the command line.
 
-    Args:
-        load: Reads the config of a new run, from a file or preset and overrides.
-        name_prefix: In front of the name of a run that was given none.
+    A run that was given no name has that of its preset or file, after `name_prefix`.
     """
     base, overrides = split_base(options.items)
     file = local_file(base)

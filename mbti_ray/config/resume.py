@@ -26,10 +26,8 @@ def resumed(
     """The saved config of a run or study with the changes of the command line, if allowed.
 
     A run may train for more epochs than it started with; see `describe_schedule_change`. `base` is
-    the preset or file on the command line, which must be the one that it started with.
-
-    Raises:
-        RunError: It would become another run; the message lists every difference.
+    the preset or file on the command line, which must be the one that it started with. A RunError
+    lists every difference that would make it another run.
     """
     before, after = load(str(saved), ()), load(base or str(saved), overrides)
     is_longer = not isinstance(after, StudyConfig) and after.fit.epochs > before.fit.epochs

@@ -60,13 +60,6 @@ def audit(
             the order E, N, T, J; None without a positive.
         splits, split_problem: Examples by split, or why there is none.
         tokens, repeats: See `_lengths` and `_repeats`.
-
-
-    Args:
-        advance: Called with the number of posts tokenized since the last call, and a note.
-
-    Raises:
-        ConfigError: The encoder's tokenizer cannot be loaded.
     """
     users = source.rows
     own = [row.mbti_type or "" for row in users]

@@ -42,7 +42,6 @@ class ChunkPlan:
     """How a source is divided into chunks.
 
     Attributes:
-        source: As `stream_rows` accepts it.
         unit: `user` or `post`: what the bundle reads as one row.
         chunk_chars: A chunk ends at this many characters; see `choose_chunk_chars`.
         part_rows: Rows of the source in each part of the output; no chunk spans two parts.

@@ -44,11 +44,7 @@ class ColumnMap:
         self.roles: dict[str, str] = {}
 
     def add(self, names: Sequence[str]) -> None:
-        """Take the columns of a header or record into account.
-
-        Raises:
-            DataError: Two columns could be meant.
-        """
+        """Take the columns of a header or record into account; a DataError if two are alike."""
         twice = [name for name, n in Counter(names).items() if n > 1]
         if twice and self._matching(twice):
             raise DataError(f"{self.source}: column {quoted(twice[:1])} occurs twice; rename one")
@@ -79,11 +75,7 @@ class ColumnMap:
         )
 
     def check(self, *, labelled: bool) -> None:
-        """Refuse the columns unless there are texts, types if ``labelled``, and those given.
-
-        Raises:
-            DataError: One is missing.
-        """
+        """Raise a DataError unless there are texts, types if ``labelled``, and those given."""
         roles = {*self.roles.values()}
         if roles >= {*POSITIVE_POLES}:
             labelled = False

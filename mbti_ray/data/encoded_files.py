@@ -23,14 +23,10 @@ _IDS, _TEXTS = "ids", "texts"
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Some rows as the files take them.
+    """Some rows as the files take them, and how many of them are `truncated`.
 
-    Attributes:
-        ids: All token ids, window after window: int32.
-        tokens: Of each window.
-        windows: Of each row.
-        texts: What the model reads of each row, one line for each post, in UTF-8.
-        truncated: How many rows are cut.
+    `ids` are all token ids, window after window; `tokens` are counted for each window, `windows`
+    for each row; `texts` are what the model reads of each row, one line for each post, in UTF-8.
     """
 
     ids: NDArray[np.int32]

@@ -18,10 +18,9 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def locate_encoder(name: str) -> str:
-    """A folder, or a hub name, that transformers' `from_pretrained` takes.
+    """The folder or hub name that `from_pretrained` takes for an encoder.
 
-    Raises:
-        ConfigError: `minilm` without its extra, or a path that is not an encoder's folder.
+    Raises ConfigError for `minilm` without its extra, or a path that is no encoder's folder.
     """
     if name == TINY:
         raise ValueError("the tiny encoder is built, not loaded")

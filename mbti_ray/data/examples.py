@@ -218,10 +218,8 @@ def number_persons(persons: Iterable[str]) -> NDArray[np.int32]:
 def split_examples(config: RunConfig, examples: Examples) -> dict[str, Indices]:
     """The indices of the examples by split (train, val, test), each in the order of the source.
 
-    With `data.folds` the test split is `data.fold`; without it, all rows are in train.
-
-    Raises:
-        DataError: There are too few groups to split.
+    With `data.folds` the test split is `data.fold`; without it, all rows are in train. Raises
+    DataError for too few groups.
     """
     groups = [examples.groups[group] for group in examples.group.tolist()]
     data = config.data

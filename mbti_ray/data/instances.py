@@ -17,12 +17,10 @@ from mbti_ray.data.windows import Windows
 
 @dataclass(frozen=True)
 class Instances:
-    """The training instances of a split.
+    """The training instances of a split: windows, or rows with their windows (`per_row`).
 
-    Attributes:
-        per_row: An instance is a row with its windows; otherwise it is a window.
-        sampled: How many windows of a row an epoch trains on at most; None: all.
-        uses_shares: Targets are the soft labels of rows that have them.
+    An epoch trains on at most `sampled` windows of a row (None: all). With `uses_shares`, targets
+    are the soft labels of rows that have them.
     """
 
     windows: Windows

@@ -34,11 +34,8 @@ _DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedErro
 def read_records(columns: ColumnMap) -> Iterator[Record]:
     """The records of a file, of a folder that `save_to_disk` wrote, or of a hub dataset.
 
-    What is learned about the columns of `columns.source` is added to them.
-
-    Raises:
-        DataError: The source does not exist, cannot be read, has no column of texts, or has
-            several that could be meant.
+    What is learned about the columns of `columns.source` is added to them. Raises DataError where
+    the source cannot be read, has no column of texts, or has several that could be meant.
     """
     source = columns.source
     path = Path(source).expanduser()

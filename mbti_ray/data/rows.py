@@ -59,10 +59,8 @@ def parse_row(
 ) -> tuple[Row, bool]:
     """The row in cells by role (see `columns`), and whether its encoding was repaired.
 
-    The shares in the cells are those of E, N, T and J; if `is_inverted`, of I, S, F and P.
-
-    Raises:
-        DataError: Why the row cannot be used, in one line, without file or row number.
+    The shares in the cells are those of E, N, T and J; if `is_inverted`, of I, S, F and P. A
+    DataError says why the row cannot be used, in one line, without file or row number.
     """
     shares = _parse_shares(cells, is_inverted=is_inverted) if labelled else None
     if shares is not None and _is_missing(cells.get("type")):

@@ -217,10 +217,9 @@ def check_labelled(options: DataConfig) -> None:
 def check_readable(
     source: str, options: DataConfig = _DEFAULTS, *, labelled: bool = False
 ) -> list[str]:
-    """Notes on how a source is read, by its first rows.
+    """Notes on how a source is read; a DataError if none of its first rows can be used.
 
-    Raises:
-        DataError: None of them can be used; or there are no others, and too few can be used.
+    If there are no others, too few that can be used are an error, too.
     """
     lenient = options.model_copy(update={"max_bad_share": 1})
     head = read_source(source, lenient, labelled=labelled, first=_HEAD_ROWS)
@@ -260,8 +259,7 @@ def contents_of(options: DataConfig) -> str:
 def fingerprint_of(source: str) -> dict[str, Any]:
     """Size in bytes and SHA-256 of a file, or of all files of a saved dataset.
 
-    Raises:
-        DataError: It is a hub dataset, whose contents may change, or cannot be read.
+    Raises DataError for a hub dataset, whose contents may change, or what cannot be read.
     """
     path = Path(source).expanduser()
     if source == BUILTIN:

@@ -44,10 +44,8 @@ def assign_splits(
     Groups are assigned by size (largest first), then by a hash of seed and name. Each is assigned
     to the split that brings the counts of all rows, of each type and of each pole closest to the
     requested shares (from 0 to 1): where the sum of (have - want)^2 / want grows least. With few
-    large groups the shares are approximate.
-
-    Raises:
-        DataError: There are fewer than three groups, or too few for every split to get one.
+    large groups the shares are approximate; with fewer than three, or a split without any, it is a
+    DataError.
     """
     content = _contents(groups, types)
     if len(content) < len(SPLITS):
@@ -75,11 +73,7 @@ def assign_fold(
     val_share: float,
     seed: int,
 ) -> NDArray[np.int8]:
-    """As `assign_splits`, where the test split is one fold (counted from 1) of several equal ones.
-
-    Raises:
-        DataError: There are fewer groups than folds and a validation split.
-    """
+    """As `assign_splits`, where the test split is a fold, counted from 1, of several equal ones."""
     content = _contents(groups, types)
     if len(content) <= folds:
         raise DataError(

@@ -79,8 +79,7 @@ class Bundle:
 def load_bundle(folder: Path) -> Bundle:
     """A bundle from disk, without its weights; checks that all files are as bundle.json lists them.
 
-    Raises:
-        BundleError: A file is missing, damaged or not listed, or the format is unknown.
+    Raises BundleError if a file is missing, damaged or not listed, or the format is unknown.
     """
     manifest = load_manifest(folder)
     damage = find_damage(folder, manifest.files) or _find_unlisted(folder, manifest)
@@ -95,11 +94,7 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def load_model(bundle: Bundle) -> MBTIModel:
-    """The model with a bundle's weights, on the CPU, in evaluation mode.
-
-    Raises:
-        BundleError: The weights are damaged.
-    """
+    """The model with a bundle's weights, on the CPU, in evaluation mode."""
     settings = bundle.manifest.model
     with _reported_as_damage(bundle.folder):
         config = read_encoder_config(bundle.folder)
@@ -113,11 +108,7 @@ def load_model(bundle: Bundle) -> MBTIModel:
 
 
 def copy_bundle(folder: Path, target: Path) -> None:
-    """Copy a bundle to a folder, which appears whole, and replaces only another bundle.
-
-    Raises:
-        BundleError: Something else is there.
-    """
+    """Copy a bundle to a folder, replacing only another bundle, else a BundleError."""
     if target.exists() and folder.samefile(target):
         return
     if target.is_file() or (target.is_dir() and any(target.iterdir())):

@@ -41,9 +41,7 @@ class ComparedRows:
 def load_compared_rows(first: Path, second: Path, overrides: Sequence[str]) -> ComparedRows:
     """The rows of `data.source`, by default that of the first bundle, to compare both bundles on.
 
-    Raises:
-        ConfigError: The bundles do not read the same unit, or an override is not accepted.
-        DataError: The source cannot be read, or one of the bundles has seen all its rows.
+    Raises ConfigError if they do not read the same unit, DataError if one has seen all rows.
     """
     manifests = [load_manifest(bundle) for bundle in (first, second)]
     if manifests[0].unit != manifests[1].unit:
@@ -107,8 +105,7 @@ def compare_bundles(
 def require_no_worse(served: Path, candidate: Path, source: str) -> str:
     """The verdict on a candidate against the bundle that is served, on the rows of a file.
 
-    Raises:
-        BundleError: The candidate is worse by more than chance explains.
+    Raises BundleError if the candidate is worse by more than chance explains.
     """
     rows = load_compared_rows(served, candidate, [f"data.source={source}", "scoring.resamples=0"])
     found, _ = compare_bundles(served, candidate, rows)

@@ -121,13 +121,9 @@ def load_evaluation_data(
 ) -> EvaluationData:
     """The rows of `data.source` to score a bundle on.
 
-    Args:
-        split: `auto` is every row that the bundle was neither trained nor validated on, with the
-            rows that it was apart; `all` is every row; train, val and test are those of a split.
-
-    Raises:
-        ConfigError: An override is not accepted by evaluation.
-        DataError: The source cannot be read, or has no such rows.
+    The split `auto` is every row that the bundle was neither trained nor validated on, with the
+    rows that it was apart; `all` is every row; train, val and test are those of a split. Raises
+    DataError if there are no such rows.
     """
     manifest = load_manifest(bundle)
     config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=OVERRIDES)

@@ -16,13 +16,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
 
 def fetch_pretrained(place: str | Path, *, revision: str | None = None) -> Path:
-    """The folder on this machine of a bundle, given by path, URL, or id on the hub.
+    """The folder on this machine of a bundle, given by path, URL, or id on the hub; or a RunError.
 
     What could be an id is one where neither it nor its first part is a local folder; `revision` is
     then a branch, tag or commit.
-
-    Raises:
-        RunError: There is no bundle.
     """
     text = str(place)
     is_local = Path(text).exists() or Path(text).parent.is_dir()
@@ -38,14 +35,11 @@ def fetch_pretrained(place: str | Path, *, revision: str | None = None) -> Path:
 def push_bundle(
     folder: Path, repo_id: str, *, private: bool | None = None, **card: str | None
 ) -> str:
-    """Upload a bundle as a repository on the hub, created if need be; returns its URL.
+    """Upload a bundle as a repository on the hub, created if need be; returns its URL, or a
+    RunError.
 
-    Args:
-        private: Whether a new repository is; None means what the account or organization has set.
-        card: License and language, as `hub_card` takes them.
-
-    Raises:
-        RunError: The hub cannot be reached or refuses.
+    A new one is private as the account has set, if `private` is None; `card` has license and
+    language, as `hub_card` takes them.
     """
     from huggingface_hub import HfApi
 

@@ -45,11 +45,10 @@ class GoldenText(BaseModel):
 
 
 class RuntimeExport(FileRecord):
-    """A graph for ONNX Runtime, with its golden logits [G, 4].
+    """A graph for ONNX Runtime, with its golden logits [G, 4] and their largest gap to the
+    bundle's.
 
-    Attributes:
-        golden_gap: Largest difference between its golden logits and the bundle's own.
-        scores: Its scores compared with those of torch on the same rows.
+    `scores` are compared with those of torch on the same rows.
     """
 
     file: Annotated[str, Field(pattern=f"^onnx/{_FILE_NAME}$")]
@@ -126,11 +125,7 @@ class Manifest(DecisionRule):
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """The contents of bundle.json; no other file is read.
-
-    Raises:
-        BundleError: It is missing or damaged, or of an unknown format.
-    """
+    """The contents of bundle.json; a BundleError if it is missing, damaged or of another format."""
     path = folder / "bundle.json"
     try:
         content = json.loads(

@@ -53,13 +53,8 @@ def build_members(
 ) -> list[Member]:
     """What `model.reader` asks for; for `best` all of them, the simplest first.
 
-    Args:
-        outcome: Of the encoder, where there is one.
-        cross_fitted: The encoder's logits [R, 4] of the training rows, for a stack: of each row
-            from an encoder that was not trained on it; see `cross_fit`.
-
-    Raises:
-        ConfigError: TF-IDF is asked for, and scikit-learn is not installed.
+    For a stack, `cross_fitted` are the encoder's logits [R, 4] of the training rows, of each row
+    from an encoder that was not trained on it; see `cross_fit`.
     """
     encoder = tfidf = None
     if outcome is not None:

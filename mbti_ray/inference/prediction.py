@@ -77,11 +77,7 @@ class Predictions(list[Prediction]):
 
 
 def read_texts(texts: Any) -> list[str]:
-    """The texts in what a user gave: a text alone, in a sequence, or in a column.
-
-    Raises:
-        DataError: It is something else, or one of its rows has no text to read.
-    """
+    """The texts in what a user gave: alone, in a sequence or column; else a DataError."""
     values = [texts] if isinstance(texts, str) else _list_of(texts, allowed=_TEXTS)
     for row, value in enumerate(values):
         where = "" if isinstance(texts, str) else f"row {row} (from 0): "
@@ -95,11 +91,7 @@ def read_texts(texts: Any) -> list[str]:
 
 
 def read_posts(posts: Any) -> tuple[list[list[str]], bool]:
-    """The posts of each person, and whether they were given as a list of lists.
-
-    Raises:
-        DataError: It is something else, or somebody has no post, or one without a text to read.
-    """
+    """The posts of each person, and whether they were given as a list of lists; or a DataError."""
     values = _list_of(posts, allowed=_POSTS)
     if not values:
         raise DataError(f"got no posts; allowed: {_POSTS}")

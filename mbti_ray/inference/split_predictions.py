@@ -28,8 +28,7 @@ _ARRAYS = ("logits", "thresholds", "labels", "shares", "persons", "mentioned", "
 class SplitPredictions:
     """Rows with calibrated logits and thresholds [R, 4]; the rest is as in `Windows`.
 
-    `tokens` is None where lengths are not to be compared. `tfidf` is what the TF-IDF baseline
-    predicts, [R, 4], where there is one.
+    `tokens` is None where lengths are not compared; `tfidf` [R, 4] is what that baseline predicts.
     """
 
     logits: NDArray[Any]

@@ -43,10 +43,7 @@ def export_transformers(
     """Write a folder that transformers loads; returns its class and largest gap to the bundle.
 
     The license (as hubs abbreviate it) and the language (as an ISO 639 code) are for its card.
-
-    Raises:
-        ConfigError: The target is not empty.
-        BundleError: The bundle is damaged or cannot be exported.
+    Raises ConfigError if the target is not empty, BundleError if the bundle cannot be exported.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: is not empty; name a new folder, or delete it first")

@@ -31,11 +31,7 @@ class LeftOut:
 
 
 def leave_words_out(reads: Sequence[Mapping[str, Any]], post: int) -> list[LeftOut]:
-    """Each word of one of the posts left out; masked ones do not count, nor does an only one.
-
-    Args:
-        reads: `Predictor.explain_masking` of each post.
-    """
+    """Each word of a post left out; masked ones do not count, nor does an only one."""
     texts = [read["text"] for read in reads]
     text, hidden = texts[post], reads[post]["hidden"]
     left_out = []

@@ -42,12 +42,8 @@ def locked_run_folder(
     """The folder of a new run, or of an existing one to resume or replace, under its lock.
 
     Nothing is written to it yet. Without the config key `name`, the name is `default_name` and the
-    time; to resume, it is the newest run with that `default_name`.
-
-    Raises:
-        RunError: The run exists and neither --resume nor --fresh was given; there is no run to
-            resume; or another command writes to it.
-        StorageError: The storage cannot be reached or written to.
+    time; to resume, it is the newest run with that `default_name`. Raises RunError if the run
+    exists and neither --resume nor --fresh was given, is not there to resume, or is in use.
     """
     storage = storage_folder(config.storage)
     name = config.name or _default_name(storage, default_name, existing)

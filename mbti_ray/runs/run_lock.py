@@ -30,9 +30,7 @@ _SETTLE_S, _POLL_S = 5.0, 0.2
 def run_lock(run: Location) -> AbstractContextManager[None]:
     """Holds the lock of a run or study, which need not exist yet.
 
-    Raises:
-        RunError: Another command holds it; the message names its host, process and start.
-        StorageError: It cannot be written.
+    Raises RunError, with host, process and start, if another command holds it.
     """
     return _file_lock(run) if isinstance(run, Path) else _bucket_lock(run)
 

@@ -112,12 +112,8 @@ def swap_test(
     enumerated, the identity among them; beyond that 10,000 random ones are drawn, with the
     correction (hits + 1) / (swaps + 1) of Phipson and Smyth 2010.
 
-    Args:
-        first, second: The sums of each person, [G, k].
-        statistic: From sums [n, k] over all persons to m metrics [n, m].
-
-    Returns:
-        p-values [m] of the metrics of the second being other than, and lower than, the first's.
+    From the sums of each person [G, k], a statistic makes m metrics of sums [n, k] over all.
+    Returns p-values [m] of the metrics of the second being other than, and lower than, the first's.
     """
     moved = second - first
     # Persons without a difference look the same however they are swapped.

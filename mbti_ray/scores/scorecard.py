@@ -131,14 +131,12 @@ def build_scorecard(
     """All metrics of evaluated rows with 95 % intervals, next to those of the baselines.
 
     Predictions are the forced ones; how many were X is counted separately. With one person nothing
-    can be resampled, so there are no intervals, whatever `resamples` asks for.
+    can be resampled, so there are no intervals, whatever `resamples` asks for. A DataError without
+    rows.
 
     Args:
         person: What a person is here: "author", or "user" where authors are not known.
         missing: By name the reason why a baseline is missing.
-
-    Raises:
-        DataError: There are no rows.
     """
     rows = len(scored.labels)
     if not rows:

@@ -35,10 +35,8 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A path to write to; at the end of the block the file gets its name.
 
-    After an exception, or if the block deletes the temporary file, nothing has changed.
-
-    Raises:
-        StorageError: The disk is full, read-only, or refuses for another reason.
+    After an exception, or if the block deletes the temporary file, nothing has changed. Raises
+    StorageError where the disk is full, read-only, or refuses for another reason.
     """
     with _temporary(path, Path.touch) as temporary:
         mode = temporary.stat().st_mode & 0o777

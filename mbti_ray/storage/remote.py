@@ -31,9 +31,8 @@ _HINTS = {
 class RemotePath:
     """A file or folder in a bucket, with the part of pathlib that runs need.
 
-    Attributes:
-        url: As the user writes it, with the options after a question mark.
-        filesystem: pyarrow's. Pickled without the credentials, which each machine finds itself.
+    `url` is as the user writes it, with the options after a question mark; the filesystem is
+    pyarrow's, pickled without the credentials, which each machine finds itself.
     """
 
     url: str
@@ -44,9 +43,8 @@ class RemotePath:
     def at(cls, url: str) -> "RemotePath":
         """The file or folder at a URL; a region that is not in it is looked up.
 
-        Raises:
-            ConfigError: It is not the URL of a store, or contains a password.
-            StorageError: The region cannot be looked up.
+        Raises ConfigError for no URL of a store or one with a password, StorageError without
+        region.
         """
         import pyarrow as pa
         from pyarrow.fs import FileSystem

@@ -37,11 +37,8 @@ _STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 def open_study(folder: Path, config: StudyConfig, *, name: str) -> optuna.Study:
     """The Optuna study of a folder, created if there is none.
 
-    A trial that a dead driver left RUNNING becomes FAIL, and its params are tried again.
-
-    Raises:
-        ConfigError: The database that `study.storage` names cannot be opened, or a study to
-            warm-start from cannot be used.
+    A trial that a dead driver left RUNNING becomes FAIL, and its params are tried again. Raises
+    ConfigError if the database, or a study to warm-start from, cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [f"{mode_of(objective)}imize" for objective in config.objectives]
