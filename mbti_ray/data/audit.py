@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.encoded_files import count_tokens
 from mbti_ray.data.examples import (
     Examples,
@@ -27,6 +26,7 @@ from mbti_ray.data.examples import (
 from mbti_ray.data.mask import most_mentioned
 from mbti_ray.data.processes import MapBatches, ProgressCallback, map_here, no_progress
 from mbti_ray.data.sources import Source
+from mbti_ray.data.split import Indices
 from mbti_ray.data.tokenizer import WordTokenizer, build_tokenizer
 from mbti_ray.errors import DataError
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of

@@ -18,7 +18,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.encoded_files import EncodedBatch, encode_batch, read_splits, write_splits
 from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
@@ -36,7 +35,7 @@ from mbti_ray.data.processes import MapBatches, ProcessMap, ProgressCallback, no
 from mbti_ray.data.readers import BUILTIN
 from mbti_ray.data.rows import BadRow, DatasetInfo
 from mbti_ray.data.sources import contents_of
-from mbti_ray.data.split import SPLITS
+from mbti_ray.data.split import SPLITS, Indices
 from mbti_ray.data.tokenizer import Tokenizer, WordTokenizer, build_tokenizer, load_tokenizer
 from mbti_ray.data.users import load_users
 from mbti_ray.data.windows import Windows

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.mask import most_mentioned
 from mbti_ray.data.posts import PostStore, StoredPosts, hash_parts
 from mbti_ray.data.readers import BUILTIN
 from mbti_ray.data.rows import Row, Shares
 from mbti_ray.data.sources import Source, store_rows
-from mbti_ray.data.split import SPLITS, assign_fold, assign_splits, contains, group_owners
+from mbti_ray.data.split import SPLITS, Indices, assign_fold, assign_splits, contains, group_owners
 from mbti_ray.errors import DataError
 from mbti_ray.typology import TYPES
 

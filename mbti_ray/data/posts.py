@@ -21,12 +21,10 @@ from numpy.typing import NDArray
 
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.mask import mask_text, type_mentions
-from mbti_ray.data.split import COPY_LETTERS, text_key
+from mbti_ray.data.split import COPY_LETTERS, Indices, text_key
 from mbti_ray.data.text import clean_text
 from mbti_ray.storage.atomic import storage_errors
 from mbti_ray.typology import TYPES
-
-Places = NDArray[np.int64]
 
 # A post: as written, and as the model reads it; the first 64 bits of a hash of either, of the
 # latter by `text_key`, and whether that is long enough to be no coincidence; the types mentioned in
@@ -114,7 +112,7 @@ class PostStore:
         self._release()
         return found
 
-    def read(self, column: str, places: Places) -> list[Any]:
+    def read(self, column: str, places: Indices) -> list[Any]:
         """The strings or bytes of a column at some places."""
         if not len(places):
             return []
@@ -158,7 +156,7 @@ class StoredPosts(Sequence[str]):
         self.store, self.ranges = store, ranges
 
     @property
-    def places(self) -> Places:
+    def places(self) -> Indices:
         return np.concatenate([np.arange(r.start, r.stop) for r in self.ranges])
 
     def __len__(self) -> int:

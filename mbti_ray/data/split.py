@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mbti_ray.errors import DataError
 from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
 
+Indices = NDArray[np.int64]
 SPLITS = ("train", "val", "test")
 
 _POLES = [pole for dimension in DIMENSIONS for pole in dimension.letters]
@@ -155,11 +156,11 @@ def text_key(text: str) -> str:
 
 def group_owners(
     names: Sequence[str],
-    owners: NDArray[np.int64],
-    text_owners: NDArray[np.int64],
+    owners: Indices,
+    text_owners: Indices,
     keys: NDArray[np.uint64],
     is_long: NDArray[np.bool_],
-) -> NDArray[np.int64]:
+) -> Indices:
     """The group of each owner: the first owner, by name, of those that must be in one split.
 
     Owners who share a text are one group. But what everybody writes ("thank you") must not make
@@ -214,7 +215,7 @@ def contains(ordered: NDArray[np.uint64], values: NDArray[np.uint64]) -> NDArray
     return found
 
 
-def _connect(first: NDArray[np.int64], second: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def _connect(first: Indices, second: Indices, count: int) -> Indices:
     """The smallest number that each number is linked to, directly or by others."""
     root = np.arange(count).tolist()
 

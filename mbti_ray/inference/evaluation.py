@@ -65,7 +65,6 @@ _MEANING = {
     "new": "new to the bundle",
     _UNKNOWN: "perhaps seen in training: the bundle is of a version that did not record its rows",
 }
-_PLACE_OF = {mbti_type: place for place, mbti_type in enumerate(TYPES)}
 
 Texts = Sequence[Sequence[str]]
 
@@ -262,13 +261,16 @@ def _predict(
         tokens += [row.tokens for row in logits.rows]
         advance(len(part), note)
     unknown = (math.nan,) * len(POSITIVE_POLES)
+    mentioned = [TYPES.index(e.mentioned) if e.mentioned else -1 for e in examples]
     return SplitPredictions(
         logits=torch.cat(parts).numpy(),
         thresholds=np.tile(predictor.decision.thresholds.numpy(), (len(texts), 1)),
         labels=label_matrix(examples),
         shares=np.array([e.shares or unknown for e in examples], np.float32),
         persons=number_persons(e.person for e in examples),
-        mentioned=np.array([_PLACE_OF.get(e.mentioned or "", -1) for e in examples], np.int8),
+        mentioned=np.array(
+            [TYPES.index(e.mentioned) if e.mentioned else -1 for e in examples], np.int8
+        ),
         tokens=np.array(tokens),
         abstain=predictor.decision.abstain,
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig, ScoringConfig
 from mbti_ray.data.dataset import Dataset
@@ -28,6 +27,7 @@ from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import About, scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.baselines import Baseline
+from mbti_ray.scores.bootstrap import Array
 from mbti_ray.scores.calibration import (
     Lengths,
     fit_length_scaling,
@@ -37,8 +37,6 @@ from mbti_ray.scores.calibration import (
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.scorecard import Mistake, Scorecard, Scored, build_scorecard, find_mistakes
 
-Floats = NDArray[np.float64]
-
 
 def finalize_run(
     config: RunConfig,
@@ -46,7 +44,7 @@ def finalize_run(
     outcome: Outcome | None,
     folder: RunFolder,
     *,
-    cross_fitted: Floats | None = None,
+    cross_fitted: Array | None = None,
 ) -> None:
     """Write bundle/ and report.html, then scores.json, which marks the run as finished.
 
@@ -202,5 +200,5 @@ def _calibration_error(scorecard: Scorecard) -> dict[str, float]:
     return {name: scorecard["overall"][name]["value"] for name in ("brier", "ece")}
 
 
-def _sigmoid(logits: Floats) -> Floats:
+def _sigmoid(logits: Array) -> Array:
     return torch.sigmoid(torch.from_numpy(logits)).numpy()

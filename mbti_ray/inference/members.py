@@ -18,10 +18,9 @@ from mbti_ray.engine.loop import Outcome
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.stack import Stack, fit_stack
 from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
+from mbti_ray.scores.bootstrap import Array
 from mbti_ray.scores.comparison import NAMES, compare, is_better
 from mbti_ray.scores.scorecard import Scored
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,13 @@ class Member:
     """
 
     config: RunConfig
-    val_logits: Floats
-    test_logits: Floats
+    val_logits: Array
+    test_logits: Array
     encoder: MBTIModel | None = None
     tfidf: TfidfModel | None = None
     stack: Stack | None = None
     short: Windows | None = None
-    short_logits: Floats | None = None
+    short_logits: Array | None = None
 
     @property
     def reader(self) -> str:
@@ -49,7 +48,7 @@ class Member:
 
 
 def build_members(
-    config: RunConfig, data: Dataset, outcome: Outcome | None, cross_fitted: Floats | None
+    config: RunConfig, data: Dataset, outcome: Outcome | None, cross_fitted: Array | None
 ) -> list[Member]:
     """What `model.reader` asks for; for `best` all of them, the simplest first.
 
@@ -81,7 +80,7 @@ def build_members(
 
 
 def _stack(
-    config: RunConfig, data: Dataset, encoder: Member, tfidf: Member, cross_fitted: Floats
+    config: RunConfig, data: Dataset, encoder: Member, tfidf: Member, cross_fitted: Array
 ) -> Member:
     train = data.splits["train"]
     texts, targets, of_tfidf = train.texts, _targets(config, train), np.zeros_like(cross_fitted)
@@ -108,7 +107,7 @@ def _as(config: RunConfig, reader: str) -> RunConfig:
     return override(config, {"model.reader": reader})
 
 
-def _tfidf_logits(model: TfidfModel, rows: Windows) -> Floats:
+def _tfidf_logits(model: TfidfModel, rows: Windows) -> Array:
     return model.logits([model.encode(text) for text in rows.texts])
 
 

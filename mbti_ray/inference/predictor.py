@@ -8,7 +8,7 @@ order E, N, T, J.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,88 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbti_ray.config.serve_section import BaseRates, ServePrecision
-from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
+from mbti_ray.data.instances import batches_by_length
 from mbti_ray.data.mask import MASK_VERSION, find_masked_spans
 from mbti_ray.data.text import clean_text, preprocess_text
+from mbti_ray.data.tokenizer import WordTokenizer, encode_rows
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.decision import Decision
 from mbti_ray.inference.prediction import Prediction
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
-from mbti_ray.inference.text_readers import TokenReader, WordReader
 from mbti_ray.model.classifier import pool_rows
+from mbti_ray.model.tfidf import UNKNOWN_WORD
 from mbti_ray.typology import POSITIVE_POLES
 
 # Padded tokens of a pass, unless the device needs more to be busy.
 _BATCH_TOKENS = 4096
 _EFFICIENT_PASSES = 4
+
+
+class TokenReader:
+    """Windows of tokens; for a stack, the words, too."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        assert bundle.tokenizer is not None
+        # A tokenizer of transformers looks the ids of its special tokens up anew each time.
+        self._tokenizer = WordTokenizer.of(bundle.tokenizer)
+        self._manifest = bundle.manifest
+        self._words = WordReader(bundle) if bundle.stack else None
+        self.pad_id: int = bundle.tokenizer.pad_token_id
+        self._unknown_id: int = bundle.tokenizer.unk_token_id
+        # Of each token id, whether it has a letter or digit: punctuation is known in any language.
+        tokens = bundle.tokenizer.convert_ids_to_tokens(range(len(bundle.tokenizer)))
+        special = set(bundle.tokenizer.all_special_tokens)
+        self._is_word = np.array([t not in special and any(map(str.isalnum, t)) for t in tokens])
+
+    def encode(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
+        """The windows of R preprocessed inputs; of one that is not read whole, the first."""
+        model = self._manifest.model
+        limit = self._manifest.max_windows if whole else model.text_windows
+        rows = encode_rows(self._tokenizer, texts, model, max_windows=limit)
+        if self._words is None:
+            return rows
+        words = self._words.encode(texts, whole=whole)
+        return [replace(r, words=w.windows[0]) for r, w in zip(rows, words, strict=True)]
+
+    def count_posts(self, row: EncodedRow) -> int:
+        """About how many posts were read: each ends with [SEP], as does each part of a long one."""
+        return sum(window.count(self._tokenizer.sep_token_id) for window in row.windows)
+
+    def unknown_share(self, row: EncodedRow) -> float:
+        """Share of the words of a row that the tokenizer does not know."""
+        unknown = sum(window.count(self._unknown_id) for window in row.windows)
+        if not unknown:
+            return 0.0
+        return unknown / (unknown + int(self._is_word[np.concatenate(row.windows)].sum()))
+
+
+class WordReader:
+    """All words of a row, as one window."""
+
+    pad_id = UNKNOWN_WORD
+
+    def __init__(self, bundle: Bundle) -> None:
+        assert bundle.tfidf is not None
+        self._tfidf = bundle.tfidf
+
+    def encode(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
+        """The words of R preprocessed inputs, read whole in any case."""
+        encode = self._tfidf.encode
+        # A window has a token at least.
+        return [
+            EncodedRow([encode("\n".join(posts)) or [UNKNOWN_WORD]], False, posts=len(posts))
+            for posts in texts
+        ]
+
+    def count_posts(self, row: EncodedRow) -> int:
+        return row.posts
+
+    def unknown_share(self, row: EncodedRow) -> float:
+        """Share of the words of a row that no feature has."""
+        return row.windows[0].count(UNKNOWN_WORD) / len(row.windows[0])
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,14 @@ Must not know how an audit is made.
 """
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.reports.charts import Bar, bars, shares
+from mbti_ray.reports.charts import Bar, Record, bars, shares
 from mbti_ray.reports.html import render_page
 from mbti_ray.reports.wording import percent
-
-# Of `audit`.
-Statistics = Mapping[str, Any]
 
 
 class AuditTable(NamedTuple):
@@ -25,7 +22,7 @@ class AuditTable(NamedTuple):
     rows: list[tuple[str, ...]]
 
 
-def audit_tables(found: Statistics, config: RunConfig) -> Iterator[AuditTable]:
+def audit_tables(found: Record, config: RunConfig) -> Iterator[AuditTable]:
     """All tables of an audit under `config`, in reading order."""
     users = found["users"]
     content = [
@@ -57,7 +54,7 @@ def audit_tables(found: Statistics, config: RunConfig) -> Iterator[AuditTable]:
     yield _duplicates(found, config)
 
 
-def _lengths(found: Statistics, max_tokens: int) -> AuditTable:
+def _lengths(found: Record, max_tokens: int) -> AuditTable:
     rows = [
         (
             f"of a {unit}",
@@ -70,7 +67,7 @@ def _lengths(found: Statistics, max_tokens: int) -> AuditTable:
     return AuditTable("tokens", header, [*rows])
 
 
-def _duplicates(found: Statistics, config: RunConfig) -> AuditTable:
+def _duplicates(found: Record, config: RunConfig) -> AuditTable:
     repeats = found["repeats"]
     rows = [
         ("texts that occur more than once", f"{repeats['texts']:,}"),
@@ -89,7 +86,7 @@ def _duplicates(found: Statistics, config: RunConfig) -> AuditTable:
     return AuditTable("duplicates", ("",), [*rows])
 
 
-def audit_conclusions(found: Statistics, config: RunConfig) -> Iterator[str]:
+def audit_conclusions(found: Record, config: RunConfig) -> Iterator[str]:
     """What the statistics amount to, one sentence each, the most important first."""
     users, majority = found["users"], found["majority"]
     most, share = next(iter(found["type_shares"].items()))
@@ -125,7 +122,7 @@ def audit_conclusions(found: Statistics, config: RunConfig) -> Iterator[str]:
         )
 
 
-def audit_page(found: Statistics, tables: Iterable[AuditTable], conclusions: Iterable[str]) -> str:
+def audit_page(found: Record, tables: Iterable[AuditTable], conclusions: Iterable[str]) -> str:
     """The page of an audit: its conclusions and tables, with charts of types and lengths."""
     charts = {"types": [shares("share of users", found["type_shares"])]}
     charts["tokens"] = [
@@ -147,6 +144,6 @@ def audit_page(found: Statistics, tables: Iterable[AuditTable], conclusions: Ite
     )
 
 
-def _bar(lengths: Statistics) -> Bar:
+def _bar(lengths: Record) -> Bar:
     first, last, count = (lengths[key] for key in ("first", "last", "count"))
     return f"{first:,}" + f" to {last:,}" * (last > first), count, f"{count:,}"

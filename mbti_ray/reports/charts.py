@@ -17,7 +17,7 @@ from mbti_ray.typology import DIMENSIONS
 
 # A name, a length in any unit, and its label.
 Bar = tuple[str, float, str]
-# A JSON object of scores.json or metrics.jsonl.
+# A JSON object: of scores.json, of metrics.jsonl, a trial, or a searched range.
 Record = Mapping[str, Any]
 # What charts.js takes: kind, caption, rows, and what the kind needs besides.
 Chart = dict[str, Any]
@@ -30,9 +30,6 @@ _LINES = {
         "majority class": ("val", "majority_mean"),
     },
 }
-Trial = Mapping[str, Any]
-# A searched range in plain form.
-Searched = Mapping[str, Any]
 STATE_NAMES = {
     "COMPLETE": "completed",
     "PRUNED": "stopped early",
@@ -87,18 +84,18 @@ def study_charts(study: StudySummary) -> list[Chart]:
     return [_history(study), _curves(study), _parallel(study), _timeline(study)]
 
 
-def first_value(trial: Trial) -> float | None:
+def first_value(trial: Record) -> float | None:
     """A trial's value of the first objective; None if it failed or was never evaluated."""
     values = trial["values"] if trial["state"] != "FAIL" else None
     return float(values[0]) if values else None
 
 
-def _ended(study: StudySummary) -> list[Trial]:
+def _ended(study: StudySummary) -> list[Record]:
     states = ("COMPLETE", "PRUNED", "FAIL")
     return [t for t in study["trials"] if not t["imported"] and t["state"] in states]
 
 
-def _valued(study: StudySummary) -> list[tuple[Trial, float]]:
+def _valued(study: StudySummary) -> list[tuple[Record, float]]:
     return [(t, v) for t in _ended(study) if (v := first_value(t)) is not None]
 
 
@@ -106,7 +103,7 @@ def _is_minimized(study: StudySummary) -> bool:
     return study["objectives"][0]["direction"] == "minimize"
 
 
-def _row(study: StudySummary, trial: Trial, **more: Any) -> dict[str, Any]:
+def _row(study: StudySummary, trial: Record, **more: Any) -> dict[str, Any]:
     number, state = trial["number"], STATE_NAMES[trial["state"]]
     return {"trial": number, "best": number == study["best"], "state": state} | more
 
@@ -170,7 +167,7 @@ def _parallel(study: StudySummary) -> Chart:
     return {"kind": "parallel", "caption": caption, "rows": rows, **more}
 
 
-def _position(searched: Searched, value: Any) -> float:
+def _position(searched: Record, value: Any) -> float:
     """The position of a value on its scale, from 0 to 1; `_MISSING` if it is no choice."""
     if "choices" in searched:
         choices = [repr(choice) for choice in searched["choices"]]
@@ -182,7 +179,7 @@ def _position(searched: Searched, value: Any) -> float:
     return 0.5 if high == low else float((value - low) / (high - low))
 
 
-def _ends(searched: Searched) -> tuple[float, float]:
+def _ends(searched: Record) -> tuple[float, float]:
     kind = "" if "low" in searched else "int_"
     return searched[f"{kind}low"], searched[f"{kind}high"]
 

@@ -10,14 +10,12 @@ from typing import Any
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.reports import wording
+from mbti_ray.reports.charts import Record
 from mbti_ray.reports.html import render_text
 from mbti_ray.scores.names import COMPARED_NAMES, METRIC_NAMES, rates_of
 from mbti_ray.scores.scorecard import Scorecard
 from mbti_ray.scores.verdict import verdict
 from mbti_ray.typology import DIMENSIONS
-
-# A JSON object of scores.json or of the description of the data.
-Record = Mapping[str, Any]
 
 # The base model as hubs call it, where `model.encoder` has another name; None where there is none.
 _BASE_MODELS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "tiny": None}

@@ -5,11 +5,12 @@ Takes plain records as scores.json holds them; must not know where they come fro
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mbti_ray import __version__
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.reports import charts, wording
+from mbti_ray.reports.charts import Record
 from mbti_ray.reports.html import render_page
 from mbti_ray.scores.findings import FindingRecord
 from mbti_ray.scores.scorecard import Mistake, Scorecard
@@ -61,10 +62,6 @@ def score_tiles(card: Scorecard, *, split: str) -> list[Tile]:
         Tile(title, wording.format_value_of(mean), wording.format_bounds(mean))
         for title, mean in found.items()
     ]
-
-
-# A JSON object of scores.json or of the description of the data.
-Record = Mapping[str, Any]
 
 
 def scorecard_page(

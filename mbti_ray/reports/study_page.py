@@ -6,7 +6,7 @@ from typing import Any
 
 from mbti_ray.reports.charts import (
     STATE_NAMES,
-    Trial,
+    Record,
     bars,
     first_value,
     front,
@@ -116,14 +116,14 @@ def _against_default(study: StudySummary) -> Iterator[tuple[str, ...]]:
         yield f"{objective['name']} (validation)", *cells
 
 
-def _state(trial: Trial) -> str:
+def _state(trial: Record) -> str:
     if trial["imported"]:
         return f"from {trial['imported']}"
     state = str(STATE_NAMES.get(trial["state"], trial["state"]))
     return f"{state} (retry)" if trial.get("retry_of") is not None else state
 
 
-def _values(trial: Trial) -> str:
+def _values(trial: Record) -> str:
     if first_value(trial) is None:
         return "-"
     values = ", ".join(short(v) for v in trial["values"])
@@ -131,5 +131,5 @@ def _values(trial: Trial) -> str:
     return f"{values} (single runs {min(seeds):.4g} to {max(seeds):.4g})" if seeds else values
 
 
-def _trial(study: StudySummary, number: int | None) -> Trial | None:
+def _trial(study: StudySummary, number: int | None) -> Record | None:
     return next((t for t in study["trials"] if t["number"] == number), None)

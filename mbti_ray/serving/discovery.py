@@ -15,7 +15,7 @@ from pathlib import Path
 from mbti_ray.errors import ClusterError, StorageError
 from mbti_ray.storage.atomic import write_text
 from mbti_ray.storage.local_cache import user_cache_folder
-from mbti_ray.storage.private_folder import private_folder
+from mbti_ray.storage.working_copy import private_folder
 
 logger = logging.getLogger(__name__)
 

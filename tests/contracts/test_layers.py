@@ -52,7 +52,6 @@ WITHIN = {
     ),
     "data": (
         (
-            "batch_sampler",
             "encoder_files",
             "frames",
             "mask",
@@ -60,8 +59,8 @@ WITHIN = {
             "split",
             "windows",
         ),
-        ("collate", "instances", "text", "tokenizer"),
-        ("columns", "encoded_files", "posts", "rows"),
+        ("instances", "text", "tokenizer"),
+        ("collate", "columns", "encoded_files", "posts", "rows"),
         ("builtin_corpus", "readers"),
         ("sources",),
         ("examples", "users"),

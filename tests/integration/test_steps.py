@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data.batch_sampler import length_grouped_steps
 from mbti_ray.data.collate import Packing
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.data.instances import Instances
+from mbti_ray.data.instances import Instances, length_grouped_steps
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine import loop
 from mbti_ray.engine.dataloader import StepLoader

@@ -12,7 +12,7 @@ import pytest
 
 from mbti_ray.errors import ClusterError, StorageError
 from mbti_ray.serving.discovery import announce_service, read_ray_environment
-from mbti_ray.storage.private_folder import private_folder
+from mbti_ray.storage.working_copy import private_folder
 
 pytestmark = pytest.mark.unit
 
