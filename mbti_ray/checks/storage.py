@@ -99,10 +99,7 @@ def judge_own_storage(markers: StorageMarkers) -> Verdict:
 
 
 def judge_storage(
-    markers: StorageMarkers,
-    faults: Mapping[str, str | None],
-    *,
-    idle: frozenset[str] = frozenset(),
+    markers: StorageMarkers, faults: Mapping[str, str | None], *, idle: frozenset[str] = frozenset()
 ) -> list[Verdict]:
     """The storage folder on all machines, by what `exchange` returned there.
 

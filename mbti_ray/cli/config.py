@@ -21,11 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="mbti-ray ",
         items=f"a preset ({', '.join(PRESETS)}; default: quick), FILE.yaml or STUDY.yaml, then "
         "key=value",
-        examples=(
-            "quick",
-            "minilm fit.epochs=3",
-            "tune_configs/quick.yaml --json",
-        ),
+        examples=("quick", "minilm fit.epochs=3", "tune_configs/quick.yaml --json"),
     )
     return run_command(parser, _show, argv)
 

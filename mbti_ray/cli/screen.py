@@ -32,11 +32,7 @@ def print_error(text: str) -> None:
 def wrap(text: str, width: int, *, indent: int = 2) -> str:
     """The text in lines of at most that width; longer words stay whole, to be copied."""
     return textwrap.fill(
-        text,
-        width,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
+        text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )
 
 

@@ -96,9 +96,12 @@ def _table(first: str, *headings: str, gap: int = 2) -> Table:
     return table
 
 
-def _fits(table: Table) -> bool:
+def _print_widest(*tables: Table) -> None:
+    """The first of several that fits on the screen; if none does, the last."""
     unlimited = console.options.update(max_width=10_000)
-    return Measurement.get(console, unlimited, table).maximum <= console.width
+    widths = (Measurement.get(console, unlimited, table).maximum for table in tables)
+    fitting = (t for t, width in zip(tables, widths, strict=True) if width <= console.width)
+    console.print(next(fitting, tables[-1]))
 
 
 def print_scores(scores: Mapping[str, float]) -> None:
@@ -145,8 +148,7 @@ def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
     else:
         # Intervals in their columns as far as there is room.
         layouts = ((2, 2), (1, 2), (1, 1), (0, 2))
-        tables = [_all_metrics(main, intervals=shown, gap=gap) for shown, gap in layouts]
-        console.print(next(filter(_fits, tables), tables[-1]))
+        _print_widest(*(_all_metrics(main, intervals=n, gap=gap) for n, gap in layouts))
     if main["intervals"]["groups"] < FEW_PERSONS:
         print_line(
             f"only {main['intervals']['groups']} {main['intervals']['resampled']}(s) were scored: "
@@ -181,8 +183,7 @@ def _print_baselines(card: "Scorecard") -> None:
     baselines, missing = card.get("baselines") or {}, card.get("missing") or {}
     if baselines:
         print_heading("compared with baselines, on the same rows")
-        tables = [_beside_baselines(card, gap=gap) for gap in (2, 1)]
-        console.print(next(filter(_fits, tables), tables[-1]))
+        _print_widest(*(_beside_baselines(card, gap=gap) for gap in (2, 1)))
     for name, reason in missing.items():
         print_line(f"{name} is missing: {reason}")
     if card.get("paired"):
@@ -248,8 +249,7 @@ def format_values(values: Sequence[float] | None) -> str:
 
 def print_trials(study: "StudySummary") -> None:
     """One line a trial: its parameters and its result; then how many passed each rung."""
-    table = _trials_table(study, _headings(study["search"]))
-    console.print(table if _fits(table) else _trials_table(study, {}))
+    _print_widest(*(_trials_table(study, n) for n in (_headings(study["search"]), {})))
     for rung in study["rungs"]:
         promoted = rung["reached"] - rung["stopped"]
         console.print(f"epoch {rung['epoch']}: {promoted} of {rung['reached']} trials continued")

@@ -37,11 +37,7 @@ class EncodedBatch:
 
 
 def encode_batch(
-    rows: Sequence[Sequence[str]],
-    tokenizer: WordTokenizer,
-    model: ModelConfig,
-    *,
-    max_windows: int,
+    rows: Sequence[Sequence[str]], tokenizer: WordTokenizer, model: ModelConfig, *, max_windows: int
 ) -> EncodedBatch:
     """The windows of rows of prepared texts."""
     if model.has_encoder:

@@ -55,11 +55,7 @@ def shard(step: Indices, *, rank: int, world_size: int) -> tuple[Indices, float]
 
 
 def batches_by_length(
-    lengths: NDArray[np.int64],
-    members: Indices,
-    max_tokens: int,
-    *,
-    min_efficient_tokens: int = 0,
+    lengths: NDArray[np.int64], members: Indices, max_tokens: int, *, min_efficient_tokens: int = 0
 ) -> Iterator[Indices]:
     """Divide `members` into batches of similar length, each of at most `max_tokens` padded tokens.
 

@@ -24,6 +24,7 @@ from mbti_ray.data.readers import BUILTIN, Record, is_file_name, read_records
 from mbti_ray.data.rows import BadRow, Row, parse_row
 from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError
+from mbti_ray.storage.checksums import describe_file
 from mbti_ray.typology import labels_of
 
 # The first rows, by which a source is checked before work starts.
@@ -269,15 +270,12 @@ def fingerprint_of(source: str) -> dict[str, Any]:
             f"{source}: may change between runs; allowed here: a file, a saved dataset folder"
         )
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
     try:
-        for file in files:
-            with file.open("rb") as lines:
-                digest.update(hashlib.file_digest(lines, "sha256").digest())
-        size = sum(file.stat().st_size for file in files)
+        records = [describe_file(file) for file in files]
     except OSError as error:
         raise DataError(f"{source}: {error.strerror or repaired_line(error)}") from error
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    digest = hashlib.sha256(b"".join(bytes.fromhex(record.sha256) for record in records))
+    return {"bytes": sum(record.bytes for record in records), "sha256": digest.hexdigest()}
 
 
 def _parse_record(

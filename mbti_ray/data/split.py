@@ -33,12 +33,7 @@ _COMMON = 25
 
 
 def assign_splits(
-    groups: Sequence[str],
-    types: Sequence[str],
-    *,
-    val_share: float,
-    test_share: float,
-    seed: int,
+    groups: Sequence[str], types: Sequence[str], *, val_share: float, test_share: float, seed: int
 ) -> NDArray[np.int8]:
     """The split of each row, as an index into `SPLITS`; all rows of a group get the same one.
 

@@ -141,11 +141,7 @@ def load_tokenizer(
 
 
 def encode_rows(
-    tokenizer: WordTokenizer,
-    rows: Sequence[Sequence[str]],
-    model: ModelConfig,
-    *,
-    max_windows: int,
+    tokenizer: WordTokenizer, rows: Sequence[Sequence[str]], model: ModelConfig, *, max_windows: int
 ) -> list[EncodedRow]:
     """The windows of each row of prepared texts; training, evaluation and serving all call this."""
     max_tokens = model.window_tokens

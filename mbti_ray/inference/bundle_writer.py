@@ -20,12 +20,7 @@ from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.tokenizer import Tokenizer
 from mbti_ray.inference.bundle import ROW_HASHES, Bundle, write_row_hashes
-from mbti_ray.inference.manifest import (
-    DecisionRule,
-    GoldenText,
-    Manifest,
-    write_manifest,
-)
+from mbti_ray.inference.manifest import DecisionRule, GoldenText, Manifest, write_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import load_runtime
 from mbti_ray.model.classifier import MBTIModel

@@ -184,9 +184,7 @@ def evaluate_bundle(
     """Score a bundle on labeled rows."""
     use_gpu = torch.cuda.is_available() and data.config.scaling.use_gpu is not False
     predictor = Predictor.load(
-        bundle,
-        device="cuda" if use_gpu else "cpu",
-        base_rates=data.config.serve.base_rates,
+        bundle, device="cuda" if use_gpu else "cpu", base_rates=data.config.serve.base_rates
     )
     examples, count = [*data.examples, *data.seen], len(data.examples)
     rows = _predict(predictor, examples, [e.texts for e in examples], advance)
@@ -224,10 +222,7 @@ def evaluate_bundle(
 
 
 def score_runtimes(
-    bundle: Path,
-    data: EvaluationData,
-    kinds: Sequence[RuntimeKind],
-    advance: ProgressCallback,
+    bundle: Path, data: EvaluationData, kinds: Sequence[RuntimeKind], advance: ProgressCallback
 ) -> dict[RuntimeKind, Scores]:
     """The scores of each runtime of a bundle on the same rows."""
     texts = [e.texts for e in data.examples]
@@ -268,9 +263,7 @@ def _predict(
         labels=label_matrix(examples),
         shares=np.array([e.shares or unknown for e in examples], np.float32),
         persons=number_persons(e.person for e in examples),
-        mentioned=np.array(
-            [TYPES.index(e.mentioned) if e.mentioned else -1 for e in examples], np.int8
-        ),
+        mentioned=np.array(mentioned, np.int8),
         tokens=np.array(tokens),
         abstain=predictor.decision.abstain,
     )

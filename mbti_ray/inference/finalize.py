@@ -28,12 +28,7 @@ from mbti_ray.reports.scorecard_page import About, scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.bootstrap import Array
-from mbti_ray.scores.calibration import (
-    Lengths,
-    fit_length_scaling,
-    fit_temperature,
-    fit_thresholds,
-)
+from mbti_ray.scores.calibration import Lengths, fit_length_scaling, fit_temperature, fit_thresholds
 from mbti_ray.scores.diagnosis import diagnose
 from mbti_ray.scores.scorecard import Mistake, Scorecard, Scored, build_scorecard, find_mistakes
 

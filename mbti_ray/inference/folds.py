@@ -16,11 +16,7 @@ import numpy as np
 from mbti_ray.config import RunConfig, override
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.inference.manifest import DecisionRule
-from mbti_ray.inference.split_predictions import (
-    SplitPredictions,
-    build_card,
-    load_predictions,
-)
+from mbti_ray.inference.split_predictions import SplitPredictions, build_card, load_predictions
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.calibration import LengthScaling
