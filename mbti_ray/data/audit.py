@@ -73,7 +73,12 @@ def audit(
         dict(count_mentions(examples.store, column, examples.places, offsets))
         for column in ("mentions", "masked_mentions")
     )
-    splits, split_problem = _split(config, examples)
+    splits, split_problem = None, None
+    try:
+        splits = split_examples(config, examples)
+    except DataError as error:
+        # A source that is too small to train on still has statistics.
+        split_problem = str(error)
     return {
         "source": source.name,
         "fingerprint": source.fingerprint,
@@ -108,14 +113,6 @@ def _positives(types: Sequence[str]) -> dict[str, int]:
     """Number of the types with each of E, N, T, J."""
     columns = zip(*map(labels_of, types), strict=True)
     return {pole: sum(column) for pole, column in zip(POSITIVE_POLES, columns, strict=True)}
-
-
-def _split(config: RunConfig, examples: Examples) -> tuple[dict[str, Indices] | None, str | None]:
-    """The split, or why there is none: a source too small to train on still has statistics."""
-    try:
-        return split_examples(config, examples), None
-    except DataError as error:
-        return None, str(error)
 
 
 def _tokens(

@@ -70,7 +70,8 @@ def build_members(
     if config.model.has_tfidf:
         train = data.splits["train"]
         model = fit_tfidf(train.texts, _targets(config, train))
-        val, test = (_tfidf_logits(model, data.splits[name]) for name in ("val", "test"))
+        texts = [data.splits[name].texts for name in ("val", "test")]
+        val, test = (model.logits([*map(model.encode, of_split)]) for of_split in texts)
         tfidf = Member(_as(config, "tfidf"), val, test, tfidf=model)
     stack = None
     if encoder is not None and tfidf is not None and cross_fitted is not None:
@@ -105,10 +106,6 @@ def _targets(config: RunConfig, rows: Windows) -> NDArray[np.float32]:
 
 def _as(config: RunConfig, reader: str) -> RunConfig:
     return override(config, {"model.reader": reader})
-
-
-def _tfidf_logits(model: TfidfModel, rows: Windows) -> Array:
-    return model.logits([model.encode(text) for text in rows.texts])
 
 
 def choose_member(

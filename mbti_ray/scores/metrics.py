@@ -76,7 +76,8 @@ def score_rows(
         scores[f"bal_{d.key}"] = float(of_cells["balanced_accuracy"])
         scores[f"f1_{d.key}"] = float(of_cells["macro_f1"])
         if 0 < positive < rows:
-            scores[f"auroc_{d.key}"] = _auroc(ranked[:, k], actual[:, k])
+            ranking = Ranking.of(ranked[:, k], actual[:, k], np.zeros(rows, np.int64))
+            scores[f"auroc_{d.key}"] = float(ranking.auroc(np.ones((1, 1)))[0])
         scores[f"positive_{d.key}"] = positive / rows
         scores[f"given_{d.key}"] = float(given[:, k].sum()) / rows
     for prefix in ("acc", "majority", "bal", "f1"):
@@ -89,11 +90,6 @@ def score_rows(
     type_counts = np.bincount(actual @ (8, 4, 2, 1))
     scores["majority_total"] = float(type_counts.max()) / rows
     return scores
-
-
-def _auroc(scores: Array, labels: NDArray[Any]) -> float:
-    ranking = Ranking.of(scores, labels, np.zeros(len(labels), np.int64))
-    return float(ranking.auroc(np.ones((1, 1)))[0])
 
 
 def metrics_by_person(

@@ -150,6 +150,7 @@ def build_scorecard(
         resamples=drawn,
         seed=seed,
     )
+    rates = _rates(estimates[_MODEL])
     return {
         "rows": rows,
         "intervals": {
@@ -164,7 +165,9 @@ def build_scorecard(
             | _without_interval(scored, k)
             for k, d in enumerate(DIMENSIONS)
         },
-        "overall": _overall(scored, estimates),
+        "overall": {name: estimates[name].mean().interval(0) for name in METRICS}
+        | {name: rates[name] for name in ("all_four", "at_least_three")}
+        | {"abstained": float(scored.unanswered.mean())},
         "baselines": {
             b.name: {"description": b.description}
             | _rates(estimates[_RATES_OF + b.name])
@@ -193,15 +196,6 @@ def _correct(baseline: Baseline, scored: Scored) -> NDArray[np.bool_]:
 
 def _rates(estimate: Estimate) -> dict[str, Any]:
     return {name: estimate.interval(index) for index, name in enumerate(RATES)}
-
-
-def _overall(scored: Scored, estimates: Mapping[str, Estimate]) -> dict[str, Any]:
-    rates = _rates(estimates[_MODEL])
-    return {name: estimates[name].mean().interval(0) for name in METRICS} | {
-        "all_four": rates["all_four"],
-        "at_least_three": rates["at_least_three"],
-        "abstained": float(scored.unanswered.mean()),
-    }
 
 
 def _without_interval(scored: Scored, k: int) -> dict[str, Any]:

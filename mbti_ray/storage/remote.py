@@ -197,14 +197,10 @@ def _storage_errors(url: str, *, passes: tuple[type[Exception], ...] = ()) -> It
         # The library of each store has its own exceptions.
         if isinstance(error, passes):
             raise
-        raise StorageError(_sentence(url, error)) from None
-
-
-def _sentence(url: str, error: Exception) -> str:
-    message = re.sub(r" \(Request ID.*?\)", "", one_line(error))
-    reason = message.partition("AWS Error ")[2] or message
-    hint = next((hint for code, hint in _HINTS.items() if code in message), None)
-    return f"{url}: {reason[:200]}" + (f"; {hint}" if hint else "")
+        message = re.sub(r" \(Request ID.*?\)", "", one_line(error))
+        reason = message.partition("AWS Error ")[2] or message
+        hint = next((f"; {hint}" for code, hint in _HINTS.items() if code in message), "")
+        raise StorageError(f"{url}: {reason[:200]}{hint}") from None
 
 
 def _is_missing(info: Any) -> bool:
