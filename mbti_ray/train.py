@@ -22,7 +22,6 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import describe_schedule_change
-from mbti_ray.data.frames import save_frame
 from mbti_ray.errors import ConfigError
 from mbti_ray.runs.lookup import cache_folder, storage_folder
 from mbti_ray.runs.run_folder import RunFolder
@@ -69,6 +68,8 @@ def train_on(source: Any, *, preset: str, settings: Mapping[str, Any]) -> str:
     except ConfigError as error:
         raise ConfigError(str(error).replace("command line: ", "settings: ")) from None
     if not isinstance(source, str | Path):
+        from mbti_ray.data.readers import save_frame
+
         folder = storage_folder(storage)
         local = folder if isinstance(folder, Path) else user_cache_folder()
         source = save_frame(source, local / "frames")

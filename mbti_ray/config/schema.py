@@ -4,16 +4,16 @@ The defaults are those of the seed. Imports nothing heavy.
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.config.loss_section import LossConfig
-from mbti_ray.config.optim_section import OptimConfig
-from mbti_ray.config.section import AS_TEXT, ConfigSection, Count, NotNegative
+from mbti_ray.config.section import AS_TEXT, ConfigSection, Count, NotNegative, Positive
 from mbti_ray.config.serve_section import ServeConfig
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"), AS_TEXT]
 Precision = Annotated[
     Literal["32", "16-mixed", "bf16-mixed", "auto"],
     BeforeValidator(lambda v: str(v) if isinstance(v, int) else v),
@@ -115,6 +115,40 @@ class ModelConfig(ConfigSection):
     def has_tfidf(self) -> bool:
         """Whether TF-IDF is trained, alone or together with an encoder."""
         return self.reader in ("tfidf", "stack", "best")
+
+
+class OptimConfig(ConfigSection):
+    """AdamW with linear warm-up and decay."""
+
+    lr: Positive = 2e-5
+    """peak learning rate of the encoder"""
+    head_lr: Positive | None = None
+    """of the heads; null: the same as lr, and at least 1e-3 where model.trainable is heads or
+    gradual"""
+    weight_decay: NotNegative = 0.01
+    """not applied to biases and norms"""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """learning rate of an encoder layer, relative to the layer above it"""
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 500
+    """optimizer steps; or a share of the run's steps, such as 0.06"""
+    warmup_cap: Annotated[float, Field(gt=0, le=1)] | None = 0.1
+    """warm-up is at most this share of the run's steps; null, which setting warmup_steps implies:
+    no limit"""
+    clip_norm: Positive | None = 1.0
+    """gradient norm limit; null: none"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given_warmup_is_not_capped(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "warmup_steps" in values:
+            return {"warmup_cap": None} | values
+        return values
+
+    def warmup_of(self, total_steps: int) -> int:
+        """Warm-up steps of a run of so many optimizer steps."""
+        given = self.warmup_steps
+        steps = given if isinstance(given, int) else round(given * total_steps)
+        return steps if self.warmup_cap is None else min(steps, int(self.warmup_cap * total_steps))
 
 
 class FitConfig(ConfigSection):
@@ -230,12 +264,6 @@ class FailureConfig(ConfigSection):
     """time to save a checkpoint before a machine is preempted"""
 
 
-_HEAD_LR = 1e-3
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"), AS_TEXT]
-
-
 class RunConfig(ConfigSection):
     """One run, completely resolved."""
 
@@ -273,7 +301,7 @@ class RunConfig(ConfigSection):
         if optim.head_lr is not None or self.model.trainable == "all":
             return optim.head_lr or optim.lr
         # Heads alone, or first, need a far higher rate than an encoder does.
-        return max(optim.lr, _HEAD_LR)
+        return max(optim.lr, 1e-3)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":

@@ -1,12 +1,13 @@
 """Readers of files, saved datasets and hub datasets: each yields records, one after the other.
 
 A record is the cells of a row by role, as `columns` finds them. Owns which formats there are and
-how each is read, without having a whole file in memory. `rows` parses the cells; `sources` collects
-rows and reports bad ones. Must not know of masking, splits or tokens.
+how each is read, without having a whole file in memory; a data frame becomes a Parquet file. Must
+not know of masking, splits or tokens.
 """
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -19,7 +20,8 @@ from typing import IO, Any, cast
 
 from mbti_ray.data.columns import SEPARATORS, ColumnMap, quoted
 from mbti_ray.data.text import repaired_line
-from mbti_ray.errors import DataError, nearest
+from mbti_ray.errors import DataError, nearest, one_line
+from mbti_ray.storage.atomic import atomic_file
 
 BUILTIN = "builtin"
 # A row number with the cells by role, or with the reason why there are none.
@@ -260,3 +262,26 @@ def _nearest_source(path: Path) -> str:
     # Names only: with a long common path every file in the folder would look similar.
     there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return nearest(path.name, [*there, BUILTIN])
+
+
+def save_frame(frame: Any, folder: Path) -> Path:
+    """The Parquet file of a data frame, in a folder, named after its contents; or a DataError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # pandas would add its index as a column.
+        is_pandas = hasattr(frame, "iloc")
+        table = pa.Table.from_pandas(frame, preserve_index=False) if is_pandas else pa.table(frame)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise DataError(
+            f"got {type(frame).__name__} ({one_line(error, limit=160)}); allowed: a file, a hub "
+            "dataset, builtin, or a data frame of pandas, polars or Arrow"
+        ) from None
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(None), sink)
+    contents = sink.getvalue()
+    path = folder / f"{hashlib.sha256(contents).hexdigest()[:16]}.parquet"
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(contents)
+    return path

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from mbti_ray.config.optim_section import OptimConfig
+from mbti_ray.config.schema import OptimConfig
 from mbti_ray.model.classifier import MBTIModel
 from mbti_ray.model.encoder import layers_of
 

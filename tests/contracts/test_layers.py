@@ -53,7 +53,6 @@ WITHIN = {
     "data": (
         (
             "encoder_files",
-            "frames",
             "mask",
             "processes",
             "split",

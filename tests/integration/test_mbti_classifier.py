@@ -19,7 +19,7 @@ import torch
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config.data_section import DataConfig
-from mbti_ray.data.frames import save_frame
+from mbti_ray.data.readers import save_frame
 from mbti_ray.data.sources import read_source
 from mbti_ray.errors import BundleError, ConfigError, DataError, RunError
 from mbti_ray.inference.prediction import Prediction, Predictions

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mbti_ray.config import load_run, override
-from mbti_ray.config.optim_section import OptimConfig
+from mbti_ray.config.schema import OptimConfig
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.engine.summary import few_steps_warning
 from mbti_ray.errors import ConfigError
