@@ -113,13 +113,12 @@ class RunProgress:
     """Shows each epoch of a run as a line of a table, and its steps as a bar if there is one."""
 
     config: RunConfig
-    update: Callable[..., None] | None = None
+    update: Callable[..., None] = lambda **shown: None
     _has_header: bool = False
 
     def advance(self, done: int, total: int, note: str) -> None:
         """Steps done since the last call, the total number of steps, and a note."""
-        if self.update is not None:
-            self.update(advance=done, total=total, note=note)
+        self.update(advance=done, total=total, note=note)
 
     def add_epoch(self, record: Mapping[str, Any]) -> None:
         """The metrics record of an epoch that has ended."""
@@ -182,13 +181,14 @@ class StudyProgress:
 
     config: StudyConfig
     bars: Progress | None = None
+    update: Callable[..., None] = lambda **shown: None
     done: int = 0
     _started: float = field(default_factory=lambda: time.monotonic())
     _logged: float = field(default_factory=lambda: time.monotonic())
     _ended: int = 0
     _best: tuple[int, float] | None = None
     _running: dict[int, tuple[int, float]] = field(default_factory=dict)
-    _tasks: dict[int | None, TaskID] = field(default_factory=dict)
+    _tasks: dict[int, TaskID] = field(default_factory=dict)
 
     def begin(self, records: Iterable[Any]) -> None:
         """The trials that a resumed study has already."""
@@ -253,13 +253,7 @@ class StudyProgress:
         return ", ".join(parts) or "no trial has ended yet"
 
     def _show_study(self) -> None:
-        if self.bars is None:
-            return
-        if None not in self._tasks:
-            self._tasks[None] = self.bars.add_task(
-                "trials", total=self.config.study.trials, note=""
-            )
-        self.bars.update(self._tasks[None], completed=self.done, note=self._outlook())
+        self.update(completed=self.done, note=self._outlook())
 
 
 @contextmanager
@@ -269,4 +263,5 @@ def study_progress(config: StudyConfig) -> Iterator[StudyProgress]:
         yield StudyProgress(config)
         return
     with live_bars() as bars:
-        yield StudyProgress(config, bars)
+        task = bars.add_task("trials", total=config.study.trials, note="")
+        yield StudyProgress(config, bars, partial(bars.update, task))

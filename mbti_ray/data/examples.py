@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,24 +223,14 @@ def split_examples(config: RunConfig, examples: Examples) -> dict[str, Indices]:
     """
     groups = [examples.groups[group] for group in examples.group.tolist()]
     data = config.data
+    shared: dict[str, Any] = {"val_share": data.val_share, "seed": config.seed}
     try:
         if data.folds is None:
-            assigned = assign_splits(
-                groups,
-                examples.types,
-                val_share=data.val_share,
-                test_share=data.test_share,
-                seed=config.seed,
-            )
+            shared["test_share"] = data.test_share
+            assigned = assign_splits(groups, examples.types, **shared)
         else:
-            assigned = assign_fold(
-                groups,
-                examples.types,
-                folds=data.folds,
-                fold=data.fold or 1,
-                val_share=data.val_share,
-                seed=config.seed,
-            )
+            shared |= {"folds": data.folds, "fold": data.fold or 1}
+            assigned = assign_fold(groups, examples.types, **shared)
     except DataError as error:
         if len(set(groups)) == len(examples):
             raise
