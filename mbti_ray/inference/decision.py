@@ -29,17 +29,12 @@ class Decision:
         thresholds: Probability above which the positive pole is predicted, float32 [4].
         abstain: A probability closer to its threshold than this is answered with X.
         info: The thresholds and the base rates asked, as /info has them.
+
+    Asked are the shares of each positive pole among the people; a pole without one is as in the
+    training data. Raises ConfigError where a bundle does not say what the rates of these were.
     """
 
     def __init__(self, manifest: Manifest, base_rates: BaseRates | None = None) -> None:
-        """
-        Args:
-            base_rates: Share of each positive pole among the people asked; None or a pole without
-                one: as in the training data.
-
-        Raises:
-            ConfigError: The bundle does not say what the rates of its training data were.
-        """
         self._rule = manifest
         self.abstain = manifest.abstain
         self._temperatures = torch.tensor(manifest.temperature)

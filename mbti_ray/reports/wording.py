@@ -9,7 +9,7 @@ from mbti_ray.scores.names import FEW_PERSONS
 
 if TYPE_CHECKING:
     from mbti_ray.config.schema import ModelConfig, RunConfig
-    from mbti_ray.scores.scorecard import ResamplingInfo, Scorecard
+    from mbti_ray.scores.scorecard import Scorecard
 
 HOW_TO_READ = (
     "MCC is 0 and AUROC is 0.5 for random guessing; Brier and ECE are errors of the probabilities, "
@@ -142,7 +142,7 @@ def describe_intervals(card: "Scorecard") -> str:
     )
 
 
-def _count_persons(intervals: "ResamplingInfo") -> str:
+def _count_persons(intervals: Mapping[str, Any]) -> str:
     groups = intervals["groups"]
     return f"{groups:,} {intervals['resampled']}{'s' * (groups != 1)}"
 

@@ -47,23 +47,12 @@ _LENGTH_BINS = 4
 _MODEL, _RATES_OF, _F1_OF = "rates of the model", "rates of ", "macro-F1 of "
 
 
-class ResamplingInfo(TypedDict):
-    """How the intervals of a scorecard were made.
-
-    What was resampled is "author", or "user" where authors are not known; `groups` of them.
-    """
-
-    level: float
-    resampled: str
-    groups: int
-    resamples: int
-    method: str
-
-
 class Scorecard(TypedDict):
     """What scores.json holds under `scorecard`.
 
     Attributes:
+        intervals: Their `level` and `method`, the number of `resamples`, and what was `resampled`,
+            so many `groups` of them: "author", or "user" where authors are not known.
         dimensions: By key (ei, sn, tf, jp): an `Interval` or None for each of METRICS, and the
             confusion matrix, reliability bins and shares of `_without_interval`.
         overall: The means over the dimensions, `all_four`, `at_least_three` and `abstained`.
@@ -75,7 +64,7 @@ class Scorecard(TypedDict):
     """
 
     rows: int
-    intervals: ResamplingInfo
+    intervals: dict[str, Any]
     dimensions: dict[str, dict[str, Any]]
     overall: dict[str, Any]
     baselines: dict[str, dict[str, Any]]
