@@ -64,7 +64,7 @@ def probe_gpus(built_for: str | None, *, timeout_s: float) -> Gpus:
 
 
 def judge_gpus(gpus: Gpus, *, counted: int, is_needed: bool) -> Verdict:
-    """The GPUs of one machine, of which Ray has counted so many, and the run may need one."""
+    """The GPUs of one machine, where Ray `counted` some; `is_needed`: a run computes on one."""
     if gpus.driver is None and not counted:
         if not is_needed:
             return Verdict(_CHECK, "ok", "none here")

@@ -44,7 +44,7 @@ class ColumnMap:
         self.roles: dict[str, str] = {}
 
     def add(self, names: Sequence[str]) -> None:
-        """Take the columns of a header or record into account; a DataError if two are alike."""
+        """Take a header or record into account; a DataError if two columns could be meant."""
         twice = [name for name, n in Counter(names).items() if n > 1]
         if twice and self._matching(twice):
             raise DataError(f"{self.source}: column {quoted(twice[:1])} occurs twice; rename one")

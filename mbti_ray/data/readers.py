@@ -265,7 +265,10 @@ def _nearest_source(path: Path) -> str:
 
 
 def save_frame(frame: Any, folder: Path) -> Path:
-    """The Parquet file of a data frame, in a folder, named after its contents; or a DataError."""
+    """The Parquet file of a data frame, in a folder, named after its contents.
+
+    Raises DataError for what is no data frame, or has cells that Parquet cannot hold.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

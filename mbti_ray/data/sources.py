@@ -218,9 +218,9 @@ def check_labelled(options: DataConfig) -> None:
 def check_readable(
     source: str, options: DataConfig = _DEFAULTS, *, labelled: bool = False
 ) -> list[str]:
-    """Notes on how a source is read; a DataError if none of its first rows can be used.
+    """Notes on how a source is read, by its first rows.
 
-    If there are no others, too few that can be used are an error, too.
+    Raises DataError if none of them can be used; or, where there are no others, too few.
     """
     lenient = options.model_copy(update={"max_bad_share": 1})
     head = read_source(source, lenient, labelled=labelled, first=_HEAD_ROWS)

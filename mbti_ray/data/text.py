@@ -47,7 +47,7 @@ def repaired_line(message: object, *, limit: int = 200) -> str:
 def clean_text(text: str, *, is_repaired: bool = False) -> str:
     """Encoding repaired, Unicode in NFC, each run of control characters and white space a space.
 
-    What `repair_encoding` has read does not need it a second time.
+    A text that `repair_encoding` has read (`is_repaired`) is not read by it again.
     """
     text = unicodedata.normalize("NFC", text if is_repaired else repair_encoding(text))
     # Most texts are: no control character and no white space but " " is printable.

@@ -108,7 +108,10 @@ def load_model(bundle: Bundle) -> MBTIModel:
 
 
 def copy_bundle(folder: Path, target: Path) -> None:
-    """Copy a bundle to a folder, replacing only another bundle, else a BundleError."""
+    """Copy a bundle to a folder, which appears whole.
+
+    Another bundle there is replaced; anything else is a BundleError.
+    """
     if target.exists() and folder.samefile(target):
         return
     if target.is_file() or (target.is_dir() and any(target.iterdir())):

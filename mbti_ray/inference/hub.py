@@ -16,10 +16,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
 
 def fetch_pretrained(place: str | Path, *, revision: str | None = None) -> Path:
-    """The folder on this machine of a bundle, given by path, URL, or id on the hub; or a RunError.
+    """The folder on this machine of a bundle, given by path, URL, or id on the hub.
 
     What could be an id is one where neither it nor its first part is a local folder; `revision` is
-    then a branch, tag or commit.
+    then a branch, tag or commit. Raises RunError if there is no bundle.
     """
     text = str(place)
     is_local = Path(text).exists() or Path(text).parent.is_dir()
@@ -35,11 +35,10 @@ def fetch_pretrained(place: str | Path, *, revision: str | None = None) -> Path:
 def push_bundle(
     folder: Path, repo_id: str, *, private: bool | None = None, **card: str | None
 ) -> str:
-    """Upload a bundle as a repository on the hub, created if need be; returns its URL, or a
-    RunError.
+    """Upload a bundle as a repository on the hub, created if need be; returns its URL.
 
-    A new one is private as the account has set, if `private` is None; `card` has license and
-    language, as `hub_card` takes them.
+    `private` None means what the account or organization has set for new ones; `card` has license
+    and language, as `hub_card` takes them. Raises RunError if the hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
 

@@ -120,8 +120,8 @@ def build_scorecard(
     """All metrics of evaluated rows with 95 % intervals, next to those of the baselines.
 
     Predictions are the forced ones; how many were X is counted separately. With one person nothing
-    can be resampled, so there are no intervals, whatever `resamples` asks for. A DataError without
-    rows.
+    can be resampled, so there are no intervals, whatever `resamples` asks for; no rows at all are a
+    DataError.
 
     Args:
         person: What a person is here: "author", or "user" where authors are not known.

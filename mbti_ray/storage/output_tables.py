@@ -64,7 +64,7 @@ def check_parent(path: Path, *, option: str = "--output") -> None:
 def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     """Write tables of one schema to one file, each as soon as it is available.
 
-    Raises ConfigError for another extension than `EXTENSIONS`, StorageError where it cannot write.
+    Raises ConfigError for an extension that is not in `EXTENSIONS`.
     """
     check_extension(path)
     with atomic_file(path) as temporary:

@@ -43,8 +43,8 @@ class RemotePath:
     def at(cls, url: str) -> "RemotePath":
         """The file or folder at a URL; a region that is not in it is looked up.
 
-        Raises ConfigError for no URL of a store or one with a password, StorageError without
-        region.
+        Raises ConfigError if it is not the URL of a store or contains a password, StorageError if
+        the region cannot be looked up.
         """
         import pyarrow as pa
         from pyarrow.fs import FileSystem

@@ -20,7 +20,7 @@ _FOLDER = "mbti_ray-"
 def private_folder(path: Path) -> Path:
     """Makes a folder with mode 0700, or checks that an existing one is private to this user.
 
-    Raises StorageError for a symlink or file, or a folder that others own or can access.
+    Raises StorageError for a link, a file, or a folder that another user owns or can access.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
