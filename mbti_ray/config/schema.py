@@ -22,23 +22,10 @@ Precision = Annotated[
 # What is read of a row that is longer than what is read.
 Truncation = Literal["head", "head_tail"]
 
+_Accuracy = Literal["acc_ei", "acc_sn", "acc_tf", "acc_jp", "acc_mean", "acc_total"]
+_MacroF1 = Literal["f1_ei", "f1_sn", "f1_tf", "f1_jp", "f1_mean"]
 # Scores of the validation split that a run can monitor.
-Monitor = Literal[
-    "loss",
-    "brier",
-    "acc_ei",
-    "acc_sn",
-    "acc_tf",
-    "acc_jp",
-    "acc_mean",
-    "acc_total",
-    "bal_mean",
-    "f1_ei",
-    "f1_sn",
-    "f1_tf",
-    "f1_jp",
-    "f1_mean",
-]
+Monitor = Literal["loss", "brier", _Accuracy, "bal_mean", _MacroF1]
 _LOWER_IS_BETTER = ("loss", "brier")
 
 

@@ -23,15 +23,8 @@ from mbti_ray.errors import ConfigError, nearest
 # Not part of what is learned, or fixed for a whole study because texts are tokenized once.
 NOT_SEARCHABLE = (
     *("name", "storage", "scaling.", "failure.", "serve.", "scoring.", "study.", "search", "data."),
-    *(
-        "model.encoder",
-        "model.reader",
-        "model.member",
-        "model.max_tokens",
-        "model.post_tokens",
-        "model.truncation",
-        "loss.per",
-    ),
+    *("model.encoder", "model.reader", "model.member", "model.max_tokens", "model.post_tokens"),
+    *("model.truncation", "loss.per"),
     *("fit.monitor", "fit.checkpoint_steps", "fit.tracker", "fit.profile", "fit.compile"),
     *("fit.attention", "fit.gradient_checkpointing", "fit.skip_nonfinite"),
 )

@@ -45,15 +45,10 @@ from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
 _CHUNK_ROWS = {"cpu": 256, "cuda": 4096}
 # The keys of the bundle's config that `evaluate` may override.
 OVERRIDES = (
-    "storage",
-    "data.source",
-    "data.max_bad_share",
+    *("storage", "data.source", "data.max_bad_share"),
     *(f"data.columns.{role}" for role in ("text", "type", "author", "id")),
     *("data.separator", "data.shares_of", "data.join_rows", "data.conflicting_types"),
-    "scoring.resamples",
-    "scoring.baselines",
-    "scoring.examples",
-    "scaling.use_gpu",
+    *("scoring.resamples", "scoring.baselines", "scoring.examples", "scaling.use_gpu"),
     *BASE_RATES,
 )
 _UNKNOWN = "unknown"
