@@ -157,12 +157,12 @@ def _quantize(bundle: Bundle, float32: Path, int8: Path) -> None:
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
     # The exporter prints its steps and its own deprecation warnings.
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
+    # The loggers of torch have levels of their own.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        root.setLevel(level)
+        logging.disable(disabled)
