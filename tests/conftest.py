@@ -20,6 +20,10 @@ settings.load_profile("no deadline")
 
 # Tests that start Ray, or hosts, or need the machine's ports.
 _ONE_RAY = ("tests/cluster/", "tests/long/", "tests/hosts/")
+# But not these, whose service has a Ray and ports of its own.
+_OWN_RAY = "tests/cluster/test_rollout.py"
+# With several processes, what takes longest is begun first: at the end there is little to wait for.
+_ORDER = ("tests/fakecuda/", _OWN_RAY, "tests/integration/", "tests/browser/", "tests/unit/")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -31,7 +35,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class OneRayScheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if nodeid.startswith(_ONE_RAY) else nodeid.partition("::")[0]
+            return "ray" if _shares_ray(nodeid) else nodeid.partition("::")[0]
 
     # In the order below, not by the number of tests.
     config.option.loadscopereorder = False
@@ -41,7 +45,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With several processes, what takes longest begins at once: the tests that share a Ray."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not item.nodeid.startswith(_ONE_RAY))
+        items.sort(key=lambda item: (not _shares_ray(item.nodeid), _place(item.nodeid)))
+
+
+def _shares_ray(nodeid: str) -> bool:
+    return nodeid.startswith(_ONE_RAY) and not nodeid.startswith(_OWN_RAY)
+
+
+def _place(nodeid: str) -> int:
+    return next((n for n, tier in enumerate(_ORDER) if nodeid.startswith(tier)), len(_ORDER))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from long_run import EPOCHS, SETTINGS, Undisturbed
 from s3_server import CREDENTIALS, Server, s3_server
+from train_runs import attempts_of
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config import load_run, load_study
@@ -104,8 +105,15 @@ def test_a_run_in_a_bucket_stops_resumes_and_ends_there_as_it_would_in_a_folder(
     new = ["quick", f"data.source={small_file}", "fit.monitor=loss", *SETTINGS, *place]
     assert train(new) == 143
     asking.join()
-    assert "stopped as requested after step" in capfd.readouterr().err
-    assert "runs/mine/failure.txt" in server.keys("runs")
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "stopped as requested after step" in error
+    assert error.endswith("its checkpoint is saved, --resume continues from it")
+    assert len(epochs_of(url)) < EPOCHS - 2
+    # A stop is no failure, for which Ray would start the workers again.
+    assert attempts_of("mine/checkpoints") == [1]
+    keys = server.keys("runs")
+    assert "runs/mine/failure.txt" in keys
+    assert not [key for key in keys if key.startswith("runs/mine/bundle/")]
     assert working_copies() <= others
     assert train(new) == 2
     assert capfd.readouterr().err.startswith(f"{url}: exists already; --resume continues it")

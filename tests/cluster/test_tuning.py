@@ -40,33 +40,53 @@ def open_database(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'optuna.db'}")
 
 
-def test_a_study_ends_with_the_best_bundle_and_a_database_that_says_what_happened(
+def test_a_study_ends_with_the_best_bundle_what_happened_and_a_command_that_repeats_the_best(
     small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = write_study(tmp_path / "small.yaml", small_file)
-    place = [str(file), f"storage={tmp_path}", "name=study", "--json"]
-    assert tune(place) == 0
+    """Of its trials some diverge."""
+    file = write_study(
+        tmp_path / "wild.yaml",
+        small_file,
+        optim={"warmup_steps": 0},
+        study={"trials": 6, "startup_trials": 6, "scheduler": "none"},
+        search={
+            "optim.lr": {"choices": [3e-3, 1e30]},
+            "model.dropout": {"low": 0.0, "high": 0.4},
+            "model.pooling": {"choices": ["cls", "mean"]},
+        },
+    )
+    assert tune([str(file), f"storage={tmp_path}", "name=wild", "--json"]) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
-    folder = tmp_path / "study"
+    folder = tmp_path / "wild"
     trials = open_database(folder).get_trials()
-    assert len(trials) == 5
-    assert {t.state.name for t in trials} <= {"COMPLETE", "PRUNED"}
+    assert len(trials) == 6
+    by_rate = {(t.params["optim.lr"], t.state.name) for t in trials}
+    assert by_rate == {(3e-3, "COMPLETE"), (1e30, "FAIL")}
+    failed = next(t for t in trials if t.state.name == "FAIL")
+    assert "diverged" in failed.user_attrs["reason"]
     for trial in trials:
-        # A stopped trial is not recorded as one that came to its end, nor the reverse.
-        epochs = len(trial.intermediate_values)
-        assert (trial.state.name == "COMPLETE") == (epochs == 3)
-        assert epochs == trial.user_attrs["epochs"]
-    best = max(trials, key=lambda t: max(t.intermediate_values.values()))
+        assert len(trial.intermediate_values) == (3 if trial.state.name == "COMPLETE" else 0)
+    complete = [t for t in trials if t.state.name == "COMPLETE"]
+    assert [t.user_attrs["epochs"] for t in complete] == [3] * len(complete)
+    best = max(complete, key=lambda t: max(t.intermediate_values.values()))
     assert result["best"] == pytest.approx(best.params)
     assert result["scores"]["val"]["acc_mean"] == max(best.intermediate_values.values())
-    assert pq.read_table(folder / "trials.parquet").num_rows == 5
+    assert pq.read_table(folder / "trials.parquet").num_rows == 6
     # best/ repeats itself: what was scored is what the bundle computes.
-    assert yaml.safe_load((folder / "best" / "config.yaml").read_text())["optim"][
-        "lr"
-    ] == pytest.approx(best.params["optim.lr"])
+    written = yaml.safe_load((folder / "best" / "config.yaml").read_text())
+    assert written["optim"]["lr"] == pytest.approx(best.params["optim.lr"])
+    assert written["model"]["dropout"] == pytest.approx(best.params["model.dropout"])
     assert evaluate([result["bundle"], "--json"]) == 0
     scores = json.loads(capfd.readouterr().out.splitlines()[-1])["scores"]
     assert scores == pytest.approx(result["scores"]["test"], abs=1e-5)
+
+    python, option, module, *arguments = shlex.split(result["command"])
+    assert (python, option, module) == ("python", "-m", "mbti_ray.train")
+    assert train([*arguments, "--json"]) == 0
+    again = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert again["scores"] == result["scores"]
+    weights = [Path(a["bundle"], "model.safetensors").read_bytes() for a in (result, again)]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.long
@@ -100,37 +120,6 @@ def test_a_trial_on_folds_is_their_mean_and_the_best_is_scored_on_all_rows_and_t
     assert len(hashes["train"]) == 313
 
 
-def test_a_trial_that_diverges_is_a_failed_one_and_the_command_at_the_end_repeats_the_best(
-    small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    file = write_study(
-        tmp_path / "wild.yaml",
-        small_file,
-        fit={"epochs": 1},
-        optim={"warmup_steps": 0},
-        study={"trials": 6, "startup_trials": 6, "scheduler": "none"},
-        search={
-            "optim.lr": {"choices": [3e-3, 1e30]},
-            "model.dropout": {"low": 0.0, "high": 0.4},
-        },
-    )
-    assert tune([str(file), f"storage={tmp_path}", "name=wild", "--json"]) == 0
-    result = json.loads(capfd.readouterr().out.splitlines()[-1])
-    trials = open_database(tmp_path / "wild").get_trials()
-    by_rate = {(t.params["optim.lr"], t.state.name) for t in trials}
-    assert by_rate == {(3e-3, "COMPLETE"), (1e30, "FAIL")}
-    failed = next(t for t in trials if t.state.name == "FAIL")
-    assert "diverged" in failed.user_attrs["reason"]
-
-    python, option, module, *arguments = shlex.split(result["command"])
-    assert (python, option, module) == ("python", "-m", "mbti_ray.train")
-    assert train([*arguments, "--json"]) == 0
-    again = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert again["scores"] == result["scores"]
-    weights = [Path(a["bundle"], "model.safetensors").read_bytes() for a in (result, again)]
-    assert weights[0] == weights[1]
-
-
 def test_a_trial_of_two_workers_trains_through_torchtrainer(
     small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,21 +142,30 @@ def test_a_trial_of_two_workers_trains_through_torchtrainer(
     assert "wide/trials/trial-0000/checkpoints" in {run.name for run in runs}
 
 
-def test_several_objectives_end_with_a_front_and_several_seeds_with_their_mean(
+def test_several_objectives_end_with_a_front_several_seeds_with_their_mean_and_some_are_stopped(
     small_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = write_study(
         tmp_path / "pareto.yaml",
         small_file,
         fit={"epochs": 2, "patience": None},
-        study={"trials": 4, "objective": ["acc_mean", "brier"], "seeds": 2, "reduction": 2},
+        study={
+            "trials": 4,
+            "startup_trials": 2,
+            "objective": ["acc_mean", "brier"],
+            "seeds": 2,
+            "reduction": 2,
+        },
     )
     assert tune([str(file), f"storage={tmp_path}", "name=pareto", "--json"]) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     study = open_database(tmp_path / "pareto")
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     records = records_of(study)
+    assert {r.state for r in records} <= {"COMPLETE", "PRUNED"}
+    # A stopped trial is not recorded as one that came to its end, nor the reverse.
     complete = [r for r in records if r.state == "COMPLETE"]
+    assert complete == [r for r in records if len(r.evaluations) == 2]
     assert complete
     for record in complete:
         assert record.seeds is not None

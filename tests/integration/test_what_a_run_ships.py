@@ -200,9 +200,10 @@ def train_folds(small_file: Path, home: Path, *more: str) -> int:
     return train_main([*words, f"storage={home}", "--json", *more])
 
 
-def test_folds_predict_each_row_once_and_the_bundle_is_trained_on_all(
+def test_folds_predict_each_row_once_and_resume_with_those_that_are_missing(
     small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The bundle is trained on all rows."""
     assert train_folds(small_file, tmp_path) == 0
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
     assert scores["scorecard"]["rows"] == 313
@@ -218,10 +219,6 @@ def test_folds_predict_each_row_once_and_the_bundle_is_trained_on_all(
     assert evaluate_main([str(home), "--json"]) == 2
     assert "313 seen in training" in " ".join(capsys.readouterr().err.split())
 
-
-def test_folds_resume_with_those_that_are_missing(small_file: Path, tmp_path: Path) -> None:
-    assert train_folds(small_file, tmp_path) == 0
-    home = tmp_path / "folds"
     first = json.loads((home / "scores.json").read_text("utf-8"))
     kept = (home / "fold-1" / "scores.json").stat().st_mtime_ns
     for path in (home / "scores.json", home / "fold-2" / "scores.json"):
