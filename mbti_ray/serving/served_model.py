@@ -25,12 +25,11 @@ from mbti_ray.data.text import has_content
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.inference.prediction import Prediction
 from mbti_ray.inference.predictor import Predictor, distinct_windows
-from mbti_ray.inference.word_influence import Probabilities
 from mbti_ray.serving.admission import ConcurrencyLimiter, check_wait
 from mbti_ray.serving.batching import Batcher, Executors, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 from mbti_ray.serving.tokenizer_queue import TokenizerQueue
-from mbti_ray.serving.word_explanations import explain_words
+from mbti_ray.serving.word_explanations import Probabilities, explain_words
 from mbti_ray.typology import POSITIVE_POLES
 
 # Of a CPU with several cores, each with its share of the threads. Measured: two are faster.

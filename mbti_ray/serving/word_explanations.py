@@ -1,18 +1,53 @@
-"""The answer to `"explain": "words"`: which words are left out, and how many may be.
+"""The answer to `"explain": "words"`: what would be predicted if each word were left out.
 
-Must not know queues or models: what is predicted without a word is asked of the caller.
+It needs no gradients, so it is the same with every runtime. Must not know queues or models: what is
+predicted without a word is asked of the caller.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from mbti_ray.data.text import has_content
 from mbti_ray.inference.prediction import Prediction
-from mbti_ray.inference.word_influence import LeftOut, Probabilities, leave_words_out
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 
+_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
+
+Probabilities = dict[str, float]
 MAX_WORDS = 256
 # The probabilities of several users, each given by posts.
 Ask = Callable[[Sequence[tuple[str, ...]]], Awaitable[list[Probabilities]]]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A word, as characters `start` to `end` of a cleaned post, and all posts without it."""
+
+    start: int
+    end: int
+    posts: tuple[str, ...]
+
+    def influence(self, full: Probabilities, without: Probabilities) -> dict[str, float]:
+        """How much lower each probability would be without the word."""
+        changes = {pole: p - without[pole] for pole, p in full.items()}
+        return {"start": self.start, "end": self.end, **changes}
+
+
+def leave_words_out(reads: Sequence[Mapping[str, Any]], post: int) -> list[LeftOut]:
+    """Each word of a post left out; masked ones do not count, nor does an only one."""
+    texts = [read["text"] for read in reads]
+    text, hidden = texts[post], reads[post]["hidden"]
+    left_out = []
+    for word in _WORD.finditer(text):
+        if any(word.start() < span["end"] and span["start"] < word.end() for span in hidden):
+            continue
+        rest = text[: word.start()] + text[word.end() :]
+        posts = (*texts[:post], *([rest] if has_content(rest) else []), *texts[post + 1 :])
+        if posts:
+            left_out.append(LeftOut(word.start(), word.end(), posts))
+    return left_out
 
 
 async def explain_words(
