@@ -1,4 +1,4 @@
-"""What a user may do next, as commands to copy into the same shell."""
+"""What a user may do next, as commands to copy into the same shell. Must not know their layout."""
 
 import json
 import os

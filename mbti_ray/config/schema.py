@@ -1,6 +1,6 @@
 """Every setting of a run, typed, with its default and what is allowed; `*_section` has the rest.
 
-The defaults are those of the seed. Imports nothing heavy.
+The defaults are those of the seed. Imports nothing heavy. Must not know files or presets.
 """
 
 import math

@@ -1,7 +1,8 @@
 """Statistics of a data source: class shares, lengths, duplicates, how far texts leak their label.
 
 Type mentions are counted in the posts as written, with the pattern that masking uses; tokens and
-duplicates across splits are those of the texts as the model reads them.
+duplicates across splits are those of the texts as the model reads them. Must not know how they are
+shown.
 """
 
 from collections import Counter

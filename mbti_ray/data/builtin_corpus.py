@@ -37,7 +37,8 @@ BEST_POSSIBLE: dict[str, float] = {
 """Expected scores of the best possible classifier on masked text, by score name."""
 
 # No cue belongs to two poles, and no sentence contains a cue; nearly all are single tokens of an
-# English WordPiece vocabulary. Which word stands for which pole is a cliché, chosen to be readable.
+# English WordPiece vocabulary. Which word stands for which pole is a cliché, chosen to be readable;
+# it is not a finding.
 CUES: dict[str, tuple[str, ...]] = {
     "E": (
         "parties", "crowds", "concerts", "karaoke", "festivals", "gatherings", "strangers",

@@ -4,7 +4,7 @@ An instance, for which a loss is computed, is a window or a row with its windows
 function of the config, the seed and the epoch: no state, so a run can resume at any step, on any
 number of ranks. The number of instances in a step is the config's; only the last one of an epoch
 may be smaller. Windows of similar length are grouped: a token of padding costs as much as a real
-one. Shapes: I instances, N windows, R rows, 4 dimensions (E, N, T, J).
+one. Shapes: I instances, N windows, R rows, 4 dimensions (E, N, T, J). Must not know models.
 """
 
 import math

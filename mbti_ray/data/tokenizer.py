@@ -1,7 +1,7 @@
 """From texts to token ids: the encoder's own tokenizer, or a small WordPiece built from the texts.
 
 The one way in which training, evaluation and serving tokenize. Must not know of files, labels or
-splits. Processes that prepare data encode rows without loading transformers.
+splits.
 """
 
 import json
@@ -44,9 +44,10 @@ _CHARACTERS_PER_TOKEN = 16
 class WordTokenizer:
     """A tokenizer without a length limit; may be used by several threads.
 
-    Attributes:
-        cls_token_id: What a window starts with.
-        sep_token_id: What a post ends with.
+    A BERT tokenizer reads what stands between two spaces by itself, and in a word each punctuation
+    mark and what is between two of them. Most of these occur again and again: with their ids in
+    memory, a text takes a tenth of the time that the `tokenizers` library takes. The ids are the
+    library's.
     """
 
     def __init__(self, backend: str, *, cls_token_id: int, sep_token_id: int) -> None:

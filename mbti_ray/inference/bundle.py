@@ -174,7 +174,11 @@ def write_row_hashes(folder: Path, salt: str, splits: Mapping[str, Sequence[str]
 
 
 def hash_row(texts: Sequence[str], *, salt: str) -> int:
-    """The hash of a row's texts, one for each post; the salt is the id of the bundle."""
+    """The hash of a row's texts, one for each post; the salt is the id of the bundle.
+
+    Of letters and digits only, so that a row is recognized in any file and spelling: the first 64
+    bits of SHA-256. A bundle quotes no row, but whoever has a text can check whether it was one.
+    """
     content = "\n".join([salt, text_key("\n".join(texts))])
     digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")

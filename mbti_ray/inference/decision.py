@@ -1,7 +1,7 @@
 """From logits to letters: temperatures, base rates, thresholds, abstention, and how sure more text
 would make it.
 
-Shapes: R rows, 4 dimensions in the order E, N, T, J.
+Shapes: R rows, 4 dimensions in the order E, N, T, J. Must not know texts or tokenizers.
 """
 
 import math

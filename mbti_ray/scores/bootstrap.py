@@ -3,7 +3,7 @@
 Rows of one person are not independent, so whole persons are resampled. A metric that is made of
 sums per person is then the product of how often each was drawn [B, G] and those sums [G, k].
 
-Shapes: R rows, G persons, B resamples, k values.
+Shapes: R rows, G persons, B resamples, k values. Must not know what the metrics measure.
 """
 
 from collections.abc import Callable, Iterator

@@ -2,7 +2,7 @@
 
 The scorecard's metrics are computed from sums per person, so that they can be resampled; AUROC is
 recomputed from weighted ranks. Shapes: R rows, G persons, B resamples, 4 dimensions in the order
-E/I, S/N, T/F, J/P.
+E/I, S/N, T/F, J/P. Must not know models, files or ranks.
 """
 
 from collections.abc import Callable

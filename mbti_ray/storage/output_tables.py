@@ -6,7 +6,7 @@ A large table may also be a folder of parts, so that an interrupted command can 
     _manifest.json        what the parts are computed from, the same for all parts
     _bad_rows.jsonl       input rows that are in no part; written when all parts are complete
 
-(Readers of Parquet folders ignore names that start with an underscore.)
+(Readers of Parquet folders ignore names that start with an underscore.) Must not know columns.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Files and folders in a bucket, by URL, through pyarrow: the library that Ray stores with, too.
 
 An object appears whole or not at all; none is appended to or renamed. Files that grow, or that
-need a real disk, are written to a folder on this machine and uploaded from there.
+need a real disk, are written to a folder on this machine and uploaded from there. Must not know
+what a run or a bundle is.
 """
 
 import fnmatch
