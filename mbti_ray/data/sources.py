@@ -97,11 +97,11 @@ def read_source(
     repaired = 0
     columns = ColumnMap(source, options)
     parse = partial(_parse_batch, options=options, labelled=labelled, is_stored=store is not None)
-    for parsed, posts in map_batches(parse, _batches(islice(read_records(columns), first))):
-        bad += [row for row, _ in parsed if isinstance(row, BadRow)]
-        good = [row for row, _ in parsed if isinstance(row, Row)]
+    batches = _batches(islice(read_records(columns), first))
+    for good, wrong, mended, posts in map_batches(parse, batches):
         rows += good if store is None or posts is None else _attach(good, posts, store)
-        repaired += sum(was_repaired for _, was_repaired in parsed)
+        bad += wrong
+        repaired += mended
     if not rows and not bad:
         raise DataError(f"{source}: has no rows")
     columns.check(labelled=labelled)
@@ -136,15 +136,15 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 def _parse_batch(
     records: Sequence[Record], *, options: DataConfig, labelled: bool, is_stored: bool
-) -> tuple[list[tuple[Row | BadRow, bool]], pa.RecordBatch | None]:
-    """The row of each record, and whether it was repaired; with the posts apart if stored."""
+) -> tuple[list[Row], list[BadRow], int, pa.RecordBatch | None]:
+    """The good and the bad rows, how many were repaired, and the posts apart if they are stored."""
     parsed = [_parse_record(n, cells, options, labelled=labelled) for n, cells in records]
-    if not is_stored:
-        return parsed, None
     good = [row for row, _ in parsed if isinstance(row, Row)]
-    detached, posts = _detach(good, options)
-    rows = iter(detached)
-    return [(next(rows) if isinstance(r, Row) else r, was) for r, was in parsed], posts
+    bad = [row for row, _ in parsed if isinstance(row, BadRow)]
+    posts = None
+    if is_stored:
+        good, posts = _detach(good, options)
+    return good, bad, sum(was_repaired for _, was_repaired in parsed), posts
 
 
 def store_rows(
