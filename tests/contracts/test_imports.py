@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -27,6 +28,7 @@ def loaded_by(*arguments: str) -> set[str]:
     return {name.partition(".")[0] for name in loaded} - loaded_at_start()
 
 
+@cache
 def loaded_at_start() -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", "import sys; print(*sys.modules)"],

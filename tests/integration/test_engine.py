@@ -90,11 +90,11 @@ def _train_rank(rank: int, tree: dict[str, Any], dataset: str) -> dict[str, Any]
 
 
 def test_a_run_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run_bit_for_bit(
-    quick: Build, data: Dataset, tmp_path: Path
+    short: Build, short_data: Dataset, tmp_path: Path
 ) -> None:
-    config = quick("fit.checkpoint_steps=3", "fit.epochs=3")
+    config = short("fit.checkpoint_steps=3", "fit.epochs=3")
     whole = Worker(folder=tmp_path / "whole")
-    uninterrupted = run(config, data, whole)
+    uninterrupted = run(config, short_data, whole)
     cut = tmp_path / "whole" / "checkpoints" / "step-0000012"
     assert load_checkpoint(cut).progress.epoch_step > 0
     again = tmp_path / "again"
@@ -102,7 +102,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run_bi
     cut.rename(again / "checkpoints" / cut.name)
     # What a killed run reported after its checkpoint is reported again, once.
     (again / "metrics.jsonl").write_text('{"epoch": 2, "step": 16}\n{"epoch": 3, "st', "utf-8")
-    continued = run(config, data, Worker(folder=again))
+    continued = run(config, short_data, Worker(folder=again))
     assert gap(weights(uninterrupted), weights(continued)) == 0.0
     assert continued.test == uninterrupted.test
     lines = [json.loads(x) for x in (again / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -110,41 +110,41 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run_bi
 
 
 def test_resuming_a_finished_run_only_scores_it_again(
-    quick: Build, data: Dataset, tmp_path: Path
+    short: Build, short_data: Dataset, tmp_path: Path
 ) -> None:
-    first = run(quick(), data, Worker(folder=tmp_path))
-    second = run(quick(), data, Worker(folder=tmp_path))
+    first = run(short(), short_data, Worker(folder=tmp_path))
+    second = run(short(), short_data, Worker(folder=tmp_path))
     assert gap(weights(first), weights(second)) == 0.0
     assert (first.val, first.test) == (second.val, second.test)
     assert len((tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()) == 2
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(
-    quick: Build, data: Dataset
+    short: Build, short_data: Dataset
 ) -> None:
-    first, same = run(quick(), data, Worker()), run(quick(), data, Worker())
+    first, same = run(short(), short_data, Worker()), run(short(), short_data, Worker())
     assert gap(weights(first), weights(same)) == 0.0
-    assert gap(weights(first), weights(run(quick("seed=1"), data, Worker()))) > 0.0
+    assert gap(weights(first), weights(run(short("seed=1"), short_data, Worker()))) > 0.0
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 def test_mixed_precision_learns_what_float32_learns(
-    quick: Build, data: Dataset, precision: str
+    short: Build, short_data: Dataset, precision: str
 ) -> None:
-    exact = run(quick("model.dropout=0"), data, Worker())
-    mixed = run(quick("model.dropout=0", f"fit.precision={precision}"), data, Worker())
+    exact = run(short("model.dropout=0"), short_data, Worker())
+    mixed = run(short("model.dropout=0", f"fit.precision={precision}"), short_data, Worker())
     assert mixed.val["loss"] == pytest.approx(exact.val["loss"], abs=0.02)
 
 
 def test_gradual_trains_the_heads_then_the_last_layer_then_everything(
-    quick: Build, data: Dataset
+    short: Build, short_data: Dataset
 ) -> None:
-    start = build_model(quick().model, vocabulary=len(data.tokenizer), seed=0).state_dict()
+    start = build_model(short().model, vocabulary=len(short_data.tokenizer), seed=0).state_dict()
     moved = []
     for epochs in (1, 2, 3):
         worker = Worker()
-        config = quick("model.trainable=gradual", f"fit.epochs={epochs}", "optim.lr=5e-4")
-        end = weights(run(config, data, worker))
+        config = short("model.trainable=gradual", f"fit.epochs={epochs}", "optim.lr=5e-4")
+        end = weights(run(config, short_data, worker))
         assert worker.records[-1]["best_epoch"] == epochs, "the kept weights must be the last ones"
         moved.append({k.split(".layer.")[-1][:2] for k in end if not torch.equal(end[k], start[k])})
     heads, last, everything = moved
@@ -154,11 +154,11 @@ def test_gradual_trains_the_heads_then_the_last_layer_then_everything(
 
 
 def test_early_stopping_waits_for_as_many_epochs_as_patience_allows(
-    quick: Build, data: Dataset
+    short: Build, short_data: Dataset
 ) -> None:
     # A learning rate at which no prediction can change.
-    config = quick("optim.lr=1e-12", "fit.patience=2", "fit.epochs=9", "fit.monitor=acc_mean")
-    outcome = run(config, data, Worker())
+    config = short("optim.lr=1e-12", "fit.patience=2", "fit.epochs=9", "fit.monitor=acc_mean")
+    outcome = run(config, short_data, Worker())
     assert outcome.progress.epoch == 3
     assert outcome.progress.best_epoch == 1
     assert outcome.progress.stopped
@@ -215,10 +215,10 @@ def test_the_tokenizer_of_the_tiny_encoder_is_the_same_in_every_run(
     "option", ["fit.gradient_checkpointing=true", "optim.layer_decay=0.999999"]
 )
 def test_options_that_save_memory_or_barely_change_learning_rates_train_the_same(
-    quick: Build, data: Dataset, option: str
+    short: Build, short_data: Dataset, option: str
 ) -> None:
-    plain = run(quick("model.dropout=0"), data, Worker())
-    other = run(quick("model.dropout=0", option), data, Worker())
+    plain = run(short("model.dropout=0"), short_data, Worker())
+    other = run(short("model.dropout=0", option), short_data, Worker())
     assert gap(weights(plain), weights(other)) < 1e-3
 
 
@@ -246,17 +246,17 @@ class Interrupted(Worker):
 
 
 def test_a_run_asked_to_stop_saves_a_checkpoint_and_resumes_as_if_never_stopped(
-    quick: Build, data: Dataset, tmp_path: Path
+    short: Build, short_data: Dataset, tmp_path: Path
 ) -> None:
-    config = quick("fit.batch_size=4", "fit.epochs=1")
-    uninterrupted = run(config, data, Worker())
+    config = short("fit.batch_size=4", "fit.epochs=1")
+    uninterrupted = run(config, short_data, Worker())
     with pytest.raises(
         RunError, match=r"stopped as requested after step 20 of \d+; its checkpoint"
     ):
-        run(config, data, Interrupted(tmp_path, Interruption.STOP))
-    continued = run(config, data, Worker(folder=tmp_path))
+        run(config, short_data, Interrupted(tmp_path, Interruption.STOP))
+    continued = run(config, short_data, Worker(folder=tmp_path))
     assert gap(weights(uninterrupted), weights(continued)) == 0.0
-    saved = run(config, data, Interrupted(tmp_path / "saved", Interruption.SAVE))
+    saved = run(config, short_data, Interrupted(tmp_path / "saved", Interruption.SAVE))
     assert gap(weights(uninterrupted), weights(saved)) == 0.0
     kept = [p.name for p in (tmp_path / "saved" / "checkpoints").iterdir()]
     assert "step-0000020" in kept
