@@ -152,7 +152,7 @@ def test_the_lock_of_another_machine_in_a_bucket_is_respected_while_it_is_renewe
     own.write_text(json.dumps(elsewhere), "utf-8")
     with pytest.raises(RunError, match="in use"), run_lock(run):
         pass
-    _wait_until(lambda: _now(run.parent) - own.modified() >= 4)
+    _wait_until(lambda: _now(run.parent) - own.modified() >= 3)
     with run_lock(run):
         assert not own.exists()
 
