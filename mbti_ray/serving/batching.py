@@ -126,7 +126,10 @@ class Batcher:
             insort(self._by_length, window)
             self._by_age.append(window)
             self._queued_tokens += window.length
-        if not self._tasks or (len(self._tasks) < self._passes_at_once and self._may_start()):
+        while not self._tasks or (
+            len(self._tasks) < self._passes_at_once
+            and self._queued_tokens >= self._min_efficient_tokens
+        ):
             self._tasks.add(asyncio.create_task(self._run()))
         try:
             await done

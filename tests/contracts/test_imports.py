@@ -76,6 +76,12 @@ def test_a_source_and_a_manifest_are_read_without_torch():
     assert not loaded & {"torch", "transformers", "ray", "datasets"}
 
 
+def test_the_process_that_starts_the_service_does_without_torch():
+    loaded = loaded_by("-c", "import mbti_ray.on_ray.serve.service")
+    assert "ray" in loaded
+    assert not loaded & {"torch", "transformers", "tokenizers"}
+
+
 def test_the_public_names_are_these():
     assert set(mbti_ray.__all__) == {"MBTIClassifier", "__version__"}
     assert len(mbti_ray.__all__) == 2

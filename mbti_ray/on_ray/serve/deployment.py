@@ -1,7 +1,7 @@
-"""The HTTP service on Ray Serve: replicas that hold the model.
+"""The HTTP service as a deployment of Ray Serve.
 
-Owns the options of the deployment, and what a replica consists of. Routes, schemas and queues are
-those of `mbti_ray.serving`; starting and stopping is in `service`.
+Owns its options. What a replica holds is in `replica`, which this imports only there; starting and
+stopping is in `service`.
 """
 
 import os
@@ -15,17 +15,8 @@ from ray.serve.schema import LoggingConfig
 
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ConfigError
-from mbti_ray.inference.manifest import load_manifest
-from mbti_ray.inference.predictor import Predictor
-from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
-from mbti_ray.on_ray.serve.metrics import ServeMetrics
-from mbti_ray.on_ray.serve.rollout import start_rollout_thread
-from mbti_ray.on_ray.serve.rollout_coordinator import current_target
-from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
+from mbti_ray.runs.lookup import locate_bundle
 from mbti_ray.serving.access import key_digest
-from mbti_ray.serving.app import build_api
-from mbti_ray.serving.router import Router
-from mbti_ray.serving.served_model import ServedModel, forward_executors, warm_up
 from mbti_ray.serving.target import ServingTarget
 from mbti_ray.storage.remote import Location, absolute_location
 
@@ -42,48 +33,27 @@ _RETRY_AFTER_S = 1
 
 
 class MbtiService:
-    """One replica: the router with its models, and the thread that computes."""
+    """One replica.
+
+    What it consists of is imported there: the process that starts the service needs neither torch
+    nor transformers, without which Ray starts seconds earlier.
+    """
 
     def __init__(
         self, service: str, target: ServingTarget, config: ServeConfig, key_hash: str | None = None
     ) -> None:
+        from mbti_ray.on_ray.serve.replica import build_replica
+
         self._service = service
         self._config = config
-        self._key_hash = key_hash
-        self._metrics = ServeMetrics()
-        start_malloc_trim_thread()
-        self._executors = forward_executors(config)
-        self._router = Router(self._load, current_target(service) or target)
-        replica = serve.get_replica_context().replica_id.unique_id
-        start_rollout_thread(service, replica, self._router)
+        self._api = build_replica(service, target, config, key_hash)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        on_error = self._metrics.on_error
-        return build_api(self._router, self._config, key_hash=self._key_hash, on_error=on_error)
+        return self._api
 
     def describe(self) -> tuple[str, ServeConfig]:
         """The name of the service, by which its rollout coordinator is found, and its config."""
         return self._service, self._config
-
-    def _load(self, location: str, loaded: ServedModel | None) -> ServedModel:
-        folder = fetch_bundle(location)
-        if loaded is not None and loaded.bundle_id == load_manifest(folder).id:
-            return loaded
-        config = self._config
-        # A thread of its own, with which its OpenMP threads end: others are answered meanwhile.
-        with forward_executors(config)[1] as thread:
-            predictor = thread.submit(
-                Predictor.load,
-                folder,
-                runtime=config.runtime,
-                device="cuda" if config.gpus else "cpu",
-                precision=config.precision,
-                base_rates=config.base_rates,
-            ).result()
-        speed = warm_up(predictor, self._executors, config)
-        return ServedModel(
-            predictor, self._executors, config, tokens_per_s=speed, callback=self._metrics
-        )
 
 
 def build_app(bundle: Location, config: ServeConfig) -> serve.Application:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import httpx
@@ -47,11 +48,22 @@ def start_service(bundle: Location, config: ServeConfig) -> str:
         BundleError, ClusterError: The bundle cannot be served; it does not fit or start.
     """
     _check_resources(config)
-    serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
+    app = build_app(bundle, config)
+    # It waits for its proxies; in a thread, so that the replicas start meanwhile.
+    thread = ThreadPoolExecutor(1)
+    started = thread.submit(
+        serve.start, http_options=HTTPOptions(host=config.host, port=config.port)
+    )
+    thread.shutdown(wait=False)
+    while not started.done() and not _has_controller():
+        time.sleep(0.01)
+    if started.done():
+        started.result()
     try:
-        serve.run(build_app(bundle, config), name=APP_NAME)
+        serve.run(app, name=APP_NAME)
     except RuntimeError as error:
         raise _deploy_error(error, bundle) from None
+    started.result()
     host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
     _wait_ready(url)
@@ -99,6 +111,14 @@ def run_service(
     raise StoppedError(f"stopped by {signal.Signals(received[0]).name}", received[0])
 
 
+def _has_controller() -> bool:
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
 def _shut_down_serve() -> None:
     """End Serve, and wait until its controller is gone.
 
@@ -110,8 +130,8 @@ def _shut_down_serve() -> None:
         ray.get(controller.graceful_shutdown.remote(wait=False))
         end = time.monotonic() + _SHUTDOWN_TIMEOUT_S
         while time.monotonic() < end:
-            # Raises ValueError when no such actor is left.
-            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            if not _has_controller():
+                return
             time.sleep(0.1)
     except (ValueError, RayActorError):
         return
@@ -139,14 +159,15 @@ def change_target(
             ray_address = os.environ.get("RAY_ADDRESS")
             raise ClusterError(f"RAY_ADDRESS={ray_address}: no service runs there") from None
         states = serve.status().applications[APP_NAME].deployments[APP_NAME].replica_states
-        facts = {"runtime": running.runtime, "replicas": states.get("RUNNING", 1)}
+        replicas = states.get("RUNNING", 1)
         if bundle is None:
-            return roll_back(service, **facts)
+            return roll_back(service, config=running, replicas=replicas)
         served = current_target(service)
         if served is None:
             raise ClusterError("the service does not say what it serves yet; try again in a moment")
         check(served.primary)
-        return roll_out(service, build_target(bundle, config), **facts)
+        target = build_target(bundle, config)
+        return roll_out(service, target, config=running, replicas=replicas)
 
 
 def _check_ports(config: ServeConfig) -> None:
