@@ -50,15 +50,12 @@ def start_service(bundle: Location, config: ServeConfig) -> str:
     _check_resources(config)
     app = build_app(bundle, config)
     # It waits for its proxies; in a thread, so that the replicas start meanwhile.
-    thread = ThreadPoolExecutor(1)
-    started = thread.submit(
-        serve.start, http_options=HTTPOptions(host=config.host, port=config.port)
-    )
-    thread.shutdown(wait=False)
-    while not started.done() and not _has_controller():
+    options = HTTPOptions(host=config.host, port=config.port)
+    started = ThreadPoolExecutor(1).submit(serve.start, http_options=options)
+    while not (started.done() or _has_controller()):
         time.sleep(0.01)
     if started.done():
-        started.result()
+        started.result()  # Raises what kept it from starting.
     try:
         serve.run(app, name=APP_NAME)
     except RuntimeError as error:
