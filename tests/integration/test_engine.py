@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from ranks import run_ranks
 
 from mbti_ray.config import RunConfig, config_from_dict
 from mbti_ray.data.dataset import Dataset, prepare_dataset, read_dataset
-from mbti_ray.data.windows import Windows
 from mbti_ray.engine.checkpoint import load_checkpoint
 from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.validation import Evaluator, predict_rows
@@ -45,14 +45,11 @@ def timeless(lines: list[Any]) -> list[Any]:
     return [{k: v for k, v in line.items() if k not in ("seconds", "speed")} for line in lines]
 
 
-def test_a_tiny_encoder_memorizes_32_texts(quick: Build, data: Dataset) -> None:
-    few = data.splits["train"]
-    small = Windows(
-        few.table.slice(0, int(np.searchsorted(few.row_index, 32))), few.rows.slice(0, 32)
-    )
-    assert small.row_count == 32
-    memorized = Dataset({**data.splits, "train": small}, data.tokenizer, data.info, data.folder)
-    config = quick("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
+def test_a_tiny_encoder_memorizes_32_texts(short: Build, short_data: Dataset) -> None:
+    splits = {n: s.take(np.arange(min(32, s.row_count))) for n, s in short_data.splits.items()}
+    assert splits["train"].row_count == 32
+    memorized = replace(short_data, splits=splits)
+    config = short("fit.epochs=80", "fit.patience=null", "model.dropout=0", "fit.monitor=loss")
     worker = Worker()
     run(config, memorized, worker)
     assert worker.records[-1]["train"]["loss"] < 0.05
@@ -164,10 +161,12 @@ def test_early_stopping_waits_for_as_many_epochs_as_patience_allows(
     assert outcome.progress.stopped
 
 
-def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: Dataset) -> None:
-    config = quick("fit.epochs=12", "fit.monitor=loss", "fit.patience=null", "optim.lr=0.01")
+def test_the_kept_weights_are_those_of_the_best_evaluation(
+    short: Build, short_data: Dataset
+) -> None:
+    config = short("fit.epochs=12", "fit.monitor=loss", "fit.patience=null", "optim.lr=0.01")
     worker = Worker()
-    outcome = run(config, data, worker)
+    outcome = run(config, short_data, worker)
     losses = [line["val"]["loss"] for line in worker.records]
     assert outcome.val["loss"] == min(losses)
     assert min(losses) < losses[-1], "the run must have become worse for this to show anything"
@@ -176,11 +175,11 @@ def test_the_kept_weights_are_those_of_the_best_evaluation(quick: Build, data: D
         None,
         worker.device,
         batch_tokens=config.fit.batch_size * config.model.max_tokens,
-        pad_id=data.tokenizer.pad_token_id,
+        pad_id=short_data.tokenizer.pad_token_id,
     )
-    logits = predict_rows(reader.outputs, outcome.model, data.splits["val"], worker)
+    logits = predict_rows(reader.outputs, outcome.model, short_data.splits["val"], worker)
     assert torch.equal(logits, outcome.val_logits)
-    labels = torch.from_numpy(data.splits["val"].labels)
+    labels = torch.from_numpy(short_data.splits["val"].labels)
     assert score_rows(logits, labels) == outcome.val
 
 
@@ -204,9 +203,10 @@ def test_scores_include_the_majority_baseline_of_the_same_rows(quick: Build, dat
 
 
 def test_the_tokenizer_of_the_tiny_encoder_is_the_same_in_every_run(
-    quick: Build, tmp_path: Path
+    quick: Build, new_people: Path, tmp_path: Path
 ) -> None:
-    texts = [prepare_dataset(quick(), tmp_path / name) for name in ("one", "other")]
+    config = quick(f"data.source={new_people}")
+    texts = [prepare_dataset(config, tmp_path / name) for name in ("one", "other")]
     one, other = (d.tokenizer.backend_tokenizer.to_str() for d in texts)
     assert one == other
 
