@@ -22,10 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "far texts leak their label. Without arguments: the built-in corpus.",
         items=f"a preset ({', '.join(PRESETS)}; default: quick) or FILE.yaml, data.source=FILE "
         "and other key=value",
-        examples=(
-            "data.source=my.csv",
-            "data.source=my.csv --output my.html",
-        ),
+        examples=("data.source=my.csv", "data.source=my.csv --output my.html"),
     )
     parser.add_argument("--output", type=Path, metavar="FILE.html", help="also write an HTML page")
     return run_command(parser, _audit, argv)

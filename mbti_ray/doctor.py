@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -27,10 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "GPUs, encoder, ports, clocks. Without --cluster: this machine only, and no Ray starts.",
         items=f"a preset ({', '.join(PRESETS)}; default: quick), FILE.yaml or STUDY.yaml, then "
         "key=value",
-        examples=(
-            "minilm data.source=my.csv",
-            "tune_configs/minilm.yaml --cluster",
-        ),
+        examples=("minilm data.source=my.csv", "tune_configs/minilm.yaml --cluster"),
     )
     parser.add_argument(
         "--cluster",
@@ -38,16 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="check every node of the running Ray (RAY_ADDRESS, or the one on this machine); if "
         "there is none, a local one is started",
     )
-    report: dict[str, Any] = {}
-
-    def command(options: argparse.Namespace) -> Result:
-        report.update(_doctor(options))
-        return report
-
-    return run_command(parser, command, argv) or (2 if report.get("wrong") else 0)
+    return run_command(parser, _doctor, argv, exit_code=lambda result: 2 if result["wrong"] else 0)
 
 
-def _doctor(options: argparse.Namespace) -> dict[str, Any]:
+def _doctor(options: argparse.Namespace) -> Result:
     config = load_run_or_study(*split_base(options.items))
     storage_folder(config.storage)
     started = time.monotonic()

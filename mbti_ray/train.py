@@ -83,19 +83,15 @@ def _as_argument(value: Any) -> str:
 
 def _train(options: argparse.Namespace) -> Result:
     with set_up_run(options, load=load_run) as run:
-        return _train_run(run)
+        from mbti_ray.model.tfidf import require_sklearn
 
-
-def _train_run(run: RunSetup[RunConfig]) -> Result:
-    from mbti_ray.model.tfidf import require_sklearn
-
-    if run.config.model.has_tfidf:
-        require_sklearn()
-    _print_summary(run)
-    with _trainer(run) as fit:
-        config = run.config if run.config.data.folds is None else _train_folds(run, fit)
-        fit(config, run.data, run.folder)
-    return _print_scores(run)
+        if run.config.model.has_tfidf:
+            require_sklearn()
+        _print_summary(run)
+        with _trainer(run) as fit:
+            config = run.config if run.config.data.folds is None else _train_folds(run, fit)
+            fit(config, run.data, run.folder)
+        return _print_scores(run)
 
 
 def _print_summary(run: RunSetup[RunConfig]) -> None:

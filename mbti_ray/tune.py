@@ -5,7 +5,7 @@ import json
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mbti_ray.cli.command import add_existing, build_parser, relative, run_command
 from mbti_ray.cli.next_commands import commands_for, watch_commands
@@ -47,16 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
     )
     add_existing(parser)
-    result: dict[str, Any] = {}
+    return run_command(parser, _tune, argv, exit_code=_exit_code)
 
-    def command(options: argparse.Namespace) -> Result:
-        result.update(_tune(options))
-        return result
 
-    code = run_command(parser, command, argv)
+def _exit_code(result: Result) -> int:
     # A study that a signal stopped is finished with the trials that it has.
-    name = str(result.get("ended_early")).removeprefix("stopped by ")
-    return code or (128 + signal.Signals[name] if name in signal.Signals.__members__ else 0)
+    name = str(result["ended_early"]).removeprefix("stopped by ")
+    return 128 + signal.Signals[name] if name in signal.Signals.__members__ else 0
 
 
 def _tune(options: argparse.Namespace) -> Result:
@@ -92,7 +89,7 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
             dashboard = stack.enter_context(ray_connection(f"tune {folder.location.name}"))
         nodes = check_before_run(config, folder.location.parent, warn=print_warning)
         resources = trial_resources(config, nodes)
-        at_once = trials_at_once(config, resources, config.study.max_concurrent, nodes)
+        at_once = trials_at_once(config, resources, nodes)
         search_line = _describe_search(config, at_once, resources)
         pairs = [("study", relative(folder.location)), ("search", search_line)]
         print_pairs([*pairs, *summarize(config, run.data)])
@@ -102,24 +99,12 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
         run.begin()
         with study_progress(config) as shown:
             study, stopped_early = run_study(
-                config,
-                data,
-                folder,
-                resources,
-                at_once=at_once,
-                display=shown,
-                notify=print_line,
+                config, data, folder, resources, at_once=at_once, display=shown, notify=print_line
             )
         best = "training" if config.data.trains_on_all else "scoring"
         with step(f"{best} the best trial"):
             summary = finish_study(
-                config,
-                data,
-                study,
-                folder,
-                resources,
-                at_once=at_once,
-                stopped_early=stopped_early,
+                config, data, study, folder, resources, at_once=at_once, stopped_early=stopped_early
             )
     return _print_summary(summary, run)
 

@@ -69,9 +69,13 @@ def add_base_rates(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(
-    parser: argparse.ArgumentParser, command: Command, argv: Sequence[str] | None = None
+    parser: argparse.ArgumentParser,
+    command: Command,
+    argv: Sequence[str] | None = None,
+    *,
+    exit_code: Callable[[Result], int] = lambda result: 0,
 ) -> int:
-    """Parse, run, print; the exit code is 0, 2 for a user error, 130 or 143 after a signal."""
+    """Parse, run, print; returns 2 for a user error, 130 or 143 after a signal, or `exit_code`."""
     options, unknown = parser.parse_known_intermixed_args(argv)
     received = [signal.SIGINT]
 
@@ -97,7 +101,7 @@ def run_command(
     if options.json:
         sys.stdout.flush()
         print(json.dumps(result), flush=True)
-    return 0
+    return exit_code(result)
 
 
 def _refuse_options(

@@ -7,6 +7,7 @@ is trained on. Knows instances and ranks; must not know the model.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -96,12 +97,7 @@ class StepLoader:
             step = step[np.argsort(-self._tokens_of(step), kind="stable")]
         mine, weight = shard(step, rank=self.rank, world_size=self.world_size)
         windows, _ = self.instances.windows_of(mine, epoch=self.epoch)
-
-        def collate_members(instances: Indices) -> Batch:
-            batch = self._collate(instances, weight)
-            is_copied = self.device.type == "cuda" and self.features is None
-            return batch.pinned() if is_copied else batch
-
+        collate_members = partial(self._collate, weight=weight)
         members = self._divide(mine)
         batches = [collate_members(instances) for instances in members]
         tokens = padded = int(lengths[windows].sum())
@@ -126,7 +122,7 @@ class StepLoader:
         lengths = self.instances.windows.lengths[windows]
         return np.bincount(owner, lengths, minlength=len(instances)).astype(np.int64)
 
-    def _collate(self, instances: Indices, weight: float) -> Batch:
+    def _collate(self, instances: Indices, *, weight: float) -> Batch:
         windows, owner = self.instances.windows_of(instances, epoch=self.epoch)
         lengths = self.instances.windows.lengths[windows]
         divided, groups = [np.arange(len(windows))], None
@@ -137,12 +133,14 @@ class StepLoader:
                 divided = self._by_length(lengths, divided[0])
             order = np.concatenate(divided)
             groups = Groups.of(owner[order], lengths[order], rows=len(instances))
-        return Batch(
+        batch = Batch(
             passes=tuple(self._load_pass(windows[places]) for places in divided),
             labels=torch.from_numpy(self.instances.targets[instances]),
             weight=torch.full((len(instances),), weight),
             groups=groups,
         )
+        is_copied = self.device.type == "cuda" and self.features is None
+        return batch.pinned() if is_copied else batch
 
     def _load_pass(self, members: Indices) -> Pass:
         if self.features is not None:

@@ -8,7 +8,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,17 @@ from mbti_ray.engine.checkpoint import (
 from mbti_ray.engine.dataloader import StepBatches
 from mbti_ray.engine.epoch_stats import EpochStats
 from mbti_ray.engine.inputs import Inputs
-from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
-from mbti_ray.engine.metrics_record import MetricsRecord
-from mbti_ray.engine.optimizer import build_optimizer, load_moments
+from mbti_ray.engine.metrics_record import MetricsRecord, flatten_metrics
+from mbti_ray.engine.optimizer import (
+    build_optimizer,
+    linear_warmup_decay,
+    load_moments,
+    set_lr,
+)
 from mbti_ray.engine.precision import dtype_of, resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
 from mbti_ray.engine.throughput import ThroughputTimer
-from mbti_ray.engine.trackers import Profiler, Tracker, build_tracker, flatten_metrics, profiling
+from mbti_ray.engine.trackers import Profiler, Tracker, build_tracker, profiling
 from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import RunError, StoppedError
 from mbti_ray.model.classifier import (
@@ -137,7 +141,6 @@ class _TrainingLoop:
         self.timer = ThroughputTimer(worker.device, worker.world_size)
         self.stepper = self._build_stepper()
         self.progress = Progress(precision=self.precision)
-        self._stats = self._build_stats()
         self._trains_encoder = config.model.trainable != "heads"
         self._weights = partial(trained_weights, self.model, config.model.trainable)
         if not self._trains_encoder:
@@ -146,11 +149,6 @@ class _TrainingLoop:
         self.tracker: Tracker | None = None
         epoch_steps = math.ceil(len(self.instances) / config.fit.step_size)
         self.total_steps = config.fit.epochs * epoch_steps
-
-    def _build_stats(self) -> EpochStats:
-        return EpochStats(
-            self.config, self.data, self.instances, self.worker, self.progress, self.timer
-        )
 
     def _build_stepper(self) -> Stepper:
         shares = torch.from_numpy(self.instances.targets).mean(0)
@@ -171,8 +169,7 @@ class _TrainingLoop:
     def train(self) -> None:
         with profiling(self.config, self.worker) as profiler:
             while self.progress.epoch < self.config.fit.epochs and not self.progress.stopped:
-                self._train_epoch(profiler)
-                self._finish_epoch()
+                self._finish_epoch(self._train_epoch(profiler))
         if self.inputs.graphs:
             self.worker.note(f"torch.compile made {self.inputs.graphs} graphs")
 
@@ -193,11 +190,11 @@ class _TrainingLoop:
             model, progress, *scores, val, test, short, self.inputs.predict_windows(short)
         )
 
-    def _train_epoch(self, profiler: Profiler | None) -> None:
-        config, progress = self.config, self.progress
+    def _train_epoch(self, profiler: Profiler | None) -> EpochStats:
+        config, progress, worker = self.config, self.progress, self.worker
         steps = self.instances.steps(config.fit.step_size, epoch=progress.epoch)
         rest = steps[progress.epoch_step :]
-        stats = self._stats = self._build_stats()
+        stats = EpochStats(config, self.data, self.instances, worker, progress, self.timer)
         batches = self.inputs.train_batches(rest, epoch=progress.epoch)
         # After features were extracted, which leaves the model in evaluation mode.
         model = self.inputs.prepare(stage_of_epoch(config.model.trainable, progress.epoch))
@@ -220,6 +217,7 @@ class _TrainingLoop:
                         f"stopped as requested after step {progress.step} of {self.total_steps}; "
                         "its checkpoint is saved, --resume continues from it"
                     )
+        return stats
 
     def _step(self, model: torch.nn.Module, step: StepBatches) -> Tensor:
         config, progress, worker = self.config, self.progress, self.worker
@@ -236,10 +234,10 @@ class _TrainingLoop:
         self.timer.count(step)
         return sums
 
-    def _finish_epoch(self) -> None:
+    def _finish_epoch(self, stats: EpochStats) -> None:
         progress = self.progress
         scores = self._scores("val", self.inputs.predict("val"))
-        train, speed = self._stats.scores(), self._stats.speed()
+        train, speed = stats.scores(), stats.speed()
         progress.epoch += 1
         progress.epoch_step, progress.sums, progress.windows = 0, [0.0] * 5, 0
         self._update_best(scores)
@@ -282,8 +280,8 @@ class _TrainingLoop:
 
     def _scores(self, split: str, logits: Tensor) -> Scores:
         rows = self.data.splits[split]
-        shares = torch.from_numpy(rows.shares)
-        return score_rows(logits, torch.from_numpy(rows.labels), shares=shares)
+        labels, shares = torch.from_numpy(rows.labels), torch.from_numpy(rows.shares)
+        return score_rows(logits, labels, shares=shares)
 
     def _report(self, record: MetricsRecord | None, *, wait: bool) -> None:
         if self.worker.rank != 0:
@@ -311,7 +309,7 @@ class _TrainingLoop:
                 "optimizer": self.stepper.optimizer.state_dict(),
                 "scaler": self.stepper.scaler.state_dict(),
             },
-            progress=replace(progress),
+            progress=progress,
         )
         save_checkpoint(folder, checkpoint)
 

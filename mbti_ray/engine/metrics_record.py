@@ -36,6 +36,12 @@ class MetricsRecord(TypedDict):
     finished: bool
 
 
+def flatten_metrics(record: MetricsRecord) -> dict[str, float]:
+    """The metrics of a record as train/loss, val/acc_mean, speed/texts_s and so on."""
+    groups = {"train": record["train"], "val": record["val"], "speed": record["speed"]}
+    return {f"{group}/{name}": v for group, values in groups.items() for name, v in values.items()}
+
+
 def append_record(path: Path, record: MetricsRecord) -> None:
     """Append one JSON line to metrics.jsonl."""
     path.parent.mkdir(parents=True, exist_ok=True)

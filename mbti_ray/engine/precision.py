@@ -23,15 +23,11 @@ def resolve_precision(precision: str, worker: Worker, *, hidden_size: int) -> st
         has_bf16 = torch.cuda.get_device_capability(worker.device) >= (8, 0)
         best = "bf16-mixed" if has_bf16 else "16-mixed"
     else:
-        has_bf16 = cpu_has_bf16() and hidden_size >= _LEAST_HIDDEN_SIZE
-        best = "bf16-mixed" if has_bf16 else "32"
+        # In hardware: AVX512-BF16 or AMX.
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        best = "bf16-mixed" if has_bf16 and hidden_size >= _LEAST_HIDDEN_SIZE else "32"
     ranks = worker.all_reduce(torch.tensor([float(name == best) for name in _DTYPES]))
     return next(name for name, count in zip(_DTYPES, ranks.tolist(), strict=True) if count)
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def dtype_of(precision: str) -> torch.dtype | None:

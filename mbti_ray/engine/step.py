@@ -19,11 +19,7 @@ from mbti_ray.data.collate import Batch
 from mbti_ray.engine.dataloader import StepBatches
 from mbti_ray.engine.distributed import all_reduce_buckets, bucket_gradients
 from mbti_ray.engine.optimizer import allocate_moments
-from mbti_ray.engine.out_of_memory import (
-    free_cached_memory,
-    out_of_memory,
-    unless_out_of_memory,
-)
+from mbti_ray.engine.out_of_memory import free_cached_memory, out_of_memory, unless_out_of_memory
 from mbti_ray.engine.precision import autocast
 from mbti_ray.engine.throughput import ThroughputTimer
 from mbti_ray.errors import RunError
@@ -105,9 +101,7 @@ class Stepper:
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         with autocast(self.device, self.dtype):
-            outputs = [
-                model(one.input_ids, one.attention_mask, one.packing) for one in batch.passes
-            ]
+            outputs = [model(p.input_ids, p.attention_mask, p.packing) for p in batch.passes]
         logits = torch.cat(outputs).float()
         if batch.groups is not None:
             logits = model.pool(logits, batch.groups)  # type: ignore[operator]

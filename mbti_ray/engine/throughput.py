@@ -6,6 +6,7 @@ the next sync. Knows nothing of models or data.
 
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class ThroughputTimer:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def reset(self) -> None:
-        self._counts = dict.fromkeys(("windows", "tokens", "padded"), 0)
+        self._counts = Counter[str]()
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._spans: list[Span] = []
 
@@ -62,9 +63,7 @@ class ThroughputTimer:
 
     def count(self, step: StepBatches) -> None:
         """Count the windows and tokens of a step that has been trained on."""
-        self._counts["windows"] += step.windows
-        self._counts["tokens"] += step.tokens
-        self._counts["padded"] += step.padded
+        self._counts.update(windows=step.windows, tokens=step.tokens, padded=step.padded)
 
     def read(self, seconds: float) -> dict[str, float]:
         """Metrics over the `seconds` of training since the last reset.
@@ -75,11 +74,10 @@ class ThroughputTimer:
         """
         self.read_events()
         counts, seconds = self._counts, max(seconds, 1e-9)
-        padded = max(counts["padded"], 1)
         return {
             "texts_s": counts["windows"] * self.world_size / seconds,
             "tokens_s": counts["tokens"] * self.world_size / seconds,
-            "padding": (counts["padded"] - counts["tokens"]) / padded,
+            "padding": (counts["padded"] - counts["tokens"]) / max(counts["padded"], 1),
             **{f"share_{name}": self._seconds[name] / seconds for name in PHASES},
             "memory_mib": self._memory_mib(),
         }

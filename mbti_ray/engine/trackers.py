@@ -1,7 +1,7 @@
 """Experiment trackers (TensorBoard, MLflow) and the profiler's trace.
 
 All of it is optional and on rank 0 only; metrics.jsonl is written in any case. Knows metrics
-records and the run folder; must not know models.
+and the run folder; must not know models.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ import torch
 
 from mbti_ray.config.resume import leaves
 from mbti_ray.config.schema import RunConfig
-from mbti_ray.engine.metrics_record import MetricsRecord
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import ConfigError
 from mbti_ray.storage.atomic import write_text
@@ -76,12 +75,6 @@ def build_tracker(config: RunConfig, worker: Worker, *, first_step: int) -> Trac
     if config.fit.tracker == "tensorboard":
         return TensorBoardTracker(worker.folder, first_step)
     return MLflowTracker(worker.folder, config)
-
-
-def flatten_metrics(record: MetricsRecord) -> dict[str, float]:
-    """The metrics of a record as train/loss, val/acc_mean, speed/texts_s and so on."""
-    groups = {"train": record["train"], "val": record["val"], "speed": record["speed"]}
-    return {f"{group}/{name}": v for group, values in groups.items() for name, v in values.items()}
 
 
 def profiling(config: RunConfig, worker: Worker) -> AbstractContextManager[Profiler | None]:

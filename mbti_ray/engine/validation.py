@@ -49,18 +49,15 @@ class Evaluator:
 
     @torch.inference_mode()
     def _encode(
-        self,
-        windows: Windows,
-        members: Indices,
-        output: Tensor,
-        finish: Callable[[Tensor], Tensor],
+        self, windows: Windows, members: Indices, output: Tensor, finish: Callable[[Tensor], Tensor]
     ) -> None:
         self.model.eval()
         position = np.full(len(windows), -1, np.int64)
         position[members] = np.arange(len(members))
+        on_device = partial(Tensor.to, device=self.device, non_blocking=True)
 
         def write(indices: Indices) -> bool:
-            one = collate(windows, indices, pad_id=self.pad_id).map(self._on_device)
+            one = collate(windows, indices, pad_id=self.pad_id).map(on_device)
             with autocast(self.device, self.dtype):
                 features = self.model.features(one.input_ids, one.attention_mask)
             rows = torch.from_numpy(position[indices]).to(output.device)
@@ -77,9 +74,6 @@ class Evaluator:
                 if len(indices) == 1:
                     raise out_of_memory("window", windows.lengths[indices[0]], self.device)
                 pending[:0] = np.array_split(indices, 2)
-
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
 
 
 def predict_rows(

@@ -45,10 +45,9 @@ def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrai
         )
     try:
         place = locate_encoder(encoder)
-        config = AutoConfig.from_pretrained(place, **safe_options(place))
+        return AutoConfig.from_pretrained(place, **safe_options(place))
     except (OSError, ValueError) as error:
         raise encoder_load_error(encoder, error) from None
-    return config
 
 
 def check_positions(name: str, encoder: nn.Module, max_tokens: int) -> None:
@@ -70,10 +69,9 @@ def build_encoder(config: PreTrainedConfig) -> nn.Module:
 
 def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
     """An encoder with its pretrained weights; random ones for `tiny`."""
-    if encoder == TINY:
-        return build_encoder(config)
     model = build_encoder(config)
-    model.load_state_dict(_pretrained_state(encoder))
+    if encoder != TINY:
+        model.load_state_dict(_pretrained_state(encoder))
     return model
 
 
@@ -82,8 +80,7 @@ def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
 def _pretrained_state(encoder: str) -> dict[str, torch.Tensor]:
     try:
         place = locate_encoder(encoder)
-        options = safe_options(place)
-        model = AutoModel.from_pretrained(place, dtype=torch.float32, **options)
+        model = AutoModel.from_pretrained(place, dtype=torch.float32, **safe_options(place))
     except (OSError, ValueError) as error:
         raise encoder_load_error(encoder, error) from None
     state: dict[str, torch.Tensor] = _without_pooler(model).state_dict()

@@ -50,18 +50,15 @@ def build_loss(config: LossConfig, pos_weight: Tensor | None) -> LossFunction:
     with p_t the probability of the true pole; `pos_weight` applies to its bce.
     """
 
-    def weighted_bce(logits: Tensor, labels: Tensor) -> Tensor:
-        return binary_cross_entropy_with_logits(
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        bce = binary_cross_entropy_with_logits(
             logits, labels, reduction="none", pos_weight=pos_weight
         )
-
-    def bce(logits: Tensor, labels: Tensor) -> Tensor:
-        return weighted_bce(logits, labels).mean(1)
-
-    def focal(logits: Tensor, labels: Tensor) -> Tensor:
+        if config.kind == "bce":
+            return bce.mean(1)
         # (1 - p_t)^gamma by its logarithm: the power itself has an infinite slope at p_t = 1.
         missed = labels * torch.exp(config.gamma * logsigmoid(-logits))
         missed = missed + (1 - labels) * torch.exp(config.gamma * logsigmoid(logits))
-        return (missed * weighted_bce(logits, labels)).mean(1)
+        return (missed * bce).mean(1)
 
-    return focal if config.kind == "focal" else bce
+    return loss

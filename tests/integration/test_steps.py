@@ -17,8 +17,7 @@ from mbti_ray.data.windows import Windows
 from mbti_ray.engine import loop
 from mbti_ray.engine.dataloader import StepLoader
 from mbti_ray.engine.loop import run
-from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
-from mbti_ray.engine.optimizer import build_optimizer
+from mbti_ray.engine.optimizer import build_optimizer, linear_warmup_decay, set_lr
 from mbti_ray.engine.precision import dtype_of
 from mbti_ray.engine.step import Stepper
 from mbti_ray.engine.throughput import ThroughputTimer

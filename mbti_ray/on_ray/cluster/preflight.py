@@ -168,18 +168,16 @@ def query_nodes(
 ) -> NodeReports:
     """Inspect every node: a single local node in this process, otherwise by tasks."""
     reports, asked = NodeReports(nodes), time.time()
-    folder, logs = connectivity.ray_temp_folder(), connectivity.session_logs_folder()
     query: dict[str, Any] = {
         "encoder": config.model.needed_encoder,
-        "ray_folder": folder,
-        "logs": logs,
+        "ray_folder": connectivity.ray_temp_folder(),
+        "logs": connectivity.session_logs_folder(),
+        "gpu_timeout_s": gpu_within_s,
     }
-    query["gpu_timeout_s"] = gpu_within_s
     if len(nodes) == 1 and connectivity.is_node_here(next(iter(nodes.values()))["NodeID"]):
         (name,) = nodes
-        reports.add(
-            name, inspect_machine(**query, check_storage=partial(markers.exchange, name)), asked
-        )
+        machine = inspect_machine(**query, check_storage=partial(markers.exchange, name))
+        reports.add(name, machine, asked)
         return reports
     waiting = {
         _task_on(node).remote(**query, check_storage=partial(markers.exchange, name)): name

@@ -109,19 +109,15 @@ def trial_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     return _checked(config, Resources(config.scaling.cpus or 1, gpus), nodes)
 
 
-def trials_at_once(
-    config: RunConfig, resources: Resources, limit: int | None, nodes: Nodes | None = None
-) -> int:
-    """How many trials run in parallel: as many as the cluster has capacity for, up to the limit.
+def trials_at_once(config: StudyConfig, resources: Resources, nodes: Nodes) -> int:
+    """How many trials run in parallel: as many as the nodes have capacity for, up to the limit.
 
     Trials of one worker may wait for machines that are still to be added, so the limit applies even
     above the present capacity. Trials of several workers must all fit: those that have their driver
     but not their workers would wait for each other for ever.
     """
-    fits = (
-        worker_capacity(resources, cluster_nodes() if nodes is None else nodes)
-        // config.scaling.most
-    )
+    limit = config.study.max_concurrent
+    fits = worker_capacity(resources, nodes) // config.scaling.most
     if limit is None or config.scaling.most > 1:
         return max(1, min(fits, limit or fits))
     return limit
@@ -175,7 +171,7 @@ def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
     """What runs in parallel on these nodes."""
     scaling = config.scaling
     if isinstance(config, StudyConfig):
-        count = trials_at_once(config, each, config.study.max_concurrent, nodes)
+        count = trials_at_once(config, each, nodes)
         what = f"{count} trial(s) at once, {scaling.most} worker(s) each"
     elif scaling.least == scaling.most:
         what = f"{scaling.most} worker(s)"

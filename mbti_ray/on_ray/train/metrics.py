@@ -4,18 +4,18 @@ from typing import Any
 
 from ray.util.metrics import Gauge
 
-from mbti_ray.engine.metrics_record import MetricsRecord
+from mbti_ray.engine.metrics_record import MetricsRecord, flatten_metrics
 
-# By the name of the gauge: the value's place in a metrics record, and its description.
+# By the name of the gauge: the name of the metric in `flatten_metrics`, and its description.
 _GAUGES = {
-    "mbti_train_loss": (("train", "loss"), "training loss of the last epoch"),
-    "mbti_train_accuracy": (("train", "acc_mean"), "training accuracy, mean of four dimensions"),
-    "mbti_val_loss": (("val", "loss"), "validation loss"),
-    "mbti_val_accuracy": (("val", "acc_mean"), "validation accuracy, mean of four dimensions"),
-    "mbti_train_texts_per_second": (("speed", "texts_s"), "windows trained on a second"),
-    "mbti_train_tokens_per_second": (("speed", "tokens_s"), "tokens trained on a second"),
-    "mbti_train_padding_share": (("speed", "padding"), "share of padding in the computed tokens"),
-    "mbti_train_memory_mebibytes": (("speed", "memory_mib"), "peak memory of rank 0"),
+    "mbti_train_loss": ("train/loss", "training loss of the last epoch"),
+    "mbti_train_accuracy": ("train/acc_mean", "training accuracy, mean of four dimensions"),
+    "mbti_val_loss": ("val/loss", "validation loss"),
+    "mbti_val_accuracy": ("val/acc_mean", "validation accuracy, mean of four dimensions"),
+    "mbti_train_texts_per_second": ("speed/texts_s", "windows trained on a second"),
+    "mbti_train_tokens_per_second": ("speed/tokens_s", "tokens trained on a second"),
+    "mbti_train_padding_share": ("speed/padding", "share of padding in the computed tokens"),
+    "mbti_train_memory_mebibytes": ("speed/memory_mib", "peak memory of rank 0"),
 }
 
 
@@ -28,8 +28,8 @@ class RunGauges:
 
     def set(self, record: MetricsRecord) -> None:
         """Set every gauge from a metrics record."""
-        groups = {"train": record["train"], "val": record["val"], "speed": record["speed"]}
-        for name, ((group, key), description) in _GAUGES.items():
+        metrics = flatten_metrics(record)
+        for name, (metric, description) in _GAUGES.items():
             if name not in self._gauges:
                 self._gauges[name] = Gauge(name, description=description, tag_keys=("run",))
-            self._gauges[name].set(groups[group][key], tags=self._tags)
+            self._gauges[name].set(metrics[metric], tags=self._tags)

@@ -62,7 +62,13 @@ class TrainWorker(Worker):
             log_epoch(self._name, record)
             if self._progress is not None:
                 self._progress.add_epoch(record)
-        _report_and_upload_checkpoint(record, checkpoint, wait=wait)
+        mode = CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC
+        ray.train.report(
+            Report.of_epoch(record).to_ray() if record else {},
+            checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None,
+            checkpoint_upload_mode=mode,
+            delete_local_checkpoint_after_upload=checkpoint is not None,
+        )
 
     def checkpoints(self) -> Iterable[Path]:
         # Ray knows the newest one that was uploaded; the others are next to it.
@@ -124,18 +130,6 @@ def train_loop(settings: dict[str, Any]) -> None:
 
                 finalize_run(config, data, outcome, folder, cross_fitted=cross_fitted)
                 folder.push(replace=[folder.bundle.name])
-
-
-def _report_and_upload_checkpoint(
-    record: MetricsRecord | None, checkpoint: Path | None, *, wait: bool
-) -> None:
-    """Report to Ray Train, which uploads the checkpoint to the run's storage."""
-    ray.train.report(
-        Report.of_epoch(record).to_ray() if record else {},
-        checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None,
-        checkpoint_upload_mode=CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC,
-        delete_local_checkpoint_after_upload=checkpoint is not None,
-    )
 
 
 @contextmanager
