@@ -26,11 +26,7 @@ _OPTION = re.compile(
 
 
 class MbtiRayError(Exception):
-    """Base of all errors that the user's input can cause.
-
-    Attributes:
-        exit_code: What a command exits with.
-    """
+    """Base of all errors that the user's input can cause; a command exits with `exit_code`."""
 
     exit_code = 2
 

@@ -127,8 +127,7 @@ class MBTIClassifier:
     def predict(self, text: Any) -> str | list[str]:
         """The type of a text; or of each text in a sequence, or a pandas, NumPy or Arrow column.
 
-        Raises:
-            DataError: Something is not a text, or has nothing to read in it.
+        DataError where something is not a text, or has nothing to read in it.
         """
         found = self(text)
         return found.type if isinstance(found, Prediction) else [p.type for p in found]

@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def resolve(place: str | None, overrides: Sequence[str]) -> tuple[Location, ServeConfig]:
     """The bundle at `place`, by default the newest best one under `storage`, and its config.
 
-    Raises:
-        ConfigError, RunError: An override does not apply to a service; there is no bundle.
+    ConfigError where an override does not apply to a service, RunError where there is no bundle.
     """
     for item in overrides:
         if not item.startswith(("serve.", "storage=")):

@@ -53,14 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train_on(source: Any, *, preset: str, settings: Mapping[str, Any]) -> str:
-    """Train one run on a source or data frame, as the command does; returns where its bundle is.
+    """Train one run as the command does; returns where its bundle is.
 
-    Args:
-        source: As `data.source` takes it, or a data frame as `save_frame` takes it.
-        settings: Values by their addresses.
-
-    Raises:
-        MbtiRayError: What the command reports as one line.
+    On a source as `data.source` takes it, or a data frame as `save_frame` takes it, with settings
+    by their addresses. Raises the MbtiRayError that the command reports as one line.
     """
     values = [f"{key}={_as_argument(value)}" for key, value in settings.items()]
     try:

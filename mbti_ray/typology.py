@@ -48,8 +48,7 @@ Labels = tuple[int, int, int, int]
 def labels_of(mbti_type: str) -> Labels:
     """The four 0/1 labels of a type, in the order E, N, T, J; case and outer spaces are ignored.
 
-    Raises:
-        DataError: The text is not one of the sixteen types; the message says which letter is wrong.
+    DataError, which says what letter is wrong, where the text is not one of the sixteen types.
     """
     letters = mbti_type.strip().upper()
     if len(letters) != len(DIMENSIONS):

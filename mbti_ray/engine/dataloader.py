@@ -21,6 +21,7 @@ from mbti_ray.data.instances import (
     batches_by_length,
     shard,
 )
+from mbti_ray.engine.worker import Worker
 
 # Steps that are collated while an earlier one is trained on.
 _PREFETCHED_STEPS = 2
@@ -66,11 +67,9 @@ class StepLoader:
 
     instances: Instances
     epoch: int
-    rank: int
-    world_size: int
+    worker: Worker
     batch_tokens: int
     pad_id: int
-    device: torch.device
     packed: bool = False
     features: Tensor | None = None
 
@@ -95,7 +94,7 @@ class StepLoader:
         if self.instances.per_row:
             # Longest first, so that all ranks get nearly the same tokens.
             step = step[np.argsort(-self._tokens_of(step), kind="stable")]
-        mine, weight = shard(step, rank=self.rank, world_size=self.world_size)
+        mine, weight = shard(step, rank=self.worker.rank, world_size=self.worker.world_size)
         windows, _ = self.instances.windows_of(mine, epoch=self.epoch)
         collate_members = partial(self._collate, weight=weight)
         members = self._divide(mine)
@@ -139,7 +138,7 @@ class StepLoader:
             weight=torch.full((len(instances),), weight),
             groups=groups,
         )
-        is_copied = self.device.type == "cuda" and self.features is None
+        is_copied = self.worker.device.type == "cuda" and self.features is None
         return batch.pinned() if is_copied else batch
 
     def _load_pass(self, members: Indices) -> Pass:
@@ -150,6 +149,6 @@ class StepLoader:
         return collate(self.instances.windows, members, pad_id=self.pad_id)
 
     def _by_length(self, lengths: Indices, members: Indices) -> list[Indices]:
-        efficient = MIN_EFFICIENT_TOKENS[self.device.type]
+        efficient = MIN_EFFICIENT_TOKENS[self.worker.device.type]
         limit = self.batch_tokens
         return [*batches_by_length(lengths, members, limit, min_efficient_tokens=efficient)]

@@ -15,7 +15,7 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.instances import Indices, Instances
 from mbti_ray.engine.checkpoint import Progress
-from mbti_ray.engine.throughput import ThroughputTimer, format_speed
+from mbti_ray.engine.throughput import ThroughputTimer
 from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import RunError
 from mbti_ray.scores.metrics import Scores
@@ -118,6 +118,9 @@ class EpochStats:
     def _show_progress(self, total_steps: int) -> None:
         progress = self.progress
         if self.worker.rank == 0 and progress.windows:
-            loss = progress.sums[0] / progress.windows
-            note = f"epoch {progress.epoch + 1} loss {loss:.4f} {format_speed(self.speed())}"
+            loss, speed = progress.sums[0] / progress.windows, self.speed()
+            note = (
+                f"epoch {progress.epoch + 1} loss {loss:.4f} {speed['texts_s']:.0f} texts/s "
+                f"{speed['tokens_s']:.0f} tokens/s padding {speed['padding']:.1%}"
+            )
             self.worker.show_progress(progress.step, total_steps, note)

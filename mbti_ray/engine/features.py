@@ -33,11 +33,7 @@ _REDUCED_ROWS = 2**15
 
 
 class FrozenFeatures:
-    """The features of a run whose encoder is not trained.
-
-    Args:
-        folder: The dataset's cache folder.
-    """
+    """The features of a run whose encoder is not trained, in the dataset's cache folder."""
 
     def __init__(self, model: MBTIModel, folder: Path, worker: Worker) -> None:
         self._model, self._folder, self._worker = model, folder, worker

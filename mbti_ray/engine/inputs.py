@@ -1,7 +1,6 @@
 """What the loop trains on: token ids through the whole model, or cached features into the heads.
 
-The loop does not know which of them it has. Knows configs, splits and
-ranks; must not know epochs, scores or checkpoints.
+The loop does not know which of them it has. Must not know scores or checkpoints.
 """
 
 from collections.abc import Iterator, Sequence
@@ -100,11 +99,9 @@ class Inputs:
         loader = StepLoader(
             self.instances,
             epoch,
-            rank=worker.rank,
-            world_size=worker.world_size,
+            worker=worker,
             batch_tokens=evaluator.batch_tokens,
             pad_id=evaluator.pad_id,
-            device=worker.device,
             packed=self._is_packed,
             features=(
                 self.frozen.of(self._data.splits["train"], evaluator) if self._only_heads else None
@@ -115,8 +112,7 @@ class Inputs:
     def predict(self, split: str, *, as_served: bool = False) -> Tensor:
         """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank.
 
-        Args:
-            as_served: Compute in float32, as serving does, whatever the precision of training.
+        `as_served` computes in float32, as serving does, whatever the precision of training.
         """
         evaluator = replace(self._evaluator, dtype=None) if as_served else self._evaluator
         outputs = evaluator.outputs

@@ -26,8 +26,6 @@ from mbti_ray.errors import RunError
 from mbti_ray.model.loss import LossFunction
 from mbti_ray.typology import DIMENSIONS
 
-SeedStep = Callable[[], None]
-
 
 @dataclass
 class Stepper:
@@ -56,7 +54,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def step(
-        self, model: nn.Module, step: StepBatches, world_size: int, seed_step: SeedStep
+        self, model: nn.Module, step: StepBatches, world_size: int, seed_step: Callable[[], None]
     ) -> Tensor:
         """Train on one rank's batches of a step.
 

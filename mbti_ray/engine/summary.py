@@ -18,10 +18,8 @@ _TRAINED_BYTES, _FROZEN_BYTES = 16, 4
 # Runs of fewer optimizer steps hardly move the weights.
 _FEW_STEPS = 50
 
-Summary = list[tuple[str, str]]
 
-
-def summarize(config: RunConfig, data: Dataset) -> Summary:
+def summarize(config: RunConfig, data: Dataset) -> list[tuple[str, str]]:
     """Pairs of a heading and a sentence."""
     train = data.splits["train"]
     lengths, positive = train.lengths, train.labels.mean(0)

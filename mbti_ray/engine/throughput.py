@@ -17,8 +17,6 @@ from mbti_ray.engine.dataloader import StepBatches
 
 PHASES = ("data", "forward", "backward", "update")
 
-Span = tuple[str, torch.cuda.Event, torch.cuda.Event]
-
 
 @dataclass
 class ThroughputTimer:
@@ -36,7 +34,7 @@ class ThroughputTimer:
     def reset(self) -> None:
         self._counts = Counter[str]()
         self._seconds = dict.fromkeys(PHASES, 0.0)
-        self._spans: list[Span] = []
+        self._spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -93,11 +91,3 @@ class ThroughputTimer:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def format_speed(speed: dict[str, float]) -> str:
-    """The main metrics of `ThroughputTimer.read`, short enough for a progress bar."""
-    return (
-        f"{speed['texts_s']:.0f} texts/s {speed['tokens_s']:.0f} tokens/s "
-        f"padding {speed['padding']:.1%}"
-    )

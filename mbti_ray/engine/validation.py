@@ -84,8 +84,7 @@ def predict_rows(
 ) -> Tensor:
     """Logits [R, 4] of all rows of a split, float64 on the CPU, the same on every rank.
 
-    Args:
-        predict: Gives the outputs [M, W] of some windows, such as `Evaluator.outputs`.
+    `predict` gives the outputs [M, W] of some windows, as `Evaluator.outputs` does.
     """
     logits = torch.zeros(windows.row_count, len(DIMENSIONS), dtype=torch.float64)
     rows = np.arange(worker.rank, windows.row_count, worker.world_size)

@@ -1,9 +1,9 @@
 """The interface between the training loop and the process that it runs in.
 
-The loop asks its worker for everything that depends on the number of ranks or on where results
-go: sums over ranks, reports and checkpoints. `Worker` itself is one process,
-alone or a member of a torch process group; `on_ray` derives the workers that live inside
-TorchTrainer and inside a Tune trial. Must not know configs, epochs or data.
+The loop asks its worker for everything that depends on the number of ranks or on where results go:
+sums over ranks, reports and checkpoints. `Worker` itself is one process, alone or a member of a
+torch process group; `on_ray` derives the workers that live inside TorchTrainer and inside a Tune
+trial. Must not know configs, epochs or data.
 """
 
 import shutil

@@ -24,8 +24,7 @@ def attend(
 ) -> Tensor:
     """[B, A, T, D]: torch's `scaled_dot_product_attention`, in the faster way for the device.
 
-    Args:
-        mask: bool, broadcast to [B, A, T, T]; True where a token may be attended to.
+    The mask is bool, broadcast to [B, A, T, T]; True where a token may be attended to.
     """
     if query.is_cuda or query.dtype != torch.bfloat16 or not torch.is_grad_enabled():
         return scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)

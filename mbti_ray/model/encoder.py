@@ -24,11 +24,7 @@ transformers_logging.disable_progress_bar()
 
 
 def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrainedConfig:
-    """The transformers configuration of `model.encoder`.
-
-    Raises:
-        ConfigError: It cannot be loaded.
-    """
+    """The transformers configuration of `model.encoder`; ConfigError where it cannot be loaded."""
     if encoder == TINY:
         return DistilBertConfig(
             vocab_size=vocabulary,
@@ -117,8 +113,7 @@ def layer_kinds(encoder: nn.Module) -> set[str]:
 def layers_of(encoder: nn.Module) -> nn.ModuleList:
     """The stack of transformer layers: the longest list of modules of the same class.
 
-    Raises:
-        ConfigError: The encoder has none.
+    ConfigError where the encoder has none.
     """
     stacks = [
         m

@@ -18,8 +18,7 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 def positive_weights(config: LossConfig, positive_share: Tensor) -> Tensor | None:
     """The weight of the positive pole of each dimension [4], or None for no weighting.
 
-    Args:
-        positive_share: Share of positive labels among the windows of the training split [4].
+    `positive_share` [4] is that of positive labels among the windows of the training split.
     """
     # Bounded, because a split may lack one of the poles.
     share = positive_share.clamp(1e-3, 1 - 1e-3)

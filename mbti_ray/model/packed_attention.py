@@ -39,10 +39,8 @@ def packed_attention_forward(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: [1, A, T, D] each, to [1, T, A, D].
 
-    Without a packing, each row is a window, and this is transformers' own attention.
-
-    Args:
-        sliding_window: A token attends to those that are fewer positions away; None: to all.
+    Without a packing, each row is a window, and this is transformers' own attention. A token
+    attends to those that are fewer than `sliding_window` positions away; None: to all.
     """
     if packing is None:
         is_plain = query.shape[1] == key.shape[1] and not getattr(module, "is_causal", False)

@@ -35,13 +35,8 @@ _SURE = 10.0
 
 @dataclass(frozen=True)
 class TfidfModel:
-    """A fitted model.
-
-    Attributes:
-        features: Words and pairs ("two words"), F of them.
-        idf: Inverse document frequencies [F].
-        weights: Coefficients [4, F].
-        bias: [4].
+    """A fitted model: the words and pairs ("two words") that are its F features, their inverse
+    document frequencies [F], coefficients [4, F] and a bias [4].
     """
 
     features: Sequence[str]
@@ -124,10 +119,7 @@ def fit_tfidf(texts: Sequence[str], targets: NDArray[Any]) -> TfidfModel:
     """Fit to texts and their labels [R, 4], 0/1 or shares, with both classes weighing alike.
 
     A dimension with one class gets that class for every text; where no word occurs in two texts,
-    all of them get the majority class.
-
-    Raises:
-        ConfigError: scikit-learn is not installed.
+    all of them get the majority class. ConfigError where scikit-learn is not installed.
     """
     require_sklearn()
     from sklearn import feature_extraction

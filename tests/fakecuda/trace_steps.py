@@ -34,6 +34,7 @@ from mbti_ray.engine.optimizer import build_optimizer
 from mbti_ray.engine.precision import dtype_of
 from mbti_ray.engine.step import Stepper
 from mbti_ray.engine.throughput import ThroughputTimer
+from mbti_ray.engine.worker import Worker
 from mbti_ray.model.classifier import (
     MBTIModel,
     enable_gradient_checkpointing,
@@ -94,11 +95,9 @@ def load(variant: Variant, features: torch.Tensor | None = None) -> StepBatches:
     loader = StepLoader(
         Instances(WINDOWS, per_row=variant.config == "posts"),
         epoch=0,
-        rank=0,
-        world_size=1,
+        worker=Worker(device=CARD),
         batch_tokens=100,
         pad_id=1,
-        device=CARD,
         packed=variant.config == "packed",
         features=features,
     )

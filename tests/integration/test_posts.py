@@ -49,11 +49,9 @@ def load_step(config: RunConfig, data: Dataset, rows: list[int]) -> StepBatches:
     loader = StepLoader(
         Instances.of(config, data.splits["train"]),
         epoch=0,
-        rank=0,
-        world_size=1,
+        worker=Worker(),
         batch_tokens=4096,
         pad_id=data.tokenizer.pad_token_id,
-        device=CPU,
         packed=config.fit.attention == "packed",
     )
     return loader.load(np.array(rows))

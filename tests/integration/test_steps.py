@@ -41,11 +41,9 @@ def loader_of(config: RunConfig, data: Dataset) -> StepLoader:
     return StepLoader(
         Instances.of(config, data.splits["train"]),
         epoch=0,
-        rank=0,
-        world_size=1,
+        worker=Worker(),
         batch_tokens=config.fit.batch_size * config.model.max_tokens,
         pad_id=data.tokenizer.pad_token_id,
-        device=torch.device("cpu"),
     )
 
 

@@ -25,7 +25,6 @@ from mbti_ray.errors import one_line
 
 # Compiled, and without types.
 _raylet: Any = ray._raylet
-_CHECK = "cluster"
 _TIMEOUT_S = 4.0
 _SUBMIT = "ray job submit --working-dir . -- python -m mbti_ray.doctor --cluster"
 
@@ -137,7 +136,7 @@ def _is_own(address: str) -> bool:
 
 
 def _wrong(message: str, remedy: str) -> Verdict:
-    return Verdict(_CHECK, "wrong", message, remedy)
+    return Verdict("cluster", "wrong", message, remedy)
 
 
 def _start_or_name() -> str:

@@ -143,11 +143,8 @@ def check_before_run(
 ) -> Nodes:
     """The fast checks before a run or study takes resources; Ray must be connected.
 
-    Returns:
-        The nodes to plan with: those of the cluster, and those that the autoscaler may add.
-
-    Raises:
-        ClusterError: The first check that failed, and what to change.
+    Returns the nodes to plan with: those of the cluster, and those that the autoscaler may add.
+    ClusterError with the first check that failed, and what to change.
     """
     nodes = _live_nodes()
     with StorageMarkers(storage) as markers:
@@ -208,8 +205,7 @@ def judge_network(
 ) -> list[Verdict]:
     """Whether CPU workers on several machines can connect; empty if a run has no such workers.
 
-    Args:
-        each: The resources of a worker; None if no worker fits.
+    `each` is what a worker takes; None if no worker fits.
     """
     if each is None or each.gpus:
         return []

@@ -42,15 +42,9 @@ class Resources:
 def ray_connection(job: str | None = None) -> Iterator[str | None]:
     """Connects to Ray: to the one at RAY_ADDRESS, or to a local one that it starts.
 
-    Yields the URL of its dashboard, if it has one.
-
-    It disconnects at the end, unless the process was connected before.
-
-    Args:
-        job: The name of the job on the dashboard.
-
-    Raises:
-        ClusterError: The Ray at RAY_ADDRESS does not answer, or requires a token.
+    Yields the URL of its dashboard, if it has one; `job` is the name of the job there. Disconnects
+    at the end, unless the process was connected before. ClusterError where the Ray at RAY_ADDRESS
+    does not answer, or requires a token.
     """
     if ray.is_initialized():
         yield None
@@ -80,8 +74,7 @@ def ray_connection(job: str | None = None) -> Iterator[str | None]:
 def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     """The resources of each worker of a run: by default an equal share of all CPUs.
 
-    Raises:
-        ClusterError: The nodes, by default all of the cluster, have not enough for all workers.
+    ClusterError where the nodes, by default all of the cluster, have not enough for all workers.
     """
     nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes)
@@ -101,8 +94,7 @@ def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
 def trial_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     """The resources of each worker of a trial: by default one CPU, so that trials run in parallel.
 
-    Raises:
-        ClusterError: See `run_resources`.
+    ClusterError as in `run_resources`.
     """
     nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes) * config.scaling.gpus

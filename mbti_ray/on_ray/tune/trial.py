@@ -40,8 +40,6 @@ from mbti_ray.storage.remote import Location
 # Tune does not accept a request for nothing.
 _DRIVER_RESOURCES = {"memory": 1}
 
-Trainable = Callable[[dict[str, Any]], None]
-
 
 @dataclass(frozen=True)
 class TrialSetup:
@@ -116,7 +114,7 @@ class TrialWorker(Worker):
         return download_each([self._trials / path.parent.name / path.name])
 
 
-def build_trainable(setup: TrialSetup, *, workers: int) -> Trainable:
+def build_trainable(setup: TrialSetup, *, workers: int) -> Callable[[dict[str, Any]], None]:
     """The function that Tune calls with the params of a trial."""
     function = partial(_trial if workers == 1 else _trial_of_several, setup=setup)
     # The actors have this name in the dashboard.

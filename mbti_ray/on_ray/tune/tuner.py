@@ -47,6 +47,9 @@ from mbti_ray.study.records import TrialRecord, best_of, count_evaluated, record
 from mbti_ray.study.store import open_study
 from mbti_ray.study.summary import summarize_study
 
+if TYPE_CHECKING:
+    import optuna
+
 # Tune reads these when it starts.
 _TUNE_ENVIRONMENT = {
     # Its handler would stop the running trials at the first Ctrl-C.
@@ -54,16 +57,11 @@ _TUNE_ENVIRONMENT = {
     # The study's database already has what its CSV, JSON and TensorBoard files would have.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
-if TYPE_CHECKING:
-    import optuna
-
 _TRIALS = "trials"
 # Of trials.parquet, besides number, state, objectives and params.
 _TRIAL_COLUMNS = ["epochs", "seconds", "started", "ended", "worker", "reason", "imported", "folder"]
 # Checkpoints kept of a trial; other members of a population may be about to copy one.
 _NUM_TO_KEEP = {"asha": 1, "none": 1, "pbt": 4}
-
-Notify = Callable[[str], None]
 
 
 def run_study(
@@ -74,20 +72,16 @@ def run_study(
     *,
     at_once: int,
     display: Display | None = None,
-    notify: Notify = print,
+    notify: Callable[[str], None] = print,
 ) -> tuple["optuna.Study", str | None]:
-    """Run the trials that the study still lacks; its database is in the folder afterwards.
+    """Run the trials that the study still lacks, `at_once` side by side; its database is written.
 
     After one Ctrl-C or SIGTERM no new trial is started; a second Ctrl-C interrupts those that run.
+    Returns the study, and why it ended before its trials were done, if it did.
 
     Args:
         data: With `data.folds`, all rows, then the folds.
-        at_once: Trials that run side by side.
-        display: Shows the trials that run and that have ended.
         notify: Called with messages for the user.
-
-    Returns:
-        The study, and why it ended before its trials were done, if it did.
 
     Raises:
         RunError: The study's database could not be written any more.
@@ -144,14 +138,9 @@ def finish_study(
 ) -> StudySummary:
     """Score the best trial on the test split; write best/, trials.parquet and report.html.
 
-    With `data.folds` it is trained again: each fold is scored, and the bundle is of all rows.
-
-    Args:
-        data: As for `run_study`.
-        stopped_early: Why the study ended before its trials were done.
-
-    Raises:
-        RunError: No trial was evaluated; the message gives the first reason.
+    With `data.folds` it is trained again: each fold is scored, and the bundle is of all rows. Takes
+    the data of `run_study`, and what that returned. RunError, with the first reason, where no trial
+    was evaluated.
     """
     records = records_of(study)
     _write_trials(records, config, folder)
