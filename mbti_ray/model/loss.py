@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from mbti_ray.config.loss_section import LossConfig, PosWeights
+from mbti_ray.config.loss_section import LossConfig
 from mbti_ray.typology import POSITIVE_POLES
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -23,7 +23,12 @@ def positive_weights(config: LossConfig, positive_share: Tensor) -> Tensor | Non
     # Bounded, because a split may lack one of the poles.
     share = positive_share.clamp(1e-3, 1 - 1e-3)
     balanced = (1 - share) / share
-    weights = _common_weights(config.pos_weight, balanced)
+    setting = config.pos_weight
+    if isinstance(setting, tuple):
+        weights = torch.tensor(setting)
+    else:
+        exponent = {"none": 0.0, "balanced": 1.0}[setting] if isinstance(setting, str) else setting
+        weights = balanced**exponent
     for place, pole in enumerate(POSITIVE_POLES):
         power, weight = getattr(config.power, pole), getattr(config.weight, pole)
         if weight is not None:
@@ -31,14 +36,6 @@ def positive_weights(config: LossConfig, positive_share: Tensor) -> Tensor | Non
         elif power is not None:
             weights[place] = balanced[place] ** power
     return None if torch.equal(weights, torch.ones(4)) else weights
-
-
-def _common_weights(setting: float | str | PosWeights, balanced: Tensor) -> Tensor:
-    """The weights [4] of `loss.pos_weight`."""
-    if isinstance(setting, tuple):
-        return torch.tensor(setting)
-    power = {"none": 0.0, "balanced": 1.0}[setting] if isinstance(setting, str) else setting
-    return balanced**power
 
 
 def build_loss(config: LossConfig, pos_weight: Tensor | None) -> LossFunction:

@@ -1,5 +1,6 @@
-"""Training metrics for Ray's dashboard and Prometheus."""
+"""What Ray shows of an epoch: gauges for its dashboard and Prometheus, and a line in a log."""
 
+import sys
 from typing import Any
 
 from ray.util.metrics import Gauge
@@ -19,17 +20,23 @@ _GAUGES = {
 }
 
 
-class RunGauges:
-    """The gauges of one run or trial; rank 0 sets them at the end of each epoch."""
+class EpochLogger:
+    """Shows the epochs of one run or trial, for rank 0."""
 
     def __init__(self, run: str) -> None:
-        self._tags = {"run": run}
+        self._run = run
         self._gauges: dict[str, Any] = {}
 
-    def set(self, record: MetricsRecord) -> None:
-        """Set every gauge from a metrics record."""
+    def log(self, record: MetricsRecord) -> None:
+        """Set every gauge, and log the main metrics, which the dashboard shows of this process."""
         metrics = flatten_metrics(record)
         for name, (metric, description) in _GAUGES.items():
             if name not in self._gauges:
                 self._gauges[name] = Gauge(name, description=description, tag_keys=("run",))
-            self._gauges[name].set(metrics[metric], tags=self._tags)
+            self._gauges[name].set(metrics[metric], tags={"run": self._run})
+        # Not print, which Train redirects to its own logger.
+        sys.stdout.write(
+            f"{self._run} epoch {record['epoch']}: loss {metrics['train/loss']:.4f}, validation "
+            f"loss {metrics['val/loss']:.4f}, accuracy {metrics['val/acc_mean']:.4f}\n"
+        )
+        sys.stdout.flush()

@@ -6,7 +6,6 @@ serving: only rank 0 needs them, when training is done.
 """
 
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import MbtiRayError, StoppedError
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.report import Report
-from mbti_ray.on_ray.train.metrics import RunGauges
+from mbti_ray.on_ray.train.metrics import EpochLogger
 from mbti_ray.on_ray.train.progress import ProgressSender
 from mbti_ray.on_ray.train.remote_checkpoints import download_each, watch_for_stop
 from mbti_ray.runs.run_folder import RunFolder, open_run
@@ -46,10 +45,9 @@ class TrainWorker(Worker):
     ) -> None:
         super().__init__(device=get_device(), folder=folder.path)
         self._run = folder
-        self._name = name
         self._progress = progress
         self._is_stop_requested = is_stop_requested
-        self._gauges = RunGauges(name)
+        self._logger = EpochLogger(name)
         self._has_seen_preemption = False
 
     def report(
@@ -58,8 +56,7 @@ class TrainWorker(Worker):
         if record is not None and self.rank == 0:
             append_record(self._run.metrics, record)
             self._run.push()
-            self._gauges.set(record)
-            log_epoch(self._name, record)
+            self._logger.log(record)
             if self._progress is not None:
                 self._progress.add_epoch(record)
         mode = CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC
@@ -156,14 +153,3 @@ def silence_ray() -> None:
     # One of its loggers is named after a file, so only the root's level reaches it.
     for name in (None, "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def log_epoch(name: str, record: MetricsRecord) -> None:
-    """Log an epoch's main metrics, which the dashboard shows in the log of this process."""
-    train, val = record["train"], record["val"]
-    # Not print, which Train redirects to its own logger.
-    sys.stdout.write(
-        f"{name} epoch {record['epoch']}: loss {train['loss']:.4f}, validation loss "
-        f"{val['loss']:.4f}, accuracy {val['acc_mean']:.4f}\n"
-    )
-    sys.stdout.flush()

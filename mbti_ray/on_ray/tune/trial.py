@@ -28,10 +28,10 @@ from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.report import Report
 from mbti_ray.on_ray.shared_dataset import SharedDataset
-from mbti_ray.on_ray.train.metrics import RunGauges
+from mbti_ray.on_ray.train.metrics import EpochLogger
 from mbti_ray.on_ray.train.remote_checkpoints import download_each
 from mbti_ray.on_ray.train.trainer import train
-from mbti_ray.on_ray.train.worker import log_epoch, silence_ray
+from mbti_ray.on_ray.train.worker import silence_ray
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.storage.remote import Location
 
@@ -86,8 +86,7 @@ class TrialWorker(Worker):
     def __init__(self, setup: TrialSetup, name: str, *, is_last: bool) -> None:
         super().__init__(device=setup.resources.device)
         self._trials = setup.trials
-        self._name = name
-        self._gauges = RunGauges(name)
+        self._logger = EpochLogger(name)
         self._is_last = is_last
 
     def report(
@@ -96,8 +95,7 @@ class TrialWorker(Worker):
         # Tune counts reports as epochs, so a trial saves at the end of epochs only.
         if record is not None:
             saved = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
-            self._gauges.set(record)
-            log_epoch(self._name, record)
+            self._logger.log(record)
             ended = record["finished"] and self._is_last
             report = replace(Report.of_epoch(record), finished=ended)
             tune.report(report.to_ray(), checkpoint=saved)
