@@ -68,6 +68,24 @@ def add_base_rates(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM.
+
+    Not a KeyboardInterrupt itself: where one has passed through the C interface of Python, as while
+    extensions are imported, CPython ends the process as if by SIGINT.
+    """
+
+
+# The SIGTERMs of the command that runs.
+_received: list[signal.Signals] = []
+
+
+def check_terminated() -> None:
+    """End the command if it was told to; extensions may drop the exception that said so."""
+    if _received:
+        raise _Terminated
+
+
 def run_command(
     parser: argparse.ArgumentParser,
     command: Command,
@@ -77,11 +95,11 @@ def run_command(
 ) -> int:
     """Parse, run, print; returns 2 for a user error, 130 or 143 after a signal, or `exit_code`."""
     options, unknown = parser.parse_known_intermixed_args(argv)
-    received = [signal.SIGINT]
+    _received.clear()
 
     def stop(number: int, frame: object) -> None:
-        received.append(signal.Signals(number))
-        raise KeyboardInterrupt
+        _received.append(signal.Signals(number))
+        raise _Terminated
 
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, stop) if is_main else None
@@ -94,7 +112,7 @@ def run_command(
         return error.exit_code
     except KeyboardInterrupt:
         print_error("stopped")
-        return 128 + received[-1]
+        return 128 + (_received or [signal.SIGINT])[-1]
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mbti_ray.cli.command import split_base
+from mbti_ray.cli.command import check_terminated, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.tables import print_bad_rows, print_line, print_warning
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
@@ -35,6 +35,7 @@ class RunSetup(Generic[Config]):
     existing: Existing
 
     def begin(self) -> None:
+        check_terminated()
         self.folder.begin(self.config, self.existing)
         self.folder.write_bad_rows(self.data.info.as_dict()["bad"])
 

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import ray
+
 
 @contextmanager
 def handle_signals(handle: Callable[[int], None]) -> Iterator[None]:
@@ -19,3 +21,14 @@ def handle_signals(handle: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Ray leaves the handler of SIGTERM alone: while it starts, its own exit with 15 or 1."""
+    set_handler = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = set_handler

@@ -5,8 +5,6 @@ Must not know what workers do with them.
 
 import logging
 import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from ray.job_config import JobConfig
 from mbti_ray.checks.verdict import Verdict
 from mbti_ray.config import RunConfig, StudyConfig
 from mbti_ray.errors import ClusterError
+from mbti_ray.on_ray.signals import sigterm_kept
 
 # The resources of each machine, by Ray's names.
 Nodes = Sequence[Mapping[str, float]]
@@ -53,11 +52,10 @@ def ray_connection(job: str | None = None) -> Iterator[str | None]:
     # progress by reports.
     try:
         job_config = JobConfig(metadata={"job_name": job} if job else {})
-        handler = signal.getsignal(signal.SIGTERM)
-        context = ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=job_config)
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            # Ray replaces it by one that exits with 15.
-            signal.signal(signal.SIGTERM, handler)
+        with sigterm_kept():
+            context = ray.init(
+                logging_level=logging.ERROR, log_to_driver=False, job_config=job_config
+            )
     except ConnectionError:
         address = os.environ.get("RAY_ADDRESS")
         raise ClusterError(

@@ -98,7 +98,9 @@ def run_service(
                 ray_address = ray.get_runtime_context().gcs_address
                 with announce_service(config.port, ray_address):
                     on_ready(url, dashboard)
-                    threading.Event().wait()
+                    # An extension may have dropped the exception of an earlier signal.
+                    if not received:
+                        threading.Event().wait()
             finally:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,45 @@
+"""SIGTERM ends a command with 143, whatever others do with handlers and exceptions."""
+
+import os
+import signal
+
+import pytest
+import ray
+
+from mbti_ray.cli.command import build_parser, check_terminated, run_command
+from mbti_ray.on_ray.signals import sigterm_kept
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_sigterm_whose_exception_was_dropped_ends_the_command_at_its_next_check(capsys):
+    reached = []
+
+    def command(options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as dropped:
+            # CPython itself would end the process by SIGINT for one of this class alone.
+            reached.append(type(dropped) is not KeyboardInterrupt)
+        check_terminated()
+        reached.append("not here")
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(build_parser("train", "Train.", items=""), command, []) == 143
+    assert reached == [True]
+    assert capsys.readouterr().err == "stopped\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+    # That was the last command's.
+    assert (
+        run_command(build_parser("train", "Train.", items=""), lambda o: check_terminated(), [])
+        == 0
+    )
+
+
+def test_ray_does_not_replace_what_happens_on_sigterm():
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_kept():
+        ray._private.utils.set_sigterm_handler(lambda number, frame: None)
+    assert signal.getsignal(signal.SIGTERM) is before
+    ray._private.utils.set_sigterm_handler(signal.SIG_IGN)
+    assert signal.signal(signal.SIGTERM, before) is signal.SIG_IGN
