@@ -25,10 +25,23 @@ def handle_signals(handle: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """Ray leaves the handler of SIGTERM alone: while it starts, its own exit with 15 or 1."""
-    set_handler = ray._private.utils.set_sigterm_handler
-    ray._private.utils.set_sigterm_handler = lambda handler: None
+    """What the process does on SIGTERM stays as it is while Ray starts in the block.
+
+    Ray's own handlers exit with 15 or 1, and its C++ code sets one that aborts.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, set_handler = signal.getsignal(signal.SIGTERM), ray._private.utils.set_sigterm_handler
+
+    def restore(theirs: object = None) -> None:
+        # None: not set by Python.
+        if ours is not None:
+            signal.signal(signal.SIGTERM, ours)
+
+    ray._private.utils.set_sigterm_handler = restore
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = set_handler
+        restore()

@@ -36,10 +36,13 @@ def test_a_sigterm_whose_exception_was_dropped_ends_the_command_at_its_next_chec
     )
 
 
-def test_ray_does_not_replace_what_happens_on_sigterm():
+def test_what_others_set_on_sigterm_while_ray_starts_does_not_stay():
     before = signal.getsignal(signal.SIGTERM)
+    replace = ray._private.utils.set_sigterm_handler
     with sigterm_kept():
         ray._private.utils.set_sigterm_handler(lambda number, frame: None)
+        assert signal.getsignal(signal.SIGTERM) is before
+        # As the C++ code of Ray does.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) is before
-    ray._private.utils.set_sigterm_handler(signal.SIG_IGN)
-    assert signal.signal(signal.SIGTERM, before) is signal.SIG_IGN
+    assert ray._private.utils.set_sigterm_handler is replace
