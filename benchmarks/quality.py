@@ -11,10 +11,10 @@ on the same rows, each predicted once a seed. A stack is of TF-IDF and the reade
 
 What is done is not repeated: a run that was stopped goes on where it was. `--jobs` trains several
 at a time, which pays on a GPU, and makes minutes no longer comparable. At the end the raw JSON goes
-to `--output`, and the last line is one JSON object: macro-F1 and
-accuracy over all seeds with 95 % intervals by person, the paired differences from the first reader,
-and the CPU minutes of each. Features of a frozen encoder are kept for a fold, so the first reader
-and seed that need them pay for them all.
+to `--output`, and the last line is one JSON object: macro-F1 and accuracy over all seeds with 95 %
+intervals by person, the paired differences from the first reader, and the CPU minutes of each.
+Features of a frozen encoder are kept for a fold, so the first reader and seed that need them pay
+for them all.
 """
 
 import argparse
