@@ -21,6 +21,7 @@ settings.load_profile("no deadline")
 
 # Tests that start Ray, or hosts, or need the machine's ports.
 _ONE_RAY = ("tests/cluster/", "tests/long/", "tests/hosts/")
+_shared_ray: list[Any] = []
 # But not these, whose service has a Ray and ports of its own.
 _OWN_RAY = "tests/cluster/test_rollout.py"
 # With several processes, what takes longest is begun first: at the end there is little to wait for.
@@ -58,6 +59,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """With several processes, what takes longest begins at once: the tests that share a Ray."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: (not _shares_ray(item.nodeid), _place(item.nodeid)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The process that has run the tests that share a Ray ends it before it runs others."""
+    if _shared_ray and hasattr(item.config, "workerinput") and not _shares_ray(item.nodeid):
+        _shared_ray.pop().shutdown()
 
 
 def _shares_ray(nodeid: str) -> bool:
@@ -170,6 +177,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         include_dashboard=True,
         _system_config={"metrics_report_interval_ms": 1000},
     )
+    _shared_ray.append(ray)
     yield
     ray.shutdown()
 

@@ -150,7 +150,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 WORK = """
 import os, time
 def work(seconds):
-    print(os.getpid(), flush=True)
+    # In one piece: two processes write.
+    os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(seconds)
 """
 
