@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbti_ray.data.instances import Indices
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.windows import TokenIds, Windows
 
 

@@ -13,14 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, batches_by_length, shard
 from mbti_ray.data.collate import Batch, Groups, Pass, collate, collate_packed
-from mbti_ray.data.instances import (
-    MIN_EFFICIENT_TOKENS,
-    Indices,
-    Instances,
-    batches_by_length,
-    shard,
-)
+from mbti_ray.data.instances import Instances
 from mbti_ray.engine.worker import Worker
 
 # Steps that are collated while an earlier one is trained on.

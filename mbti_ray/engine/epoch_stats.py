@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.data.instances import Indices, Instances
+from mbti_ray.data.instances import Instances
 from mbti_ray.engine.checkpoint import Progress
 from mbti_ray.engine.throughput import ThroughputTimer
 from mbti_ray.engine.worker import Interruption, Worker

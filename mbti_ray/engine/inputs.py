@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mbti_ray.config.schema import RunConfig
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.data.instances import Indices, Instances
+from mbti_ray.data.instances import Instances
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.dataloader import StepBatches, StepLoader
 from mbti_ray.engine.features import FrozenFeatures

@@ -29,8 +29,9 @@ from mbti_ray.engine.checkpoint import (
 from mbti_ray.engine.dataloader import StepBatches
 from mbti_ray.engine.epoch_stats import EpochStats
 from mbti_ray.engine.inputs import Inputs
+from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
 from mbti_ray.engine.metrics_record import MetricsRecord, flatten_metrics
-from mbti_ray.engine.optimizer import build_optimizer, linear_warmup_decay, load_moments, set_lr
+from mbti_ray.engine.optimizer import build_optimizer, load_moments
 from mbti_ray.engine.precision import dtype_of, resolve_precision
 from mbti_ray.engine.step import Stepper, seed_step
 from mbti_ray.engine.throughput import ThroughputTimer

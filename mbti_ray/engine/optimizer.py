@@ -1,7 +1,7 @@
 """The optimizer: AdamW (Loshchilov and Hutter 2019), fused, no weight decay on biases and norms.
 
-Its learning rate warms up linearly, then decays linearly to zero: a function of the step alone, so
-no scheduler state is saved. Must not know how gradients are computed.
+Parameter groups carry their peak learning rate; `lr_scheduler` sets the current one. Knows
+nothing of steps or gradients.
 """
 
 from typing import Any
@@ -45,23 +45,6 @@ def _peak_lrs(model: MBTIModel, config: OptimConfig) -> list[tuple[list[nn.Param
         lr *= config.layer_decay
     embeddings = [p for p in model.encoder.parameters() if id(p) not in seen]
     return [*parts, (embeddings, lr)]
-
-
-def linear_warmup_decay(step: int, *, warmup_steps: int, total_steps: int) -> float:
-    """The factor on the peak learning rate at a step, counted from 0.
-
-    It rises linearly over `warmup_steps` and falls linearly to 0 at `total_steps`. Neither the
-    first nor the last step has a factor of 0. Source: the seed's "Learning Rate Scheduler".
-    """
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
-
-
-def set_lr(optimizer: Optimizer, factor: float) -> None:
-    """Set the learning rate of every parameter group to its peak times `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
 
 
 def allocate_moments(optimizer: Optimizer) -> None:

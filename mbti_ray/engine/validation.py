@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS, Indices, batches_by_length
 from mbti_ray.data.collate import collate
-from mbti_ray.data.instances import MIN_EFFICIENT_TOKENS, Indices, batches_by_length
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine.out_of_memory import free_cached_memory, out_of_memory, unless_out_of_memory
 from mbti_ray.engine.precision import autocast

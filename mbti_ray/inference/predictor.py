@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbti_ray.config.serve_section import BaseRates, ServePrecision
+from mbti_ray.data.batch_sampler import batches_by_length
 from mbti_ray.data.collate import pad
-from mbti_ray.data.instances import batches_by_length
 from mbti_ray.data.mask import MASK_VERSION, find_masked_spans
 from mbti_ray.data.text import clean_text, preprocess_text
 from mbti_ray.data.tokenizer import WordTokenizer, encode_rows

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from mbti_ray.config.schema import ModelConfig
+from mbti_ray.data.batch_sampler import Indices
 from mbti_ray.data.collate import Groups, Packing
-from mbti_ray.data.instances import Indices
 from mbti_ray.errors import ConfigError
 from mbti_ray.model.encoder import (
     build_encoder,

@@ -52,14 +52,15 @@ WITHIN = {
     ),
     "data": (
         (
+            "batch_sampler",
             "encoder_files",
             "mask",
             "processes",
             "split",
             "windows",
         ),
-        ("instances", "text", "tokenizer"),
-        ("collate", "columns", "encoded_files", "posts", "rows"),
+        ("collate", "instances", "text", "tokenizer"),
+        ("columns", "encoded_files", "posts", "rows"),
         ("builtin_corpus", "readers"),
         ("sources",),
         ("examples", "users"),

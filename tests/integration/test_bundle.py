@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS
 from mbti_ray.data.dataset import Dataset, prepare_dataset
-from mbti_ray.data.instances import MIN_EFFICIENT_TOKENS
 from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from mbti_ray.config import RunConfig
+from mbti_ray.data.batch_sampler import length_grouped_steps
 from mbti_ray.data.collate import Packing
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.data.instances import Instances, length_grouped_steps
+from mbti_ray.data.instances import Instances
 from mbti_ray.data.windows import Windows
 from mbti_ray.engine import loop
 from mbti_ray.engine.dataloader import StepLoader
 from mbti_ray.engine.loop import run
-from mbti_ray.engine.optimizer import build_optimizer, linear_warmup_decay, set_lr
+from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
+from mbti_ray.engine.optimizer import build_optimizer
 from mbti_ray.engine.precision import dtype_of
 from mbti_ray.engine.step import Stepper
 from mbti_ray.engine.throughput import ThroughputTimer

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbti_ray.data.batch_sampler import batches_by_length, length_grouped_steps, shard
 from mbti_ray.data.collate import Batch, Groups, collate, collate_packed
-from mbti_ray.data.instances import batches_by_length, length_grouped_steps, shard
 from mbti_ray.data.windows import EncodedRow, build_windows
 from mbti_ray.typology import labels_of
 

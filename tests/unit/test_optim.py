@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mbti_ray.config.schema import ModelConfig, OptimConfig
-from mbti_ray.engine.optimizer import build_optimizer, linear_warmup_decay, set_lr
+from mbti_ray.engine.lr_scheduler import linear_warmup_decay, set_lr
+from mbti_ray.engine.optimizer import build_optimizer
 from mbti_ray.model.classifier import build_model
 
 pytestmark = pytest.mark.unit

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mbti_ray.config.serve_section import ServePrecision
+from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS
 from mbti_ray.data.collate import Groups
-from mbti_ray.data.instances import MIN_EFFICIENT_TOKENS
 from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.inference.bundle import Bundle, load_model
 from mbti_ray.inference.runtimes.onnx_runtime import OnnxRuntime
