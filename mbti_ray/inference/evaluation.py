@@ -276,7 +276,10 @@ def _tfidf(data: EvaluationData, *, is_served: bool) -> Callable[[], Baseline] |
     if not is_served:
         return "computed only with masking as served"
     joined = [["\n".join(e.texts) for e in rows] for rows in (training, data.examples)]
-    return lambda: tfidf_baseline(fit_tfidf(joined[0], label_matrix(training)), joined[1])
+    # As in the run that the bundle is of.
+    soft = data.config.loss.targets == "shares"
+    targets = np.array([(soft and e.shares) or labels_of(e.mbti_type) for e in training])
+    return lambda: tfidf_baseline(fit_tfidf(joined[0], targets), joined[1])
 
 
 def _predictions_table(

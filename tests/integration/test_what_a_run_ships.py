@@ -19,6 +19,8 @@ from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig
 from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.dataset import prepare_dataset
+from mbti_ray.data.processes import no_progress
+from mbti_ray.data.users import load_users
 from mbti_ray.engine.cross_fit import cross_fit, cross_fit_folds
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
@@ -26,6 +28,7 @@ from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.export import main as export_main
 from mbti_ray.inference.bundle import load_row_hashes
+from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.inference.folds import read_folds
 from mbti_ray.inference.manifest import load_manifest
@@ -35,6 +38,7 @@ from mbti_ray.serving.schemas import UserRequest
 from mbti_ray.serving.served_model import ServedModel, warm_up
 from mbti_ray.train import main as train_main
 from mbti_ray.tune import main as tune_main
+from mbti_ray.typology import labels_of
 
 pytestmark = [pytest.mark.integration]
 pytest.importorskip("sklearn", reason="needs the extra baselines")
@@ -89,6 +93,26 @@ def test_evaluate_and_the_predictor_score_as_the_run_did(
     assert ("model.safetensors" in names) == (scores["reader"] != "tfidf")
     assert ("stack.safetensors" in names) == (scores["reader"] == "stack")
     assert not any(name.endswith((".pkl", ".pt", ".joblib")) for name in names)
+
+
+def test_evaluate_compares_with_the_baseline_of_the_run_where_that_learned_shares(
+    quick: Build, tmp_path: Path
+) -> None:
+    lines = []
+    for place, row in enumerate(load_users(quick().data).rows):
+        # A third of the shares contradict the type.
+        hard = labels_of(row.mbti_type or "")
+        shares = [0.9 if pole == bool(place % 3) else 0.1 for pole in hard]
+        record = {"type": row.mbti_type, "posts": row.posts}
+        lines.append(json.dumps(record | dict(zip("ENTJ", shares, strict=True))))
+    (tmp_path / "shares.jsonl").write_text("\n".join(lines), "utf-8")
+    file = f"data.source={tmp_path / 'shares.jsonl'}"
+    settings = [file, "data.shares_of=ENTJ", "loss.targets=shares", "fit.epochs=1"]
+    folder, scores = train(quick(*settings), tmp_path)
+    rows = load_evaluation_data(folder.bundle, [], split="test")
+    evaluated = evaluate_bundle(folder.bundle, rows, no_progress).scorecards["masked"]
+    expected = scores["scorecard"]["baselines"]["tfidf"]
+    assert json.loads(json.dumps(evaluated["baselines"]["tfidf"])) == expected
 
 
 def test_tfidf_reads_the_whole_text_and_says_which_words_it_knows(shipped: Shipped) -> None:
