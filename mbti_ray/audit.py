@@ -39,11 +39,11 @@ def _audit(options: argparse.Namespace) -> Result:
 
     from mbti_ray.data.audit import audit
     from mbti_ray.data.posts import PostStore
-    from mbti_ray.data.processes import ProcessMap
     from mbti_ray.data.users import load_users
+    from mbti_ray.on_ray.cluster_map import ClusterMap
     from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
 
-    with ProcessMap() as map_batches:
+    with ClusterMap() as map_batches:
         source = load_users(config.data, store=PostStore(), map_batches=map_batches)
         with progress_bar("tokenizing", sum(len(row.posts) for row in source.rows)) as advance:
             statistics = audit(config, source, advance=advance, map_batches=map_batches)

@@ -23,6 +23,7 @@ from mbti_ray.cli.tables import (
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import describe_schedule_change
 from mbti_ray.errors import ConfigError
+from mbti_ray.on_ray.cluster_map import ClusterMap
 from mbti_ray.runs.lookup import cache_folder, storage_folder
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.storage.local_cache import user_cache_folder
@@ -78,7 +79,7 @@ def _as_argument(value: Any) -> str:
 
 
 def _train(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=load_run) as run:
+    with set_up_run(options, load=load_run, map_batches=ClusterMap) as run:
         from mbti_ray.model.tfidf import require_sklearn
 
         if run.config.model.has_tfidf:
@@ -150,7 +151,8 @@ def _train_folds(run: RunSetup[RunConfig], fit: Fit) -> RunConfig:
     from mbti_ray.inference.folds import train_folds
 
     def train(config: RunConfig, fold: RunFolder) -> None:
-        data = prepare_dataset(config, cache_folder(config.storage))
+        with ClusterMap() as mapped:
+            data = prepare_dataset(config, cache_folder(config.storage), map_batches=mapped)
         require_both_poles(data)
         fold.begin(config, "resume" if fold.config.exists() else "refuse")
         fit(config, data, fold)

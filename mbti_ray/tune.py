@@ -25,6 +25,7 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import StudyConfig, load_study, override
 from mbti_ray.errors import ConfigError
+from mbti_ray.on_ray.cluster_map import ClusterMap
 from mbti_ray.runs.lookup import cache_folder
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _exit_code(result: Result) -> int:
 
 
 def _tune(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=_load, name_prefix="study-") as run:
+    with set_up_run(options, load=_load, map_batches=ClusterMap, name_prefix="study-") as run:
         return _tune_study(run)
 
 
@@ -116,7 +117,11 @@ def _folds(config: StudyConfig) -> list["Dataset"]:
     count = config.data.folds if config.data.trains_on_all else 0
     numbers = range(1, (count or 0) + 1)
     cache = cache_folder(config.storage)
-    folds = [prepare_dataset(override(config, {"data.fold": n}), cache) for n in numbers]
+    with ClusterMap() as mapped:
+        folds = [
+            prepare_dataset(override(config, {"data.fold": n}), cache, map_batches=mapped)
+            for n in numbers
+        ]
     for data in folds:
         require_both_poles(data)
     return folds

@@ -15,6 +15,7 @@ from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.tables import print_bad_rows, print_line, print_warning
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
 from mbti_ray.config.resume import resumed
+from mbti_ray.data.processes import ProcessMap
 from mbti_ray.runs.lookup import cache_folder, locked_run_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
 from mbti_ray.storage.local_cache import local_file
@@ -45,11 +46,13 @@ def set_up_run(
     options: argparse.Namespace,
     *,
     load: Callable[[str | None, Sequence[str]], Config],
+    map_batches: Callable[[], ProcessMap],
     name_prefix: str = "",
 ) -> Iterator[RunSetup[Config]]:
     """The config, data and checked-out folder of what is on the command line.
 
-    A run that was given no name has that of its preset or file, after `name_prefix`.
+    A run that was given no name has that of its preset or file, after `name_prefix`. The data is
+    prepared by the `MapBatches` that `map_batches` makes.
     """
     base, overrides = split_base(options.items)
     file = local_file(base)
@@ -68,8 +71,10 @@ def set_up_run(
 
         from mbti_ray.data.dataset import prepare_dataset, require_both_poles
 
-        with progress_bar(f"reading {config.data.source}", None) as advance:
-            data = prepare_dataset(config, cache_folder(config.storage), advance=advance)
+        cache = cache_folder(config.storage)
+        reading = progress_bar(f"reading {config.data.source}", None)
+        with reading as advance, map_batches() as mapped:
+            data = prepare_dataset(config, cache, advance=advance, map_batches=mapped)
         require_both_poles(data)
         skipped = folder.location / folder.bad_rows.name
         bad = data.info.as_dict()["bad"]

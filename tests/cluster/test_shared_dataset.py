@@ -48,12 +48,8 @@ def test_a_machine_without_the_cache_gets_a_copy_of_its_own_once(
     )
     copy = shared.load()
     assert copy.folder == tmp_path / "own" / "mbti_ray" / "datasets" / data.key
-    files = {
-        p.relative_to(data.folder): p.read_bytes() for p in data.folder.rglob("*") if p.is_file()
-    }
-    assert {
-        p.relative_to(copy.folder): p.read_bytes() for p in copy.folder.rglob("*") if p.is_file()
-    } == files
+    files = contents(data.folder)
+    assert contents(copy.folder) == files
     assert max(map(len, files.values())) > 10_000
     assert copy.info == data.info
     monkeypatch.setattr(SharedDataset, "_copy_to", None)

@@ -47,7 +47,7 @@ WITHIN = {
     "on_ray": (
         ("malloc_trim", "report", "shared_dataset", "signals"),
         ("cluster",),
-        ("train", "serve", "batch_prediction"),
+        ("train", "serve", "batch_prediction", "cluster_map"),
         ("tune",),
     ),
     "data": (
