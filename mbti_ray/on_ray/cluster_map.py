@@ -84,9 +84,10 @@ def map_on_nodes(
             pending.append(running[-1])
         while pending:
             yield ray.get(pending.popleft())
-    except RayTaskError as error:
-        raise error.cause from None
     except RayError as error:
+        # What the function raised, unless its task could not even be read there.
+        if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
+            raise error.cause from None
         raise ClusterError(
             f"preparing the data on the cluster: {one_line(error)}; try again, and if memory ran "
             "out, with less beside it"

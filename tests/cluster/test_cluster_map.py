@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,50 +59,48 @@ def test_results_are_in_order_whichever_task_ends_first_and_nothing_is_read_far_
             read.append(number)
             yield number
 
-    function = partial(_wait_for_second, tmp_path / "second")
-    for expected, found in enumerate(map_on_nodes(function, numbers(), 2)):
+    mark = tmp_path / "second"
+
+    def wait_for_second(number: int) -> int:
+        if number == 1:
+            mark.touch()
+        while number == 0 and not mark.exists():
+            time.sleep(0.02)
+        return number
+
+    for expected, found in enumerate(map_on_nodes(wait_for_second, numbers(), 2)):
         assert found == expected
         assert len(read) <= expected + 10
     assert len(read) == 30
 
 
-def _wait_for_second(mark: Path, number: int) -> int:
-    if number == 1:
-        mark.touch()
-    while number == 0 and not mark.exists():
-        time.sleep(0.02)
-    return number
-
-
 def test_a_batch_whose_process_is_killed_is_mapped_again(tmp_path: Path) -> None:
-    function = partial(_die_once, tmp_path / "was here")
-    assert [*map_on_nodes(function, range(4), 2)] == [0, 1, 2, 3]
+    mark = tmp_path / "was here"
 
+    def die_once(number: int) -> int:
+        if number == 2 and not mark.exists():
+            mark.touch()
+            os._exit(9)
+        return number
 
-def _die_once(mark: Path, number: int) -> int:
-    if number == 2 and not mark.exists():
-        mark.touch()
-        os._exit(9)
-    return number
+    assert [*map_on_nodes(die_once, range(4), 2)] == [0, 1, 2, 3]
 
 
 def test_what_a_task_refuses_is_raised_as_it_was() -> None:
+    def refuse(number: int) -> int:
+        raise DataError("my.csv: row 3 is bad")
+
     with pytest.raises(DataError) as caught:
-        list(map_on_nodes(_refuse, range(4), 2))
+        list(map_on_nodes(refuse, range(4), 2))
     assert str(caught.value) == "my.csv: row 3 is bad"
 
 
-def _refuse(number: int) -> int:
-    raise DataError("my.csv: row 3 is bad")
-
-
 def test_a_batch_that_kills_every_process_is_one_line() -> None:
+    def die(number: int) -> int:
+        os._exit(9)
+
     with pytest.raises(ClusterError, match=r"^preparing the data on the cluster: .*; try again.*$"):
-        list(map_on_nodes(_die, range(2), 2))
-
-
-def _die(number: int) -> int:
-    os._exit(9)
+        list(map_on_nodes(die, range(2), 2))
 
 
 def test_small_data_joins_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
