@@ -151,7 +151,7 @@ def nested_loop(settings: dict[str, Any]) -> None:
     from mbti_ray.engine.loop import run
     from mbti_ray.engine.metrics_record import MetricsRecord
     from mbti_ray.engine.worker import Worker
-    from mbti_ray.on_ray.report import Report
+    from mbti_ray.on_ray.train.metrics import flat_report
 
     class Reporting(Worker):
         def report(
@@ -159,7 +159,7 @@ def nested_loop(settings: dict[str, Any]) -> None:
         ) -> None:
             if checkpoint is not None and record is not None:
                 saved = ray.train.Checkpoint.from_directory(checkpoint)
-                ray.train.report(Report.of_epoch(record).to_ray(), checkpoint=saved)
+                ray.train.report(flat_report(record), checkpoint=saved)
 
     torch.set_num_threads(1)
     config = override(config_from_dict(settings["base"]), settings["values"]["point"])

@@ -45,7 +45,7 @@ ONLY = {
 # The same inside the packages whose files have an order of their own, by the first name below them.
 WITHIN = {
     "on_ray": (
-        ("malloc_trim", "report", "shared_dataset", "signals"),
+        ("malloc_trim", "shared_dataset", "signals"),
         ("cluster",),
         ("train", "serve", "batch_prediction", "cluster_map"),
         ("tune",),

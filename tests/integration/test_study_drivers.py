@@ -42,7 +42,6 @@ ALL_TRIALS = """
 import sys, time
 from pathlib import Path
 from mbti_ray.config import load_study
-from mbti_ray.on_ray.report import Report
 from mbti_ray.on_ray.tune.optuna_searcher import StudySearcher
 from mbti_ray.study.store import open_study
 config = load_study(sys.argv[1])
@@ -50,15 +49,14 @@ study = open_study(Path(sys.argv[2]), config, name="hunt")
 print("ready", flush=True)
 sys.stdin.readline()
 searcher = StudySearcher(study, config, home=sys.argv[2])
-report = Report(
-    epoch=1, seconds=1.0, scores={"acc_mean": 0.5}, best=0.5, best_epoch=1, finished=True
-)
+report = {"epoch": 1, "seconds": 1.0, "acc_mean": 0.5, "best": 0.5, "best_epoch": 1}
+report["finished"] = True
 with searcher.driver:
     for count in range(100):
         if searcher.suggest(str(count)) == searcher.FINISHED:
             break
         time.sleep(0.2)
-        searcher.on_trial_complete(str(count), report.to_ray())
+        searcher.on_trial_complete(str(count), report)
 assert searcher.storage_error is None, searcher.storage_error
 """
 

@@ -1,4 +1,4 @@
-"""What Ray shows of an epoch: gauges for its dashboard and Prometheus, and a line in a log."""
+"""What Ray learns of an epoch: a flat report, gauges for dashboard and Prometheus, a log line."""
 
 import sys
 from typing import Any
@@ -18,6 +18,16 @@ _GAUGES = {
     "mbti_train_padding_share": ("speed/padding", "share of padding in the computed tokens"),
     "mbti_train_memory_mebibytes": ("speed/memory_mib", "peak memory of rank 0"),
 }
+
+
+def flat_report(record: MetricsRecord) -> dict[str, Any]:
+    """A record as Ray takes it: validation scores by name, training scores after `train_`.
+
+    Schedulers read the epoch and the objective, the searcher of a study also how far the run is.
+    """
+    report: dict[str, Any] = dict(record)
+    scores, training = report.pop("val"), report.pop("train")
+    return {**scores, **{f"train_{name}": score for name, score in training.items()}, **report}
 
 
 class EpochLogger:

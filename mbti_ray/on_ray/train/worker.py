@@ -25,8 +25,7 @@ from mbti_ray.engine.metrics_record import MetricsRecord, append_record
 from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import MbtiRayError, StoppedError
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
-from mbti_ray.on_ray.report import Report
-from mbti_ray.on_ray.train.metrics import EpochLogger
+from mbti_ray.on_ray.train.metrics import EpochLogger, flat_report
 from mbti_ray.on_ray.train.progress import ProgressSender
 from mbti_ray.on_ray.train.remote_checkpoints import download_each, watch_for_stop
 from mbti_ray.runs.run_folder import RunFolder, open_run
@@ -61,7 +60,7 @@ class TrainWorker(Worker):
                 self._progress.add_epoch(record)
         mode = CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC
         ray.train.report(
-            Report.of_epoch(record).to_ray() if record else {},
+            flat_report(record) if record else {},
             checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None,
             checkpoint_upload_mode=mode,
             delete_local_checkpoint_after_upload=checkpoint is not None,

@@ -22,12 +22,13 @@ from ray.tune.search import Searcher
 from mbti_ray.config import StudyConfig
 from mbti_ray.config.schema import mode_of
 from mbti_ray.errors import RunError
-from mbti_ray.on_ray.report import Report
 from mbti_ray.study.drivers import Driver, fail_and_requeue, fail_dead_trials, requeue
 from mbti_ray.study.records import TrialRecord, count_evaluated, record_of, records_of
 from mbti_ray.study.sampling import ask_trial
 from mbti_ray.study.store import guarded, is_shared
 
+# What a trial has reported: `flat_report` of an epoch; the mean over its seeds and folds, with the
+# objectives of each as `seeds`; or why it `failed`. Tune adds fields of its own.
 Result = dict[str, Any]
 
 
@@ -155,17 +156,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         running = self._running.get(trial_id)
         if running is None:
             return
-        report = Report.from_ray(result)
-        if report.failure is not None:
+        if "failed" in result:
             return
-        if report.seed_scores is not None:
-            by_objective = zip(*report.seed_scores, strict=True)
+        if "seeds" in result:
+            by_objective = zip(*result["seeds"], strict=True)
             running.values = [sum(scores) / len(scores) for scores in by_objective]
-            firsts = [scores[0] for scores in report.seed_scores]
+            firsts = [scores[0] for scores in result["seeds"]]
             self._guarded(lambda: running.trial.set_user_attr("seeds", firsts))
-        elif not self._add_evaluation(running, report, result):
+        elif not self._add_evaluation(running, result):
             return
-        self._guarded(lambda: self._write(running, report, result))
+        self._guarded(lambda: self._write(running, result))
 
     def on_trial_complete(
         self, trial_id: str, result: Result | None = None, error: bool = False
@@ -176,13 +176,13 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         running = self._running.pop(trial_id, None)
         if running is None:
             return
-        trial, report = running.trial, None if result is None else Report.from_ray(result)
-        if error or report is None or report.failure is not None or running.values is None:
-            self._fail(trial, report.failure if report else None)
-        elif report.finished:
-            self._tell(trial, values=running.values)
+        result = result or {}
+        if error or "failed" in result or running.values is None:
+            self._fail(running.trial, result.get("failed"))
+        elif result.get("finished"):
+            self._tell(running.trial, values=running.values)
         else:
-            self._tell(trial, state=TrialState.PRUNED)
+            self._tell(running.trial, state=TrialState.PRUNED)
 
     def _fail(self, trial: optuna.Trial, reason: str | None) -> None:
         """Record a failure; without a reason, Tune lost the process and could not restart it."""
@@ -194,12 +194,13 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._budget += 1
             self._guarded(lambda: requeue(self._study, trial.number, trial.params))
 
-    def _add_evaluation(self, running: _RunningTrial, report: Report, result: Result) -> bool:
+    def _add_evaluation(self, running: _RunningTrial, result: Result) -> bool:
         """Add a reported evaluation; False where it is not a new one."""
-        scores = [report.scores.get(o, math.nan) for o in self._config.objectives]
-        if not all(map(math.isfinite, scores)) or report.best is None:
+        scores = [result.get(o, math.nan) for o in self._config.objectives]
+        # A report of a checkpoint alone has none.
+        if not all(map(math.isfinite, scores)):
             return False
-        epoch = report.epoch
+        epoch = result["epoch"]
         params = {a: result.get(f"config/{a}", v) for a, v in running.params.items()}
         if params != running.params:
             # It copied another trial and perturbed its params; its own epochs are discarded.
@@ -210,23 +211,23 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if epoch in running.evaluations:
             return False
         running.evaluations[epoch] = scores
-        best = running.evaluations.get(report.best_epoch or epoch, scores)
-        running.values = [report.best, *best[1:]]
+        best = running.evaluations.get(result["best_epoch"], scores)
+        running.values = [result["best"], *best[1:]]
         if self._display is not None:
             self._display.add_epoch(running.trial.number, epoch, scores[0])
         return True
 
-    def _write(self, running: _RunningTrial, report: Report, result: Result) -> None:
-        trial, epoch = running.trial, report.epoch
-        is_curve = len(self._config.objectives) == 1 and report.seed_scores is None
+    def _write(self, running: _RunningTrial, result: Result) -> None:
+        trial, epoch = running.trial, result["epoch"]
+        is_curve = len(self._config.objectives) == 1 and "seeds" not in result
         if is_curve and epoch not in running.reported:
             running.reported.add(epoch)
-            trial.report(report.scores[self.metric], step=epoch)
+            trial.report(result[self.metric], step=epoch)
         attributes: dict[str, Any] = {
             "values": running.values,
             "evaluations": [[e, *scores] for e, scores in sorted(running.evaluations.items())],
             "epochs": max(running.evaluations, default=0),
-            "seconds": report.seconds,
+            "seconds": result["seconds"],
             "worker": f"{result.get('hostname', '')}:{result.get('pid', '')}",
         }
         if running.schedule:

@@ -7,7 +7,7 @@ Must not know how trials are suggested or recorded.
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -26,9 +26,8 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import MbtiRayError, one_line
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
-from mbti_ray.on_ray.report import Report
 from mbti_ray.on_ray.shared_dataset import SharedDataset
-from mbti_ray.on_ray.train.metrics import EpochLogger
+from mbti_ray.on_ray.train.metrics import EpochLogger, flat_report
 from mbti_ray.on_ray.train.remote_checkpoints import download_each
 from mbti_ray.on_ray.train.trainer import train
 from mbti_ray.on_ray.train.worker import silence_ray
@@ -97,8 +96,7 @@ class TrialWorker(Worker):
             saved = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
             self._logger.log(record)
             ended = record["finished"] and self._is_last
-            report = replace(Report.of_epoch(record), finished=ended)
-            tune.report(report.to_ray(), checkpoint=saved)
+            tune.report({**flat_report(record), "finished": ended}, checkpoint=saved)
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
 
@@ -151,15 +149,16 @@ def _train_runs(params: dict[str, Any], setup: TrialSetup) -> None:
         scores.append(other.best_scores)
         seconds += other.seconds
     seed_scores = [[s[objective] for objective in setup.objectives] for s in scores]
-    report = Report(
-        # After all epochs, so that no scheduler stops it here for having reached the last one.
-        epoch=progress.epoch + 1,
-        seconds=round(seconds, 3),
-        scores={setup.objectives[0]: fmean(s[0] for s in seed_scores)},
-        finished=True,
-        seed_scores=seed_scores,
+    tune.report(
+        {
+            # After all epochs, so that no scheduler stops it here for having reached the last one.
+            "epoch": progress.epoch + 1,
+            "seconds": round(seconds, 3),
+            setup.objectives[0]: fmean(s[0] for s in seed_scores),
+            "finished": True,
+            "seeds": seed_scores,
+        }
     )
-    tune.report(report.to_ray())
 
 
 def _trial_of_several(params: dict[str, Any], *, setup: TrialSetup) -> None:
@@ -186,5 +185,4 @@ def _report_failure(setup: TrialSetup, error: Exception) -> None:
     reason = message if isinstance(error, MbtiRayError) else f"{type(error).__name__}: {message}"
     objective = setup.objectives[0]
     worst = float("inf") if mode_of(objective) == "min" else float("-inf")
-    report = Report(epoch=0, seconds=0.0, scores={objective: worst}, failure=reason)
-    tune.report(report.to_ray())
+    tune.report({"epoch": 0, objective: worst, "failed": reason})
