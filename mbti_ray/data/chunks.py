@@ -4,27 +4,16 @@ A chunk depends on the source and the plan alone, so a job that was killed and r
 same digits as one that was not. Must not know of models, of Ray, or of where predictions go.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.rows import BadRow, Row
 from mbti_ray.data.sources import stream_rows
 from mbti_ray.data.users import join_stream
 
-ROW_SCHEMA = pa.schema(
-    [
-        ("number", pa.int64()),
-        ("post", pa.int32()),
-        ("id", pa.string()),
-        ("posts", pa.list_(pa.string())),
-    ]
-)
 # Large chunks need less padding (tweets: 5 % at 128 Ki characters, 8 % at 32 Ki, 2 % for 8,192 rows
 # at once), but rows are written only when their whole chunk is done.
 _CHUNK_CHARS = 2**17
@@ -71,13 +60,41 @@ def choose_chunk_chars(source: str) -> int:
     return max(_MIN_CHUNK_CHARS, min(_CHUNK_CHARS, _text_bytes(source) // _CHUNKS))
 
 
-def read_chunks(plan: ChunkPlan) -> Iterator[pa.Table]:
-    """The chunks, each a table of one row.
+@dataclass
+class Chunk:
+    """Rows of a source as the bundle reads them: one for each user, or one for each post.
 
-    Columns: `place` (index of its first row in the source), `records` (number of rows of the
-    source), `bad` (those that cannot be read, as JSON), `rows` (the others, as `ROW_SCHEMA`).
+    Attributes:
+        place: Index of its first row in the source.
+        records: Number of rows of the source, and of characters in them.
+        rows: Number, post (as `Example.post`), id and posts of each.
+        bad: Number and reason of those that cannot be read.
     """
-    chunk = _Chunk(plan.unit)
+
+    place: int
+    records: int = 0
+    chars: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, row: Row | BadRow | None, *, unit: str) -> None:
+        """Adds what a row of the source became; None if it belongs to one that comes later."""
+        self.records += 1
+        self.chars += _ROW_CHARS
+        if isinstance(row, BadRow):
+            self.bad.append({"number": row.number, "reason": row.reason})
+        elif row is not None:
+            self.chars += sum(len(post) + _ROW_CHARS for post in row.posts)
+            whole = unit == "user"
+            for k, posts in enumerate([row.posts] if whole else [(post,) for post in row.posts]):
+                self.rows.append(
+                    {"number": row.number, "post": -1 if whole else k, "id": row.id, "posts": posts}
+                )
+
+
+def read_chunks(plan: ChunkPlan) -> Iterator[Chunk]:
+    """The chunks of a source that are not done."""
+    chunk: Chunk | None = None
 
     def is_wanted(place: int) -> bool:
         return plan.part_of(place) not in plan.done
@@ -92,64 +109,15 @@ def read_chunks(plan: ChunkPlan) -> Iterator[pa.Table]:
     for place, row in join_stream(plan.source, entries, plan.joined):
         if not is_wanted(place):
             continue
-        is_over = plan.part_of(place) != plan.part_of(chunk.place)
-        if chunk.records and (is_over or chunk.chars >= plan.chunk_chars):
-            yield chunk.table()
-            chunk = _Chunk(plan.unit)
-        chunk.add(place, row)
-    if chunk.records:
-        yield chunk.table()
-
-
-class _Chunk:
-    """Collects rows as the bundle reads them: one for each user, or one for each post."""
-
-    def __init__(self, unit: str) -> None:
-        self._unit = unit
-        self._rows: list[dict[str, Any]] = []
-        self._bad: list[dict[str, Any]] = []
-        self.place = 0
-        self.records = 0
-        self.chars = 0
-
-    def add(self, place: int, row: Row | BadRow | None) -> None:
-        """Adds what a row of the source became; None if it belongs to one that comes later."""
-        if not self.records:
-            self.place = place
-        self.records += 1
-        self.chars += _ROW_CHARS
-        if row is None:
-            return
-        if isinstance(row, BadRow):
-            self._bad.append({"number": row.number, "reason": row.reason})
-            return
-        self.chars += sum(len(post) + _ROW_CHARS for post in row.posts)
-        whole = self._unit == "user"
-        for k, posts in enumerate([row.posts] if whole else [(post,) for post in row.posts]):
-            self._rows.append(
-                {"number": row.number, "post": -1 if whole else k, "id": row.id, "posts": posts}
-            )
-
-    def table(self) -> pa.Table:
-        return pa.table(
-            {
-                "place": pa.array([self.place], pa.int64()),
-                "records": pa.array([self.records], pa.int64()),
-                "bad": pa.array([json.dumps(self._bad)], pa.string()),
-                "rows": nest_table(pa.Table.from_pylist(self._rows, schema=ROW_SCHEMA)),
-            }
-        )
-
-
-def nest_table(table: pa.Table) -> pa.Array:
-    """A table as a column with one element."""
-    rows = table.to_struct_array().combine_chunks()
-    return pa.ListArray.from_arrays(pa.array([0, len(table)], pa.int32()), rows)
-
-
-def unnest_table(column: pa.ChunkedArray) -> pa.Table:
-    """The table in a column that `nest_table` built."""
-    return pa.Table.from_struct_array(column.combine_chunks().flatten())
+        if chunk and (
+            plan.part_of(place) != plan.part_of(chunk.place) or chunk.chars >= plan.chunk_chars
+        ):
+            yield chunk
+            chunk = None
+        chunk = chunk or Chunk(place)
+        chunk.add(row, unit=plan.unit)
+    if chunk:
+        yield chunk
 
 
 def _text_bytes(source: str) -> int:

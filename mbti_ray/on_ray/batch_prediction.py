@@ -1,17 +1,17 @@
 """Batch prediction of a file: Ray Data streams chunks of rows through actors that hold the model.
 
-An actor sorts the rows of a chunk by length and predicts them together. To Ray Data a chunk is a
-single row, so chunks are never merged or split. Must not know command lines or output formats.
+An actor sorts the rows of a chunk by length and predicts them together. To Ray Data a chunk is one
+row with a pickle, so chunks are never merged or split. Must not know command lines or formats.
 """
 
-import json
 import logging
 import os
+import pickle
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -26,9 +26,9 @@ from ray.exceptions import RayError
 
 from mbti_ray.config import RunConfig, override
 from mbti_ray.config.serve_section import ServeConfig
-from mbti_ray.data.chunks import ChunkPlan, nest_table, read_chunks, unnest_table
+from mbti_ray.data.chunks import Chunk, ChunkPlan, read_chunks
 from mbti_ray.data.processes import ProgressCallback
-from mbti_ray.errors import BundleError, MbtiRayError
+from mbti_ray.errors import MbtiRayError
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.on_ray.cluster.resources import Resources, trial_resources, workers_at_once
 from mbti_ray.runs.lookup import fetch_bundle
@@ -108,16 +108,16 @@ def _predict_chunks(
     try:
         for batch in _build_dataset(job).iter_batches(batch_size=1, batch_format="pyarrow"):
             quiet.close()
-            (row,) = batch.drop_columns(["rows"]).to_pylist()
-            if row["refused"]:
-                raise BundleError(row["refused"])
-            table, bad = unnest_table(batch.column("rows")), json.loads(row["bad"])
-            yield job.chunks.part_of(row["place"]), table, bad
-            first = min(first, row["started"])
+            result = _unpacked(batch)
+            if isinstance(result, MbtiRayError):
+                raise result
+            started, chunk, table = result
+            yield job.chunks.part_of(chunk.place), table, chunk.bad
+            first = min(first, started)
             stats.rows += len(table)
-            stats.bad += len(bad)
+            stats.bad += len(chunk.bad)
             stats.seconds = max(0.0, time.time() - first)
-            advance(row["records"], f"{stats.rows_s:.0f} rows/s")
+            advance(chunk.records, f"{stats.rows_s:.0f} rows/s")
     except Exception as error:
         user_error = _find_user_error(error)
         if user_error is None:
@@ -204,23 +204,26 @@ class _ModelActor:
             # Raised here, it would reach the driver only as the text of a stack trace.
             self._loaded = error
 
-    def __call__(self, chunk: pa.Table) -> pa.Table:
-        """The chunk with its rows replaced by their predictions, or with a reason for none."""
-        started, predictor, refused = time.time(), self._loaded, None
-        records: list[dict[str, Any]] = []
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """When it began, the chunk without its rows, and their predictions; or an error."""
+        started, predictor = time.time(), self._loaded
         if isinstance(predictor, MbtiRayError):
-            refused = str(predictor)
-        else:
-            rows = unnest_table(chunk.column("rows")).to_pylist()
-            posts = [row["posts"] for row in rows]
-            predictions = predictor.predict(posts, whole=predictor.unit == "user")
-            for row, prediction in zip(rows, predictions, strict=True):
-                answer = prediction.as_dict()
-                records.append(row | answer | answer["probabilities"])
-        table = nest_table(pa.Table.from_pylist(records, schema=SCHEMA))
-        result = chunk.set_column(chunk.column_names.index("rows"), "rows", table)
-        result = result.append_column("started", pa.array([started]))
-        return result.append_column("refused", pa.array([refused], pa.string()))
+            return _packed(predictor)
+        chunk: Chunk = _unpacked(batch)
+        posts = [row["posts"] for row in chunk.rows]
+        predictions = predictor.predict(posts, whole=predictor.unit == "user")
+        answers = [prediction.as_dict() for prediction in predictions]
+        rows = [r | a | a["probabilities"] for r, a in zip(chunk.rows, answers, strict=True)]
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        return _packed((started, replace(chunk, rows=[]), table))
+
+
+def _packed(item: object) -> pa.Table:
+    return pa.table({"item": [pickle.dumps(item)]})
+
+
+def _unpacked(batch: pa.Table) -> Any:
+    return pickle.loads(batch.column("item")[0].as_py())
 
 
 class _ChunkSource(ray.data.Datasource):  # type: ignore[misc]
@@ -243,7 +246,7 @@ class _ChunkSource(ray.data.Datasource):  # type: ignore[misc]
     ) -> list[Any]:
         plan = self._plan
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ray.data.ReadTask(lambda: read_chunks(plan), metadata)]
+        return [ray.data.ReadTask(lambda: map(_packed, read_chunks(plan)), metadata)]
 
 
 def _find_user_error(error: BaseException | None) -> MbtiRayError | None:

@@ -7,13 +7,7 @@ import pytest
 
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data import users
-from mbti_ray.data.chunks import (
-    ROW_SCHEMA,
-    ChunkPlan,
-    choose_chunk_chars,
-    read_chunks,
-    unnest_table,
-)
+from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars, read_chunks
 from mbti_ray.data.users import count_joined, load_users
 from mbti_ray.errors import DataError
 
@@ -40,7 +34,7 @@ def chunks_of(source, *, unit="user", chunk_chars=2000, **plan):
 
 
 def rows_in(chunks):
-    return [row for chunk in chunks for row in unnest_table(chunk.column("rows")).to_pylist()]
+    return [row for chunk in chunks for row in chunk.rows]
 
 
 @pytest.mark.parametrize("unit", ["user", "post"])
@@ -58,20 +52,19 @@ def test_every_row_is_in_one_chunk_in_order(source, unit, chunk_chars):
             (f"u{n}", k, 1) for n in good for k in range(1 + n % 3)
         ]
     assert [row["number"] for row in rows] == sorted(row["number"] for row in rows)
-    bad = [bad for chunk in chunks for bad in json.loads(chunk.column("bad")[0].as_py())]
+    bad = [bad for chunk in chunks for bad in chunk.bad]
     assert bad == [{"number": n, "reason": "no posts"} for n in range(10, 91, 10)]
-    assert sum(chunk.column("records")[0].as_py() for chunk in chunks) == 90
-    assert all(unnest_table(chunk.column("rows")).schema.equals(ROW_SCHEMA) for chunk in chunks)
+    assert sum(chunk.records for chunk in chunks) == 90
 
 
 def test_a_chunk_ends_at_its_number_of_characters_or_with_its_part(source):
     chunks = chunks_of(source, part_rows=25)
-    places = [chunk.column("place")[0].as_py() for chunk in chunks]
-    records = [chunk.column("records")[0].as_py() for chunk in chunks]
+    places = [chunk.place for chunk in chunks]
+    records = [chunk.records for chunk in chunks]
     assert {0, 25, 50, 75} < set(places)
     assert [p + n for p, n in zip(places, records, strict=True)] == [*places[1:], 90]
     for chunk in chunks:
-        posts = [p for row in unnest_table(chunk.column("rows")).to_pylist() for p in row["posts"]]
+        posts = [p for row in chunk.rows for p in row["posts"]]
         longest = max(map(len, posts), default=0)
         assert sum(map(len, posts)) <= 2000 + 3 * longest
 
@@ -80,7 +73,7 @@ def test_the_chunks_of_a_part_do_not_depend_on_what_is_done_already(source):
     whole = chunks_of(source, part_rows=25)
     for done in ({0}, {1, 2}, {3}, {0, 1, 2, 3}):
         rest = chunks_of(source, part_rows=25, done=frozenset(done))
-        assert rest == [c for c in whole if c.column("place")[0].as_py() // 25 not in done]
+        assert rest == [c for c in whole if c.place // 25 not in done]
 
 
 def test_chunks_are_large_but_a_small_file_has_several(tmp_path):
@@ -114,7 +107,7 @@ def test_the_rows_of_an_author_are_one_user_as_in_training(by_author, chunk_char
     joined = count_joined(by_author, options, unit="user")
     assert joined == {"ann": 3, "bob": 2}
     chunks = chunks_of(by_author, chunk_chars=chunk_chars, joined=joined, part_rows=4, done=done)
-    found = [(row["id"], row["posts"]) for row in rows_in(chunks)]
+    found = [(row["id"], [*row["posts"]]) for row in rows_in(chunks)]
     expected = [
         ("r3", ["post 3"]),
         ("r4", ["post 4"]),
