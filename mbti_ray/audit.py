@@ -15,7 +15,6 @@ from mbti_ray.reports.html import write_page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "audit",
         "Show what is in a data file: class shares, lengths, duplicates across splits, and how "

@@ -16,7 +16,6 @@ _EXAMPLE = "runs/old runs/new data.source=people.csv"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "compare",
         "Compare two bundles on labeled rows that neither has seen in training: the differences "

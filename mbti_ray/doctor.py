@@ -20,7 +20,7 @@ _COLORS = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command; the exit code is 2 when something is wrong."""
+    """Exits with 2 where a check finds something wrong."""
     parser = build_parser(
         "doctor",
         "Check whether a run or study can run: versions, token, storage, disk space, resources, "

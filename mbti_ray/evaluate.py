@@ -15,7 +15,6 @@ from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "evaluate",
         "Score a bundle on labeled rows, with and without type words, and compare it with "

@@ -19,7 +19,6 @@ _SHOWN = ("acc_mean", "acc_total", "brier")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "export",
         "Export a bundle to ONNX, in float32 and with int8 weights, and score both on labeled "

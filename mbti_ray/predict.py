@@ -44,7 +44,6 @@ _DETERMINING_FIELDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "predict",
         "Predict the type of texts, or of every row of a file.\n\n"

@@ -23,7 +23,6 @@ _PORT = "serve.port="
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "serve",
         "Serve a bundle over HTTP. Without arguments: the newest best bundle under ./runs.",

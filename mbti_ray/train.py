@@ -36,7 +36,6 @@ Fit: TypeAlias = Callable[[RunConfig, "Dataset", RunFolder], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "train",
         "Train one run. Without arguments: the preset quick on the built-in corpus.",

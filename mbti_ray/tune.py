@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "tune",
         "Search hyperparameters. Without arguments: a small study on the built-in corpus.",

@@ -28,7 +28,6 @@ _BEFORE = {"bash": "", "zsh": "autoload -U +X bashcompinit && bashcompinit\n"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "completion",
         "Print a script that completes commands, presets, options and keys.",

@@ -14,7 +14,6 @@ from mbti_ray.config.settings import settings_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
     parser = build_parser(
         "config",
         "Show every setting: its key, value, meaning and allowed values.",

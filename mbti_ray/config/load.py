@@ -197,10 +197,8 @@ def _set_value(tree: Tree, address: str, value: Any) -> None:
         if not isinstance(below, dict):
             raise ConfigError(f'"{section}" is a value and has no keys')
         tree = below
-    under = tree.get(leaf)
     # Mappings are merged into a section; a search range is replaced as a whole.
-    both = isinstance(value, dict) and isinstance(under, dict) and not address.startswith("search")
-    tree[leaf] = _merge(under, value) if both else value  # type: ignore[arg-type]
+    tree.update({leaf: value} if address.startswith("search") else _merge(tree, {leaf: value}))
 
 
 def describe_errors(
