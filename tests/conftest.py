@@ -170,11 +170,11 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # Nobody takes this machine away: a process less for each run.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     }
-    # Metrics every second, not every ten.
+    # Metrics every second, not every ten; no dashboard, whose processes look around all the time.
     ray.init(
         num_cpus=2,
         logging_level="ERROR",
-        include_dashboard=True,
+        include_dashboard=False,
         _system_config={"metrics_report_interval_ms": 1000},
     )
     _shared_ray.append(ray)

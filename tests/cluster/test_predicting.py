@@ -1,5 +1,6 @@
 """Batch prediction on a real local Ray: every row once, in order, whatever is killed."""
 
+import io
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from processes import descendants
 from terminal import foreign_lines
 
 from mbti_ray.data.builtin_corpus import builtin_rows
-from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars, read_chunks, unnest_table
+from mbti_ray.data.chunks import ChunkPlan, choose_chunk_chars, read_chunks
 from mbti_ray.data.sources import read_source
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.predict import main as predict
@@ -49,14 +51,12 @@ def whole(bundle: Path, large_file: Path, tmp_path_factory: pytest.TempPathFacto
     with command(bundle, large_file, output) as process:
         wait_for(lambda: parts_of(output), process)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert_no_foreign_lines(process)
     before = parts_of(output)
     assert 1 <= len(before) < 6
-    with command(bundle, large_file, output) as process:
-        said, shown = process.communicate(timeout=300)
-    assert process.returncode == 0
-    # Ray's core calls each actor of Ray Data an error.
-    assert foreign_lines(said) == foreign_lines(shown) == []
+    with redirect_stdout(io.StringIO()) as shown:
+        assert predict(arguments(bundle, large_file, output)) == 0
+    said = shown.getvalue()
     assert f"{len(before)} parts are already complete" in " ".join(said.split())
     result = json.loads(said.splitlines()[-1])
     assert (result["before"], result["parts"]) == (len(before), 6)
@@ -66,14 +66,23 @@ def whole(bundle: Path, large_file: Path, tmp_path_factory: pytest.TempPathFacto
     return output
 
 
+def arguments(bundle: Path, source: Path, output: Path) -> list[str]:
+    place = ["--input", str(source), "--output", f"{output}/"]
+    return [str(bundle), *place, "--json", "--part-rows", str(PART_ROWS)]
+
+
+def assert_no_foreign_lines(process: subprocess.Popen[str]) -> None:
+    """Ray's core calls each actor of Ray Data an error."""
+    for shown in process.communicate(timeout=300):
+        assert foreign_lines(shown) == []
+
+
 def command(bundle: Path, source: Path, output: Path) -> subprocess.Popen[str]:
     """The command as a separate process on the session's Ray."""
     import ray
 
-    arguments = [str(bundle), "--input", str(source), "--output", f"{output}/", "--json"]
-    arguments += ["--part-rows", str(PART_ROWS)]
     return subprocess.Popen(
-        [sys.executable, "-m", "mbti_ray.predict", *arguments],
+        [sys.executable, "-m", "mbti_ray.predict", *arguments(bundle, source, output)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -132,11 +141,10 @@ def test_a_killed_command_that_resumes_has_every_row_once_with_the_digits_of_its
     source = str(large_file)
     plan = ChunkPlan(source, "user", choose_chunk_chars(source), part_rows=PART_ROWS)
     for chunk in read_chunks(plan):
-        rows = unnest_table(chunk.column("rows")).to_pylist()
-        answers = predictor.predict([row["posts"] for row in rows], whole=True)
+        answers = predictor.predict([row["posts"] for row in chunk.rows], whole=True)
         expected += [
             {"number": row["number"], "id": row["id"], "type": answer.type, **answer.probabilities}
-            for row, answer in zip(rows, answers, strict=True)
+            for row, answer in zip(chunk.rows, answers, strict=True)
         ]
     assert pq.read_table(whole).select(list(expected[0])).to_pylist() == expected
     assert [row["id"] for row in expected] == [f"u{n}" for n in range(2400) if n not in (6, 1206)]
@@ -157,7 +165,8 @@ def test_a_killed_worker_loses_and_duplicates_no_row(
         (worker, *_) = wait_for(lambda: descendants(title), process)
         os.kill(worker, signal.SIGKILL)
         assert len(parts_of(output)) < 6
-        assert process.wait(300) == 0
+        assert_no_foreign_lines(process)
+    assert process.returncode == 0
     assert_same(output, whole)
 
 

@@ -18,10 +18,11 @@ import yaml
 from processes import descendants
 
 from mbti_ray.config import load_study
-from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.errors import RunError
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.study.records import TrialRecord, records_of
+from mbti_ray.study.sampling import ask_trial
+from mbti_ray.study.store import open_study
 from mbti_ray.tune import main as tune
 
 When = Callable[[Callable[[], bool], Callable[[], None]], threading.Thread]
@@ -97,34 +98,25 @@ def test_a_trial_whose_process_is_killed_for_good_is_a_failed_trial(
     assert_nothing_repeated(records(folder))
 
 
-def test_trials_that_raise_are_failed_trials_and_are_not_tried_again(
-    study_file: Path, small_file: Path, tmp_path: Path
+def test_a_study_of_which_no_trial_was_evaluated_ends_with_the_reason_of_the_first(
+    study_file: Path, tmp_path: Path
 ) -> None:
-    from transformers import AutoConfig, AutoTokenizer
+    from mbti_ray.on_ray.cluster.resources import Resources
+    from mbti_ray.on_ray.tune.tuner import finish_study
 
-    from mbti_ray.on_ray.cluster.resources import trial_resources
-    from mbti_ray.on_ray.tune.tuner import finish_study, run_study
-
-    # A real encoder in a folder, which is deleted before the first trial starts.
-    encoder = tmp_path / "encoder"
-    source = load_study(None)
-    tokenizer = prepare_dataset(source, tmp_path / "cache").tokenizer
-    tokenizer.save_pretrained(encoder)
-    AutoConfig.for_model(
-        "distilbert", vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, hidden_dim=64
-    ).save_pretrained(encoder)
-    assert AutoTokenizer.from_pretrained(encoder)
-    config = load_study(str(study_file), [f"model.encoder={encoder}", "study.trials=3"])
-    data = prepare_dataset(config, tmp_path / "cache")
-    shutil.rmtree(encoder)
-    folder = RunFolder(tmp_path / "raising")
+    config = load_study(str(study_file))
+    folder = RunFolder(tmp_path / "failed")
     folder.begin(config, "fresh")
-    resources = trial_resources(config)
-    study, _ = run_study(config, [data], folder, resources, at_once=2)
-    assert states(folder.path) == {"FAIL": 3}
-    assert all("encoder" in str(r.reason) for r in records(folder.path))
-    with pytest.raises(RunError, match=r"no trial was evaluated; the first one: .*encoder"):
-        finish_study(config, [data], study, folder, resources, at_once=2)
+    study = open_study(folder.path, config, name="failed")
+    for reason in ("the encoder is gone", "something else"):
+        trial = ask_trial(study, config.search)
+        assert trial is not None
+        trial.set_user_attr("reason", reason)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    with pytest.raises(
+        RunError, match="no trial was evaluated; the first one: the encoder is gone"
+    ):
+        finish_study(config, [], study, folder, Resources(1, 0), at_once=2)
 
 
 @pytest.mark.long

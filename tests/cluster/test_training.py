@@ -13,10 +13,13 @@ import pandas as pd
 import pytest
 from long_run import epochs_of
 from processes import descendants
+from safetensors.torch import load_file
+from train_runs import attempts_of
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import prepare_dataset
+from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.inference.predictor import Predictor
@@ -49,7 +52,7 @@ def exported() -> Iterator[set[str]]:
     watcher.join()
 
 
-def test_fit_on_two_elastic_workers_of_which_one_is_killed_is_the_run_of_one_without_ray(
+def test_fit_on_two_elastic_workers_with_a_kill_and_a_damaged_checkpoint_is_the_run_of_one(
     when: Callable[..., threading.Thread],
     small_file: Path,
     tmp_path: Path,
@@ -57,13 +60,28 @@ def test_fit_on_two_elastic_workers_of_which_one_is_killed_is_the_run_of_one_wit
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "two"
+    damaged: list[Path] = []
+
+    def kill_a_worker_and_damage_the_newest_checkpoint() -> None:
+        os.kill(descendants("ray::RayTrainWorker")[1], signal.SIGKILL)
+        while descendants("ray::RayTrainWorker"):
+            time.sleep(0.02)
+        # Of those that are complete: what was copied when a worker was lost is not in Ray's list.
+        known = (folder / "checkpoints" / "checkpoint_manager_snapshot.json").read_text("utf-8")
+        newest, *others = [
+            c for c in checkpoints_under(folder / "checkpoints") if f'"{c.name}"' in known
+        ]
+        assert others
+        with (newest / "model.safetensors").open("r+b") as file:
+            file.truncate(1000)
+        damaged.append(newest)
+
     killing = when(
-        lambda: len(epochs_of(folder)) >= 2,
-        lambda: os.kill(descendants("ray::RayTrainWorker")[1], signal.SIGKILL),
+        lambda: len(epochs_of(folder)) >= 3, kill_a_worker_and_damage_the_newest_checkpoint
     )
     settings = {
         "model.dropout": 0,
-        "fit.epochs": 4,
+        "fit.epochs": 5,
         "fit.patience": None,
         "fit.monitor": "loss",
         "scoring.calibrate": False,
@@ -73,6 +91,11 @@ def test_fit_on_two_elastic_workers_of_which_one_is_killed_is_the_run_of_one_wit
     frame = pd.read_csv(small_file)
     classifier = MBTIClassifier.fit(frame, settings={**settings, **scaling, **place})
     killing.join()
+    (attempts,) = attempts_of("two/checkpoints")
+    assert attempts >= 2
+    (note,) = [n for n in (folder / "notes.txt").read_text("utf-8").splitlines() if "damaged" in n]
+    assert note.startswith(f"{damaged[0]}: checkpoint is damaged")
+    assert note.endswith("resuming from the one before it")
     assert {p.name for p in folder.iterdir()} >= {
         "config.yaml",
         "metrics.jsonl",
@@ -80,8 +103,7 @@ def test_fit_on_two_elastic_workers_of_which_one_is_killed_is_the_run_of_one_wit
         "checkpoints",
         "bundle",
     }
-    # It cost the steps since the checkpoint.
-    assert epochs_of(folder) == [1, 2, 3, 4]
+    assert epochs_of(folder) == [1, 2, 3, 4, 5]
     scores = json.loads((folder / "scores.json").read_text("utf-8"))
     # Every row counted once, the same gradients.
     (saved,) = (tmp_path / "frames").iterdir()
@@ -90,6 +112,9 @@ def test_fit_on_two_elastic_workers_of_which_one_is_killed_is_the_run_of_one_wit
     data = prepare_dataset(config, tmp_path / "cache-of-one")
     alone = run(config, data, Worker())
     assert scores["test"] == pytest.approx(alone.test, abs=1e-4)
+    weights = load_file(folder / "bundle" / "model.safetensors")
+    for parameter, value in alone.model.state_dict().items():
+        assert weights[parameter] == pytest.approx(value, abs=1e-3), parameter
     assert scores["test"]["rows"] == data.splits["test"].row_count
     assert Predictor.load(folder / "bundle").info["scores"]["test"] == scores["test"]
     assert saved.name in repr(classifier)
