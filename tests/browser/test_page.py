@@ -42,21 +42,25 @@ def expected(answer: dict[str, Any]) -> dict[str, Any]:
     return {"type": answer["type"], "percent": percents}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("name", "viewport"), [("phone", PHONE), ("desktop", DESKTOP)])
 def test_a_text_and_posts_show_what_the_service_returns(
-    url: str, open_page: Any, read: Any, screenshots: Path, name: str, viewport: Any, scheme: str
+    url: str, open_page: Any, read: Any, screenshots: Path, name: str, viewport: Any
 ) -> None:
-    page = open_page(url, color_scheme=scheme, viewport=viewport, **STILL)
+    def keep(state: str) -> None:
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            page.screenshot(path=screenshots / f"page-{name}-{scheme}-{state}.png", full_page=True)
+
+    page = open_page(url, viewport=viewport, **STILL)
     page.locator("#rights tr").first.wait_for()
-    page.screenshot(path=screenshots / f"page-{name}-{scheme}-before.png", full_page=True)
+    keep("before")
     read(page, TEXT)
     assert shown(page) == expected(ask(url, posts=[TEXT]))
-    page.screenshot(path=screenshots / f"page-{name}-{scheme}-text.png", full_page=True)
+    keep("text")
     read(page, "\n\n".join(POSTS), posts=True)
     assert shown(page) == expected(ask(url, posts=POSTS))
     assert page.locator("#read > li").count() == len(POSTS)
-    page.screenshot(path=screenshots / f"page-{name}-{scheme}-posts.png", full_page=True)
+    keep("posts")
 
 
 def test_each_post_shows_its_influence_and_the_largest_is_highlighted(

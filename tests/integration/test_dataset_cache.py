@@ -1,53 +1,36 @@
 """The cache of tokenized datasets: shared by commands and users, and swept."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from ranks import run_ranks
 
-from mbti_ray.config import RunConfig
+from mbti_ray.config import RunConfig, load_run
 from mbti_ray.data.dataset import prepare_dataset
 
 pytestmark = pytest.mark.integration
 
-# Waits until all are ready, as commands that start at the same time.
-PREPARE = """
-import os, sys
-from pathlib import Path
-from mbti_ray.config import load_run
-from mbti_ray.data.dataset import prepare_dataset
-os.umask(0o027)
-print("ready", flush=True)
-sys.stdin.readline()
-data = prepare_dataset(load_run("quick", [f"data.source={sys.argv[2]}"]), Path(sys.argv[1]))
-print(data.key, {name: windows.row_count for name, windows in data.splits.items()})
-"""
+
+def prepare(rank: int, cache: str, source: str) -> tuple[str, int]:
+    """As commands that start at the same time do it."""
+    os.umask(0o027)
+    torch.distributed.barrier()
+    data = prepare_dataset(load_run("quick", [f"data.source={source}"]), Path(cache))
+    return data.key, data.splits["train"].row_count
 
 
 def test_commands_that_prepare_the_same_data_at_once_share_one_folder_with_modes_of_the_umask(
     small_file: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", PREPARE, str(tmp_path), str(small_file)]
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    answers = {process.communicate()[0] for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
-    (answer,) = answers
-    (folder,) = tmp_path.iterdir()
-    assert answer.startswith(folder.name)
+    cache = tmp_path / "cache"
+    one, other = run_ranks(prepare, tmp_path / "ranks", str(cache), str(small_file))
+    assert one == other
+    (folder,) = cache.iterdir()
+    assert folder.name == one[0]
     modes = {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
     assert modes == {0o640}
     assert folder.stat().st_mode & 0o777 == 0o750

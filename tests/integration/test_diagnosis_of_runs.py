@@ -85,9 +85,16 @@ def named(findings: list[Finding]) -> set[tuple[str, str | None]]:
     return {(finding.name, finding.dimension) for finding in findings}
 
 
-def test_a_run_that_learns_has_no_finding(diagnosed: RunOf, people: Labelled) -> None:
-    _, findings = diagnosed(people, "fit.epochs=7")
-    assert findings == []
+def test_a_run_that_learns_has_no_finding_but_cut_short_is_still_improving(
+    people: Labelled, cache: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "people.csv"
+    write_users(source, people)
+    config = load_run("quick", [f"data.source={source}", "data.val_share=0.2", "fit.epochs=7"])
+    history = history_of(config, cache)
+    assert diagnose(config, history) == []
+    short = override(config, {"fit.epochs": 3})
+    assert ("still improving", None) in named(diagnose(short, history[:3]))
 
 
 def test_labels_drawn_by_lot_are_learned_by_heart_and_called_overfitting(
@@ -206,11 +213,6 @@ def test_a_majority_that_hides_a_perfect_ranking_is_imbalance_and_not_underfitti
     history = history_of(balanced, cache)
     assert max(record["val"]["acc_total"] for record in history) == 1
     assert diagnose(balanced, history) == []
-
-
-def test_a_run_cut_short_is_still_improving(diagnosed: RunOf, people: Labelled) -> None:
-    _, findings = diagnosed(people, "fit.epochs=3")
-    assert ("still improving", None) in named(findings)
 
 
 def test_a_warmup_beyond_the_end_is_named_and_the_rate_is_left_alone(

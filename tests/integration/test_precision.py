@@ -88,16 +88,16 @@ def test_the_default_precision_is_auto() -> None:
 
 @pytest.mark.parametrize("before", PRECISIONS)
 def test_a_checkpoint_resumes_and_scores_where_auto_means_another_precision(
-    quick: Build, data: Dataset, tmp_path: Path, before: str
+    short: Build, short_data: Dataset, tmp_path: Path, before: str
 ) -> None:
-    config = quick("fit.epochs=2", "fit.batch_size=128")
+    config = short("fit.epochs=2", "fit.batch_size=128")
 
     def where_auto_means(precision: str) -> Any:
         return mock.patch.object(loop, "resolve_precision", return_value=precision)
 
     folder = tmp_path / "first"
     with where_auto_means(before):
-        run(config, data, Worker(folder=folder), score_test=False)
+        run(config, short_data, Worker(folder=folder), score_test=False)
     first, last = sorted((folder / "checkpoints").iterdir())
     assert load_checkpoint(first).progress.precision == before
     for now in PRECISIONS:
@@ -105,8 +105,8 @@ def test_a_checkpoint_resumes_and_scores_where_auto_means_another_precision(
         shutil.copytree(first, resumed / "checkpoints" / first.name)
         with where_auto_means(now):
             worker = Worker(folder=resumed)
-            assert run(config, data, worker, score_test=False).progress.epoch == 2
-            assert rescore(config, data, Worker(), [last]).test["rows"] > 0
+            assert run(config, short_data, worker, score_test=False).progress.epoch == 2
+            assert rescore(config, short_data, Worker(), [last]).test["rows"] > 0
         notes = resumed / "notes.txt"
         assert notes.exists() == (now != before)
         if now != before:
@@ -114,11 +114,11 @@ def test_a_checkpoint_resumes_and_scores_where_auto_means_another_precision(
 
 
 def test_bf16_on_a_cpu_trains_with_the_attention_that_is_faster_there(
-    quick: Build, data: Dataset
+    short: Build, short_data: Dataset
 ) -> None:
     def attention(precision: str) -> str:
-        config = quick("fit.epochs=1", f"fit.precision={precision}", "fit.batch_size=256")
-        return str(run(config, data, Worker()).model.encoder.config._attn_implementation)
+        config = short("fit.epochs=1", f"fit.precision={precision}", "fit.batch_size=256")
+        return str(run(config, short_data, Worker()).model.encoder.config._attn_implementation)
 
     assert attention("bf16-mixed") == PACKED_ATTENTION
     assert attention("32") == "sdpa"
@@ -127,14 +127,14 @@ def test_bf16_on_a_cpu_trains_with_the_attention_that_is_faster_there(
 @pytest.mark.parametrize("trainable", ["all", "heads"])
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_the_final_scores_of_a_mixed_precision_run_are_those_that_its_bundle_serves(
-    quick: Build, data: Dataset, tmp_path: Path, precision: str, trainable: str
+    short: Build, short_data: Dataset, tmp_path: Path, precision: str, trainable: str
 ) -> None:
-    config = quick(f"fit.precision={precision}", f"model.trainable={trainable}", "fit.epochs=1")
-    outcome = run(config, data, Worker())
-    write_bundle(tmp_path / "b", config=config, model=outcome.model, data=data, scores={})
+    config = short(f"fit.precision={precision}", f"model.trainable={trainable}", "fit.epochs=1")
+    outcome = run(config, short_data, Worker())
+    write_bundle(tmp_path / "b", config=config, model=outcome.model, data=short_data, scores={})
     predictor = Predictor.load(tmp_path / "b")
     for split, logits in (("val", outcome.val_logits), ("test", outcome.test_logits)):
-        texts = [text.split("\n") for text in data.splits[split].texts]
+        texts = [text.split("\n") for text in short_data.splits[split].texts]
         served = predictor.predict_logits(texts, whole=True, is_preprocessed=True).values
         torch.testing.assert_close(served.double(), logits, atol=1e-5, rtol=0)
 

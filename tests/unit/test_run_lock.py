@@ -105,7 +105,7 @@ def test_a_second_command_on_the_same_name_is_refused_with_who_holds_it(
 
 def test_of_commands_that_start_at_the_same_time_exactly_one_gets_the_run(run: Location) -> None:
     with ExitStack() as stack:
-        holders = [stack.enter_context(Holder(run)) for _ in range(4)]
+        holders = [stack.enter_context(Holder(run)) for _ in range(3)]
         for holder in holders:
             holder.start()
         lines = [holder.line() for holder in holders]
@@ -135,26 +135,27 @@ def test_nothing_is_left_of_a_lock(run: Location) -> None:
 def test_the_lock_of_another_machine_in_a_bucket_is_respected_while_it_is_renewed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = parse_location(f"{server.url}/renewed/dup")
+    run, stale = (parse_location(f"{server.url}/{name}/dup") for name in ("renewed", "stale"))
     assert isinstance(run, RemotePath)
+    assert isinstance(stale, RemotePath)
     monkeypatch.setattr(lock, "_EXPIRE_S", 2.0)
     monkeypatch.setattr(lock, "_RENEW_S", 0.2)
     monkeypatch.setattr(lock, "_SETTLE_S", 0.0)
     elsewhere = {"host": "10.0.0.9", "pid": 1, "pids": "x", "since": "2026-11-25 12:00:00"}
     monkeypatch.setattr(lock, "describe_process", lambda: elsewhere)
-    own = parse_location(f"{server.url}/renewed/.dup.lock/0")
+    left = parse_location(f"{server.url}/stale/.dup.lock/0")
+    left.write_text(json.dumps(elsewhere), "utf-8")
+    with pytest.raises(RunError, match="in use"), run_lock(stale):
+        pass
     with run_lock(run):
         (held,) = (run.parent / ".dup.lock").files()
         first = held.modified()
         _wait_until(lambda: held.modified() - first >= 3)
         with pytest.raises(RunError, match=r"process 1 on 10\.0\.0\.9, since 2026"), run_lock(run):
             pass
-    own.write_text(json.dumps(elsewhere), "utf-8")
-    with pytest.raises(RunError, match="in use"), run_lock(run):
-        pass
-    _wait_until(lambda: _now(run.parent) - own.modified() >= 3)
-    with run_lock(run):
-        assert not own.exists()
+    _wait_until(lambda: _now(stale.parent) - left.modified() >= 3)
+    with run_lock(stale):
+        assert not left.exists()
 
 
 def _now(folder: RemotePath) -> float:
