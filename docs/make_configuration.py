@@ -23,6 +23,7 @@ default < preset < file < command line; the environment has no say.
 This page is written from the schema by `python docs/make_configuration.py`.
 """
 _TAIL = """
+
 ## What can go wrong
 
 - An unknown key or a value that is not allowed: every mistake is reported at once, each with what
@@ -45,7 +46,10 @@ def page() -> str:
 
 
 def _summary(section: type[BaseModel]) -> str:
-    return (section.__doc__ or "").strip().splitlines()[0].rstrip(".").lower()
+    text = (section.__doc__ or "").strip().splitlines()[0].rstrip(".")
+    first = text.partition(" ")[0]
+    # Not of names such as AdamW.
+    return first.lower() + text[len(first) :] if first == first.capitalize() else text
 
 
 def _table(heading: str, settings: list[Setting]) -> list[str]:

@@ -10,7 +10,7 @@ PosWeights = tuple[Positive, Positive, Positive, Positive]
 
 
 class PolePowers(ConfigSection):
-    """For each positive pole: its balanced weight to this power; null: as pos_weight says."""
+    """The exponent of each positive pole's balanced weight."""
 
     E: Finite | None = None
     N: Finite | None = None
@@ -19,7 +19,7 @@ class PolePowers(ConfigSection):
 
 
 class PoleWeights(ConfigSection):
-    """For each positive pole: the weight itself; null: as power or pos_weight say."""
+    """The weight of each positive pole."""
 
     E: Positive | None = None
     N: Positive | None = None
@@ -38,7 +38,9 @@ class LossConfig(ConfigSection):
     """none; balanced (negatives/positives of the training split); a number p from 0 to 1 (balanced
     to the power p); or four numbers in the order E, N, T, J"""
     power: PolePowers = PolePowers()
+    """the pole's balanced weight to this power; null: as pos_weight says"""
     weight: PoleWeights = PoleWeights()
+    """the pole's weight itself; null: as power or pos_weight says"""
     gamma: NotNegative = 2.0
     """focal loss only"""
     per: Literal["window", "person"] | None = None

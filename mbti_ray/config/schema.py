@@ -142,6 +142,7 @@ class FitConfig(ConfigSection):
     """Epochs, batches, precision and early stopping."""
 
     epochs: Count = 10
+    """passes over the training rows, at most: see patience"""
     batch_size: Count = 16
     """tokens of a worker's forward pass, in full windows; it has more windows when they are
     shorter"""
@@ -259,6 +260,7 @@ class RunConfig(ConfigSection):
     storage: str = "./runs"
     """folder or URL (s3://...) that holds the runs"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """of everything random: the split, new weights, batches, dropout, the search"""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

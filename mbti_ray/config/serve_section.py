@@ -14,7 +14,7 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 
 
 class BaseRates(ConfigSection):
-    """The share of each positive pole among the people asked; null: as in the training data."""
+    """The share of each positive pole among the people asked."""
 
     E: OpenShare | None = None
     N: OpenShare | None = None
@@ -35,10 +35,13 @@ class ServeConfig(ConfigSection):
     """share of the requests that the second bundle answers; at 0 only those that ask for it by the
     header X-Bundle-Id"""
     base_rates: BaseRates = BaseRates()
+    """the pole's share among the people asked; null: as in the training data"""
     allow_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$")], ...] = ()
     """other websites whose pages may use the service, as https://example.com"""
     host: str = "127.0.0.1"
+    """the address to listen on; 0.0.0.0: all, so that other machines can reach it"""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """of the page and the API"""
     replicas: Count | tuple[Count, Count] = 1
     """processes that have the model loaded; [min, max] scales them with the load"""
     cpus: Count = 1

@@ -53,20 +53,24 @@ class Setting:
 
 
 @cache
-def settings_of(schema: type[BaseModel], prefix: str = "") -> tuple[Setting, ...]:
-    """All settings of a config class, in the order of the schema."""
+def settings_of(
+    schema: type[BaseModel], prefix: str = "", meaning: str | None = None
+) -> tuple[Setting, ...]:
+    """All settings of a config class, in the order of the schema.
+
+    A key without a meaning of its own has that of its section.
+    """
     found: list[Setting] = []
     properties = schema.model_json_schema().get("properties", {})
     for name, field in schema.model_fields.items():
+        words = field.description or meaning
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += settings_of(field.annotation, f"{prefix}{name}.")
+            found += settings_of(field.annotation, f"{prefix}{name}.", words)
             continue
         allowed = _allowed(properties[name])
         default = field.get_default(call_default_factory=True, validated_data={})
         plain = json.dumps(list(default) if isinstance(default, tuple) else default)
-        found.append(
-            Setting(prefix + name, allowed, plain, " ".join((field.description or "").split()))
-        )
+        found.append(Setting(prefix + name, allowed, plain, " ".join((words or "").split())))
     return tuple(found)
 
 
@@ -91,15 +95,18 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return json.dumps(schema["const"])
     if "enum" in schema:
         return ", ".join(str(value) for value in schema["enum"])
-    kind = str(schema.get("type", "a mapping"))
+    if schema.get("maxLength") == 1:
+        return "one character"
+    kind = str(schema.get("type", "mapping"))
     if kind == "array":
         each = schema.get("prefixItems", ())
         count = f"{len(each)}, each " if each else ""
-        return f"list of {count}{_allowed((each or [schema.get('items', {})])[0])}"
+        kind = _allowed((each or [schema.get("items", {})])[0])
+        return f"list of {count}{'mappings' if kind == 'mapping' else kind}"
     bounds = [f"{sign} {schema[key]}" for key, sign in _SIGNS.items() if key in schema]
     return " ".join([_KINDS.get(kind, kind), ", ".join(bounds)]).strip()
 
 
 _SIGNS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-_SIGNS |= {"pattern": "of the pattern", "maxLength": "no longer than"}
-_KINDS = {"string": "text", "boolean": "true, false", "null": "null", "object": "a mapping"}
+_SIGNS |= {"pattern": "of the pattern"}
+_KINDS = {"string": "text", "boolean": "true, false", "null": "null", "object": "mapping"}

@@ -117,6 +117,7 @@ class StudyConfig(RunConfig):
 
     study: StudyOptions = StudyOptions()
     search: dict[str, Range] = Field(default_factory=dict)
+    """what is searched: a range or choices for each key"""
 
     @model_validator(mode="after")
     def _one_worker_where_needed(self) -> "StudyConfig":

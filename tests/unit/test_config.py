@@ -160,7 +160,7 @@ def test_every_mistake_is_reported_at_once_with_its_origin(file):
         ("scaling.use_gpu=maybe", 'allowed: true, false or "auto"'),
         ("seed=-1", "allowed: integer >= 0, < 2147483648"),
         ("name=../up", "allowed: text of the pattern"),
-        ("data.separator=||", "allowed: text no longer than 1 or null"),
+        ("data.separator=||", "allowed: one character or null"),
         ("serve.port=70000", "allowed: integer >= 1, <= 65535"),
     ],
 )
