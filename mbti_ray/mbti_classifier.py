@@ -6,10 +6,13 @@ or how logits are computed. Importing it loads no torch: that waits for the firs
 Shapes: R texts, 4 dimensions in the order E, N, T, J.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from mbti_ray.errors import ConfigError, MbtiRayError
 from mbti_ray.inference.prediction import Prediction, Predictions, read_posts, read_texts
 
 if TYPE_CHECKING:
@@ -57,8 +60,9 @@ class MBTIClassifier:
         from mbti_ray.inference.hub import fetch_pretrained
         from mbti_ray.inference.predictor import Predictor
 
-        rates = base_rate_overrides(base_rates or {})
-        config = apply_overrides(RunConfig(), rates, allowed=BASE_RATES)
+        with _in_words_of_python():
+            rates = base_rate_overrides(base_rates or {})
+            config = apply_overrides(RunConfig(), rates, allowed=BASE_RATES)
         folder = fetch_pretrained(place, revision=revision)
         predictor = Predictor.load(
             folder, runtime=runtime, device=device, base_rates=config.serve.base_rates
@@ -72,7 +76,12 @@ class MBTIClassifier:
 
     @classmethod
     def fit(
-        cls, data: Any, *, preset: str = "quick", settings: Mapping[str, Any] | None = None
+        cls,
+        data: Any,
+        *,
+        preset: str | Path = "quick",
+        settings: Mapping[str, Any] | None = None,
+        existing: Literal["refuse", "resume", "fresh"] = "refuse",
     ) -> "MBTIClassifier":
         """Train a model as `python -m mbti_ray.train` does; its run folder is kept.
 
@@ -81,13 +90,20 @@ class MBTIClassifier:
                 pandas, polars or Arrow, which is saved as a Parquet file in the storage folder.
             preset: A preset or a YAML file.
             settings: Values by their addresses: `{"optim.lr": 1e-4, "name": "mine"}`.
+            existing: What happens to a run of this name: it is kept, continued, or deleted first.
 
         Raises:
             MbtiRayError: What the command reports as one line.
         """
         from mbti_ray.train import train_on
 
-        return cls.from_pretrained(train_on(data, preset=preset, settings=settings or {}))
+        if existing not in ("refuse", "resume", "fresh"):
+            raise ConfigError(
+                f'existing="{existing}" is not allowed; allowed: refuse, resume, fresh'
+            )
+        with _in_words_of_python():
+            bundle = train_on(data, preset=preset, settings=settings or {}, existing=existing)
+        return cls.from_pretrained(bundle)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Copy the bundle to a folder; a BundleError if something other than a bundle is there."""
@@ -158,3 +174,13 @@ class MBTIClassifier:
             f"<MBTIClassifier: bundle {info['id']}; {named}; trained on {rows} of "
             f"{source_name(data['source'])}; {verdict(card, data) if card else 'not scored'}>"
         )
+
+
+@contextmanager
+def _in_words_of_python() -> Iterator[None]:
+    try:
+        yield
+    except MbtiRayError as error:
+        words = str(error).replace("command line:", "settings:")
+        error.args = (re.sub("--(resume|fresh)", r'existing="\1"', words),)
+        raise

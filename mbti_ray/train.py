@@ -22,10 +22,9 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import describe_schedule_change
-from mbti_ray.errors import ConfigError
 from mbti_ray.on_ray.cluster_map import ClusterMap
 from mbti_ray.runs.lookup import cache_folder, storage_folder
-from mbti_ray.runs.run_folder import RunFolder
+from mbti_ray.runs.run_folder import Existing, RunFolder
 from mbti_ray.storage.local_cache import user_cache_folder
 
 if TYPE_CHECKING:
@@ -52,29 +51,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parser, _train, argv)
 
 
-def train_on(source: Any, *, preset: str, settings: Mapping[str, Any]) -> str:
+def train_on(
+    source: Any, *, preset: str | Path, settings: Mapping[str, Any], existing: Existing
+) -> str:
     """Train one run as the command does; returns where its bundle is.
 
     On a source as `data.source` takes it, or a data frame as `save_frame` takes it, with settings
     by their addresses. Raises the MbtiRayError that the command reports as one line.
     """
-    values = [f"{key}={_as_argument(value)}" for key, value in settings.items()]
-    try:
-        storage = load_run(preset, values).storage
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("command line: ", "settings: ")) from None
+    items = [str(preset), *(f"{key}={_as_argument(value)}" for key, value in settings.items())]
+    storage = load_run(items[0], items[1:]).storage
     if not isinstance(source, str | Path):
         from mbti_ray.data.readers import save_frame
 
         folder = storage_folder(storage)
         local = folder if isinstance(folder, Path) else user_cache_folder()
         source = save_frame(source, local / "frames")
-    items = [preset, f"data.source={source}", *values]
-    return str(_train(argparse.Namespace(items=items, existing="refuse"))["bundle"])
+    items.insert(1, f"data.source={source}")
+    return str(_train(argparse.Namespace(items=items, existing=existing))["bundle"])
 
 
 def _as_argument(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str | Path):
+        return str(value)
+    # Numbers and arrays of NumPy, paths in a list.
+    return json.dumps(value, default=lambda v: getattr(v, "tolist", v.__str__)())
 
 
 def _train(options: argparse.Namespace) -> Result:
@@ -121,7 +122,8 @@ def _trainer(run: RunSetup[RunConfig]) -> Iterator[Fit]:
         nodes = check_before_run(run.config, home.parent, warn=print_warning)
         resources = run_resources(run.config, nodes)
         run.begin()
-        device = f"{resources.device}, {resources.cpus} CPU(s) and threads a worker"
+        cpus = "1 CPU" if resources.cpus == 1 else f"{resources.cpus} CPUs"
+        device = f"{resources.device}, {cpus} a worker"
         print_pairs([("device", device)])
         print_commands(watch_commands(dashboard))
 

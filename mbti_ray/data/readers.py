@@ -108,7 +108,9 @@ def _read_csv(stream: IO[bytes], columns: ColumnMap, *, usual: str) -> Iterator[
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield start, f"lines {start} to {reader.line_num} are no CSV row: {error}"
+                last = reader.line_num
+                lines_of = f"lines {start} to {last} are" if last > start else f"line {start} is"
+                yield start, f"{lines_of} no CSV row: {error}"
             else:
                 if cells is None:
                     break
@@ -274,12 +276,13 @@ def save_frame(frame: Any, folder: Path) -> Path:
 
     try:
         # pandas would add its index as a column.
-        is_pandas = hasattr(frame, "iloc")
+        is_pandas = hasattr(frame, "iloc") and hasattr(frame, "columns")
         table = pa.Table.from_pandas(frame, preserve_index=False) if is_pandas else pa.table(frame)
     except (TypeError, ValueError, pa.ArrowException) as error:
+        # Arrow's first argument may quote a cell, the last one names the column.
         raise DataError(
-            f"got {type(frame).__name__} ({one_line(error, limit=160)}); allowed: a file, a hub "
-            "dataset, builtin, or a data frame of pandas, polars or Arrow"
+            f"got {type(frame).__name__} ({one_line(error.args[-1], limit=160)}); allowed: a file, "
+            "a hub dataset, builtin, or a data frame of pandas, polars or Arrow"
         ) from None
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(None), sink)

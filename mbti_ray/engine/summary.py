@@ -81,7 +81,7 @@ def _steps(config: RunConfig, data: Dataset) -> str:
     steps = _epoch_steps(config, data)
     unit = "persons" if config.is_loss_per_person else "windows"
     least, most = config.scaling.least, config.scaling.most
-    workers = f"{most} worker(s)" if least == most else f"{least} to {most} workers"
+    workers = f"{least} to {most} workers" if least < most else f"{most} worker{'s' * (most > 1)}"
     text = (
         f"{steps} an epoch of {fit.step_size} {unit}, at most {fit.epochs} epochs, "
         f"precision {fit.precision}, {workers}"

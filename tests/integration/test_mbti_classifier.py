@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -19,6 +20,7 @@ import torch
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config.data_section import DataConfig
+from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.readers import save_frame
 from mbti_ray.data.sources import read_source
 from mbti_ray.errors import BundleError, ConfigError, DataError, RunError
@@ -131,8 +133,13 @@ def test_a_saved_bundle_is_loaded_and_replaces_nothing_but_bundles(
     assert again.predict_proba(TEXTS).equal(classifier.predict_proba(TEXTS))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(BundleError, match="not a bundle"):
-        classifier.save_pretrained(tmp_path / "mine")
+    for place in ("mine", "mine/letter.txt"):
+        with pytest.raises(BundleError, match="not a bundle"):
+            classifier.save_pretrained(tmp_path / place)
+    for inside in ("new", "new/folder"):
+        with pytest.raises(ConfigError, match="is inside the bundle"):
+            classifier.save_pretrained(tmp_path / "a" / "saved" / inside)
+    assert not (tmp_path / "a" / "saved" / "new").exists()
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
 
 
@@ -299,11 +306,37 @@ def test_a_data_frame_becomes_a_source_with_the_same_rows(frame: Any, tmp_path: 
     ]
 
 
-@pytest.mark.parametrize("frame", [7, None, object(), {"type": [object()]}])
+@pytest.mark.parametrize(
+    "frame",
+    [7, None, object(), {"type": [object()]}, pd.Series(["a"]), pd.DataFrame({"a": [1, "b"]})],
+)
 def test_what_is_no_data_frame_is_refused(frame: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="allowed: a file, a hub dataset, builtin, or a data frame"):
         save_frame(frame, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_fit_takes_values_of_python_and_says_what_it_does_with_a_run_that_exists(
+    tmp_path: Path,
+) -> None:
+    rows = builtin_rows(users=60)
+    frame = pd.DataFrame({"type": [r.mbti_type for r in rows], "posts": [r.posts for r in rows]})
+    (tmp_path / "my.yaml").write_text("preset: quick\nmodel: {reader: tfidf}\n", "utf-8")
+    settings = {"storage": tmp_path / "runs", "name": "mine", "scoring.resamples": np.int64(0)}
+    options: dict[str, Any] = {"preset": tmp_path / "my.yaml", "settings": settings}
+    classifier = MBTIClassifier.fit(frame, **options)
+    assert "TF-IDF; trained on 48 users of " in repr(classifier)
+    with pytest.raises(RunError, match='mine: exists already; existing="resume" continues it, exi'):
+        MBTIClassifier.fit(frame, **options)
+    with pytest.raises(ConfigError, match='existing="new" is not allowed; allowed: refuse, resu'):
+        MBTIClassifier.fit(frame, **options, existing="new")
+    again = MBTIClassifier.fit(frame, **options, existing="fresh")
+    assert again.predict(TEXTS) == classifier.predict(TEXTS)
+
+
+def test_a_wrong_base_rate_is_named_as_in_python(bundle: Path) -> None:
+    with pytest.raises(ConfigError, match=r'^settings: "serve.base_rates.I" is not accepted'):
+        MBTIClassifier.from_pretrained(bundle, base_rates={"I": 0.5})
 
 
 def test_wrong_settings_are_named_before_anything_starts(tmp_path: Path) -> None:

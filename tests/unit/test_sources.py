@@ -119,7 +119,7 @@ def test_bad_rows_within_the_allowed_share_are_kept_with_number_and_reason(write
         (5, "1 cells where the header has 2"),
         (6, "no type"),
         (7, "3 cells where the header has 2"),
-        (8, "lines 8 to 8 are no CSV row: ',' expected after '\"'"),
+        (8, "line 8 is no CSV row: ',' expected after '\"'"),
     ]
 
 
