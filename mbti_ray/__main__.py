@@ -28,7 +28,7 @@ TOOLS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the given command with the rest of the command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: mbti-ray VERB ...   (details: mbti-ray VERB --help)\n")
         for verb, description in (VERBS | TOOLS).items():
             print(f"  {verb:10} {description}")

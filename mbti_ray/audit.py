@@ -4,14 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.text import Text
-
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.run_setup import check_inputs
-from mbti_ray.cli.tables import Result, console, print_line, print_table
+from mbti_ray.cli.tables import Result, print_line, print_table
 from mbti_ray.config import PRESETS, load_run
 from mbti_ray.reports.html import write_page
+from mbti_ray.runs.lookup import require_outside_bundles
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +31,7 @@ def _audit(options: argparse.Namespace) -> Result:
     if options.output is not None:
         from mbti_ray.storage.output_tables import check_extension
 
+        require_outside_bundles(options.output)
         check_extension(options.output, (".html",))
     check_inputs(config)
     print_opening()
@@ -46,8 +46,7 @@ def _audit(options: argparse.Namespace) -> Result:
         source = load_users(config.data, store=PostStore(), map_batches=map_batches)
         with progress_bar("tokenizing", sum(len(row.posts) for row in source.rows)) as advance:
             statistics = audit(config, source, advance=advance, map_batches=map_batches)
-    source_text = Text(statistics["source"], style="bold")
-    console.print(source_text, statistics["fingerprint"], soft_wrap=True)
+    print_line(f"{statistics['source']} {statistics['fingerprint']}", style="bold")
     for note in source.notes:
         print_line(note)
     conclusions = list(audit_conclusions(statistics, config))
@@ -58,7 +57,7 @@ def _audit(options: argparse.Namespace) -> Result:
         print_table(*table)
     if options.output is not None:
         write_page(options.output, audit_page(statistics, tables, conclusions))
-        console.print(f"page: {options.output}", soft_wrap=True)
+        print_line(f"page: {options.output}")
     return statistics
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.run_setup import check_rows
-from mbti_ray.cli.tables import Result, console, print_comparison, print_pairs
+from mbti_ray.cli.tables import Result, print_comparison, print_line, print_pairs
 from mbti_ray.config import load_run
 from mbti_ray.errors import ConfigError
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
@@ -60,11 +60,11 @@ def _compare_and_write(options: argparse.Namespace) -> Result:
         found, table = compare_bundles(*bundles, rows, advance)
     verdict = describe_comparison(found, "A", "B")
     print_pairs([("A", str(homes[0])), ("B", str(homes[1])), ("data", rows.description)])
-    console.print(verdict, style="bold", markup=False, soft_wrap=True)
+    print_line(verdict, style="bold")
     print_comparison(found)
     if options.output is not None:
         write_tables(options.output, [table], table.schema)
-        console.print(f"rows: {options.output}")
+        print_line(f"rows: {options.output}")
     return {"first": str(homes[0]), "second": str(homes[1]), "verdict": verdict, **found}
 
 

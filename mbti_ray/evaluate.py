@@ -8,7 +8,7 @@ from pathlib import Path
 from mbti_ray.cli.command import add_base_rates, build_parser, run_command, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.run_setup import check_rows
-from mbti_ray.cli.tables import Result, console, print_pairs, print_scorecard, print_verdict
+from mbti_ray.cli.tables import Result, print_line, print_pairs, print_scorecard, print_verdict
 from mbti_ray.config import load_run
 from mbti_ray.config.load import base_rate_overrides
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, locked_outputs
@@ -82,7 +82,7 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
     print_scorecard(evaluation.scorecards)
     if options.output is not None:
         write_tables(options.output, [evaluation.rows], evaluation.rows.schema)
-        console.print(f"rows: {options.output}", soft_wrap=True)
+        print_line(f"rows: {options.output}")
     if options.report is not None:
         page = scorecard_page(
             f"{home} on {data.description}",
@@ -94,7 +94,7 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
             mistakes=evaluation.mistakes,
         )
         write_page(options.report, page)
-        console.print(f"report: {options.report}", soft_wrap=True)
+        print_line(f"report: {options.report}")
     return {
         "bundle": str(home),
         "bundle_id": evaluation.bundle_id,

@@ -8,10 +8,10 @@ from typing import Any
 from mbti_ray.cli.command import build_parser, run_command, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.run_setup import check_rows
-from mbti_ray.cli.tables import Result, console, print_pairs
+from mbti_ray.cli.tables import Result, print_commands, print_line, print_pairs
 from mbti_ray.config import RunConfig, apply_overrides, load_run
-from mbti_ray.errors import ConfigError
-from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, run_of
+from mbti_ray.errors import BundleError, ConfigError
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, require_outside_bundles, run_of
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.runs.run_lock import run_lock
 
@@ -63,19 +63,29 @@ def _export_for_transformers(
     form, target = options.to
     if form != "hf":
         raise ConfigError(f"command line: --to {form}; allowed: hf")
+    folder = Path(target)
+    require_outside_bundles(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{target}: is not empty; name a new folder, or delete it first")
     config = apply_overrides(RunConfig(), overrides, allowed=("storage",))
     bundle = locate_bundle(place, config.storage)
-    load_manifest(fetch_bundle(bundle))
+    model = load_manifest(fetch_bundle(bundle)).model
+    for key, allowed in (("reader", "windows"), ("truncation", "head")):
+        if (value := getattr(model, key)) != allowed:
+            raise BundleError(
+                f"{bundle}: transformers has nothing for model.{key}={value}; allowed: {allowed}"
+            )
     print_opening()
 
     from mbti_ray.inference.transformers_export import export_transformers
 
     exported = export_transformers(
-        fetch_bundle(bundle), Path(target), license_id=options.license, language=options.language
+        fetch_bundle(bundle), folder, license_id=options.license, language=options.language
     )
     gap = f"golden texts differ by at most {exported['gap']:.1g} in probability"
     print_pairs([("folder", target), ("class", exported["class"]), ("checked", gap)])
-    console.print(f'load it with transformers.pipeline("text-classification", "{target}")')
+    trusted = ", trust_remote_code=True" if exported["has_code"] else ""
+    print_commands({"load": f'transformers.pipeline("text-classification", "{target}"{trusted})'})
     return {"bundle": str(bundle), "folder": target, **exported}
 
 
@@ -103,7 +113,7 @@ def _export_and_score(folder: Path, overrides: Sequence[str]) -> dict[Any, dict[
     for name, values in scores.items():
         pairs.append((name, ", ".join(f"{metric} {values[metric]:.4f}" for metric in _SHOWN)))
     print_pairs(pairs)
-    console.print("use them with serve.runtime=onnx or serve.runtime=onnx-int8")
+    print_line("use them with serve.runtime=onnx or serve.runtime=onnx-int8")
     return {kind: export.model_dump() for kind, export in scored.items()}
 
 

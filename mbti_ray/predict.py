@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from mbti_ray.cli.command import add_base_rates, build_parser, run_command
 from mbti_ray.cli.progress import is_watched, print_opening, progress_bar, step
-from mbti_ray.cli.tables import Result, console, print_bad_rows, print_predictions
+from mbti_ray.cli.tables import Result, print_bad_rows, print_line, print_predictions
 from mbti_ray.config import RunConfig, apply_overrides, override
 from mbti_ray.config.load import BASE_RATES, base_rate_overrides
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.data.processes import ProgressCallback
 from mbti_ray.errors import ConfigError, DataError, RunError
-from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
+from mbti_ray.runs.lookup import fetch_bundle, locate_bundle, require_outside_bundles
 from mbti_ray.storage.remote import Location, absolute_location
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
     from mbti_ray.storage.output_tables import check_extension, check_parent, is_folder_output
 
     output = Path(options.output)
+    require_outside_bundles(output)
     is_folder = is_folder_output(options.output)
     if is_folder:
         check_parent(output)
@@ -168,13 +170,13 @@ def _predict_rows(home: Location, config: RunConfig, options: argparse.Namespace
             "each in the place of its last row (data.join_rows)"
         )
     for note in notes:
-        console.print(f"{options.input}: {note}", soft_wrap=True)
+        print_line(f"{options.input}: {note}")
     job = PredictionJob(absolute_location(home), plan, config)
     if is_folder:
         summary = _predict_to_folder(job, manifest, options)
     else:
         summary = _predict_to_file(job, output)
-    console.print(f"{summary['rows']:,} rows: {output}")
+    print_line(f"{summary['rows']:,} rows: {output}")
     if summary["bad"]:
         with Path(summary["bad_rows"]).open(encoding="utf-8") as lines:
             rows = map(json.loads, lines)
@@ -243,7 +245,7 @@ def _predict_missing_parts(job: "PredictionJob", folder: "PartFolder") -> dict[s
 
     before, stats = len(folder.done), PredictionStats()
     if before:
-        console.print(f"{folder.path}: {before} parts are already complete")
+        print_line(f"{folder.path}: {before} parts are already complete")
     totals = folder.totals
     if totals is None:
         with _row_progress(job) as advance:
@@ -280,7 +282,8 @@ def _row_progress(job: "PredictionJob") -> Iterator[ProgressCallback]:
 
 
 def _looks_like_a_path(item: str) -> bool:
-    return Path(item).is_dir() or ("/" in item and not re.search(r"\s", item))
+    # Path.is_dir raises for what is too long for the name of a file.
+    return os.path.isdir(item) or ("/" in item and not re.search(r"\s", item))  # noqa: PTH112
 
 
 if __name__ == "__main__":

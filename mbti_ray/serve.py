@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from mbti_ray.cli.command import build_parser, relative, run_command, split_base
 from mbti_ray.cli.next_commands import ask_command, watch_commands
 from mbti_ray.cli.progress import print_opening, step
-from mbti_ray.cli.tables import Result, console, print_commands, print_warning
+from mbti_ray.cli.tables import Result, print_commands, print_line, print_warning
 from mbti_ray.config import load_run
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
@@ -76,11 +76,11 @@ def _serve(options: argparse.Namespace) -> Result:
 
     load_manifest(fetch_bundle(bundle))
     print_opening()
-    console.print(f"serving {relative(bundle)}", soft_wrap=True)
+    print_line(f"serving {relative(bundle)}")
 
     def announce(url: str, dashboard: str | None) -> None:
         starting.close()
-        console.print(f"{url}/ is ready; Ctrl-C stops it", soft_wrap=True)
+        print_line(f"{url}/ is ready; Ctrl-C stops it")
         print_commands({"ask": ask_command(url), **watch_commands(dashboard)})
 
     # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
@@ -121,10 +121,10 @@ def _change(place: str | None, overrides: Sequence[str], *, back: bool, gate: st
             from mbti_ray.inference.comparison import require_no_worse
 
             folders = fetch_bundle(served), fetch_bundle(bundle)
-            console.print(require_no_worse(*folders, gate), soft_wrap=True)
+            print_line(require_no_worse(*folders, gate))
 
     target = change_target(bundle, config.serve, check=check)
-    console.print(f"now serving {target.describe()}", soft_wrap=True)
+    print_line(f"now serving {target.describe()}")
     return {"front": target.primary, "beside": target.canary, "share": target.canary_share}
 
 

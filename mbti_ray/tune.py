@@ -151,8 +151,7 @@ def _print_summary(summary: "StudySummary", run: RunSetup[StudyConfig]) -> Resul
     values = ", ".join(f"{a}={format_short(value)}" for a, value in best.items())
     print_pairs([("best", f"trial {summary['best']}: {values}"), ("", summary["bundle"])])
     print_findings([*scores["diagnosis"], *summary["findings"]])
-    repeat = " ".join(map(relative, summary["command"].split(" ")))
-    print_commands({**commands_for(folder, run.config.study), "repeat": repeat})
+    print_commands(commands_for(folder, run.config.study))
     return {
         "study": str(folder.location),
         "bundle": str(folder.best.location / folder.bundle.name),

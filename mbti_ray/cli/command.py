@@ -4,6 +4,7 @@ Imports nothing heavy: `--help` and user errors are answered before torch or Ray
 """
 
 import argparse
+import errno
 import json
 import shlex
 import signal
@@ -16,7 +17,7 @@ from mbti_ray.cli.screen import print_error, wrap
 from mbti_ray.cli.tables import Result
 from mbti_ray.config import PRESETS, StudyConfig
 from mbti_ray.config.settings import address_of, config_addresses
-from mbti_ray.errors import ConfigError, MbtiRayError, mask_secrets
+from mbti_ray.errors import ConfigError, MbtiRayError, mask_secrets, one_line
 
 Command = Callable[[argparse.Namespace], Result]
 
@@ -110,6 +111,12 @@ def run_command(
         for line in str(error).splitlines():
             print_error(mask_secrets(line))
         return error.exit_code
+    except OSError as error:
+        # Whether a file is there is asked in many places, and raises this for a whole text.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print_error(f"{one_line(error.filename, limit=60)}: is too long for the name of a file")
+        return 2
     except KeyboardInterrupt:
         print_error("stopped")
         return 128 + (_received or [signal.SIGINT])[-1]
@@ -154,7 +161,12 @@ def relative(path: object) -> str:
 
 
 def split_base(items: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The preset or file that comes first, if any, and the `key=value` arguments."""
+    """The preset or file that comes first, if any, and the `key=value` arguments.
+
+    ConfigError for an empty one: what was meant by it must not become the newest or the default.
+    """
+    if "" in items:
+        raise ConfigError("command line: an argument is empty, as that of an unset shell variable")
     # A URL may have a query string.
     if items and ("=" not in items[0] or "://" in items[0].partition("=")[0]):
         return items[0], list(items[1:])

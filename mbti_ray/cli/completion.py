@@ -10,7 +10,10 @@ from mbti_ray.config.settings import config_addresses
 from mbti_ray.errors import ConfigError
 
 COMMANDS = "train tune evaluate compare predict export serve audit doctor config completion"
-_OPTIONS = "--help --json --resume --fresh --input --output"
+OPTIONS = (
+    "--help --json --resume --fresh --input --output --part-rows --base-rates --split --report "
+    "--to --license --language --roll-out --roll-back --gate --cluster"
+)
 # Bash takes `=` for the end of a word: a key is completed with it, and after it a file name.
 _SCRIPT = """\
 _mbti_ray() {
@@ -46,7 +49,7 @@ def _complete(options: argparse.Namespace) -> Result:
             f"{', '.join(_BEFORE)}"
         )
     keys = [f"{address}=" for address in config_addresses(StudyConfig)]
-    words = " ".join([*PRESETS, *_OPTIONS.split(), *keys])
+    words = " ".join([*PRESETS, *OPTIONS.split(), *keys])
     script = _BEFORE[shell] + _SCRIPT.replace("@words", words).replace("@commands", COMMANDS)
     if not options.json:
         print(script, end="")

@@ -15,7 +15,7 @@ _TEXT = "I would rather read than go out."
 
 
 def commands_for(folder: RunFolder, study: StudyOptions | None = None) -> dict[str, str]:
-    """How to look at a run or study, serve it, ask it and explore the trials of a study."""
+    """How to look at a run or study, serve it, ask it; explore a study and repeat its best run."""
     place = shlex.quote(relative(folder.location))
     commands = {}
     if folder.remote is None:
@@ -26,6 +26,10 @@ def commands_for(folder: RunFolder, study: StudyOptions | None = None) -> dict[s
     if study is not None and (database := _database(folder, study)):
         missing = "" if find_spec("optuna_dashboard") else "  # pip install optuna-dashboard"
         commands["explore"] = f"optuna-dashboard {shlex.quote(database)}{missing}"
+    if study is not None:
+        config = shlex.quote(relative(folder.best.location / folder.config.name))
+        repeated = f"{folder.location.name}-again"
+        commands["repeat"] = f"{command_prefix('train')} {config} name={repeated}"
     return commands
 
 

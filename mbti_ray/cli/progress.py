@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from rich.live import Live
@@ -49,9 +50,11 @@ def print_opening() -> None:
         torch = f"torch {version('torch')}"
     except PackageNotFoundError:
         torch = "no torch"
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    gpus = len([*Path("/dev").glob("nvidia[0-9]*")])
     python = f"Python {platform.python_version()}"
-    print_error(f"mbti-ray {__version__}, {python}, {torch}, {cores} cores")
+    machine = f"{cores} core{'s' * (cores > 1)}, {gpus or 'no'} GPU{'s' * (gpus > 1)}"
+    print_error(f"mbti-ray {__version__}, {python}, {torch}, {machine}")
 
 
 @contextmanager
@@ -128,8 +131,9 @@ class RunProgress:
         print_error(format_epoch(record, self.config))
         fit = self.config.fit
         if record["finished"] and record["epoch"] < fit.epochs:
-            since = record["epoch"] - record["best_epoch"]
-            print_error(f"stopped early: {fit.monitor} has not improved for {since} epochs")
+            print_error(
+                f"stopped early: {fit.monitor} has not improved since epoch {record['best_epoch']}"
+            )
 
 
 @contextmanager

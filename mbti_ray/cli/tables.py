@@ -149,10 +149,11 @@ def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
         # Intervals in their columns as far as there is room.
         layouts = ((2, 2), (1, 2), (1, 1), (0, 2))
         _print_widest(*(_all_metrics(main, intervals=n, gap=gap) for n, gap in layouts))
-    if main["intervals"]["groups"] < FEW_PERSONS:
+    persons, kind = main["intervals"]["groups"], main["intervals"]["resampled"]
+    if persons < FEW_PERSONS:
+        counted = f"{persons} {kind} was" if persons == 1 else f"{persons} {kind}s were"
         print_line(
-            f"only {main['intervals']['groups']} {main['intervals']['resampled']}(s) were scored: "
-            "take these scores, and any interval, as a rough guide",
+            f"only {counted} scored: take these scores, and any interval, as a rough guide",
             style="yellow",
         )
     _print_baselines(main)
@@ -211,7 +212,7 @@ def print_comparison(found: "Comparison") -> None:
         f"{DIMENSION_NAMES[key]} {n['corrected']} corrected, {n['spoiled']} spoiled"
         for key, n in found["flips"].items()
     )
-    console.print(f"letters that flipped: {'; '.join(flips)}", soft_wrap=True)
+    print_line(f"letters that flipped: {'; '.join(flips)}")
 
 
 def _value(interval: Mapping[str, Any] | None) -> str:
@@ -252,7 +253,7 @@ def print_trials(study: "StudySummary") -> None:
     _print_widest(*(_trials_table(study, n) for n in (_headings(study["search"]), {})))
     for rung in study["rungs"]:
         promoted = rung["reached"] - rung["stopped"]
-        console.print(f"epoch {rung['epoch']}: {promoted} of {rung['reached']} trials continued")
+        print_line(f"epoch {rung['epoch']}: {promoted} of {rung['reached']} trials continued")
     if study["front"]:
         front = ", ".join(map(str, study["front"]))
         objectives = ", ".join(o["name"] for o in study["objectives"])

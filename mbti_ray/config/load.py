@@ -82,7 +82,10 @@ def apply_overrides(
 def base_rate_overrides(given: str | Mapping[str, float]) -> list[str]:
     """Arguments that set `serve.base_rates`, from `E=0.5,N=0.3` or from a mapping."""
     if isinstance(given, str):
-        return [f"serve.base_rates.{part.strip()}" for part in given.split(",") if part.strip()]
+        parts = [part.strip() for part in given.split(",") if part.strip()]
+        if not all("=" in part for part in parts):
+            raise ConfigError(f"{COMMAND_LINE}: --base-rates {given}; allowed: as E=0.5,N=0.3")
+        return [f"serve.base_rates.{part}" for part in parts]
     return [f"serve.base_rates.{pole}={rate}" for pole, rate in given.items()]
 
 

@@ -45,6 +45,7 @@ from mbti_ray.model.classifier import MBTIModel, add_heads
 from mbti_ray.model.encoder import build_encoder, read_encoder_config
 from mbti_ray.model.stack import Stack, load_stack
 from mbti_ray.model.tfidf import TfidfModel, load_tfidf
+from mbti_ray.runs.lookup import require_outside_bundles
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.checksums import find_damage
 
@@ -110,10 +111,12 @@ def load_model(bundle: Bundle) -> MBTIModel:
 def copy_bundle(folder: Path, target: Path) -> None:
     """Copy a bundle to a folder, which appears whole.
 
-    Another bundle there is replaced; anything else is a BundleError.
+    Another bundle there is replaced; anything else is a BundleError, a bundle around it a
+    ConfigError.
     """
     if target.exists() and folder.samefile(target):
         return
+    require_outside_bundles(target)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         load_manifest(target)
     with atomic_folder(target) as staging:

@@ -138,7 +138,7 @@ def load_manifest(folder: Path) -> Manifest:
         # Fails on what is nested too deeply to be sent as JSON.
         manifest.model_dump_json()
         return manifest
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder}: not a bundle (it contains no bundle.json)") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from mbti_ray.data.tokenizer import Tokenizer
-from mbti_ray.errors import BundleError, ConfigError
+from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle, load_model
 from mbti_ray.inference.hub import write_card
 from mbti_ray.inference.manifest import Manifest
@@ -40,24 +40,14 @@ _LABELS = dict(enumerate(POSITIVE_POLES))
 def export_transformers(
     folder: Path, target: Path, *, license_id: str | None = None, language: str | None = None
 ) -> dict[str, Any]:
-    """Write a folder that transformers loads; returns its class and largest gap to the bundle.
+    """Write a folder that transformers loads; returns its class, whether that is code in the
+    folder, and the largest gap to the bundle.
 
     The license (as hubs abbreviate it) and the language (as an ISO 639 code) are for its card.
-    Raises ConfigError if the target is not empty, BundleError if the bundle cannot be exported.
+    Takes a bundle whose encoder reads windows from the beginning. Raises BundleError if what was
+    written does not compute the same.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target}: is not empty; name a new folder, or delete it first")
     bundle = load_bundle(folder)
-    if bundle.manifest.model.reader != "windows":
-        raise BundleError(
-            f"{folder}: model.reader={bundle.manifest.model.reader} is more than an encoder with "
-            "four heads, which is what transformers can load; allowed: windows"
-        )
-    if bundle.manifest.model.truncation != "head":
-        raise BundleError(
-            f"{folder}: model.truncation={bundle.manifest.model.truncation} is no truncation of "
-            "transformers; allowed: head"
-        )
     predictor = Predictor.load(folder)
     model = load_model(bundle)
     temperature = torch.tensor(bundle.manifest.temperature)
@@ -88,7 +78,8 @@ def export_transformers(
                 f"{folder}: the exported model differs by {gap:.2g} on the golden texts, allowed "
                 f"{_ALLOWED_GAP:g}; nothing was written"
             )
-    return {"class": type(exported).__name__, "gap": gap}
+    has_code = isinstance(exported, MBTIForSequenceClassification)
+    return {"class": type(exported).__name__, "has_code": has_code, "gap": gap}
 
 
 def _usage(manifest: Manifest, exported: PreTrainedModel) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+# PretrainedConfig: as transformers 4 calls it, too.
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 
-class MBTIConfig(PreTrainedConfig):  # type: ignore[misc]
+class MBTIConfig(PretrainedConfig):  # type: ignore[misc]
     """Configuration: that of the encoder, as a mapping, and how its tokens are pooled.
 
     `length` has the slope of each label and the tokens, `low` to `high`, between which its logits

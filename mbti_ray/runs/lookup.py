@@ -85,9 +85,18 @@ def run_of(location: Location) -> Location | None:
     return next((p for p in reversed(places) if (p / "config.yaml").is_file()), None)
 
 
+def require_outside_bundles(place: Path) -> None:
+    """Raises ConfigError for a place in a bundle, which is refused once it has other files."""
+    for folder in place.resolve().parents:
+        if (folder / "bundle.json").exists():
+            raise ConfigError(f"{place}: is inside the bundle {folder}; name another place")
+
+
 @contextmanager
 def locked_outputs(*files: Path | None) -> Iterator[None]:
-    """Holds the locks of the runs in whose folders these files are."""
+    """Holds the locks of the runs in whose folders these files are; refuses one in a bundle."""
+    for file in filter(None, files):
+        require_outside_bundles(file)
     runs = {run_of(file.resolve().parent) for file in files if file is not None}
     with ExitStack() as locks:
         for run in runs:

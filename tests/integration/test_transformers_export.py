@@ -101,10 +101,18 @@ def pipeline_probabilities(folder: Path, texts: list[str], **options: Any) -> li
     ],
 )
 def test_the_pipeline_of_the_exported_folder_gives_the_probabilities_of_predict_proba(
-    make: Callable[..., Path], tmp_path: Path, architecture: str, pooling: str, is_plain: bool
+    make: Callable[..., Path],
+    tmp_path: Path,
+    architecture: str,
+    pooling: str,
+    is_plain: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle, folder = make(architecture, pooling), tmp_path / "hf"
     assert export_main([str(bundle), "--to", "hf", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert f'transformers.pipeline("text-classification", "{folder}"' in shown
+    assert ("trust_remote_code=True" in shown) != is_plain
     config = json.loads((folder / "config.json").read_text("utf-8"))
     assert config["problem_type"] == "multi_label_classification"
     assert config["id2label"] == {"0": "E", "1": "N", "2": "T", "3": "J"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from mbti_ray.config.settings import config_addresses
 pytestmark = pytest.mark.unit
 
 STUDY = str(Path(__file__).parents[2] / "tune_configs" / "quick.yaml")
+LONG = "words" * 60
 UNKNOWN_TYPES = "type,posts\n" + "XXXX,some words\n" * 8 + "INTJ,other words\n" * 2
 
 
@@ -125,8 +127,36 @@ def files_in(folder):
         ),
         (["audit", "data.source=mycsv"], "mycsv: no such file; allowed: builtin, a file (.csv"),
         (["train", "data=my.csv"], 'did you mean "data.source"?'),
+        (["audit", f"data.source={LONG}"], " is too long for the name of a file"),
+        *(
+            ([*verb, "{d}/bundle/new.csv"], "/bundle/new.csv: is inside the bundle ")
+            for verb in (
+                ["evaluate", "{d}/bundle", "--output"],
+                ["compare", "{d}/bundle", "{d}/bundle", "--output"],
+                ["predict", "{d}/bundle", "--input", "{d}/good.csv", "--output"],
+                ["audit", "--output"],
+            )
+        ),
+        (["evaluate", LONG], " is too long for the name of a file"),
+        (["predict", "some words " * 30], "contains no bundle; create one"),
         (["config", "qick"], 'command line: "qick" is neither a preset nor a .yaml file; presets'),
         (["completion", "fish"], 'command line: "fish" is not a shell; allowed: bash, zsh'),
+        *(
+            ([verb, ""], "command line: an argument is empty, as that of an unset shell variable")
+            for verb in (
+                "train",
+                "tune",
+                "evaluate",
+                "serve",
+                "export",
+                "audit",
+                "doctor",
+                "config",
+            )
+        ),
+        (["export", "{d}/bundle", "--to", "hf", "{d}/bundle/new"], "is inside the bundle "),
+        (["export", "{d}/bundle", "--to", "hf", "{d}"], "is not empty; name a new folder"),
+        (["evaluate", "--base-rates", "50"], "--base-rates 50; allowed: as E=0.5,N=0.3"),
         (["evaluate"], "contains no bundle; create one with `python -m mbti_ray.tune`"),
         (["evaluate", "{d}/none"], "none: no such folder"),
         (
@@ -240,13 +270,14 @@ def test_help_of_every_verb_is_there(verb, capsys, monkeypatch):
     output = capsys.readouterr()
     assert output.out.startswith(f"usage: python -m mbti_ray.{verb} ")
     assert "--json" in output.out
+    assert {*re.findall(r"--[a-z-]+", output.out)} <= {*completion.OPTIONS.split()}
     *_, examples = output.out.partition("examples:\n")
     assert examples.startswith(f"  python -m mbti_ray.{verb} "), "it ends with examples"
     assert output.err == ""
     assert max(map(len, output.out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"]])
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]])
 def test_help_of_the_whole_lists_every_verb(argv, capsys):
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -292,6 +323,7 @@ def test_config_shows_every_setting_with_its_value_and_what_is_allowed(capsys):
     [
         ("mbti-ray tr", "train"),
         ("mbti-ray train mi", "minilm"),
+        ("mbti-ray serve --ro", "--roll-out --roll-back"),
         ("mbti-ray tune optim.l", "optim.lr= optim.layer_decay="),
         ("mbti-ray train data.source = m", ""),
     ],

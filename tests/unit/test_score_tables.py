@@ -23,7 +23,7 @@ def test_the_screen_shows_one_scorecard_within_100_columns(capsys):
     assert re.search(r"accuracy +this model +majority +most_mentioned ", shown)
     assert re.search(r"T/F +0\.860 +0\.700 +0\.750 +0\.700\n", shown)
     assert "tfidf is missing: scikit-learn is not installed" in shown
-    assert "only 3 author(s)" in shown
+    assert "only 3 authors were scored: " in shown
     words = " ".join(shown.split())
     assert "mean +0.100 (+0.070 to +0.130, p 0.0004), macro-F1 +0.120 (+0.090 to +0.150)," in words
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,19 @@ from report_records import FINDINGS, scorecard
 pytestmark = pytest.mark.unit
 
 WIDTHS = pytest.mark.parametrize("width", [80, 140])
+COMPARISON: Any = {
+    "differences": {
+        "accuracy": {
+            "first": 0.8,
+            "second": 0.9,
+            "value": 0.1,
+            "low": 0.05,
+            "high": 0.15,
+            "p": 0.01,
+        }
+    },
+    "flips": {key: {"corrected": 12, "spoiled": 3} for key in ("ei", "sn", "tf", "jp")},
+}
 SEARCH = ["optim.lr", "optim.weight_decay", "model.dropout", "loss.power.E", "loss.weight.E"]
 
 
@@ -57,6 +71,7 @@ def study_summary(search: list[str], trials: int = 3) -> dict[str, object]:
 def test_words_are_whole_and_lines_fit(terminal: io.StringIO, width: int) -> None:
     tables.print_verdict(scorecard(), None)
     tables.print_scorecard({"test": scorecard()})
+    tables.print_comparison(COMPARISON)
     tables.print_findings(FINDINGS)
     tables.print_pairs([("search", "8 trials for acc_mean, " * 8), ("data", "a b c " * 40)])
     tables.print_warning("10 optimizer steps in 2 epochs are few to learn from; " * 4)
@@ -122,6 +137,16 @@ def record(epoch: int, *, best_epoch: int, finished: bool = False) -> dict[str, 
     }
 
 
+def test_the_first_line_says_the_versions_and_the_machine(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    progress.print_opening()
+    line = capsys.readouterr().err.strip()
+    assert re.fullmatch(
+        r"mbti-ray [\d.]+, Python [\d.]+, torch \S+, \d+ cores?, (no|\d+) GPUs?", line
+    )
+
+
 def test_a_run_reports_each_epoch_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.run_progress(load_run("quick", ["fit.epochs=10"])) as shown:
         shown.advance(20, 100, "epoch 1 loss 0.7")
@@ -134,7 +159,7 @@ def test_a_run_reports_each_epoch_in_a_log(capsys: pytest.CaptureFixture[str]) -
         "  epoch    loss  val loss  accuracy  macro-F1     best  seconds     left",
         "   1/10  0.6900    0.6123    0.8125    0.7000  0.8125*      2.0     0:18",
         "   2/10  0.6900    0.6123    0.8125    0.7000  0.8125       4.0        -",
-        "stopped early: acc_mean has not improved for 1 epochs",
+        "stopped early: acc_mean has not improved since epoch 1",
     ]
 
 

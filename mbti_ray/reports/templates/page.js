@@ -46,9 +46,10 @@ for (const head of all(".sortable thead th")) {
 }
 
 for (const button of all(".command button"))
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.previousElementSibling.textContent);
-    button.textContent = "copied";
+  button.addEventListener("click", () => {
+    // navigator.clipboard is missing where the page comes from another machine by plain HTTP.
+    getSelection().selectAllChildren(button.previousElementSibling);
+    if (document.execCommand("copy")) button.textContent = "copied";
   });
 
 for (const heading of all("section > h2")) {
