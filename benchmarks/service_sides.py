@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from mbti_ray.config import load_run
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.encoder_files import locate_encoder
+from mbti_ray.data.tokenizer import load_tokenizer
 from mbti_ray.inference.bundle import load_bundle, load_model
 from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.runtimes.onnx_export import export_onnx
@@ -66,9 +67,9 @@ def build_peer(bundle: Path, folder: Path) -> Path:
     )
     model.classifier.load_state_dict(load_model(found).heads.state_dict())
     model.save_pretrained(folder)
-    assert found.tokenizer is not None
-    found.tokenizer.model_max_length = config.max_tokens
-    found.tokenizer.save_pretrained(folder)
+    tokenizer = load_tokenizer(bundle)
+    tokenizer.model_max_length = config.max_tokens
+    tokenizer.save_pretrained(folder)
     return folder
 
 

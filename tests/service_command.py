@@ -72,8 +72,7 @@ class Service:
 def served(bundle: Path, folder: Path, *words: str) -> Iterator[Service]:
     """The command with a bundle and further arguments, until the end of the block."""
     port = free_port()
-    # At Ray's niceness of 15 its workers would wait for the other process of the tests.
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_worker_niceness": "0"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     for name in ("METRICS", "STATS"):
         environment[f"RAY_SERVE_HAPROXY_{name}_PORT"] = str(free_port())
     command = [sys.executable, "-m", "mbti_ray.serve", str(bundle), f"serve.port={port}", *words]

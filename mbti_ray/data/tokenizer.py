@@ -37,6 +37,8 @@ _TINY_WORDS = 2000
 # Enough texts to find the common words; more of a large file would only take time.
 _TINY_TEXTS = 20_000
 _UNBOUNDED = 10**9
+# The special tokens that a reader of texts knows.
+_ROLES = ("cls", "sep", "pad", "unk")
 # More than words have: a beginning of so many characters has more tokens than are read.
 _CHARACTERS_PER_TOKEN = 16
 
@@ -50,13 +52,23 @@ class WordTokenizer:
     library's.
     """
 
-    def __init__(self, backend: str, *, cls_token_id: int, sep_token_id: int) -> None:
+    def __init__(
+        self,
+        backend: str,
+        *,
+        cls_token_id: int,
+        sep_token_id: int,
+        pad_token_id: int = 0,
+        unk_token_id: int | None = None,
+    ) -> None:
         """Takes the tokenizer as the JSON of the `tokenizers` library."""
         self.cls_token_id, self.sep_token_id = cls_token_id, sep_token_id
+        self.pad_token_id, self.unk_token_id = pad_token_id, unk_token_id
         self._backend = Backend.from_str(backend)
         self._backend.no_truncation()
         self._backend.no_padding()
         settings = json.loads(backend)
+        self._special = {t["content"] for t in settings["added_tokens"] if t["special"]}
         self._is_by_word = _reads_words_alone(settings)
         # A token such as [SEP] is read first, and may be of several pieces.
         marks = {*_MARKS}.difference(*(token["content"] for token in settings["added_tokens"]))
@@ -67,8 +79,26 @@ class WordTokenizer:
     @classmethod
     def of(cls, tokenizer: Any) -> "WordTokenizer":
         """From a tokenizer of transformers."""
-        ids = {name: getattr(tokenizer, name) for name in ("cls_token_id", "sep_token_id")}
+        ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in _ROLES}
         return cls(tokenizer.backend_tokenizer.to_str(), **ids)
+
+    @classmethod
+    def load(cls, folder: Path) -> "WordTokenizer":
+        """From the files of a tokenizer of transformers, which takes as long to import as torch."""
+        backend = (folder / "tokenizer.json").read_text("utf-8")
+        settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        id_of = {token["content"]: token["id"] for token in json.loads(backend)["added_tokens"]}
+        tokens = {f"{role}_token_id": settings.get(f"{role}_token") for role in _ROLES}
+        ids: dict[str, Any] = {
+            name: id_of.get(token["content"] if isinstance(token, dict) else token)
+            for name, token in tokens.items()
+        }
+        return cls(backend, **ids)
+
+    def is_word(self) -> list[bool]:
+        """Of each id, whether it has a letter or digit: punctuation is known in any language."""
+        tokens = map(self._backend.id_to_token, range(self._backend.get_vocab_size()))
+        return [t not in self._special and any(map(str.isalnum, t or "")) for t in tokens]
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without special tokens."""

@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from mbti_ray.data.split import SPLITS, text_key
-from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
+from mbti_ray.data.tokenizer import WordTokenizer
 from mbti_ray.errors import BundleError, one_line
 from mbti_ray.inference.manifest import (
     Manifest,
@@ -42,7 +43,8 @@ from mbti_ray.inference.manifest import (
     write_manifest,
 )
 from mbti_ray.model.classifier import MBTIModel, add_heads
-from mbti_ray.model.encoder import build_encoder, read_encoder_config
+from mbti_ray.model.encoder import as_config, build_encoder, read_encoder_shape
+from mbti_ray.model.packed_bert import PackedBert, is_packable, packed_state
 from mbti_ray.model.stack import Stack, load_stack
 from mbti_ray.model.tfidf import TfidfModel, load_tfidf
 from mbti_ray.runs.lookup import require_outside_bundles
@@ -58,7 +60,7 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
-    tokenizer: Tokenizer | None
+    tokenizer: WordTokenizer | None
     tfidf: TfidfModel | None = None
     stack: Stack | None = None
 
@@ -69,9 +71,7 @@ class Bundle:
         return cls(
             folder,
             manifest,
-            load_tokenizer(folder, config=read_encoder_config(folder))
-            if manifest.model.has_encoder
-            else None,
+            WordTokenizer.load(folder) if manifest.model.has_encoder else None,
             load_tfidf(folder) if manifest.model.has_tfidf else None,
             load_stack(folder) if reader == "stack" else None,
         )
@@ -94,17 +94,27 @@ def load_bundle(folder: Path) -> Bundle:
         return Bundle.read(folder, manifest)
 
 
-def load_model(bundle: Bundle) -> MBTIModel:
-    """The model with a bundle's weights, on the CPU, in evaluation mode."""
+def load_model(bundle: Bundle, *, packed: bool = False) -> MBTIModel:
+    """The model with a bundle's weights, on the CPU, in evaluation mode.
+
+    With `packed` its encoder is a `PackedBert` where that can be: it reads packed rows only.
+    """
     settings = bundle.manifest.model
     with _reported_as_damage(bundle.folder):
-        config = read_encoder_config(bundle.folder)
+        shape = read_encoder_shape(bundle.folder)
         tokens = settings.window_tokens
-        positions = getattr(config, "max_position_embeddings", tokens)
+        positions = shape.get("max_position_embeddings", tokens)
         if positions < tokens:
             raise ValueError(f"max_tokens is {tokens}, the encoder has {positions}")
-        model = add_heads(build_encoder(config), settings)
-        model.load_state_dict(load_file(bundle.folder / "model.safetensors"))
+        state = load_file(bundle.folder / "model.safetensors")
+        if packed and is_packable(shape):
+            with torch.device("meta"):
+                encoder = PackedBert(shape)
+            model = add_heads(encoder, settings)
+            model.load_state_dict(packed_state(state, shape), assign=True)
+        else:
+            model = add_heads(build_encoder(as_config(shape)), settings)
+            model.load_state_dict(state)
     return model.eval()
 
 

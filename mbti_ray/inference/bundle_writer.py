@@ -87,9 +87,9 @@ def write_bundle(
             base_rates=_base_rates(config, data),
             **(rule or DecisionRule()).model_dump(),
         )
-        # Computed from the files, as the service will.
+        # Computed from the files, by the encoder that was trained.
         bundle = Bundle.read(staging, manifest)
-        logits = Predictor(bundle, load_runtime(bundle)).golden_logits().tolist()
+        logits = Predictor(bundle, load_runtime(bundle, packed=False)).golden_logits().tolist()
         golden = [GoldenText(text=t, logits=row) for t, row in zip(texts, logits, strict=True)]
         manifest = manifest.model_copy(update={"golden": golden})
         write_manifest(staging, manifest)

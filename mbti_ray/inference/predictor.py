@@ -19,10 +19,9 @@ from torch import Tensor
 
 from mbti_ray.config.serve_section import BaseRates, ServePrecision
 from mbti_ray.data.batch_sampler import batches_by_length
-from mbti_ray.data.collate import pad
 from mbti_ray.data.mask import MASK_VERSION, find_masked_spans
 from mbti_ray.data.text import clean_text, preprocess_text
-from mbti_ray.data.tokenizer import WordTokenizer, encode_rows
+from mbti_ray.data.tokenizer import encode_rows
 from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle
@@ -43,16 +42,10 @@ class TokenReader:
 
     def __init__(self, bundle: Bundle) -> None:
         assert bundle.tokenizer is not None
-        # A tokenizer of transformers looks the ids of its special tokens up anew each time.
-        self._tokenizer = WordTokenizer.of(bundle.tokenizer)
+        self._tokenizer = bundle.tokenizer
         self._manifest = bundle.manifest
         self._words = WordReader(bundle) if bundle.stack else None
-        self.pad_id: int = bundle.tokenizer.pad_token_id
-        self._unknown_id: int = bundle.tokenizer.unk_token_id
-        # Of each token id, whether it has a letter or digit: punctuation is known in any language.
-        tokens = bundle.tokenizer.convert_ids_to_tokens(range(len(bundle.tokenizer)))
-        special = set(bundle.tokenizer.all_special_tokens)
-        self._is_word = np.array([t not in special and any(map(str.isalnum, t)) for t in tokens])
+        self._is_word = np.array(bundle.tokenizer.is_word())
 
     def encode(self, texts: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         """The windows of R preprocessed inputs; of one that is not read whole, the first."""
@@ -70,7 +63,8 @@ class TokenReader:
 
     def unknown_share(self, row: EncodedRow) -> float:
         """Share of the words of a row that the tokenizer does not know."""
-        unknown = sum(window.count(self._unknown_id) for window in row.windows)
+        unknown_id: Any = self._tokenizer.unk_token_id
+        unknown: int = sum(window.count(unknown_id) for window in row.windows)
         if not unknown:
             return 0.0
         return unknown / (unknown + int(self._is_word[np.concatenate(row.windows)].sum()))
@@ -78,8 +72,6 @@ class TokenReader:
 
 class WordReader:
     """All words of a row, as one window."""
-
-    pad_id = UNKNOWN_WORD
 
     def __init__(self, bundle: Bundle) -> None:
         assert bundle.tfidf is not None
@@ -122,6 +114,7 @@ class Predictor:
         self.device = runtime.device
         self.min_efficient_tokens = runtime.min_efficient_tokens
         self.output_size = runtime.output_size
+        self.pads = runtime.pads
         self._tfidf, self._stack = bundle.tfidf, bundle.stack
         has_tokens = bundle.tokenizer is not None
         self._reader = TokenReader(bundle) if has_tokens else WordReader(bundle)
@@ -278,9 +271,8 @@ class Predictor:
         return RowLogits(pooled, rows)
 
     def forward(self, windows: Sequence[TokenIds]) -> Tensor:
-        """Outputs [B, W] of B windows, on the device: one pass, padded to the longest window."""
-        ids, mask = pad(windows, pad_id=self._reader.pad_id)
-        return self._runtime(ids.to(self.device), None if mask is None else mask.to(self.device))
+        """Outputs [B, W] of B windows, on the device: one pass."""
+        return self._runtime(windows)
 
     def warmup_texts(self) -> list[str]:
         """Texts from one token to more than a window holds, each twice as long as the previous."""

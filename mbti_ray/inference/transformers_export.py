@@ -18,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from mbti_ray.data.tokenizer import Tokenizer
+from mbti_ray.data.tokenizer import Tokenizer, load_tokenizer
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle, load_model
 from mbti_ray.inference.hub import write_card
@@ -60,7 +60,8 @@ def export_transformers(
     max_tokens = bundle.manifest.model.max_tokens
     with atomic_folder(target) as staging:
         exported.save_pretrained(staging)
-        _with_special_tokens(bundle.tokenizer, max_tokens).save_pretrained(staging)
+        tokenizer = load_tokenizer(folder, config=model.encoder.config)
+        _with_special_tokens(tokenizer, max_tokens).save_pretrained(staging)
         # text-embeddings-inference cuts texts at this length.
         limit = {"max_seq_length": max_tokens, "do_lower_case": False}
         (staging / "sentence_bert_config.json").write_text(json.dumps(limit), "utf-8")

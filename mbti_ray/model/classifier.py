@@ -33,7 +33,6 @@ from mbti_ray.model.encoder import (
     load_encoder,
     position_offset,
 )
-from mbti_ray.model.packed_attention import PACKED_ATTENTION
 from mbti_ray.typology import DIMENSIONS
 
 Stage = Literal["heads", "last_layer", "all"]
@@ -268,6 +267,9 @@ def use_packed_attention(model: MBTIModel) -> None:
 
 def replace_attention(model: MBTIModel) -> bool:
     """Have the encoder use `packed_attention_forward`, where its architecture allows it."""
+    # Here, because a prediction by `PackedBert` need not load the models of transformers.
+    from mbti_ray.model.packed_attention import PACKED_ATTENTION
+
     encoder: Any = model.encoder
     if encoder._supports_attention_backend:
         encoder.set_attn_implementation(PACKED_ATTENTION)

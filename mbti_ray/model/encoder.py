@@ -4,13 +4,12 @@ Must not know heads or labels.
 """
 
 import json
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, DistilBertConfig, PreTrainedConfig
-from transformers.utils import logging as transformers_logging
 
 from mbti_ray.data.encoder_files import TINY, encoder_load_error, locate_encoder, safe_options
 from mbti_ray.errors import ConfigError
@@ -18,15 +17,25 @@ from mbti_ray.errors import ConfigError
 # Transformers does not know it, so what loads a bundle as a model of its own fails at once.
 BUNDLE_MODEL_TYPE = "mbti_ray"
 
-# Its load report lists the pooler, which is dropped on purpose.
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
-def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrainedConfig:
+@cache
+def _transformers() -> Any:
+    """The library: imported where an encoder of its own is needed, since that takes seconds."""
+    import transformers
+
+    # Its load report lists the pooler, which is dropped on purpose.
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> "PreTrainedConfig":
     """The transformers configuration of `model.encoder`; ConfigError where it cannot be loaded."""
     if encoder == TINY:
-        return DistilBertConfig(
+        return _transformers().DistilBertConfig(
             vocab_size=vocabulary,
             max_position_embeddings=max_tokens,
             dim=64,
@@ -41,7 +50,7 @@ def encoder_config(encoder: str, *, vocabulary: int, max_tokens: int) -> PreTrai
         )
     try:
         place = locate_encoder(encoder)
-        return AutoConfig.from_pretrained(place, **safe_options(place))
+        return _transformers().AutoConfig.from_pretrained(place, **safe_options(place))
     except (OSError, ValueError) as error:
         raise encoder_load_error(encoder, error) from None
 
@@ -57,13 +66,13 @@ def check_positions(name: str, encoder: nn.Module, max_tokens: int) -> None:
         )
 
 
-def build_encoder(config: PreTrainedConfig) -> nn.Module:
+def build_encoder(config: "PreTrainedConfig") -> nn.Module:
     """An encoder of the given architecture with random weights."""
     # Attention by SDPA where the architecture has it, as transformers chooses itself.
-    return _without_pooler(AutoModel.from_config(config, trust_remote_code=False))
+    return _without_pooler(_transformers().AutoModel.from_config(config, trust_remote_code=False))
 
 
-def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
+def load_encoder(encoder: str, config: "PreTrainedConfig") -> nn.Module:
     """An encoder with its pretrained weights; random ones for `tiny`."""
     model = build_encoder(config)
     if encoder != TINY:
@@ -76,7 +85,8 @@ def load_encoder(encoder: str, config: PreTrainedConfig) -> nn.Module:
 def _pretrained_state(encoder: str) -> dict[str, torch.Tensor]:
     try:
         place = locate_encoder(encoder)
-        model = AutoModel.from_pretrained(place, dtype=torch.float32, **safe_options(place))
+        load = _transformers().AutoModel.from_pretrained
+        model = load(place, dtype=torch.float32, **safe_options(place))
     except (OSError, ValueError) as error:
         raise encoder_load_error(encoder, error) from None
     state: dict[str, torch.Tensor] = _without_pooler(model).state_dict()
@@ -90,12 +100,16 @@ def _without_pooler(model: nn.Module) -> nn.Module:
     return model
 
 
-def read_encoder_config(folder: Path) -> PreTrainedConfig:
-    """The encoder's configuration in a bundle folder."""
-    content = json.loads((folder / "config.json").read_text("utf-8"))
+def read_encoder_shape(folder: Path) -> dict[str, Any]:
+    """The encoder's configuration in a bundle folder, as JSON."""
+    content: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
     # Before bundles had a model type of their own, transformers took one for its encoder alone.
-    shape = content["encoder"] if content["model_type"] == BUNDLE_MODEL_TYPE else content
-    return AutoConfig.for_model(**shape)
+    return content["encoder"] if content["model_type"] == BUNDLE_MODEL_TYPE else content
+
+
+def as_config(shape: dict[str, Any]) -> "PreTrainedConfig":
+    """The transformers configuration of what `read_encoder_shape` returns."""
+    return _transformers().AutoConfig.for_model(**shape)
 
 
 def position_offset(encoder: nn.Module) -> int:

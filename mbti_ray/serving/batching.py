@@ -81,6 +81,7 @@ class Batcher:
         executors: Executors,
         *,
         output_size: int = 4,
+        pads: bool = True,
         batch_tokens: int,
         min_efficient_tokens: int,
         tokens_per_s: float,
@@ -92,6 +93,7 @@ class Batcher:
             executors: For a pass alone, and for the most that run at once: another starts beside a
                 running one once it is full enough.
             output_size: W.
+            pads: Whether a pass computes all windows as long as its longest.
             batch_tokens: Maximum padded tokens of a pass; a single window may be longer.
             min_efficient_tokens: Up to this many tokens a pass takes windows of any length, and
                 with fewer none starts beside another.
@@ -101,6 +103,7 @@ class Batcher:
         self._executors = executors
         self._passes_at_once = max(executors)
         self._output_size = output_size
+        self._pads = pads
         self._batch_tokens = batch_tokens
         self._min_efficient_tokens = min_efficient_tokens
         self._tokens_per_s = tokens_per_s
@@ -202,7 +205,7 @@ class Batcher:
             take_shorter = shorter <= longer
             longest = queue[high - 1].length if take_shorter else queue[high].length
             added = queue[low - 1].length if take_shorter else longest
-            padded = longest * (high - low + 1)
+            padded = longest * (high - low + 1) if self._pads else tokens + added
             if padded > self._batch_tokens or tokens >= enough:
                 break
             is_efficient = tokens + added >= (1 - _MAX_PADDING) * padded
@@ -224,8 +227,8 @@ class Batcher:
         # A small pass says little about the speed at which a full queue is processed.
         weight = _SMOOTHING * min(1.0, tokens / self._batch_tokens)
         self._tokens_per_s += weight * (passes * tokens / max(seconds, 1e-6) - self._tokens_per_s)
-        longest = max(w.length for w in batch)
-        self._on_forward(ForwardPass(len(batch), tokens, longest * len(batch), seconds))
+        padded = max(w.length for w in batch) * len(batch) if self._pads else tokens
+        self._on_forward(ForwardPass(len(batch), tokens, padded, seconds))
 
 
 def _deliver(

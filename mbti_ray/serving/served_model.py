@@ -96,6 +96,7 @@ class ServedModel:
             partial(_forward, predictor),
             executors,
             output_size=predictor.output_size,
+            pads=predictor.pads,
             batch_tokens=_batch_tokens(predictor, config),
             # Of all threads; a pass that has a share of them is full earlier.
             min_efficient_tokens=predictor.min_efficient_tokens // max(executors),

@@ -1,5 +1,6 @@
 """Importing stays light: help and mistakes are answered before anything heavy is loaded."""
 
+import os
 import re
 import subprocess
 import sys
@@ -80,6 +81,17 @@ def test_the_process_that_starts_the_service_does_without_torch():
     loaded = loaded_by("-c", "import mbti_ray.on_ray.serve.service")
     assert "ray" in loaded
     assert not loaded & {"torch", "transformers", "tokenizers"}
+
+
+def test_threads_of_torch_spin_briefly_at_a_barrier():
+    done = subprocess.run(
+        [sys.executable, "-c", "import mbti_ray, torch"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_DISPLAY_ENV": "verbose"},
+    )
+    assert "GOMP_SPINCOUNT = '5000'" in done.stderr
 
 
 def test_the_public_names_are_these():

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_lowercase
@@ -15,6 +15,7 @@ from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig
 from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS
 from mbti_ray.data.dataset import Dataset, prepare_dataset
+from mbti_ray.data.windows import TokenIds
 from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError
@@ -245,9 +246,9 @@ class CountingRuntime(TorchRuntime):
         self.min_efficient_tokens = MIN_EFFICIENT_TOKENS["cuda"]
         self.passes: list[int] = []
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        self.passes.append(input_ids.numel())
-        return super().__call__(input_ids, attention_mask)
+    def __call__(self, windows: Sequence[TokenIds]) -> Tensor:
+        self.passes.append(len(windows) * max(map(len, windows)))
+        return super().__call__(windows)
 
 
 def test_passes_are_large_enough_for_the_device(bundle: Path) -> None:

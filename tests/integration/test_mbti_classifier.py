@@ -237,6 +237,19 @@ def in_another_process(code: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+def test_a_prediction_loads_no_models_of_transformers(bundle: Path, tmp_path: Path) -> None:
+    """They take longer to import than torch."""
+    code = f"""
+import sys
+from mbti_ray import MBTIClassifier
+print(MBTIClassifier.from_pretrained({str(bundle)!r}).predict("a quiet evening with a book"))
+print({{"transformers.modeling_utils", "torch._dynamo"}} & {{*sys.modules}})
+"""
+    letters, loaded = in_another_process(code, tmp_path).splitlines()
+    assert len(letters) == 4
+    assert loaded == "set()"
+
+
 def test_a_bundle_is_pushed_to_a_hub_with_its_card_and_loaded_by_its_id_online_and_offline(
     hub: tuple[str, type[Hub]], bundle: Path, tmp_path: Path, classifier: MBTIClassifier
 ) -> None:

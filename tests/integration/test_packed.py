@@ -20,6 +20,7 @@ from mbti_ray.errors import StoppedError
 from mbti_ray.model.classifier import MBTIModel, use_packed_attention
 from mbti_ray.model.encoder import build_encoder
 from mbti_ray.model.loss import build_loss
+from mbti_ray.model.packed_bert import PackedBert, packed_state
 
 pytestmark = pytest.mark.integration
 
@@ -108,6 +109,24 @@ def test_packed_logits_and_gradients_equal_those_of_padded_rows(
     assert packed.keys() == padded.keys()
     for name in packed:
         torch.testing.assert_close(packed[name], padded[name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_bert_computes_what_the_encoder_of_transformers_does(
+    shape: str, pooling: str, lengths: list[int]
+) -> None:
+    theirs = model_of(shape, pooling).eval()
+    config = SHAPES[shape].to_dict()
+    ours = MBTIModel(PackedBert(config), pooling=pooling, dropout=0.0).eval()
+    ours.load_state_dict(packed_state(theirs.state_dict(), config))
+    windows, members = windows_of(lengths), np.arange(len(lengths))
+    padded, packed = collate(windows, members), collate_packed(windows, members)
+    with torch.inference_mode():
+        expected = theirs(padded.input_ids, padded.attention_mask)
+        found = ours(packed.input_ids, packing=packed.packing)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_window_does_not_attend_to_its_neighbors() -> None:

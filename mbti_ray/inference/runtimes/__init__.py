@@ -1,12 +1,14 @@
 """The runtimes that compute a bundle's logits: torch, ONNX Runtime in float32 or int8, or NumPy.
 
-A runtime maps token ids and an attention mask to the outputs of windows, and those to logits of
-rows. Must not know texts, Ray or HTTP.
+A runtime maps the token ids of windows to their outputs, and those to logits of rows. Must not know
+texts, Ray or HTTP.
 
-Shapes: B windows, T tokens, W outputs of a window (see `MBTIModel`), R rows, G golden texts, 4
-dimensions in the order E, N, T, J.
+Shapes: B windows, W outputs of a window (see `MBTIModel`), R rows, G golden texts, 4 dimensions in
+the order E, N, T, J.
 """
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Literal, Protocol
 
 import torch
@@ -14,12 +16,14 @@ from torch import Tensor, nn
 
 from mbti_ray.config.serve_section import ServePrecision
 from mbti_ray.data.batch_sampler import MIN_EFFICIENT_TOKENS
-from mbti_ray.data.collate import Groups
+from mbti_ray.data.collate import Groups, Packing, pad
+from mbti_ray.data.windows import TokenIds
 from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.inference.bundle import Bundle, load_model
 from mbti_ray.inference.runtimes.onnx_runtime import OnnxRuntime
 from mbti_ray.inference.runtimes.tfidf_runtime import TfidfRuntime
 from mbti_ray.model.classifier import to_device
+from mbti_ray.model.packed_bert import PackedBert
 
 # What autocast computes in, and how far golden logits may be off. Processors differ in the last
 # digits of float32 only; MiniLM in bf16 was off by 0.014.
@@ -38,7 +42,8 @@ class Runtime(Protocol):
     """A loaded model, which several threads may call: each with its own `torch.get_num_threads()`.
 
     Attributes:
-        device: Device of the inputs and of the logits.
+        device: Device of the outputs.
+        pads: Whether windows of a pass are padded to the longest; else only their tokens count.
         min_efficient_tokens: A smaller batch leaves the device idle; see `batches_by_length`.
         output_size: W.
         golden: Logits [G, 4] of the golden texts, which the runtime has to reproduce.
@@ -47,13 +52,14 @@ class Runtime(Protocol):
     """
 
     device: torch.device
+    pads: bool
     min_efficient_tokens: int
     output_size: int
     golden: list[list[float]]
     tolerance: float
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Outputs [B, W] for ids int64 [B, T] and mask bool [B, T]; None means no padding."""
+    def __call__(self, windows: Sequence[TokenIds]) -> Tensor:
+        """Outputs [B, W] of the windows of one pass, on the device."""
 
     def pool(self, outputs: Tensor, groups: Groups) -> Tensor:
         """Logits [R, 4] of rows from the outputs of their windows."""
@@ -63,25 +69,48 @@ class TorchRuntime:
     """The weights in torch, on a CPU or a GPU."""
 
     def __init__(
-        self, bundle: Bundle, device: str | torch.device, precision: ServePrecision
+        self,
+        bundle: Bundle,
+        device: str | torch.device,
+        precision: ServePrecision,
+        *,
+        packed: bool = True,
     ) -> None:
         self.device = torch.device(device)
         self.min_efficient_tokens = MIN_EFFICIENT_TOKENS[self.device.type]
         self.golden = [g.logits for g in bundle.manifest.golden]
         self._dtype, self.tolerance = _PRECISIONS[_resolve(precision, self.device)]
-        self._model = to_device(load_model(bundle), self.device).eval()
+        # On a CPU padding takes as long as text does.
+        model = load_model(bundle, packed=packed and self.device.type == "cpu")
+        self._model = to_device(model, self.device)
+        self.pads = not isinstance(model.encoder, PackedBert)
         if self._dtype is not None:
             # Once, where autocast would convert them in each pass; norms stay float32.
             for layer in self._model.encoder.modules():
                 if isinstance(layer, nn.Linear):
                     layer.to(self._dtype)
         self.output_size = self._model.output_size
+        assert bundle.tokenizer is not None
+        self._pad_id = bundle.tokenizer.pad_token_id
 
     @torch.inference_mode()
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def __call__(self, windows: Sequence[TokenIds]) -> Tensor:
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
-            outputs: Tensor = self._model(input_ids, attention_mask)
+            if self.pads:
+                ids, mask = pad(windows, pad_id=self._pad_id)
+                mask = None if mask is None else mask.to(self.device)
+                outputs: Tensor = self._model(ids.to(self.device), mask)
+            else:
+                outputs = self._compute_packed(windows)
         return outputs.float()
+
+    def _compute_packed(self, windows: Sequence[TokenIds]) -> Tensor:
+        # Windows of equal length side by side: attention computes them together.
+        order = sorted(range(len(windows)), key=lambda place: -len(windows[place]))
+        packing = Packing.of(tuple(len(windows[place]) for place in order))
+        ids = torch.tensor([[*chain.from_iterable(windows[place] for place in order)]])
+        outputs = self._model(ids, packing=packing)
+        return torch.empty_like(outputs).index_copy_(0, torch.tensor(order), outputs)
 
     def pool(self, outputs: Tensor, groups: Groups) -> Tensor:
         return self._model.pool(outputs, groups)
@@ -104,11 +133,13 @@ def load_runtime(
     *,
     device: str | torch.device = "cpu",
     precision: ServePrecision = "32",
+    packed: bool = True,
 ) -> Runtime:
     """Load a bundle into a runtime.
 
     Args:
         precision: Of torch; the others have their own.
+        packed: Of torch on a CPU: whether it may compute by `PackedBert`.
 
     A bundle without an encoder has one runtime, which needs neither torch's kernels nor a GPU.
 
@@ -121,5 +152,5 @@ def load_runtime(
             raise BundleError(f"{bundle.folder}: {NO_GRAPH}; leave out serve.runtime={kind}")
         return TfidfRuntime(bundle)
     if kind == "torch":
-        return TorchRuntime(bundle, device, precision)
+        return TorchRuntime(bundle, device, precision, packed=packed)
     return OnnxRuntime(bundle, kind)

@@ -1,5 +1,6 @@
 """ONNX Runtime on a CPU: the bundle's exported graph, in float32 or with int8 weights."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbti_ray.data.collate import Groups
+from mbti_ray.data.collate import Groups, pad
+from mbti_ray.data.windows import TokenIds
 from mbti_ray.errors import BundleError, ConfigError, one_line
 from mbti_ray.inference.bundle import Bundle
 from mbti_ray.inference.manifest import OnnxKind
@@ -41,6 +43,8 @@ class OnnxRuntime:
         if damage:
             raise BundleError(f"{bundle.folder}: {damage}; export it again")
         self.device = torch.device("cpu")
+        assert bundle.tokenizer is not None
+        self.pads, self._pad_id = True, bundle.tokenizer.pad_token_id
         self.min_efficient_tokens = _MIN_EFFICIENT_TOKENS
         self.output_size = 8 if bundle.manifest.model.reads_posts else 4
         self.golden: list[list[float]] = export.golden
@@ -56,10 +60,10 @@ class OnnxRuntime:
             self._sessions[threads] = _load_session(self._path, threads)
         return self._sessions[threads]
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        ids = input_ids.numpy()
-        mask = np.ones(ids.shape, np.bool_) if attention_mask is None else attention_mask.numpy()
-        inputs = {"input_ids": ids, "attention_mask": mask}
+    def __call__(self, windows: Sequence[TokenIds]) -> Tensor:
+        ids, mask = pad(windows, pad_id=self._pad_id)
+        attended = np.ones(ids.shape, np.bool_) if mask is None else mask.numpy()
+        inputs = {"input_ids": ids.numpy(), "attention_mask": attended}
         return torch.from_numpy(self._session().run(None, inputs)[0])
 
     def pool(self, outputs: Tensor, groups: Groups) -> Tensor:

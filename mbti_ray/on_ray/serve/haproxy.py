@@ -19,9 +19,12 @@ FAST_PATH = {
     # Ray waits 30 s for external load balancers to notice a draining replica; there are none.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
-# Ray calls it in its proxies as well, which on a cluster may not have this package.
-_MIDDLEWARE = {
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "mbti_ray.on_ray.serve.disconnects:middleware"
+# Where Ray is started here, that is, not on a cluster.
+_LOCAL = {
+    # Ray calls it in its proxies as well, which on a cluster may not have this package.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "mbti_ray.on_ray.serve.disconnects:middleware",
+    # At Ray's 15 a replica gets 3 % of a core on which another process is busy.
+    "RAY_worker_niceness": "0",
 }
 # The admin socket has mode 666: any user who can reach it can redirect requests.
 PRIVATE_FILES = {
@@ -52,7 +55,7 @@ def haproxy_environment(config: ServeConfig) -> Iterator[None]:
     ) as folder:
         timeout_s = math.ceil(config.deadline_s) + _AFTER_DEADLINE_S
         paths = {name: f"{folder}/{file}" for name, file in PRIVATE_FILES.items()}
-        variables = {**FAST_PATH, **_MIDDLEWARE, CLIENT_TIMEOUT: str(timeout_s), **paths}
+        variables = {**FAST_PATH, **_LOCAL, CLIENT_TIMEOUT: str(timeout_s), **paths}
         for name, value in variables.items():
             os.environ.setdefault(name, value)
         yield
