@@ -5,13 +5,14 @@
 Types each command in a terminal of 80 columns and reads what appears. `--base` is another checkout,
 such as the state before a change, which is measured alternately. Prints medians and ranges as one
 JSON line a command, and the CPU seconds of its process, which other users of the machine do not
-change.
+change. Keeps every run as raw JSON in benchmarks/results/first_signs.json.
 """
 
 import argparse
 import fcntl
 import json
 import os
+import platform
 import pty
 import re
 import statistics
@@ -20,8 +21,11 @@ import sys
 import tempfile
 import termios
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+RESULTS = Path(__file__).parent / "results"
 # What to wait for: any byte at all, the summary, the first line or bar that has an epoch's result.
 _ANY = r"."
 _TRAIN = {
@@ -48,6 +52,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--only", choices=_COMMANDS)
     options = parser.parse_args()
+    raw: dict[str, Any] = {
+        "machine": {"cores": os.cpu_count(), "system": platform.platform()},
+        "versions": {name: version(name) for name in ("mbti-ray", "ray", "torch", "transformers")},
+        "runs": {},
+    }
     for name in [options.only] if options.only else _COMMANDS:
         words, signs, code = _COMMANDS[name]
         packages = {"base": options.base} if options.base else {}
@@ -56,6 +65,7 @@ def main() -> None:
         for _ in range(options.runs):
             for side, package in packages.items():
                 seconds[side].append(measure(package.resolve(), words, signs, code))
+        raw["runs"][name] = seconds
         for side, runs in seconds.items():
             summary = {
                 sign: {
@@ -65,6 +75,7 @@ def main() -> None:
                 for sign in (*signs, "CPU")
             }
             print(json.dumps({"command": name, "side": side, "runs": len(runs), **summary}))
+    (RESULTS / "first_signs.json").write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
 
 
 def measure(package: Path, words: list[str], signs: dict[str, str], code: int) -> dict[str, float]:

@@ -76,7 +76,7 @@ def test_a_run_of_two_hosts_is_sent_from_a_third_and_leaves_a_bundle(cluster: Cl
     command = ["python", "-m", "mbti_ray.train", "quick", f"storage={RUNS}", "name=two"]
     said = cluster.submit(*command, "scaling.workers=2", "fit.epochs=3", job="two")
     assert "2 workers" in said
-    assert f"bundle: {RUNS}/two/bundle" in said
+    assert f"mbti_ray.serve {RUNS}/two\n" in said
     assert workers_with(cluster, "logs/train/ray-train-app-worker-*") == 2
     assert (cluster.storage / "two/bundle/bundle.json").is_file()
     lines = (cluster.storage / "two/metrics.jsonl").read_text("utf-8").splitlines()
@@ -103,7 +103,7 @@ def test_a_run_of_two_hosts_is_kept_in_a_bucket(cluster: Cluster, bucket: dict[s
     place = ["storage=s3://bucket/runs", "name=far"]
     command = ["python", "-m", "mbti_ray.train", "quick", *place, "scaling.workers=2"]
     said = cluster.submit(*command, "fit.epochs=2", job="far", environment=bucket)
-    assert "bundle: s3://bucket/runs/far/bundle" in said
+    assert "mbti_ray.serve s3://bucket/runs/far\n" in said
     get = [f"{bucket['AWS_ENDPOINT_URL']}/bucket/runs/far/bundle/bundle.json"]
     assert json.loads(cluster.laptop.run("curl", "--silent", "--fail", *get).stdout)
 
