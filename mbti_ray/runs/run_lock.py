@@ -83,8 +83,9 @@ def _bucket_lock(run: RemotePath) -> Iterator[None]:
     owner = json.dumps(describe_process())
     is_over = threading.Event()
     renewal = threading.Thread(target=_renew, args=(mine, owner, is_over), daemon=True)
+    # Before the block: a store that does not answer, each time after seconds, is not asked twice.
+    mine.write_text(owner, "utf-8")
     try:
-        mine.write_text(owner, "utf-8")
         deadline = time.monotonic() + _SETTLE_S
         while (other := _other_owner(mine)) is not None:
             # Of those that start at the same time, the one whose name sorts first waits.
