@@ -44,7 +44,7 @@ def test_the_path_from_a_csv_to_a_served_model_works_as_written(
     (block,) = [b for b in blocks("sh") if "data.source=my.csv" in b]
     tune, serve, curl = block.strip().splitlines()
     rows = small_file.read_text("utf-8").splitlines(keepends=True)
-    (tmp_path / "my.csv").write_text("".join(rows[:201]), "utf-8")
+    (tmp_path / "my.csv").write_text("".join(rows[:121]), "utf-8")
     (tmp_path / "tune_configs").symlink_to(ROOT / "tune_configs")
     monkeypatch.chdir(tmp_path)
     environment = {

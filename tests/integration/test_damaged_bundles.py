@@ -231,15 +231,22 @@ def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
             yield from places(value, (*path, key))
 
 
+@pytest.fixture(scope="module")
+def expected(bundle: Path) -> torch.Tensor:
+    return Predictor.load(bundle).predict_logits(TEXTS, whole=False).values
+
+
 @settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(data=st.data())
 def test_a_mutated_manifest_gives_the_same_logits_or_is_refused(
-    bundle: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    bundle: Path,
+    expected: torch.Tensor,
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
 ) -> None:
     content = json.loads((bundle / "bundle.json").read_text("utf-8"))
-    expected = Predictor.load(bundle).predict_logits(TEXTS, whole=False).values
     # The hashes stand for the files, which are not touched here.
     path = data.draw(st.sampled_from([p for p in places(content) if p[0] != "files"]))
     target = content

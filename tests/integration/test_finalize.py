@@ -28,16 +28,17 @@ def quotes(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("trainable", ["all", "heads"])
 def test_a_bf16_run_evaluate_and_the_predictor_score_val_and_test_alike(
-    quick: Callable[..., RunConfig],
+    short: Callable[..., RunConfig],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     trainable: str,
 ) -> None:
-    config = quick(
+    config = short(
         "fit.precision=bf16-mixed",
         "scoring.threshold=balanced_accuracy",
         f"model.trainable={trainable}",
         "scoring.examples=3",
+        "scoring.resamples=100",
     )
     data = prepare_dataset(config, tmp_path / "cache")
     folder = RunFolder.at(tmp_path / "run")

@@ -143,12 +143,12 @@ def alone(stages: RunConfig, dataset: str) -> dict[str, Tensor]:
     return run_small(stages, read_few_rows(dataset), "nowhere")
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_ranks_that_run_out_of_memory_anywhere_in_a_step_equal_each_other_and_one_rank(
-    stages: RunConfig, dataset: str, alone: dict[str, Tensor], tmp_path: Path, ranks: int
+    stages: RunConfig, dataset: str, alone: dict[str, Tensor], tmp_path: Path
 ) -> None:
     tree = stages.model_dump(mode="json")
-    found = run_ranks(run_everywhere, tmp_path, tree, dataset, world_size=ranks)
+    # Of three one has nothing to do in the last step; other numbers are in `test_several_ranks`.
+    found = run_ranks(run_everywhere, tmp_path, tree, dataset, world_size=3)
     for place in PLACES:
         assert all(gap(of_rank[place], found[0][place]) == 0.0 for of_rank in found), place
         assert gap(found[0][place], alone) < ORDER_OF_SUMS, place
