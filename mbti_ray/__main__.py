@@ -38,13 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     known = [*VERBS, *TOOLS]
-    if verb in TOOLS:
-        return int(import_module(f"mbti_ray.cli.{verb}").main(arguments[1:]))
-    if verb not in VERBS:
+    if verb not in known:
         allowed = ", ".join(known) + nearest(verb, known)
         print(f'unknown command "{verb}"; allowed: {allowed}', file=sys.stderr)
         return 2
-    return int(import_module(f"mbti_ray.{verb}").main(arguments[1:]))
+    try:
+        module = import_module(f"mbti_ray.cli.{verb}" if verb in TOOLS else f"mbti_ray.{verb}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return int(module.main(arguments[1:]))
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import StudyConfig, load_study, override
 from mbti_ray.errors import ConfigError
-from mbti_ray.on_ray.cluster_map import ClusterMap
 from mbti_ray.runs.lookup import cache_folder
 
 if TYPE_CHECKING:
     from mbti_ray.data.dataset import Dataset
+    from mbti_ray.data.processes import ProcessMap
     from mbti_ray.on_ray.cluster.resources import Resources
     from mbti_ray.scores.study_summary import StudySummary
 
@@ -57,8 +57,15 @@ def _exit_code(result: Result) -> int:
 
 
 def _tune(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=_load, map_batches=ClusterMap, name_prefix="study-") as run:
+    with set_up_run(options, load=_load, map_batches=_cluster_map, name_prefix="study-") as run:
         return _tune_study(run)
+
+
+def _cluster_map() -> "ProcessMap":
+    # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
+    from mbti_ray.on_ray.cluster_map import ClusterMap
+
+    return ClusterMap()
 
 
 def _load(base: str | None, overrides: Sequence[str]) -> StudyConfig:
@@ -116,7 +123,7 @@ def _folds(config: StudyConfig) -> list["Dataset"]:
     count = config.data.folds if config.data.trains_on_all else 0
     numbers = range(1, (count or 0) + 1)
     cache = cache_folder(config.storage)
-    with ClusterMap() as mapped:
+    with _cluster_map() as mapped:
         folds = [
             prepare_dataset(override(config, {"data.fold": n}), cache, map_batches=mapped)
             for n in numbers

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mbti_ray.cli.screen import print_error, wrap
-from mbti_ray.cli.tables import Result
+from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import PRESETS, StudyConfig
 from mbti_ray.config.settings import address_of, config_addresses
 from mbti_ray.errors import ConfigError, MbtiRayError, mask_secrets, one_line
@@ -124,8 +124,7 @@ def run_command(
         if before is not None:
             signal.signal(signal.SIGTERM, before)
     if options.json:
-        sys.stdout.flush()
-        print(json.dumps(result), flush=True)
+        console.print(json.dumps(result), soft_wrap=True)
     return exit_code(result)
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mbti_ray.cli.command import build_parser, run_command
-from mbti_ray.cli.tables import Result
+from mbti_ray.cli.tables import Result, console
 from mbti_ray.config import PRESETS, StudyConfig
 from mbti_ray.config.settings import config_addresses
 from mbti_ray.errors import ConfigError
@@ -52,5 +52,5 @@ def _complete(options: argparse.Namespace) -> Result:
     words = " ".join([*PRESETS, *OPTIONS.split(), *keys])
     script = _BEFORE[shell] + _SCRIPT.replace("@words", words).replace("@commands", COMMANDS)
     if not options.json:
-        print(script, end="")
+        console.print(script, end="", soft_wrap=True)
     return {"shell": shell, "script": script}

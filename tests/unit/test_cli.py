@@ -318,6 +318,19 @@ def test_config_shows_every_setting_with_its_value_and_what_is_allowed(capsys):
     assert list(study) == config_addresses(StudyConfig)
 
 
+@pytest.mark.parametrize("argv", [["config", "--json"], ["completion"], ["completion", "--json"]])
+def test_a_reader_that_has_ended_ends_a_command_without_a_word(argv):
+    command = [sys.executable, "-u", "-m", "mbti_ray", *argv]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
