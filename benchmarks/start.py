@@ -6,7 +6,7 @@ Each from the start of a process, alternating with the same of DIR, a checkout o
 medians of the runs count:
 
     libraries    python -c "import torch, transformers"
-    encoder      the same, and the encoder's class, which a prediction cannot do without
+    encoder      the same, and the encoder's class, which training needs and a prediction does not
     import       from mbti_ray import MBTIClassifier
     python       the same, then from a bundle to the type of a text
     predict      python -m mbti_ray.predict BUNDLE "text", to its end
