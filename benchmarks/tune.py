@@ -74,7 +74,7 @@ def study_config(side: str, storage: str, source: Path | None) -> StudyConfig:
 
 
 def ours(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
-    from mbti_ray.on_ray.cluster.resources import ray_connection, trial_resources
+    from mbti_ray.on_ray.cluster.resources import cluster_nodes, ray_connection, trial_resources
     from mbti_ray.on_ray.tune.tuner import run_study
     from mbti_ray.runs.run_folder import RunFolder
     from mbti_ray.study.records import records_of
@@ -82,7 +82,9 @@ def ours(config: StudyConfig, data: Dataset, folder: Path) -> list[Trial]:
     with ray_connection():
         place = RunFolder(folder)
         place.begin(config, "fresh")
-        study, _ = run_study(config, [data], place, trial_resources(config), at_once=AT_ONCE)
+        study, _ = run_study(
+            config, [data], place, trial_resources(config, cluster_nodes()), at_once=AT_ONCE
+        )
         return [
             {
                 "ended": datetime.fromisoformat(str(r.ended)).timestamp(),

@@ -87,16 +87,16 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
             from mbti_ray.engine.summary import few_steps_warning, summarize
             from mbti_ray.on_ray.cluster.preflight import check_before_run
             from mbti_ray.on_ray.cluster.resources import (
+                concurrent_trials,
                 ray_connection,
                 trial_resources,
-                trials_at_once,
             )
             from mbti_ray.on_ray.tune.tuner import finish_study, run_study
 
             dashboard = stack.enter_context(ray_connection(f"tune {folder.location.name}"))
         nodes = check_before_run(config, folder.location.parent, warn=print_warning)
         resources = trial_resources(config, nodes)
-        at_once = trials_at_once(config, resources, nodes)
+        at_once = concurrent_trials(config, resources, nodes)
         search_line = _describe_search(config, at_once, resources)
         pairs = [("study", relative(folder.location)), ("search", search_line)]
         print_pairs([*pairs, *summarize(config, run.data)])

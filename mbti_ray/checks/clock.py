@@ -11,7 +11,7 @@ _WRONG_FROM_S = 300.0
 _REMEDY = "enable time synchronization there (timedatectl set-ntp true, or chrony)"
 
 
-def least_skew_s(reported: float, asked: float, answered: float) -> float:
+def min_skew_s(reported: float, asked: float, answered: float) -> float:
     """The least skew of a clock that read `reported` between two times of our own; + is ahead."""
     return max(reported - answered, 0.0) or min(reported - asked, 0.0)
 

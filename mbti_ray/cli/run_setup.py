@@ -14,7 +14,7 @@ from mbti_ray.cli.command import check_terminated, split_base
 from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.tables import print_bad_rows, print_line, print_warning
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
-from mbti_ray.config.resume import resumed
+from mbti_ray.config.resume import load_resumed
 from mbti_ray.data.processes import ProcessMap
 from mbti_ray.runs.lookup import cache_folder, locked_run_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
@@ -65,7 +65,7 @@ def set_up_run(
         chosen.checked_out() as folder,
     ):
         if existing == "resume":
-            config = resumed(load, folder.config, file, overrides)
+            config = load_resumed(load, folder.config, file, overrides)
 
         print_opening()
 

@@ -17,7 +17,7 @@ _MAY_CHANGE = (
 )
 
 
-def resumed(
+def load_resumed(
     load: Callable[[str | None, Sequence[str]], Config],
     saved: Path,
     base: str | None,
@@ -31,7 +31,7 @@ def resumed(
     """
     before, after = load(str(saved), ()), load(base or str(saved), overrides)
     is_longer = not isinstance(after, StudyConfig) and after.fit.epochs > before.fit.epochs
-    old, new = leaves(before.model_dump()), leaves(after.model_dump())
+    old, new = flatten(before.model_dump()), flatten(after.model_dump())
     changes = {
         address: f"{address}: {old.get(address)!r} -> {new.get(address)!r}"
         for address in {**old, **new}
@@ -56,12 +56,12 @@ def describe_schedule_change(saved: Path, after: RunConfig) -> str | None:
     )
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every value of a nested mapping by its dotted address."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            found |= leaves(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = value
     return found

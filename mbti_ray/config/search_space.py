@@ -62,7 +62,7 @@ def default_point(config: StudyConfig) -> dict[str, Any] | None:
     None if there is no such point, because a searched value is null in the config.
     """
     point: dict[str, Any] = {}
-    for address in parents_first(config.search):
+    for address in topological_order(config.search):
         values = config.search[address]
         if is_active(values, point):
             point[address] = _plain_default(config, address)
@@ -71,7 +71,7 @@ def default_point(config: StudyConfig) -> dict[str, Any] | None:
     return point
 
 
-def parents_first(search: Mapping[str, Range]) -> list[str]:
+def topological_order(search: Mapping[str, Range]) -> list[str]:
     """The searched addresses, each after those that its `when` condition names."""
     try:
         return list(TopologicalSorter({a: v.when for a, v in search.items()}).static_order())
@@ -141,7 +141,7 @@ def _mistakes(config: StudyConfig) -> list[str]:
     if lines:
         return lines
     try:
-        parents_first(config.search)
+        topological_order(config.search)
     except ConfigError as error:
         return [str(error)]
     for index, point in enumerate(config.study.start):

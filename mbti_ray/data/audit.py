@@ -25,7 +25,7 @@ from mbti_ray.data.examples import (
     split_examples,
 )
 from mbti_ray.data.mask import most_mentioned
-from mbti_ray.data.processes import MapBatches, ProgressCallback, map_here, no_progress
+from mbti_ray.data.processes import MapBatches, ProgressCallback, map_in_process, no_progress
 from mbti_ray.data.sources import Source
 from mbti_ray.data.split import Indices
 from mbti_ray.data.tokenizer import WordTokenizer, build_tokenizer
@@ -42,7 +42,7 @@ def audit(
     source: Source,
     *,
     advance: ProgressCallback = no_progress,
-    map_batches: MapBatches = map_here,
+    map_batches: MapBatches = map_in_process,
 ) -> dict[str, Any]:
     """The statistics of a labelled source that has rows, as JSON has them. Shares are from 0 to 1.
 

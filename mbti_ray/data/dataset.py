@@ -24,7 +24,7 @@ from mbti_ray.data.examples import (
     Examples,
     build_examples,
     count_shared,
-    number_persons,
+    encode_persons,
     person_kind,
     resolve_split_by,
     split_examples,
@@ -34,14 +34,14 @@ from mbti_ray.data.posts import PostStore, hash_parts
 from mbti_ray.data.processes import MapBatches, ProcessMap, ProgressCallback, no_progress
 from mbti_ray.data.readers import BUILTIN
 from mbti_ray.data.rows import BadRow, DatasetInfo
-from mbti_ray.data.sources import contents_of
+from mbti_ray.data.sources import content_hash
 from mbti_ray.data.split import SPLITS, Indices
 from mbti_ray.data.tokenizer import Tokenizer, WordTokenizer, build_tokenizer, load_tokenizer
 from mbti_ray.data.users import load_users
 from mbti_ray.data.windows import Windows
 from mbti_ray.errors import DataError
 from mbti_ray.storage.atomic import atomic_folder
-from mbti_ray.storage.local_cache import delete_unused, mark_used
+from mbti_ray.storage.local_cache import delete_unused, touch
 from mbti_ray.typology import DIMENSIONS, labels_of
 
 # Raise it when the contents of a cache folder, or how they are made, change.
@@ -98,10 +98,10 @@ def prepare_dataset(
     """
     encoder = config.model.needed_encoder
     pretrained = None if encoder == TINY else build_tokenizer(encoder, ())
-    contents = contents_of(config.data)
+    contents = content_hash(config.data)
     folder = cache / _key(config, contents, pretrained)
     if has_dataset(folder):
-        mark_used(folder)
+        touch(folder)
     else:
         delete_unused(cache)
         # A folder that appears meanwhile was made by another process from the same data. One that
@@ -110,7 +110,7 @@ def prepare_dataset(
         try:
             with ProcessMap() as processes, whole as temporary:
                 _build(config, pretrained, temporary, advance, map_batches or processes)
-                if contents_of(config.data) != contents:
+                if content_hash(config.data) != contents:
                     raise DataError(f"{config.data.source}: changed while it was read; try again")
         except DataError:
             # What is refused leaves no empty folder behind.
@@ -172,7 +172,7 @@ def _build(
             advance(len(batch.texts), "")
             yield batch
 
-    persons = number_persons(examples.persons)[examples.row]
+    persons = encode_persons(examples.persons)[examples.row]
     columns = {name: _rows_columns(examples, part, persons) for name, part in members.items()}
     truncated = write_splits(folder, encoded(), columns)
     held_out, shared = (0, 0) if config.data.trains_on_all else count_shared(examples, members)

@@ -184,7 +184,7 @@ def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> Exa
     else:
         given = users if split_by == "user" else persons
         names = [*dict.fromkeys(given)]
-        owners = number_persons(given)[row].astype(np.int64)
+        owners = encode_persons(given)[row].astype(np.int64)
     # Built-in users are drawn one by one: sentences that they share are templates, not copies.
     shared = slice(0) if config.data.source == BUILTIN else slice(None)
     text_owners = np.repeat(owners, np.diff(offsets))[shared]
@@ -209,7 +209,7 @@ def person_kind(rows: Sequence[Row]) -> str:
     return "author" if any(row.author for row in rows) else "user"
 
 
-def number_persons(persons: Iterable[str]) -> NDArray[np.int32]:
+def encode_persons(persons: Iterable[str]) -> NDArray[np.int32]:
     """A number for each person, in the order of first occurrence."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(person, len(numbers)) for person in persons], np.int32)

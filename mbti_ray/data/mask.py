@@ -110,7 +110,7 @@ def find_masked_spans(text: str, also: Sequence[str] = ()) -> list[MaskedSpan]:
             found = sorted([*found, *new], key=lambda h: h.start)
             # What is masked already must not match another kind.
             folded, places = _folded(_masked(text, found, by=_blank))
-    return _with_seams(text, found)
+    return _with_new_links(text, found)
 
 
 def mask_text(text: str, also: Sequence[str] = ()) -> str:
@@ -167,7 +167,7 @@ def _names(folded: str) -> list[re.Match[str]]:
     return [*_NAMES.finditer(folded)] if may_name else []
 
 
-def _with_seams(text: str, hidden: list[MaskedSpan]) -> list[MaskedSpan]:
+def _with_new_links(text: str, hidden: list[MaskedSpan]) -> list[MaskedSpan]:
     """With the URLs that the replacements form with the text around them.
 
     "I_N_T_J.co/x" contains none, but "type.co/x" is one; it is masked as a whole.

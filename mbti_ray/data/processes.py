@@ -46,7 +46,7 @@ def no_progress(done: int, note: str) -> None:
     """The callback where nobody watches."""
 
 
-def map_here(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def map_in_process(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The `MapBatches` of this process alone."""
     return map(function, items)
 

@@ -19,7 +19,7 @@ from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.columns import ColumnMap
 from mbti_ray.data.posts import PostStore, StoredPosts, describe_posts
-from mbti_ray.data.processes import MapBatches, map_here
+from mbti_ray.data.processes import MapBatches, map_in_process
 from mbti_ray.data.readers import BUILTIN, Record, is_file_name, read_records
 from mbti_ray.data.rows import BadRow, Row, parse_row
 from mbti_ray.data.text import repaired_line
@@ -73,7 +73,7 @@ def read_source(
     labelled: bool = True,
     first: int | None = None,
     store: PostStore | None = None,
-    map_batches: MapBatches = map_here,
+    map_batches: MapBatches = map_in_process,
 ) -> Source:
     """All rows of ``builtin``, a file, a saved dataset folder, or a hub dataset.
 
@@ -244,7 +244,7 @@ def count_rows(source: str, options: DataConfig = _DEFAULTS) -> int | None:
     return None
 
 
-def contents_of(options: DataConfig) -> str:
+def content_hash(options: DataConfig) -> str:
     """A hash of what is in `data.source`, and of how the name of a file says it is to be read."""
     path = Path(options.source).expanduser()
     is_saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()

@@ -11,7 +11,7 @@ from pathlib import Path
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.columns import ColumnMap
 from mbti_ray.data.posts import PostStore, join_posts
-from mbti_ray.data.processes import MapBatches, map_here
+from mbti_ray.data.processes import MapBatches, map_in_process
 from mbti_ray.data.readers import BUILTIN, read_records
 from mbti_ray.data.rows import BadRow, Row, Shares
 from mbti_ray.data.sources import Source, read_source, stream_rows
@@ -27,7 +27,7 @@ _MAX_KEPT_CHARACTERS = 10**9
 
 
 def load_users(
-    options: DataConfig, *, store: PostStore | None = None, map_batches: MapBatches = map_here
+    options: DataConfig, *, store: PostStore | None = None, map_batches: MapBatches = map_in_process
 ) -> Source:
     """The labelled rows of `data.source`: a row for each user, or as the source has them.
 

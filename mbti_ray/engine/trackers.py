@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mbti_ray.config.resume import leaves
+from mbti_ray.config.resume import flatten
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import ConfigError
@@ -57,7 +57,7 @@ class MLflowTracker:
         experiment = found.experiment_id if found else self._client.create_experiment("mbti_ray")
         self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
         write_text(id_file, self._id + "\n")
-        for address, value in leaves(config.model_dump(mode="json")).items():
+        for address, value in flatten(config.model_dump(mode="json")).items():
             self._client.log_param(self._id, address, value)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:

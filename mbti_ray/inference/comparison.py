@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict, override
-from mbti_ray.data.examples import Example, build_examples, number_persons, resolve_split_by
+from mbti_ray.data.examples import Example, build_examples, encode_persons, resolve_split_by
 from mbti_ray.data.processes import ProgressCallback, no_progress
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import BundleError, ConfigError, DataError
@@ -81,7 +81,7 @@ def compare_bundles(
     first: Path, second: Path, rows: ComparedRows, advance: ProgressCallback = no_progress
 ) -> tuple[Comparison, pa.Table]:
     """Compare two bundles; also returns what each predicts for each row."""
-    persons = number_persons(e.person for e in rows.examples)
+    persons = encode_persons(e.person for e in rows.examples)
     labels = label_matrix(rows.examples)
     columns = {
         "number": [e.number for e in rows.examples],

@@ -21,7 +21,7 @@ from mbti_ray.config.load import BASE_RATES
 from mbti_ray.data.examples import (
     Example,
     build_examples,
-    number_persons,
+    encode_persons,
     person_kind,
     resolve_split_by,
 )
@@ -257,7 +257,7 @@ def _predict(
         thresholds=np.tile(predictor.decision.thresholds.numpy(), (len(texts), 1)),
         labels=label_matrix(examples),
         shares=np.array([e.shares or unknown for e in examples], np.float32),
-        persons=number_persons(e.person for e in examples),
+        persons=encode_persons(e.person for e in examples),
         mentioned=np.array(mentioned, np.int8),
         tokens=np.array(tokens),
         abstain=predictor.decision.abstain,

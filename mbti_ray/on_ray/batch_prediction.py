@@ -30,7 +30,12 @@ from mbti_ray.data.chunks import Chunk, ChunkPlan, read_chunks
 from mbti_ray.data.processes import ProgressCallback
 from mbti_ray.errors import MbtiRayError
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.on_ray.cluster.resources import Resources, trial_resources, workers_at_once
+from mbti_ray.on_ray.cluster.resources import (
+    Resources,
+    cluster_nodes,
+    trial_resources,
+    worker_capacity,
+)
 from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.storage.output_tables import PartFolder, write_json_lines, write_tables
 from mbti_ray.typology import POSITIVE_POLES
@@ -104,7 +109,7 @@ def _predict_chunks(
     """The part, predictions and bad rows of each chunk, in input order; Ray retries lost work."""
     first = float("inf")
     quiet = ExitStack()
-    quiet.enter_context(_core_in_its_log())
+    quiet.enter_context(_silenced_core())
     try:
         for batch in _build_dataset(job).iter_batches(batch_size=1, batch_format="pyarrow"):
             quiet.close()
@@ -128,7 +133,7 @@ def _predict_chunks(
 
 
 @contextmanager
-def _core_in_its_log() -> Iterator[None]:
+def _silenced_core() -> Iterator[None]:
     """Keeps off standard error what Ray's C++ core writes while actors start; not Python's output.
 
     Ray Data gives actors their arguments through the object store, and the core reports that as an
@@ -161,8 +166,10 @@ def _build_dataset(job: PredictionJob) -> Any:
     if config.serve.runtime != "torch":
         # ONNX Runtime runs on CPUs here; a reserved GPU would stay idle.
         config = override(config, {"scaling.use_gpu": False})
-    resources = trial_resources(config)
-    actors = workers_at_once(resources, job.chunks.expected_chunks)
+    nodes = cluster_nodes()
+    resources = trial_resources(config, nodes)
+    capacity = worker_capacity(resources, nodes)
+    actors = max(1, min(capacity, job.chunks.expected_chunks or capacity))
     # Its messages, and stack traces of errors that are raised anyway, go to its log file only.
     for handler in logging.getLogger("ray.data").handlers:
         if handler.name == "console":

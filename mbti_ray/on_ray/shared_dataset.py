@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mbti_ray.data.dataset import Dataset, has_dataset, read_dataset
 from mbti_ray.data.rows import DatasetInfo
 from mbti_ray.storage.atomic import atomic_folder
-from mbti_ray.storage.local_cache import delete_unused, mark_used, user_cache_folder
+from mbti_ray.storage.local_cache import delete_unused, touch, user_cache_folder
 
 _PART_BYTES = 2**26
 
@@ -45,7 +45,7 @@ class SharedDataset:
             folder = user_cache_folder() / "datasets" / self.folder.name
             if not has_dataset(folder):
                 self._copy_to(folder)
-            mark_used(folder)
+            touch(folder)
         return replace(_read_dataset(folder), info=self.info)
 
     def _copy_to(self, folder: Path) -> None:

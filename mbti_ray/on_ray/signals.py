@@ -24,7 +24,7 @@ def handle_signals(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_kept() -> Iterator[None]:
+def keep_sigterm_handler() -> Iterator[None]:
     """What the process does on SIGTERM stays as it is while Ray starts in the block.
 
     Ray's own handlers exit with 15 or 1, and its C++ code sets one that aborts.

@@ -36,7 +36,7 @@ def local_copy(
     copy = user_cache_folder() / kind / (key + PurePosixPath(remote.name).suffix)
     is_damaged = copy.exists() and is_intact is not None and not is_intact(copy)
     if copy.exists() and not is_damaged:
-        mark_used(copy)
+        touch(copy)
     else:
         delete_unused(copy.parent)
         is_file, keep = remote.is_file(), not is_damaged
@@ -46,7 +46,7 @@ def local_copy(
     return copy
 
 
-def mark_used(path: Path) -> None:
+def touch(path: Path) -> None:
     """Set the modification time of a file or folder of a cache, which is that of its last use."""
     # That of another user cannot be set.
     with suppress(OSError):

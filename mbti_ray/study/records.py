@@ -111,7 +111,9 @@ def rank(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> list[
     return [record for record, _ in sorted(costs, key=lambda c: (c[1][0], c[0].number))]
 
 
-def front_of(records: Iterable[TrialRecord], objectives: Sequence[Monitor]) -> list[TrialRecord]:
+def pareto_front(
+    records: Iterable[TrialRecord], objectives: Sequence[Monitor]
+) -> list[TrialRecord]:
     """The Pareto front: trials that no other beats in one objective and equals in the rest."""
     costs = _costs(records, objectives)
     return [

@@ -18,7 +18,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from mbti_ray.config.search_space import can_suggest, is_active, parents_first, range_ends
+from mbti_ray.config.search_space import can_suggest, is_active, range_ends, topological_order
 from mbti_ray.config.study import Choices, FloatRange, IntRange, Range
 
 # How a copied trial is perturbed, from Jaderberg et al. 2017.
@@ -61,7 +61,7 @@ def ask_trial(study: optuna.Study, search: Search) -> optuna.Trial | None:
         warnings.filterwarnings("ignore", message="Heartbeat of storage")
         trial = study.ask()
     suggested: Point = {}
-    for address in parents_first(search):
+    for address in topological_order(search):
         if is_active(search[address], suggested):
             suggested[address] = _suggest(trial, address, search[address])
     return trial
@@ -97,7 +97,7 @@ def _sample(study: optuna.Study, search: Search) -> Point:
     """A point from the study's sampler, without a trial in the study."""
     probe = optuna.trial.create_trial(state=TrialState.RUNNING)
     point: Point = {}
-    for address in parents_first(search):
+    for address in topological_order(search):
         if is_active(search[address], point):
             chosen = distribution(search[address])
             point[address] = study.sampler.sample_independent(study, probe, address, chosen)
@@ -117,7 +117,7 @@ def _key(point: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _all_points(search: Search) -> Iterator[Point]:
-    addresses, seen = parents_first(search), set()
+    addresses, seen = topological_order(search), set()
     values = [
         range(v.int_low, v.int_high + 1) if isinstance(v, IntRange) else range_ends(v)
         for v in map(search.__getitem__, addresses)

@@ -15,7 +15,7 @@ from mbti_ray.config.schema import mode_of
 from mbti_ray.config.study import IntRange
 from mbti_ray.scores.study_summary import RungSummary, TrialsSummary
 from mbti_ray.study.diagnosis import diagnose_study
-from mbti_ray.study.records import EVALUATED, TrialRecord, best_of, front_of, records_of
+from mbti_ray.study.records import EVALUATED, TrialRecord, best_of, pareto_front, records_of
 
 # Fewer trials do not show which address matters.
 _FEW_TRIALS = 5
@@ -36,7 +36,7 @@ def summarize_study(study: optuna.Study, config: StudyConfig) -> TrialsSummary:
         "search": {a: values.model_dump(mode="json") for a, values in config.search.items()},
         "trials": [asdict(record) for record in records],
         "best": best.number if best else None,
-        "front": [r.number for r in front_of(records, config.objectives)] if several else [],
+        "front": [r.number for r in pareto_front(records, config.objectives)] if several else [],
         "default": {
             "values": {address: get_value(config, address) for address in config.search},
             "trial": next((r.number for r in records if r.is_default), None),

@@ -108,12 +108,12 @@ def test_two_workers_that_would_wait_for_each_other_for_ever_are_said_to(
 
 def test_before_a_run_begins_all_is_well_or_the_first_wrong_line_is_raised(tmp_path):
     from mbti_ray.on_ray.cluster.preflight import check_before_run
-    from mbti_ray.on_ray.cluster.resources import run_resources
+    from mbti_ray.on_ray.cluster.resources import cluster_nodes, run_resources
 
     warned: list[str] = []
     config = load_run("quick")
     nodes = check_before_run(config, tmp_path / "runs", warn=warned.append)
-    assert run_resources(config, nodes) == run_resources(config)
+    assert run_resources(config, nodes) == run_resources(config, cluster_nodes())
     assert not [line for line in warned if line.startswith(("resources", "storage"))]
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ClusterError, match=r"^resources: scaling.workers=3: a worker takes 1 CPU"):

@@ -18,7 +18,7 @@ from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import ConfigError
 from mbti_ray.evaluate import main as evaluate
 from mbti_ray.inference.bundle import load_row_hashes
-from mbti_ray.study.records import best_of, front_of, records_of
+from mbti_ray.study.records import best_of, pareto_front, records_of
 from mbti_ray.tune import main as tune
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
@@ -180,7 +180,7 @@ def test_several_objectives_end_with_a_front_several_seeds_with_their_mean_and_s
         assert record.values[0] == pytest.approx(sum(record.seeds) / 2)
         # Two epochs of the first seed were seen by the scheduler.
         assert [e[0] for e in record.evaluations] == [1, 2]
-    assert result["front"] == [r.number for r in front_of(records, ("acc_mean", "brier"))]
+    assert result["front"] == [r.number for r in pareto_front(records, ("acc_mean", "brier"))]
     assert records[0].is_default
     first = next(r for r in records if r.params == result["best"])
     # The bundle is that of the first seed, whose own score is among those of the trial.

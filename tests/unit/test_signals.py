@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from mbti_ray.cli.command import build_parser, check_terminated, run_command
-from mbti_ray.on_ray.signals import sigterm_kept
+from mbti_ray.on_ray.signals import keep_sigterm_handler
 
 pytestmark = pytest.mark.unit
 
@@ -39,7 +39,7 @@ def test_a_sigterm_whose_exception_was_dropped_ends_the_command_at_its_next_chec
 def test_what_others_set_on_sigterm_while_ray_starts_does_not_stay():
     before = signal.getsignal(signal.SIGTERM)
     replace = ray._private.utils.set_sigterm_handler
-    with sigterm_kept():
+    with keep_sigterm_handler():
         ray._private.utils.set_sigterm_handler(lambda number, frame: None)
         assert signal.getsignal(signal.SIGTERM) is before
         # As the C++ code of Ray does.

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from small_studies import end, study_of
 
 from mbti_ray.config.study import Choices, FloatRange, IntRange
-from mbti_ray.study.records import front_of, records_of
+from mbti_ray.study.records import pareto_front, records_of
 from mbti_ray.study.sampling import ask_trial, fits, perturb
 from mbti_ray.study.store import open_study
 from mbti_ray.study.summary import rungs_of, summarize_study
@@ -33,7 +33,7 @@ def test_the_front_holds_exactly_what_nothing_beats(points: list[tuple[int, int]
         trial = study.ask()
         trial.set_user_attr("values", [accuracy, brier])
         study.tell(trial, [accuracy, brier])
-    front = {r.number for r in front_of(records_of(study), ("acc_mean", "brier"))}
+    front = {r.number for r in pareto_front(records_of(study), ("acc_mean", "brier"))}
     # Optuna's own, which is made another way.
     assert front == {t.number for t in study.best_trials}
 

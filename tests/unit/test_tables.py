@@ -36,15 +36,15 @@ def opened(path, *, made_from=FIRST, settings=SETTINGS, fresh=False):
 
 def refusal(path, **options):
     """The one-line error for a folder, which is left unchanged."""
-    before = contents_of(path)
+    before = content_hash(path)
     with pytest.raises(RunError) as caught, opened(path, **options):
         pass
-    assert contents_of(path) == before
+    assert content_hash(path) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def contents_of(path):
+def content_hash(path):
     files = path.iterdir() if path.is_dir() else [path]
     return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
 

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mbti_ray.checks.autoscaler import Autoscaler, judge_nodes
-from mbti_ray.checks.clock import judge_clocks, least_skew_s
+from mbti_ray.checks.clock import judge_clocks, min_skew_s
 from mbti_ray.checks.disk import (
     estimate_disk_need,
     judge_ray_disk,
@@ -68,7 +68,7 @@ class NodeReports:
 
     def add(self, name: str, machine: MachineReport, asked: float) -> None:
         self.machines[name] = machine
-        self.skews[name] = least_skew_s(machine.clock_s, asked + machine.duration_s, time.time())
+        self.skews[name] = min_skew_s(machine.clock_s, asked + machine.duration_s, time.time())
 
     @property
     def resources(self) -> list[dict[str, float]]:

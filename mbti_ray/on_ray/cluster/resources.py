@@ -15,7 +15,7 @@ from ray.job_config import JobConfig
 from mbti_ray.checks.verdict import Verdict
 from mbti_ray.config import RunConfig, StudyConfig
 from mbti_ray.errors import ClusterError
-from mbti_ray.on_ray.signals import sigterm_kept
+from mbti_ray.on_ray.signals import keep_sigterm_handler
 
 # The resources of each machine, by Ray's names.
 Nodes = Sequence[Mapping[str, float]]
@@ -52,7 +52,7 @@ def ray_connection(job: str | None = None) -> Iterator[str | None]:
     # progress by reports.
     try:
         job_config = JobConfig(metadata={"job_name": job} if job else {})
-        with sigterm_kept():
+        with keep_sigterm_handler():
             context = ray.init(
                 logging_level=logging.ERROR, log_to_driver=False, job_config=job_config
             )
@@ -69,12 +69,11 @@ def ray_connection(job: str | None = None) -> Iterator[str | None]:
         ray.shutdown()
 
 
-def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
+def run_resources(config: RunConfig, nodes: Nodes) -> Resources:
     """The resources of each worker of a run: by default an equal share of all CPUs.
 
-    ClusterError where the nodes, by default all of the cluster, have not enough for all workers.
+    ClusterError where the nodes have not enough for all workers.
     """
-    nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes)
     cpus = config.scaling.cpus
     if cpus is None:
@@ -89,17 +88,16 @@ def run_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
     return _checked(config, Resources(cpus, gpus), nodes)
 
 
-def trial_resources(config: RunConfig, nodes: Nodes | None = None) -> Resources:
+def trial_resources(config: RunConfig, nodes: Nodes) -> Resources:
     """The resources of each worker of a trial: by default one CPU, so that trials run in parallel.
 
     ClusterError as in `run_resources`.
     """
-    nodes = cluster_nodes() if nodes is None else nodes
     gpus = _gpus_per_worker(config, nodes) * config.scaling.gpus
     return _checked(config, Resources(config.scaling.cpus or 1, gpus), nodes)
 
 
-def trials_at_once(config: StudyConfig, resources: Resources, nodes: Nodes) -> int:
+def concurrent_trials(config: StudyConfig, resources: Resources, nodes: Nodes) -> int:
     """How many trials run in parallel: as many as the nodes have capacity for, up to the limit.
 
     Trials of one worker may wait for machines that are still to be added, so the limit applies even
@@ -137,12 +135,6 @@ def judge_resources(
     return Verdict("resources", "ok", message), each
 
 
-def workers_at_once(resources: Resources, limit: int | None) -> int:
-    """How many such workers the cluster has capacity for, up to the limit; at least one."""
-    capacity = worker_capacity(resources, cluster_nodes())
-    return max(1, min(capacity, limit or capacity))
-
-
 def cluster_nodes() -> list[dict[str, float]]:
     """The resources of each live node, used or not."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -161,7 +153,7 @@ def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
     """What runs in parallel on these nodes."""
     scaling = config.scaling
     if isinstance(config, StudyConfig):
-        count = trials_at_once(config, each, nodes)
+        count = concurrent_trials(config, each, nodes)
         what = f"{count} trial(s) at once, {scaling.most} worker(s) each"
     elif scaling.least == scaling.most:
         what = f"{scaling.most} worker(s)"
