@@ -31,7 +31,7 @@ def test_a_bundle_is_rolled_out_and_back_under_load_and_no_request_fails(
     service: Service, bundle: Path, other_bundle: Path
 ) -> None:
     first, second = load_manifest(bundle).id, load_manifest(other_bundle).id
-    with Load(service.url, pause_s=0.05).running() as load:
+    with Load(service.url, pause_s=0.15).running() as load:
         load.wait_for(20)
         assert set(load.bundles) == {first}
         done = service.command(str(other_bundle), "--roll-out")

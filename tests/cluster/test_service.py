@@ -226,7 +226,7 @@ def test_a_lost_replica_is_restarted_with_the_bundle_rolled_out(
     assert roll_out(client, str(other_bundle), "--roll-out") == 0
     (replica,) = descendants(REPLICA)
     os.kill(replica, signal.SIGKILL)
-    load = Load(str(client.base_url), clients=1)
+    load = Load(str(client.base_url), clients=1, pause_s=0.1)
     with load.running():
         while load.statuses[200] < 5:
             load.wait_for(1)
