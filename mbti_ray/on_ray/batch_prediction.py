@@ -116,12 +116,13 @@ def _predict_chunks(
             result = _unpacked(batch)
             if isinstance(result, MbtiRayError):
                 raise result
-            started, chunk, table = result
+            seconds, chunk, table = result
+            # Not by the clock of an actor's machine.
+            first = min(first, time.monotonic() - seconds)
             yield job.chunks.part_of(chunk.place), table, chunk.bad
-            first = min(first, started)
             stats.rows += len(table)
             stats.bad += len(chunk.bad)
-            stats.seconds = max(0.0, time.time() - first)
+            stats.seconds = time.monotonic() - first
             advance(chunk.records, f"{stats.rows_s:.0f} rows/s")
     except Exception as error:
         user_error = _find_user_error(error)
@@ -212,8 +213,8 @@ class _ModelActor:
             self._loaded = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """When it began, the chunk without its rows, and their predictions; or an error."""
-        started, predictor = time.time(), self._loaded
+        """How long it took, the chunk without its rows, and their predictions; or an error."""
+        started, predictor = time.monotonic(), self._loaded
         if isinstance(predictor, MbtiRayError):
             return _packed(predictor)
         chunk: Chunk = _unpacked(batch)
@@ -222,7 +223,7 @@ class _ModelActor:
         answers = [prediction.as_dict() for prediction in predictions]
         rows = [r | a | a["probabilities"] for r, a in zip(chunk.rows, answers, strict=True)]
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        return _packed((started, replace(chunk, rows=[]), table))
+        return _packed((time.monotonic() - started, replace(chunk, rows=[]), table))
 
 
 def _packed(item: object) -> pa.Table:
