@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +22,7 @@ _DRIVER = "driver"
 _PATIENCE_S, _POLL_S = 3.0, 0.1
 
 
+@dataclass
 class StorageMarkers:
     """The marker files of one check, in a temporary subfolder (`name`) of the storage folder.
 
@@ -28,14 +30,11 @@ class StorageMarkers:
     why it cannot write there. A marker of another machine may take `patience_s` to appear.
     """
 
-    def __init__(
-        self, storage: Location, name: str | None = None, *, patience_s: float = _PATIENCE_S
-    ) -> None:
-        self.storage = storage
-        self.name = name or f".doctor-{uuid4().hex[:12]}"
-        self.problem: str | None = None
-        self._patience_s = patience_s
-        self._created: list[Path] = []
+    storage: Location
+    name: str = field(default_factory=lambda: f".doctor-{uuid4().hex[:12]}")
+    patience_s: float = _PATIENCE_S
+    problem: str | None = None
+    _created: list[Path] = field(default_factory=list)
 
     def __enter__(self) -> "StorageMarkers":
         if isinstance(self.storage, Path):
@@ -72,7 +71,7 @@ class StorageMarkers:
 
     def find_missing(self, machines: Iterable[str]) -> set[str]:
         """The machines whose markers do not appear here."""
-        end = time.monotonic() + self._patience_s
+        end = time.monotonic() + self.patience_s
         missing = set(machines)
         while missing := {name for name in missing if not self._has_marker(name)}:
             if time.monotonic() > end:
@@ -90,24 +89,19 @@ class StorageMarkers:
         (self.storage / self.name / name).write_text(name, "utf-8")
 
 
-def judge_own_storage(markers: StorageMarkers) -> Verdict:
-    """The storage folder on the machine of the driver."""
-    if markers.problem is None:
-        return Verdict(_CHECK, "ok", f"{markers.storage} can be written and read")
-    message = f"{markers.storage} cannot be written to here ({markers.problem})"
-    return Verdict(_CHECK, "wrong", message, "set storage=... to a folder or URL that can")
-
-
 def judge_storage(
     markers: StorageMarkers, faults: Mapping[str, str | None], *, idle: frozenset[str] = frozenset()
 ) -> list[Verdict]:
-    """The storage folder on all machines, by what `exchange` returned there.
+    """The storage folder here and on other machines, by what `exchange` returned there.
 
     On `idle` machines no worker will run.
     """
-    own = judge_own_storage(markers)
-    if own.state == "wrong" or not faults:
-        return [own]
+    if markers.problem is not None:
+        message = f"{markers.storage} cannot be written to here ({markers.problem})"
+        remedy = "set storage=... to a folder or URL that can"
+        return [Verdict(_CHECK, "wrong", message, remedy)]
+    if not faults:
+        return [Verdict(_CHECK, "ok", f"{markers.storage} can be written and read")]
     unseen = markers.find_missing(machine for machine, fault in faults.items() if fault is None)
     found = {m: (fault, m in idle) for m, fault in faults.items() if fault is not None}
     found |= {m: ("does not show files here that were written on {}", m in idle) for m in unseen}

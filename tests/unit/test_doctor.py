@@ -12,7 +12,7 @@ from mbti_ray.checks.disk import (
     judge_storage_disk,
     measure_disk,
 )
-from mbti_ray.checks.storage import StorageMarkers, judge_own_storage, judge_storage
+from mbti_ray.checks.storage import StorageMarkers, judge_storage
 from mbti_ray.checks.token import Token, find_token, judge_refused_token, judge_token, judge_tokens
 from mbti_ray.checks.verdict import Verdict, join_names, merge_verdicts
 from mbti_ray.checks.versions import installed_versions, judge_versions, torch_cuda_version
@@ -236,7 +236,7 @@ def test_a_machine_that_nothing_will_run_on_is_only_a_warning(tmp_path):
 def test_a_place_that_cannot_be_written_to_is_wrong(tmp_path):
     (tmp_path / "file").write_text("")
     with StorageMarkers(tmp_path / "file" / "runs") as markers:
-        verdict = judge_own_storage(markers)
+        (verdict,) = judge_storage(markers, {})
         assert judge_storage(markers, {"a": markers.exchange("a")}) == [verdict]
     assert verdict.state == "wrong"
     assert "cannot be written to here (Not a directory)" in verdict.message

@@ -28,7 +28,7 @@ from mbti_ray.checks.gpu import judge_gpus, probe_timeout_s
 from mbti_ray.checks.machine import MachineReport, inspect_machine
 from mbti_ray.checks.network import judge_gloo
 from mbti_ray.checks.ports import judge_ports
-from mbti_ray.checks.storage import StorageMarkers, judge_own_storage, judge_storage
+from mbti_ray.checks.storage import StorageMarkers, judge_storage
 from mbti_ray.checks.token import find_token, judge_token, judge_tokens
 from mbti_ray.checks.verdict import Verdict, group_by_value, join_names, merge_verdicts
 from mbti_ray.checks.versions import installed_versions, judge_versions
@@ -102,7 +102,7 @@ def check_this_machine(config: RunConfig) -> list[Verdict]:
         return [
             *judge_versions({"this machine": machine.versions}),
             judge_token(machine.token, joins="RAY_ADDRESS" in os.environ),
-            judge_own_storage(markers),
+            *judge_storage(markers, {}),
             *_disks(config, markers.storage, {"this machine": machine}),
             judge_resources(config, [here], [])[0],
             judge_gpus(machine.gpus, counted=int(here.get("GPU", 0)), is_needed=needs_gpu),
