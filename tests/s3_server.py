@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 
 import pytest
 
@@ -60,4 +61,5 @@ def s3_server() -> Iterator[Server]:
             boto3.client("s3").create_bucket(Bucket="bucket")
             yield found
     finally:
-        server.stop()
+        # It looks twice a second whether it should; nobody waits for that.
+        Thread(target=server.stop, daemon=True).start()

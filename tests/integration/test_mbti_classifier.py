@@ -219,7 +219,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub() -> Iterator[tuple[str, type[Hub]]]:
     handler = type("NewHub", (Hub,), {"files": {}, "asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}", handler
         server.shutdown()
 
