@@ -41,18 +41,19 @@ _PARTS = {
 
 def is_packable(shape: Shape) -> bool:
     """Whether `PackedBert` is the encoder of a configuration of transformers."""
-    activation = shape.get("hidden_act") or shape.get("activation")
-    return shape["model_type"] in _SIZES and activation == "gelu"
+    is_gelu = "gelu" in (shape.get("hidden_act"), shape.get("activation"))
+    return shape["model_type"] in _SIZES and is_gelu and not shape.get("is_decoder")
 
 
-class _Linear(nn.Linear):
+class _Unset:
     def reset_parameters(self) -> None:
         """Nothing: the weights are loaded."""
 
 
-class _Embedding(nn.Embedding):
-    def reset_parameters(self) -> None:
-        """Nothing: the weights are loaded."""
+class _Linear(_Unset, nn.Linear): ...
+
+
+class _Embedding(_Unset, nn.Embedding): ...
 
 
 class PackedBert(nn.Module):
@@ -112,13 +113,15 @@ class _Layer(nn.Module):
             of_group = scaled_dot_product_attention(q, k, v)
             attended.append(of_group.transpose(1, 2).reshape(end - start, -1))
         states = self.attention_norm(states + self.out(torch.cat(attended)))
-        states = self.norm(states + self.down(gelu(self.up(states))))
-        return states
+        normed: Tensor = self.norm(states + self.down(gelu(self.up(states))))
+        return normed
 
 
 def packed_state(state: State, shape: Shape) -> dict[str, Tensor]:
     """The weights of a model with transformers' encoder, by the names of one with `PackedBert`."""
-    renamed, kind = dict(state), shape["model_type"]
+    kind = shape["model_type"]
+    # Copies: those of a file lie in it, which may be replaced.
+    renamed = {name: weight.clone() for name, weight in state.items()}
     if (types := "encoder.embeddings.token_type_embeddings.weight") in state:
         # A text is of the first type.
         name = "encoder.embeddings.position_embeddings.weight"
