@@ -108,17 +108,13 @@ class ServedModel:
         self._cache: OrderedDict[bytes, Prediction] = OrderedDict()
         self._config = config
         self._batch_tokens = _batch_tokens(predictor, config)
+        # Of words one request at a time, since it takes many passes.
         self._explanations = ConcurrencyLimiter(1)
 
     @property
     def wait_s(self) -> float:
         """Estimated seconds that a text submitted now would wait."""
         return self._tokenizer_queue.wait_s + self._batcher.wait_s
-
-    @property
-    def explains_words(self) -> bool:
-        """Whether words are being explained, which one request at a time may ask for."""
-        return not self._explanations.free
 
     @property
     def bundle_id(self) -> str:
@@ -146,7 +142,6 @@ class ServedModel:
             _refuse_truncated(request, predictions, self.predictor.max_tokens)
         masked = await self._explain_masking(request) if request.explain else None
         if masked and request.explain == "words":
-            # One at a time, since it takes many passes.
             with self._explanations.slot():
                 await explain_words(
                     request, masked, predictions, lambda users: self._ask_again(request, users)

@@ -128,7 +128,7 @@ def test_while_words_are_explained_others_are_answered_and_a_second_explanation_
     async def main(client: httpx.AsyncClient) -> list[int]:
         await client.post("/predict", json={"inputs": TEXT})
         explaining = asyncio.create_task(client.post("/predict", json=body))
-        while not model.explains_words:
+        while model._explanations.free:
             await asyncio.sleep(0)
         executor.submit(gate.wait, 10)
         health = await client.get("/health")
