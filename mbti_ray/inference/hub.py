@@ -70,5 +70,5 @@ def write_card(folder: Path, bundle: Path, **options: Any) -> None:
     manifest = load_manifest(bundle).model_dump(mode="json")
     card = bundle / "card.md"
     title = f"# Four letters from text: bundle {manifest['id']}\n\nIt was not scored.\n"
-    text = card.read_text("utf-8") if card.exists() else f"---\n\n---\n{title}"
+    text = card.read_text("utf-8") if card.exists() else title
     (folder / "README.md").write_text(hub_card(text, manifest, **options), "utf-8")

@@ -95,7 +95,8 @@ def hub_card(
     """
     from huggingface_hub import ModelCardData
 
-    _, _, body = card.removeprefix("---\n").partition("\n---\n")
+    # Cards of before have a front matter of their own.
+    body = "# " + card.partition("# ")[2]
     if usage is not None:
         body = body.partition("## How to use")[0] + render_text("transformers_usage.md", **usage)
     encoder, source = manifest["model"]["encoder"], manifest["data"]["source"]
@@ -110,7 +111,7 @@ def hub_card(
         tags=["mbti", "personality", "multi-label-classification"],
         eval_results=_evaluations(manifest["scores"].get("scorecard"), source),
     )
-    return f"---\n{data.to_yaml()}\n---\n" + _spaced(f"\n{body}")
+    return f"---\n{data.to_yaml()}\n---\n\n{_spaced(body)}"
 
 
 def _evaluations(card: Scorecard | None, source: str) -> list[Any]:

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import yaml
 
 from mbti_ray.config import load_run
 from mbti_ray.reports import wording
@@ -34,16 +33,6 @@ def test_the_card_says_what_a_reader_must_know():
         assert shown in text
     assert all(use in NOT_FOR_DECISIONS for use in ("hiring", "grading", "treatment"))
     assert "None" not in text.replace("none", "")
-
-
-def test_the_front_matter_of_the_card_is_what_a_hub_reads():
-    _, front, body = card_of().split("---\n", 2)
-    content = yaml.safe_load(front)
-    assert content["pipeline_tag"] == "text-classification"
-    assert "accuracy" in content["metrics"]
-    assert "mbti" in content["tags"]
-    assert "license" not in content
-    assert body.lstrip().startswith("# ")
 
 
 def test_the_card_quotes_no_row_and_no_folder():
