@@ -75,7 +75,7 @@ def print_bad_rows(
 def print_table(heading: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table of rows that each start with a name."""
     print_heading(heading)
-    table = _table("", *header)
+    table = _table("", *header, wraps=True)
     table.show_header = any(header)
     for row in rows:
         table.add_row(*row)
@@ -87,12 +87,12 @@ def print_heading(text: str) -> None:
     console.print(Text(f"\n{text}", style="bold"), soft_wrap=True)
 
 
-def _table(first: str, *headings: str, gap: int = 2) -> Table:
+def _table(first: str, *headings: str, gap: int = 2, wraps: bool = False) -> Table:
     """A table of numbers, each right-aligned under its heading."""
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, no_wrap=not wraps)
     for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=not wraps)
     return table
 
 
@@ -146,9 +146,9 @@ def print_scorecard(scorecards: Mapping[str, "Scorecard"]) -> None:
     if others:
         console.print(_side_by_side(scorecards))
     else:
-        # Intervals in their columns as far as there is room.
-        layouts = ((2, 2), (1, 2), (1, 1), (0, 2))
-        _print_widest(*(_all_metrics(main, intervals=n, gap=gap) for n, gap in layouts))
+        # Intervals in their columns as far as there is room, and at last fewer metrics.
+        layouts = ((2, 2, 7), (1, 2, 7), (1, 1, 7), (0, 2, 7), (0, 1, 4), (0, 1, 2))
+        _print_widest(*(_all_metrics(main, n, gap, shown=shown) for n, gap, shown in layouts))
     persons, kind = main["intervals"]["groups"], main["intervals"]["resampled"]
     if persons < FEW_PERSONS:
         counted = f"{persons} {kind} was" if persons == 1 else f"{persons} {kind}s were"
@@ -168,15 +168,15 @@ def _side_by_side(scorecards: Mapping[str, "Scorecard"]) -> Table:
     return table
 
 
-def _all_metrics(card: "Scorecard", *, intervals: int, gap: int) -> Table:
-    """The metrics in columns, the first of them with their intervals."""
-    metrics = ("accuracy", "macro_f1", *_OTHER_METRICS)
+def _all_metrics(card: "Scorecard", intervals: int, gap: int, *, shown: int) -> Table:
+    """So many metrics in columns, the first of them with their intervals."""
+    metrics = ("accuracy", "macro_f1", *_OTHER_METRICS)[:shown]
     table = _table("", *(METRIC_NAMES[metric].replace(" ", "\n") for metric in metrics), gap=gap)
     for key, name in RATE_NAMES.items():
         row = card["dimensions"].get(key) or (card["overall"] if key == "accuracy" else {})
         cells = [rates_of(card)[key], *(row.get(metric) for metric in metrics[1:] if row)]
-        shown = (_interval if n < intervals else _value for n in range(len(cells)))
-        table.add_row(name, *(show(cell) for show, cell in zip(shown, cells, strict=True)))
+        shows = (_interval if n < intervals else _value for n in range(len(cells)))
+        table.add_row(name, *(show(cell) for show, cell in zip(shows, cells, strict=True)))
     return table
 
 
@@ -184,16 +184,18 @@ def _print_baselines(card: "Scorecard") -> None:
     baselines, missing = card.get("baselines") or {}, card.get("missing") or {}
     if baselines:
         print_heading("compared with baselines, on the same rows")
-        _print_widest(*(_beside_baselines(card, gap=gap) for gap in (2, 1)))
+        layouts = ((2, "_"), (1, "_"), (1, "\n"))
+        _print_widest(*(_beside_baselines(card, gap, between) for gap, between in layouts))
     for name, reason in missing.items():
         print_line(f"{name} is missing: {reason}")
     if card.get("paired"):
         print_line(describe_paired(card))
 
 
-def _beside_baselines(card: "Scorecard", *, gap: int) -> Table:
+def _beside_baselines(card: "Scorecard", gap: int, between_words: str) -> Table:
     baselines = card["baselines"]
-    table = _table("accuracy", "this model", *baselines, gap=gap)
+    headings = (name.replace("_", between_words) for name in ("this model", *baselines))
+    table = _table("accuracy", *headings, gap=gap)
     for key, name in COMPARED_NAMES.items():
         columns = [rates_of(card), *baselines.values()]
         table.add_row(name, *(_value(rates.get(key)) for rates in columns))
@@ -305,8 +307,11 @@ def print_predictions(texts: Sequence[str], predictions: Sequence[Mapping[str, A
     table = Table(box=None, pad_edge=False)
     poles = list(predictions[0]["probabilities"])
     for heading in ("type", *poles, "text"):
-        table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        table.add_column(heading, no_wrap=True)
     for text, prediction in zip(texts, predictions, strict=True):
         probabilities = [f"{p:.2f}" for p in prediction["probabilities"].values()]
-        table.add_row(prediction["type"], *probabilities, Text(" ".join(text.split())))
+        start = Text(" ".join(text.split()))
+        # Cut here: a table takes from all of its columns what one of them is too wide.
+        start.truncate(max(10, console.width - 30), overflow="ellipsis")
+        table.add_row(prediction["type"], *probabilities, start)
     console.print(table)

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from mbti_ray.cli import progress, tables
@@ -118,6 +119,29 @@ def test_parameters_that_have_no_room_wrap_beside_their_trial(
     start = first.index("parameter_0=")
     assert all(line[:start].isspace() for line in rest)
     assert len(rest) > 3
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_a_prediction_is_whole_however_long_its_text(terminal: io.StringIO, width: int) -> None:
+    prediction = {"type": "INTJ", "probabilities": {"E": 0.31, "N": 0.88, "T": 0.71, "J": 0.64}}
+    tables.print_predictions(["some words " * 60, "短い文" * 90], [prediction, prediction])
+    _, *lines = lines_of(terminal)
+    assert all(line.startswith("INTJ  0.31  0.88  0.71  0.64  ") for line in lines)
+    assert all(line.endswith("…") and cell_len(line) <= width for line in lines)
+
+
+@pytest.mark.parametrize("width", [60])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
+    terminal: io.StringIO, width: int
+) -> None:
+    tables.print_scorecard({"test": scorecard()})
+    tables.print_table("leak", ("of users",), [("the same after masking " * 3, "21.7 %")])
+    lines = lines_of(terminal)
+    assert "…" not in "".join(lines)
+    assert max(map(len, lines)) <= width
+    rows = [line for line in lines if line.startswith("E/I")]
+    assert len(rows) == 2
+    assert all(re.fullmatch(r"E/I( +\d\.\d{3})+", row) for row in rows)
 
 
 def test_a_long_word_stays_whole_so_that_it_can_be_copied() -> None:
