@@ -80,18 +80,21 @@ def _open_locked(path: Path, run: Path) -> TextIO:
 @contextmanager
 def _bucket_lock(run: RemotePath) -> Iterator[None]:
     mine = run.parent / f".{run.name}.lock" / uuid4().hex
-    owner = json.dumps(describe_process())
+    process = describe_process()
+    owner = json.dumps(process | {"has_lock": True})
     is_over = threading.Event()
     renewal = threading.Thread(target=_renew, args=(mine, owner, is_over), daemon=True)
     # Before the block: a store that does not answer, each time after seconds, is not asked twice.
-    mine.write_text(owner, "utf-8")
+    mine.write_text(json.dumps(process), "utf-8")
     try:
         deadline = time.monotonic() + _SETTLE_S
         while (other := _other_owner(mine)) is not None:
             # Of those that start at the same time, the one whose name sorts first waits.
-            if other[0] < mine.name or time.monotonic() > deadline:
+            has_lock = json.loads(other[1]).get("has_lock")
+            if has_lock or other[0] < mine.name or time.monotonic() > deadline:
                 raise _in_use(run, other[1])
             time.sleep(_POLL_S)
+        mine.write_text(owner, "utf-8")
         renewal.start()
         yield
     finally:

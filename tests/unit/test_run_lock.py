@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
+from uuid import UUID
 
 import pytest
 from s3_server import Server, s3_server
@@ -111,6 +112,24 @@ def test_of_commands_that_start_at_the_same_time_exactly_one_gets_the_run(run: L
         lines = [holder.line() for holder in holders]
     assert lines.count("has it") == 1
     assert all("in use by" in line for line in lines if line != "has it")
+
+
+def test_a_command_does_not_wait_for_one_that_has_the_lock_whatever_their_names(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = parse_location(f"{server.url}/held/dup")
+
+    def wait(seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    with Holder(run) as holder:
+        holder.start()
+        assert holder.line() == "has it"
+        monkeypatch.setattr(lock.time, "sleep", wait)
+        for digit in "0f":
+            monkeypatch.setattr(lock, "uuid4", lambda digit=digit: UUID(digit * 32))
+            with pytest.raises(RunError, match="in use by process"), run_lock(run):
+                pass
 
 
 def test_a_run_is_free_at_once_after_kill_9_of_its_command(run: Location) -> None:
