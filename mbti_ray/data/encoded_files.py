@@ -43,9 +43,9 @@ def encode_batch(
     if model.has_encoder:
         encoded = encode_rows(tokenizer, rows, model, max_windows=max_windows)
     else:
-        # Only how many words there are: their ids follow from the training rows.
-        words = [len(find_words("\n".join(row))) for row in rows]
-        encoded = [EncodedRow([[0] * count], False) for count in words]
+        # Only how many words there are, and ends of posts: their ids follow from the training rows.
+        words = [sum(len(find_words(post)) + 1 for post in row) - 1 for row in rows]
+        encoded = [EncodedRow([[0] * max(1, count)], False) for count in words]
     texts = ["\n".join(row).encode() for row in rows]
     return EncodedBatch(*flatten(encoded), texts, sum(row.truncated for row in encoded))
 

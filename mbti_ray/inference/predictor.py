@@ -90,8 +90,10 @@ class WordReader:
         return row.posts
 
     def unknown_share(self, row: EncodedRow) -> float:
-        """Share of the words of a row that no feature has."""
-        return row.windows[0].count(UNKNOWN_WORD) / len(row.windows[0])
+        """Share of the words of a row that no feature has; the ends of posts are no words."""
+        window = row.windows[0]
+        words, known = len(window) - row.posts + 1, len(window) - window.count(UNKNOWN_WORD)
+        return 1 - known / words if words > 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A stack: per dimension a logistic regression on the logits of the encoder and of TF-IDF.
+"""A stack: a logistic regression on the logits of the encoder and of TF-IDF.
 
 Fitted to logits of rows that neither of the two was trained on (Wolpert 1992, "Stacked
 Generalization"). Must not know how those were made, bundles or torch.
@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from mbti_ray.model.tfidf import fit_logistic
+from mbti_ray.model.tfidf import balanced_weights, fit_logistic
 
 Floats = NDArray[np.float64]
 
 _FILE = "stack.safetensors"
+_BIAS_SCALE = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,20 @@ def load_stack(folder: Path) -> Stack:
 def fit_stack(encoder: Floats, tfidf: Floats, targets: NDArray[Any]) -> Stack:
     """Fit to logits [R, 4] of both members and labels [R, 4], 0/1 or shares; classes weigh alike.
 
-    A member whose weight would be negative, so that it were believed to err on purpose, gets 0
-    (Breiman 1996, "Stacked Regressions").
+    A member counts as much in one dimension as in the others: two weights for all rows of all four
+    can be told from few people, eight cannot. A member whose weight would be negative, so that it
+    were believed to err on purpose, gets 0 (Breiman 1996, "Stacked Regressions").
     """
-    weights, bias = np.zeros((4, 2)), np.zeros(4)
-    for k, target in enumerate(targets.T):
-        columns = [0, 1]
-        both = np.column_stack([encoder[:, k], tfidf[:, k]])
-        while columns:
-            fitted, bias_of_fitted = fit_logistic(both[:, columns], target, inverse_penalty=1.0)
-            kept = [c for c, w in zip(columns, fitted, strict=True) if w >= 0]
-            if kept == columns:
-                weights[k, columns], bias[k] = fitted, bias_of_fitted
-                break
-            columns = kept
-    return Stack(weights, bias)
+    both = np.stack([encoder.ravel(), tfidf.ravel()], 1)
+    # Large, so that the penalty does not shrink the biases.
+    dimensions = np.tile(_BIAS_SCALE * np.eye(4), (len(targets), 1))
+    weight = balanced_weights(targets).reshape(2, -1)
+    believed, kept = None, [0, 1]
+    while kept != believed:
+        believed = kept
+        features = np.column_stack([both[:, believed], dimensions])
+        fitted, _ = fit_logistic(features, weight, inverse_penalty=1.0, has_bias=False)
+        kept = [m for m, w in zip(believed, fitted[:-4], strict=True) if w >= 0]
+    weights = np.zeros((4, 2))
+    weights[:, kept] = fitted[:-4]
+    return Stack(weights, _BIAS_SCALE * fitted[-4:])

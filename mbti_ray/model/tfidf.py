@@ -5,12 +5,14 @@ model is NumPy and a dictionary. Must not know files of data, bundles or torch.
 
 Legend: R texts, T words of a text, V words that are known, F features (words and pairs of them), 4
 dimensions in the order E, N, T, J. A text is read as the ids 1 to V of its words; 0 is a word that
-no feature has.
+no feature has, and stands between two lines: a text has a line for each post, and no pair reaches
+over the end of one, so the order of posts means nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +71,11 @@ class TfidfModel:
         return keys[order], order
 
     def encode(self, text: str) -> list[int]:
-        """The ids of the words of a text, in order."""
-        ids = self._ids
-        return [ids.get(word, UNKNOWN_WORD) for word in find_words(text)]
+        """The ids of the words of a text, in order, line after line."""
+        ids, found = self._ids, list[int]()
+        for line in text.split("\n"):
+            found += [UNKNOWN_WORD, *(ids.get(word, UNKNOWN_WORD) for word in find_words(line))]
+        return found[1:]
 
     def logits(self, texts: Sequence[Sequence[int] | Ints]) -> Floats:
         """Logits [R, 4] of texts as `encode` returns them; the bias for one without features."""
@@ -125,7 +129,7 @@ def fit_tfidf(texts: Sequence[str], targets: NDArray[Any]) -> TfidfModel:
     from sklearn import feature_extraction
 
     vectorizer = feature_extraction.text.TfidfVectorizer(
-        ngram_range=(1, 2),
+        analyzer=_words_and_pairs,
         min_df=2,
         sublinear_tf=True,
         max_features=MAX_FEATURES,
@@ -139,24 +143,42 @@ def fit_tfidf(texts: Sequence[str], targets: NDArray[Any]) -> TfidfModel:
         return TfidfModel([], np.zeros(0), np.zeros((4, 0)), bias)
     weights = np.zeros((4, matrix.shape[1]))
     for k, target in enumerate(targets.T):
-        if target.min() < 1 and target.max() > 0:
-            weights[k], bias[k] = fit_logistic(matrix, target, inverse_penalty=INVERSE_PENALTY)
+        weight = balanced_weights(target)
+        weights[k], bias[k] = fit_logistic(matrix, weight, inverse_penalty=INVERSE_PENALTY)
     names = vectorizer.get_feature_names_out().tolist()
     return TfidfModel(names, np.asarray(vectorizer.idf_, float), weights, bias)
 
 
+def _words_and_pairs(text: str) -> Iterator[str]:
+    for line in text.split("\n"):
+        words = find_words(line)
+        yield from words
+        yield from map(" ".join, pairwise(words))
+
+
+def balanced_weights(targets: NDArray[Any]) -> Floats:
+    """What each row counts as a negative and as a positive: [2, R, ...] for targets [R, ...].
+
+    In each column both classes count alike. A row with a share as its target counts as both.
+    """
+    weight = np.stack([1.0 - targets, targets])
+    of_class = weight.sum(1, keepdims=True)
+    return np.asarray(weight * len(targets) / (2 * np.where(of_class, of_class, 1)))
+
+
 def fit_logistic(
-    features: Any, target: NDArray[Any], *, inverse_penalty: float
+    features: Any, weight: Floats, *, inverse_penalty: float, has_bias: bool = True
 ) -> tuple[Floats, float]:
     """Coefficients [F] and bias of a logistic regression on features [R, F], dense or sparse.
 
-    Classes weigh alike. A row with a share as its target counts as both, by its share.
+    `weight` [2, R] is as `balanced_weights` returns it. Where all rows are of one class, that is
+    the answer for every row.
     """
     from sklearn.linear_model import LogisticRegression
 
-    weight = np.stack([1.0 - target, target])
-    weight *= target.size / (2 * weight.sum(1, keepdims=True))
     classes, rows = weight.nonzero()
-    model = LogisticRegression(C=inverse_penalty, max_iter=1000)
+    if classes.min() == classes.max():
+        return np.zeros(features.shape[1]), _SURE if classes[0] else -_SURE
+    model = LogisticRegression(C=inverse_penalty, max_iter=1000, fit_intercept=has_bias)
     model.fit(features[rows], classes, sample_weight=weight[classes, rows])
-    return model.coef_[0], float(model.intercept_[0])
+    return model.coef_[0], float(model.intercept_[0]) if has_bias else 0.0

@@ -18,7 +18,7 @@ ODD = [
     "a I ?!",
     "Straße STRASSE İstanbul ISTANBUL ǅ ﬁne",
     "don't l'été naïve_café 北京 北京 привет_мир",
-    "one\ntwo two_two\ttwo 12 3 ½½ x2",
+    "one two two_two\ttwo 12 3 ½½ x2",
     "Unseen words only, entirely",
 ]
 
@@ -64,7 +64,8 @@ def test_a_share_counts_as_so_many_rows_of_each_class():
     labels = (np.arange(4) < quarters[:, None]).ravel()
     repeated = linear_model.LogisticRegression(C=0.25, class_weight="balanced", max_iter=1000)
     repeated.fit(np.repeat(features, 4, axis=0), labels)
-    weights, bias = tfidf.fit_logistic(features, quarters / 4, inverse_penalty=1.0)
+    weight = tfidf.balanced_weights(quarters / 4)
+    weights, bias = tfidf.fit_logistic(features, weight, inverse_penalty=1.0)
     np.testing.assert_allclose(weights, repeated.coef_[0], atol=1e-3)
     assert bias == pytest.approx(repeated.intercept_[0], abs=1e-3)
 
@@ -74,6 +75,30 @@ def test_a_pair_may_be_a_feature_whose_words_are_none():
     texts = ["a big CAT", "cat big", "big", "big dog cat"]
     got = model.logits([model.encode(text) for text in texts])
     np.testing.assert_array_equal(got[:, 0], [1, 0, 0, 0])
+
+
+def test_no_pair_reaches_over_the_end_of_a_post_so_their_order_means_nothing():
+    pytest.importorskip("sklearn", reason="needs the extra")
+    posts = [text.split(" ", 4) for text in some_texts(60, seed=1)]
+    model = fit_tfidf(["\n".join(own) for own in posts], some_labels(60))
+    assert any(" " in name for name in model.features)
+    got = [
+        model.logits([model.encode("\n".join(own[::step])) for own in posts]) for step in (1, -1)
+    ]
+    np.testing.assert_allclose(*got, atol=1e-12)
+    joined = model.logits([model.encode(" ".join(own)) for own in posts])
+    assert np.abs(joined - got[0]).max() > 1e-3
+
+
+def test_a_dimension_of_one_class_is_answered_with_it():
+    pytest.importorskip("sklearn", reason="needs the extra")
+    labels = some_labels(40).astype(float)
+    labels[:, 1], labels[:, 2] = 1, 0
+    model = fit_tfidf(some_texts(40, seed=1), labels)
+    logits = model.logits([model.encode(text) for text in some_texts(9, seed=2)])
+    assert (logits[:, 1] == 10).all()
+    assert (logits[:, 2] == -10).all()
+    assert logits[:, 0].std() > 0
 
 
 def test_a_saved_model_gives_the_same_logits_without_scikit_learn(tmp_path, monkeypatch):
