@@ -80,13 +80,16 @@ def _as_argument(value: Any) -> str:
 
 def _train(options: argparse.Namespace) -> Result:
     with set_up_run(options, load=load_run, map_batches=_cluster_map) as run:
+        from mbti_ray.data.dataset import prepare_folds
         from mbti_ray.model.tfidf import require_sklearn
 
         if run.config.model.has_tfidf:
             require_sklearn()
+        with _cluster_map() as mapped:
+            folds = prepare_folds(run.config, cache_folder(run.config.storage), map_batches=mapped)
         _print_summary(run)
         with _trainer(run) as fit:
-            config = run.config if run.config.data.folds is None else _train_folds(run, fit)
+            config = _train_folds(run, folds, fit) if folds else run.config
             fit(config, run.data, run.folder)
         return _print_scores(run)
 
@@ -154,16 +157,12 @@ def _fit_tfidf(config: RunConfig, data: "Dataset", folder: RunFolder) -> None:
     folder.push(replace=[folder.bundle.name])
 
 
-def _train_folds(run: RunSetup[RunConfig], fit: Fit) -> RunConfig:
-    from mbti_ray.data.dataset import prepare_dataset, require_both_poles
+def _train_folds(run: RunSetup[RunConfig], folds: Sequence["Dataset"], fit: Fit) -> RunConfig:
     from mbti_ray.inference.folds import train_folds
 
     def train(config: RunConfig, fold: RunFolder) -> None:
-        with _cluster_map() as mapped:
-            data = prepare_dataset(config, cache_folder(config.storage), map_batches=mapped)
-        require_both_poles(data)
         fold.begin(config, "resume" if fold.config.exists() else "refuse")
-        fit(config, data, fold)
+        fit(config, folds[(config.data.fold or 1) - 1], fold)
 
     return train_folds(run.config, run.folder, train, notify=print_line)
 

@@ -23,12 +23,11 @@ from mbti_ray.cli.tables import (
     print_trials,
     print_warning,
 )
-from mbti_ray.config import StudyConfig, load_study, override
+from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.errors import ConfigError
 from mbti_ray.runs.lookup import cache_folder
 
 if TYPE_CHECKING:
-    from mbti_ray.data.dataset import Dataset
     from mbti_ray.data.processes import ProcessMap
     from mbti_ray.on_ray.cluster.resources import Resources
     from mbti_ray.scores.study_summary import StudySummary
@@ -76,10 +75,13 @@ def _load(base: str | None, overrides: Sequence[str]) -> StudyConfig:
 
 
 def _tune_study(run: RunSetup[StudyConfig]) -> Result:
+    from mbti_ray.data.dataset import prepare_folds
     from mbti_ray.model.tfidf import require_sklearn
 
     config, folder = run.config, run.folder
-    data = [run.data, *_folds(config)]
+    with _cluster_map() as mapped:
+        folds = prepare_folds(config, cache_folder(config.storage), map_batches=mapped)
+    data = [run.data, *folds]
     if config.model.has_tfidf:
         require_sklearn()
     with ExitStack() as stack:
@@ -114,23 +116,6 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
                 config, data, study, folder, resources, at_once=at_once, stopped_early=stopped_early
             )
     return _print_summary(summary, run)
-
-
-def _folds(config: StudyConfig) -> list["Dataset"]:
-    """The dataset of each fold that a trial trains."""
-    from mbti_ray.data.dataset import prepare_dataset, require_both_poles
-
-    count = config.data.folds if config.data.trains_on_all else 0
-    numbers = range(1, (count or 0) + 1)
-    cache = cache_folder(config.storage)
-    with _cluster_map() as mapped:
-        folds = [
-            prepare_dataset(override(config, {"data.fold": n}), cache, map_batches=mapped)
-            for n in numbers
-        ]
-    for data in folds:
-        require_both_poles(data)
-    return folds
 
 
 def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mbti_ray.config.schema import RunConfig
+from mbti_ray.config import RunConfig, override
 from mbti_ray.data.encoded_files import EncodedBatch, encode_batch, read_splits, write_splits
 from mbti_ray.data.encoder_files import TINY
 from mbti_ray.data.examples import (
@@ -45,7 +45,7 @@ from mbti_ray.storage.local_cache import delete_unused, touch
 from mbti_ray.typology import DIMENSIONS, labels_of
 
 # Raise it when the contents of a cache folder, or how they are made, change.
-_FORMAT = 7
+_FORMAT = 8
 # What else decides how a text is read.
 _LIBRARIES = ("ftfy", "tokenizers")
 # Settings of `data` that the key has in another form, or that do not change the contents.
@@ -144,6 +144,22 @@ def require_both_poles(data: Dataset) -> None:
             "head needs both poles to learn; add rows of the other pole, or try another seed=..., "
             "which splits differently"
         )
+
+
+def prepare_folds(
+    config: RunConfig, cache: Path, *, map_batches: MapBatches | None = None
+) -> list[Dataset]:
+    """The dataset of each of `data.folds`, in order; none where a run has none to train.
+
+    All are checked before any is trained on; raises as `prepare_dataset` and `require_both_poles`.
+    """
+    count = config.data.folds if config.data.trains_on_all else 0
+    numbers = range(1, (count or 0) + 1)
+    configs = [override(config, {"data.fold": n}) for n in numbers]
+    folds = [prepare_dataset(each, cache, map_batches=map_batches) for each in configs]
+    for data in folds:
+        require_both_poles(data)
+    return folds
 
 
 def _build(

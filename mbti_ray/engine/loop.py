@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.data.windows import Windows, shorten_rows
+from mbti_ray.data.windows import shorten_rows
 from mbti_ray.engine.checkpoint import (
     Checkpoint,
     Progress,
@@ -52,10 +52,6 @@ from mbti_ray.typology import DIMENSIONS
 
 # Steps between two syncs of the epoch's statistics: each one waits for the device.
 _SYNC_STEPS = 20
-# Of what rows of val are read again, from which the temperature of short texts is learned: a third
-# of the tokens of as many rows.
-_SHARES = (1 / 4, 1 / 16, 1 / 64)
-_MIN_TOKENS, _SHORT_ROWS = 8, 2000
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Outcome:
         model: With the weights of the best evaluation, in evaluation mode, on the device.
         val: Scores with those weights, computed in float32 as in serving; `test` alike.
         val_logits: Row logits [R, 4] behind them, on the CPU; `test_logits` alike.
-        short: The beginnings of rows of val, and their logits in `short_logits`.
+        short_logits: Those of the beginnings of rows of val; see `shorten_rows`.
     """
 
     model: MBTIModel
@@ -77,8 +73,7 @@ class Outcome:
     test: Scores
     val_logits: Tensor
     test_logits: Tensor
-    short: Windows | None = None
-    short_logits: Tensor | None = None
+    short_logits: Tensor
 
 
 def run(
@@ -176,15 +171,11 @@ class _TrainingLoop:
         if not score_test:
             # A trial has reported its scores; another pass over the splits would only cost time.
             empty = torch.zeros(0, len(DIMENSIONS))
-            return Outcome(model, progress, progress.best_scores, {}, empty, empty)
+            return Outcome(model, progress, progress.best_scores, {}, empty, empty, empty)
         val, test = (self.inputs.predict(split, as_served=True) for split in ("val", "test"))
         scores = self._scores("val", val), self._scores("test", test)
-        short = shorten_rows(
-            self.data.splits["val"], _SHARES, min_tokens=_MIN_TOKENS, max_rows=_SHORT_ROWS
-        )
-        return Outcome(
-            model, progress, *scores, val, test, short, self.inputs.predict_windows(short)
-        )
+        short = self.inputs.predict_windows(shorten_rows(self.data.splits["val"]))
+        return Outcome(model, progress, *scores, val, test, short)
 
     def _train_epoch(self, profiler: Profiler | None) -> EpochStats:
         config, progress, worker = self.config, self.progress, self.worker

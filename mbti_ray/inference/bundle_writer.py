@@ -18,6 +18,7 @@ from mbti_ray import __version__
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.dataset import Dataset
+from mbti_ray.data.instances import Instances
 from mbti_ray.data.tokenizer import Tokenizer
 from mbti_ray.inference.bundle import ROW_HASHES, Bundle, write_row_hashes
 from mbti_ray.inference.manifest import DecisionRule, GoldenText, Manifest, write_manifest
@@ -110,10 +111,10 @@ def _base_rates(config: RunConfig, data: Dataset) -> list[float]:
     if config.model.has_tfidf:
         # Fitted with both poles weighing alike.
         return [0.5] * len(POSITIVE_POLES)
-    train = data.splits["train"]
-    of_windows = torch.from_numpy(train.labels[train.row_index]).float().mean(0)
-    weights = positive_weights(config.loss, of_windows)
-    share = torch.from_numpy(train.labels).double().mean(0).clamp(1e-3, 1 - 1e-3)
+    # As the loss saw them: windows or persons, by their types or their shares.
+    share = torch.from_numpy(Instances.of(config, data.splits["train"]).targets).double().mean(0)
+    weights = positive_weights(config.loss, share)
+    share = share.clamp(1e-3, 1 - 1e-3)
     # A positive that counts w times moves the odds by w.
     odds = share / (1 - share) * (1 if weights is None else weights)
     return (odds / (1 + odds)).tolist()

@@ -14,7 +14,7 @@ import torch
 
 from mbti_ray.config.schema import RunConfig, ScoringConfig
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.data.windows import Windows
+from mbti_ray.data.windows import Windows, shorten_rows
 from mbti_ray.engine.loop import Outcome
 from mbti_ray.engine.metrics_record import MetricsRecord
 from mbti_ray.inference.bundle_writer import write_bundle
@@ -46,16 +46,18 @@ def finalize_run(
     `outcome` is that of the encoder, None where `model.reader` has none; for `cross_fitted` see
     `build_members`.
     """
-    members = build_members(config, data, outcome, cross_fitted)
+    val = data.splits["val"]
+    short = shorten_rows(val)
+    members = build_members(config, data, short, outcome, cross_fitted)
     if config.data.trains_on_all:
         results = read_folds(config, folder)
         return _write(
             config, data, members[-1], score_folds(config, data, results), results.rule, folder
         )
-    val = data.splits["val"]
-    rules = [fit_decision_rule(config.scoring, m, val) for m in members]
+    rules = [fit_decision_rule(config.scoring, m, val, short) for m in members]
     on_val = [
-        SplitPredictions.of(m.val_logits, val, rule) for m, rule in zip(members, rules, strict=True)
+        SplitPredictions.of(m.val.logits, m.val.tokens, val, rule)
+        for m, rule in zip(members, rules, strict=True)
     ]
     scored = [rows.scored() for rows in on_val]
     place, choice = choose_member(members, scored, config.fit.monitor, seed=config.seed)
@@ -64,7 +66,7 @@ def finalize_run(
     history = outcome.progress.history if outcome else []
     tfidf = next((m.tfidf for m in members if m.tfidf), None)
     test = data.splits["test"]
-    on_test = SplitPredictions.of(member.test_logits, test, rule)
+    on_test = SplitPredictions.of(member.test.logits, member.test.tokens, test, rule)
     scores = {
         "reader": member.reader,
         "best_epoch": outcome.progress.best_epoch if outcome else None,
@@ -124,29 +126,25 @@ def _title(folder: RunFolder) -> str:
     return f"{folder.location.parent.name}/{name}" if name == "best" else name
 
 
-def fit_decision_rule(scoring: ScoringConfig, member: Member, val: Windows) -> DecisionRule:
+def fit_decision_rule(
+    scoring: ScoringConfig, member: Member, val: Windows, short: Windows
+) -> DecisionRule:
     """Temperatures and thresholds, fitted to the validation rows and their beginnings."""
-    rule, logits = DecisionRule(abstain=scoring.abstain), member.val_logits
+    rule, logits = DecisionRule(abstain=scoring.abstain), member.val.logits
     if scoring.calibrate:
-        temperature = fit_temperature(logits, val.labels)
-        length = fit_length_scaling(_rows_of_all_lengths(member, val))
+        both = (member.val, member.short)
+        lengths = Lengths(
+            logits=np.concatenate([read.logits for read in both]),
+            labels=np.concatenate([val.labels, short.labels]),
+            tokens=np.concatenate([read.tokens for read in both]).astype(float),
+            persons=np.concatenate([val.persons, short.persons]),
+            is_whole=np.repeat([True, False], [val.row_count, short.row_count]),
+        )
+        temperature, length = fit_temperature(logits, val.labels), fit_length_scaling(lengths)
         rule = rule.model_copy(update={"temperature": temperature, "length": length})
-    probabilities = _sigmoid(logits / rule.temperatures(val.tokens))
+    probabilities = _sigmoid(logits / rule.temperatures(member.val.tokens))
     thresholds = fit_thresholds(probabilities, val.labels, scoring.threshold)
     return rule.model_copy(update={"thresholds": thresholds})
-
-
-def _rows_of_all_lengths(member: Member, val: Windows) -> Lengths:
-    parts = [(val, member.val_logits, True)]
-    if member.short is not None and member.short_logits is not None:
-        parts.append((member.short, member.short_logits, False))
-    return Lengths(
-        logits=np.concatenate([logits for _, logits, _ in parts]),
-        labels=np.concatenate([rows.labels for rows, _, _ in parts]),
-        tokens=np.concatenate([rows.tokens for rows, _, _ in parts]).astype(float),
-        persons=np.concatenate([rows.persons for rows, _, _ in parts]),
-        is_whole=np.repeat([whole for *_, whole in parts], [r.row_count for r, *_ in parts]),
-    )
 
 
 def _test_scores(
@@ -177,7 +175,7 @@ def _test_scores(
     if config.data.fold is not None:
         predicted = next((b.predicted for b in baselines if b.name == "tfidf"), None)
         replace(on_test, tfidf=predicted).save(folder.predictions)
-    raw = Scored(_sigmoid(member.test_logits), test.labels, np.full(4, 0.5), test.persons)
+    raw = Scored(_sigmoid(member.test.logits), test.labels, np.full(4, 0.5), test.persons)
     uncalibrated = build_scorecard(raw, (), resamples=0, person=info.person)
     return {
         "test": on_test.scores(),

@@ -37,8 +37,9 @@ class FoldResults:
 
     @property
     def rule(self) -> DecisionRule:
-        """The mean of the folds' rules, each fitted to validation rows of its own."""
-        rules = [s["calibration"] for s in self.scores]
+        """The mean of the rules of the folds that ship `reader`, each fitted to validation rows of
+        its own."""
+        rules = [s["calibration"] for s in self.scores if s["reader"] == self.reader]
         temperature = np.exp(np.mean([np.log(r["temperature"]) for r in rules], 0))
         lengths = [LengthScaling(**r["length"]) for r in rules if r["length"]]
         length = None

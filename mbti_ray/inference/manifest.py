@@ -90,8 +90,8 @@ class Manifest(DecisionRule):
         mask_version: 0 where nothing was masked.
         files: Size and SHA-256 of every other file, except those of `runtimes` and card.md.
         data: `DatasetInfo` as the version that wrote the bundle had it.
-        base_rates: Share of each positive pole that the probabilities assume: that of the training
-            rows, as the weights of the loss change it. None in older bundles.
+        base_rates: Share of each positive pole that the probabilities assume: that of the windows
+            or persons in the loss, as its weights change it. None in older bundles.
         golden: Texts with their logits, which every runtime has to reproduce.
         runtimes: Exports by `serve.runtime`.
     """

@@ -3,6 +3,7 @@
 The test split is not looked at. Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,23 +25,30 @@ from mbti_ray.scores.scorecard import Scored
 
 
 @dataclass(frozen=True)
+class RowsRead:
+    """What a model makes of R rows: logits [R, 4], and how many tokens or words it read [R]."""
+
+    logits: Array
+    tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Member:
-    """A trained model and its logits [R, 4] of the validation and the test rows.
+    """A trained model, and what it makes of the validation and the test rows.
 
     Attributes:
         config: That of the run, with the reader that this model is.
+        short: The beginnings of validation rows; see `shorten_rows`.
         encoder, tfidf, stack: What of these it consists of.
-        short: Beginnings of validation rows, and their logits in `short_logits`.
     """
 
     config: RunConfig
-    val_logits: Array
-    test_logits: Array
+    val: RowsRead
+    test: RowsRead
+    short: RowsRead
     encoder: MBTIModel | None = None
     tfidf: TfidfModel | None = None
     stack: Stack | None = None
-    short: Windows | None = None
-    short_logits: Array | None = None
 
     @property
     def reader(self) -> str:
@@ -48,7 +56,11 @@ class Member:
 
 
 def build_members(
-    config: RunConfig, data: Dataset, outcome: Outcome | None, cross_fitted: Array | None
+    config: RunConfig,
+    data: Dataset,
+    short: Windows,
+    outcome: Outcome | None,
+    cross_fitted: Array | None,
 ) -> list[Member]:
     """What `model.reader` asks for; for `best` all of them, the simplest first.
 
@@ -56,28 +68,29 @@ def build_members(
     from an encoder that was not trained on it; see `cross_fit`.
     """
     encoder = tfidf = None
+    rows = [data.splits["val"], data.splits["test"], short]
     if outcome is not None:
-        val, test = outcome.val_logits.double().numpy(), outcome.test_logits.double().numpy()
-        short = outcome.short_logits
-        encoder = Member(
-            _as(config, config.model.encoder_reader),
-            val,
-            test,
-            encoder=outcome.model,
-            short=outcome.short,
-            short_logits=None if short is None else short.double().numpy(),
+        logits = (outcome.val_logits, outcome.test_logits, outcome.short_logits)
+        val, test, beginnings = (
+            RowsRead(z.double().numpy(), r.tokens) for z, r in zip(logits, rows, strict=True)
         )
+        own = _as(config, config.model.encoder_reader)
+        encoder = Member(own, val, test, beginnings, encoder=outcome.model)
     if config.model.has_tfidf:
         train = data.splits["train"]
         model = fit_tfidf(train.texts, _targets(config, train))
-        texts = [data.splits[name].texts for name in ("val", "test")]
-        val, test = (model.logits([*map(model.encode, of_split)]) for of_split in texts)
-        tfidf = Member(_as(config, "tfidf"), val, test, tfidf=model)
+        val, test, beginnings = (_read_words(model, r.texts) for r in rows)
+        tfidf = Member(_as(config, "tfidf"), val, test, beginnings, tfidf=model)
     stack = None
     if encoder is not None and tfidf is not None and cross_fitted is not None:
         stack = _stack(config, data, encoder, tfidf, cross_fitted)
     members = [m for m in (tfidf, encoder, stack) if m is not None]
     return members if config.model.reader == "best" else members[-1:]
+
+
+def _read_words(model: TfidfModel, texts: Sequence[str]) -> RowsRead:
+    words = [*map(model.encode, texts)]
+    return RowsRead(model.logits(words), np.array([max(1, len(ids)) for ids in words], np.int64))
 
 
 def _stack(
@@ -88,16 +101,12 @@ def _stack(
     for fold in cross_fit_folds(train.persons, seed=config.seed):
         rest = np.setdiff1d(np.arange(train.row_count), fold)
         model = fit_tfidf([texts[i] for i in rest], targets[rest])
-        of_tfidf[fold] = model.logits([model.encode(texts[i]) for i in fold])
+        of_tfidf[fold] = _read_words(model, [texts[i] for i in fold]).logits
     stack = fit_stack(cross_fitted, of_tfidf, targets)
-    return Member(
-        _as(config, "stack"),
-        stack.logits(encoder.val_logits, tfidf.val_logits),
-        stack.logits(encoder.test_logits, tfidf.test_logits),
-        encoder.encoder,
-        tfidf.tfidf,
-        stack,
-    )
+    of_both = ((encoder.val, tfidf.val), (encoder.test, tfidf.test), (encoder.short, tfidf.short))
+    val, test, short = (RowsRead(stack.logits(e.logits, t.logits), e.tokens) for e, t in of_both)
+    own = _as(config, "stack")
+    return Member(own, val, test, short, encoder.encoder, tfidf.tfidf, stack)
 
 
 def _targets(config: RunConfig, rows: Windows) -> NDArray[np.float32]:

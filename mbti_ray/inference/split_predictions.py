@@ -43,11 +43,15 @@ class SplitPredictions:
 
     @classmethod
     def of(
-        cls, logits: NDArray[np.float64], rows: Windows, rule: DecisionRule
+        cls,
+        logits: NDArray[np.float64],
+        tokens: NDArray[np.int64],
+        rows: Windows,
+        rule: DecisionRule,
     ) -> "SplitPredictions":
-        """From the uncalibrated logits of a split, by the decision rule of a bundle."""
-        calibrated = logits / rule.temperatures(rows.tokens)
-        given = (rows.labels, rows.shares, rows.persons, rows.mentioned, rows.tokens)
+        """From the uncalibrated logits of a split and the tokens read, by a decision rule."""
+        calibrated = logits / rule.temperatures(tokens)
+        given = (rows.labels, rows.shares, rows.persons, rows.mentioned, tokens)
         thresholds = np.tile(rule.thresholds, (len(logits), 1))
         return cls(calibrated, thresholds, *given, abstain=rule.abstain)
 

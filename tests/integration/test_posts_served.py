@@ -21,6 +21,7 @@ from mbti_ray.data.users import load_users
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import ConfigError
+from mbti_ray.inference.bundle_writer import _base_rates
 from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
@@ -103,6 +104,20 @@ def test_evaluate_scores_a_bundle_of_posts_as_its_run_did(
     assert found.scores["rows"] == recorded["rows"] == posts_data.splits["test"].row_count
     assert found.scores["loss"] == pytest.approx(recorded["loss"], abs=1e-6)
     assert found.scores["acc_mean"] == recorded["acc_mean"]
+
+
+@pytest.mark.parametrize("per", ["window", "person"])
+def test_balanced_classes_assume_as_many_of_either_pole_whatever_they_are_counted_in(
+    posts: Build, quick: Build, posts_data: Dataset, per: str
+) -> None:
+    """People of 1 to 7 posts have other shares than their posts."""
+    train = posts_data.splits["train"]
+    assert abs(train.labels[train.row_index].mean(0) - train.labels.mean(0)).max() > 0.01
+    config = (posts if per == "person" else quick)("loss.pos_weight=balanced")
+    assert _base_rates(config, posts_data) == pytest.approx([0.5] * 4)
+    plain = _base_rates((posts if per == "person" else quick)(), posts_data)
+    rows = train.labels if per == "person" else train.labels[train.row_index]
+    assert plain == pytest.approx(rows.mean(0).tolist())
 
 
 def test_soft_labels_change_what_is_learned_and_are_scored_in_every_epoch(

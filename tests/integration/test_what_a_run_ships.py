@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config import RunConfig
@@ -21,19 +21,22 @@ from mbti_ray.config.schema import ServeConfig
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.processes import no_progress
 from mbti_ray.data.users import load_users
+from mbti_ray.data.windows import shorten_rows
 from mbti_ray.engine.cross_fit import cross_fit, cross_fit_folds
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.worker import Worker
 from mbti_ray.errors import BundleError, ConfigError
 from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.export import main as export_main
+from mbti_ray.inference import finalize
 from mbti_ray.inference.bundle import load_row_hashes
 from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
 from mbti_ray.inference.finalize import finalize_run
-from mbti_ray.inference.folds import read_folds
-from mbti_ray.inference.manifest import load_manifest
+from mbti_ray.inference.folds import FoldResults, read_folds
+from mbti_ray.inference.manifest import DecisionRule, load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.runs.run_folder import RunFolder
+from mbti_ray.scores.calibration import Lengths
 from mbti_ray.serving.schemas import UserRequest
 from mbti_ray.serving.served_model import ServedModel, warm_up
 from mbti_ray.train import main as train_main
@@ -125,10 +128,33 @@ def test_tfidf_reads_the_whole_text_and_says_which_words_it_knows(shipped: Shipp
     long = predictor.predict([[f"{three} " * 5000]], whole=False)[0]
     assert (known.unknown, unknown.unknown) == (0.0, 1.0)
     assert (long.truncated, long.windows, long.tokens) == (False, 1, 15_000)
-    posts = [["one post about friends", "and a party"]]
-    joined = [["one post about friends\nand a party"]]
-    one, other = (predictor.predict_logits(p, whole=True).values for p in (posts, joined))
-    torch.testing.assert_close(one, other)
+    posts = [three, "one post about friends", "🙂"]
+    found = predictor.predict([posts, posts[::-1], ["🙂", "🙂"]], whole=True)
+    assert found[0].probabilities == pytest.approx(found[1].probabilities)
+    # A post without words has none that is unknown.
+    (read,) = predictor.predict([[three, "🙂"]], whole=True)
+    assert (read.unknown, found[2].unknown) == (0.0, 1.0)
+
+
+def test_the_confidence_of_tfidf_is_fitted_to_beginnings_of_texts_as_they_would_be_read(
+    quick: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[Lengths] = []
+    monkeypatch.setattr(finalize, "fit_length_scaling", fitted.append)
+    config = quick("model.reader=tfidf")
+    folder, _ = train(config, tmp_path)
+    (rows,) = fitted
+    val = prepare_dataset(config, tmp_path / "cache").splits["val"]
+    short = shorten_rows(val)
+    assert (~rows.is_whole).sum() == short.row_count > val.row_count / 2
+    whole = dict(zip(val.rows["number"].to_pylist(), val.texts, strict=True))
+    for number, text in zip(short.rows["number"].to_pylist(), short.texts, strict=True):
+        assert f"{whole[number]} ".replace("\n", " ").startswith(f"{text} ".replace("\n", " "))
+    texts = [text.split("\n") for text in (*val.texts, *short.texts)]
+    found = Predictor.load(folder.bundle).predict_logits(texts, whole=True, is_preprocessed=True)
+    np.testing.assert_allclose(rows.logits, found.values, atol=1e-5)
+    assert rows.tokens.tolist() == [row.tokens for row in found.rows]
+    assert rows.tokens[~rows.is_whole].max() < rows.tokens[rows.is_whole].max() / 2
 
 
 def test_tfidf_has_no_graph_and_says_so(
@@ -219,6 +245,18 @@ def test_folds_of_an_encoder_end_with_a_bundle_trained_on_all_for_their_median_e
     assert Predictor.load(folder.bundle).predict([["a text"]], whole=True)
 
 
+def test_the_rule_of_folds_is_that_of_folds_with_the_reader_that_is_shipped() -> None:
+    def fold(reader: str, temperature: float, threshold: float) -> dict[str, Any]:
+        rule = DecisionRule(temperature=[temperature] * 4, thresholds=[threshold] * 4)
+        return {"reader": reader, "best_epoch": 1, "calibration": rule.model_dump()}
+
+    folds = [fold("tfidf", 1.0, 0.4), fold("windows", 9.0, 0.9), fold("tfidf", 4.0, 0.6)]
+    results = FoldResults(folds, mock.Mock())
+    assert results.reader == "tfidf"
+    assert results.rule.temperature == pytest.approx([2.0] * 4)
+    assert results.rule.thresholds == pytest.approx([0.5] * 4)
+
+
 def train_folds(small_file: Path, home: Path, *more: str) -> int:
     words = [f"data.source={small_file}", "model.reader=tfidf", "data.folds=3", "name=folds"]
     return train_main([*words, f"storage={home}", "--json", *more])
@@ -250,6 +288,27 @@ def test_folds_predict_each_row_once_and_resume_with_those_that_are_missing(
     assert train_folds(small_file, tmp_path, "--resume") == 0
     assert json.loads((home / "scores.json").read_text("utf-8")) == first
     assert (home / "fold-1" / "scores.json").stat().st_mtime_ns == kept
+
+
+def test_folds_that_cannot_be_trained_are_refused_before_any_is(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *lines = small_file.read_text("utf-8").splitlines()
+    lines = [("I" if n == 5 else "E") + line[1:] for n, line in enumerate(lines)]
+    path = tmp_path / "one.csv"
+    path.write_text("\n".join([header, *lines]), "utf-8")
+    assert train_folds(path, tmp_path) == 2
+    assert "training rows E/I is E" in capsys.readouterr().err
+    assert not (tmp_path / "folds").exists()
+
+
+def test_one_fold_can_be_trained_alone(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_folds(small_file, tmp_path, "data.fold=2", "scoring.resamples=0") == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
+    assert 95 < scores["scorecard"]["rows"] < 115
+    assert not (tmp_path / "folds" / "fold-1").exists()
 
 
 @pytest.mark.parametrize(
