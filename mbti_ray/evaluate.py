@@ -107,10 +107,13 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
 
 
 def _summarize(scores: Mapping[str, float]) -> str:
-    return (
+    text = (
         f"{scores['rows']:,.0f} rows: accuracy {scores['acc_mean']:.3f}, macro-F1 "
         f"{scores['f1_mean']:.3f}, all four {scores['acc_total']:.3f}"
     )
+    if "rmse_shares" in scores:
+        text += f", RMSE from the shares {scores['rmse_shares']:.3f}"
+    return text
 
 
 if __name__ == "__main__":

@@ -81,12 +81,18 @@ def apply_overrides(
 
 def base_rate_overrides(given: str | Mapping[str, float]) -> list[str]:
     """Arguments that set `serve.base_rates`, from `E=0.5,N=0.3` or from a mapping."""
-    if isinstance(given, str):
-        parts = [part.strip() for part in given.split(",") if part.strip()]
-        if not all("=" in part for part in parts):
-            raise ConfigError(f"{COMMAND_LINE}: --base-rates {given}; allowed: as E=0.5,N=0.3")
-        return [f"serve.base_rates.{part}" for part in parts]
-    return [f"serve.base_rates.{pole}={rate}" for pole, rate in given.items()]
+    parts = [part.partition("=")[::2] for part in str(given).split(",") if part.strip()]
+    rates = given.items() if isinstance(given, Mapping) else parts
+    arguments = []
+    for pole, rate in rates:
+        letter = pole.strip().upper()
+        if letter not in BaseRates.model_fields:
+            raise ConfigError(
+                f'base rates: "{pole.strip()}" is not allowed; allowed: shares of E, N, T and J, '
+                "as in E=0.5,N=0.3"
+            )
+        arguments.append(f"serve.base_rates.{letter}={str(rate).strip()}")
+    return arguments
 
 
 def get_value(config: RunConfig, address: str) -> Any:

@@ -121,7 +121,7 @@ def _parse_type(cell: object, *, labelled: bool) -> str | None:
 
 def _parse_shares(cells: Mapping[str, object], *, is_inverted: bool) -> Shares | None:
     given = [cells.get(pole) for pole in POSITIVE_POLES]
-    if all(_is_missing(cell) for cell in given):
+    if all(_is_missing(cell) or str(cell).strip().lower() in ("", "nan") for cell in given):
         return None
     shares = []
     for pole, cell in zip(POSITIVE_POLES, given, strict=True):
@@ -130,7 +130,8 @@ def _parse_shares(cells: Mapping[str, object], *, is_inverted: bool) -> Shares |
         except (TypeError, ValueError):
             share = -1
         if not 0 <= share <= 1:
-            raise DataError(f"{pole} is {cell!r}; allowed: 0, 1 or a share between them")
+            fix = f"; {share:g} % is {share / 100:g}" if 2 <= share <= 100 else ""
+            raise DataError(f"{pole} is {cell!r}; allowed: 0, 1 or a share between them{fix}")
         shares.append(round(1 - share, 9) if is_inverted else share)
     e, n, t, j = shares
     return e, n, t, j

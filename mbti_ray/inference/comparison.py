@@ -19,7 +19,7 @@ from mbti_ray.inference.evaluation import OVERRIDES, find_origins, label_matrix
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.prediction import Prediction
 from mbti_ray.inference.predictor import Predictor
-from mbti_ray.scores.comparison import Comparison, compare, describe_comparison
+from mbti_ray.scores.comparison import MIN_PERSONS, Comparison, compare, describe_comparison
 from mbti_ray.scores.scorecard import Scored
 from mbti_ray.typology import POSITIVE_POLES
 
@@ -105,12 +105,15 @@ def compare_bundles(
 def require_no_worse(served: Path, candidate: Path, source: str) -> str:
     """The verdict on a candidate against the bundle that is served, on the rows of a file.
 
-    Raises BundleError if the candidate is worse by more than chance explains.
+    Raises BundleError if the candidate is worse by more than chance explains, DataError for people
+    too few to show that it were.
     """
     rows = load_compared_rows(served, candidate, [f"data.source={source}", "scoring.resamples=0"])
     found, _ = compare_bundles(served, candidate, rows)
     first, second = (load_manifest(bundle).id for bundle in (served, candidate))
     verdict = describe_comparison(found, first, second)
+    if found["persons"] < MIN_PERSONS:
+        raise DataError(f"{source}: {verdict}; still serving {first}")
     if found["worse_in"]:
         measures = ", ".join(
             f"{name} {found['differences'][name]['value']:+.3f} "

@@ -3,6 +3,7 @@
 Shapes: R rows, G persons, B resamples, 4 dimensions in the order E/I, S/N, T/F, J/P.
 """
 
+import math
 from typing import Any, TypedDict
 
 import numpy as np
@@ -22,6 +23,8 @@ NAMES = COMPARED_NAMES | METRIC_NAMES
 _BETTER = np.array([-1.0 if name == "brier" else 1.0 for name in MEASURES])
 # One-sided, and shared by the three main measures: with equal bundles at most 5 % are refused.
 _WORSE_P = 0.05 / len(MAIN_MEASURES)
+# With fewer people no swap test has a p-value as low.
+MIN_PERSONS = math.ceil(-math.log2(_WORSE_P))
 
 
 class Comparison(TypedDict):
@@ -88,6 +91,10 @@ def is_better(difference: dict[str, Any], name: str) -> bool | None:
 
 def describe_comparison(found: Comparison, first: str, second: str) -> str:
     """`B is better than A on 57 people: accuracy +0.031 (p 0.012); no worse in the rest`."""
+    people = "1 person" if found["persons"] == 1 else f"{found['persons']:,} people"
+    if found["persons"] < MIN_PERSONS:
+        which = f"whether {second} is better or worse than {first}"
+        return f"{people}: too few to tell {which}; needed: {MIN_PERSONS} or more"
     found_better = {n: is_better(found["differences"][n], n) for n in MAIN_MEASURES}
     parts = {
         word: ", ".join(
@@ -98,7 +105,6 @@ def describe_comparison(found: Comparison, first: str, second: str) -> str:
         )
         for word, outcome in (("better", True), ("worse", False), ("level", None))
     }
-    people = "1 person" if found["persons"] == 1 else f"{found['persons']:,} people"
     if not parts["better"] and not parts["worse"]:
         return (
             f"{second} and {first} differ by no more than chance explains, on {people}: "

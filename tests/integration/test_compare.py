@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mbti_ray.compare import main as compare_main
-from mbti_ray.errors import BundleError
+from mbti_ray.errors import BundleError, DataError
 from mbti_ray.inference.comparison import require_no_worse
 
 pytestmark = pytest.mark.integration
@@ -61,6 +61,15 @@ def test_the_gate_refuses_a_worse_bundle_and_lets_an_equal_one_through(
         require_no_worse(bundle, worse_bundle, str(new_people))
     assert "\n" not in str(e.value)
     assert "no more than chance" in require_no_worse(bundle, bundle, str(new_people))
+
+
+def test_the_gate_refuses_a_file_of_too_few_people(
+    bundle: Path, new_people: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(new_people.read_text("utf-8").splitlines()[:6]) + "\n", "utf-8")
+    with pytest.raises(DataError, match=r"few\.csv: 5 people: too few to tell .* still serving"):
+        require_no_worse(bundle, bundle, str(few))
 
 
 def test_one_bundle_is_not_enough(compare: Callable[..., Any], bundle: Path) -> None:

@@ -172,7 +172,7 @@ def test_base_rates_are_those_of_predict_evaluate_and_python_alike(
     assert trained is not None
     plain, asked = (
         run(predict_main, text, *option)["predictions"][0]["probabilities"]
-        for option in ([], ["--base-rates", "E=0.9,N=0.2"])
+        for option in ([], ["--base-rates", "e = 0.9, N=0.2"])
     )
     python = MBTIClassifier.from_pretrained(bundle, base_rates={"E": 0.9, "N": 0.2})
     assert dict(zip("ENTJ", python.predict_proba(text).tolist(), strict=True)) == pytest.approx(
@@ -187,6 +187,8 @@ def test_base_rates_are_those_of_predict_evaluate_and_python_alike(
     assert more_e["given_ei"] > run(evaluate_main)["scores"]["given_ei"]
     assert predict_main([str(bundle), text, "--base-rates", "E=1.5"]) == 2
     assert "serve.base_rates.E" in capsys.readouterr().err
+    assert predict_main([str(bundle), text, "--base-rates", "I=0.4"]) == 2
+    assert '"I" is not allowed; allowed: shares of E, N, T and J' in capsys.readouterr().err
 
 
 def test_the_scorecard_has_the_calibration_error_by_the_length_of_the_text(

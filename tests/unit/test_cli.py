@@ -156,7 +156,10 @@ def files_in(folder):
         ),
         (["export", "{d}/bundle", "--to", "hf", "{d}/bundle/new"], "is inside the bundle "),
         (["export", "{d}/bundle", "--to", "hf", "{d}"], "is not empty; name a new folder"),
-        (["evaluate", "--base-rates", "50"], "--base-rates 50; allowed: as E=0.5,N=0.3"),
+        (
+            ["evaluate", "--base-rates", "50"],
+            'base rates: "50" is not allowed; allowed: shares of E, N, T and J, as in E=0.5,N=0.3',
+        ),
         (["evaluate"], "contains no bundle; create one with `python -m mbti_ray.tune`"),
         (["evaluate", "{d}/none"], "none: no such folder"),
         (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mbti_ray.scores.comparison import MAIN_MEASURES, compare, describe_comparison
+from mbti_ray.scores.comparison import MAIN_MEASURES, MIN_PERSONS, compare, describe_comparison
 from mbti_ray.scores.scorecard import Scored
 
 pytestmark = pytest.mark.unit
@@ -67,6 +67,21 @@ def test_a_worse_bundle_is_refused_and_a_better_one_is_not():
     assert found["worse_in"] == list(MAIN_MEASURES)
     assert describe_comparison(found, "a", "b").startswith("b is worse than a in accuracy -")
     assert compare(poor, good, resamples=50)["worse_in"] == []
+
+
+@pytest.mark.parametrize("people", [MIN_PERSONS - 1, MIN_PERSONS])
+def test_only_people_who_are_too_few_cannot_show_that_the_worst_bundle_is_worse(people):
+    rng = np.random.default_rng(0)
+    labels, persons, half = rng.random((people, 4)) < 0.5, np.arange(people), np.full(4, 0.5)
+    right, wrong = (
+        Scored(np.where(of, 0.99, 0.01), labels, half, persons) for of in (labels, ~labels)
+    )
+    found = compare(right, wrong, resamples=0)
+    is_enough = people == MIN_PERSONS
+    assert (found["worse_in"] == list(MAIN_MEASURES)) == is_enough
+    verdict = describe_comparison(found, "a", "b")
+    assert verdict.startswith("b is worse than a in accuracy") == is_enough
+    assert ("5 people: too few to tell whether b is better or worse" in verdict) != is_enough
 
 
 def test_the_majority_class_for_everyone_is_worse_in_macro_f1_though_not_in_accuracy():

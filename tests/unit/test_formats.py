@@ -292,6 +292,18 @@ def test_shares_that_contradict_the_types_are_not_used_unless_they_are_those_of_
     assert inverted.notes[-1].endswith("contradict the type in 1 of 3 rows; the type is the label")
 
 
+def test_shares_that_are_missing_are_those_of_no_row_and_percentages_are_no_shares(write):
+    names = ("type", "E", "N", "T", "J", "posts")
+    rows = [
+        ("INTJ", *given, "a book") for given in (["NaN"] * 4, [""] * 4, ["0.2", "1", "1", "0.9"])
+    ]
+    read = read_source(write(cells(*rows, names=names))).rows
+    assert [row.shares for row in read] == [None, None, (0.2, 1, 1, 0.9)]
+    source = write(cells(("INTJ", "20", "95", "80", "100", "a book"), names=names))
+    with pytest.raises(DataError, match=r"E is '20'; allowed: 0, 1 or .*; 20 % is 0\.2$"):
+        read_source(source)
+
+
 def test_a_type_that_agrees_with_the_shares_keeps_them(write):
     source = write(cells(("INTJ", "0.2", "0.8", "0.9", "0.5", "a"), names=NAMES))
     read = read_source(source)
