@@ -62,6 +62,7 @@ def export_transformers(
         exported.save_pretrained(staging)
         tokenizer = load_tokenizer(folder, config=model.encoder.config)
         _with_special_tokens(tokenizer, max_tokens).save_pretrained(staging)
+        _name_for_transformers_4(staging / "tokenizer_config.json")
         # text-embeddings-inference cuts texts at this length.
         limit = {"max_seq_length": max_tokens, "do_lower_case": False}
         (staging / "sentence_bert_config.json").write_text(json.dumps(limit), "utf-8")
@@ -180,6 +181,15 @@ def _with_special_tokens(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
             special_tokens=[(first, cls), (last, sep)],
         )
     return tokenizer
+
+
+def _name_for_transformers_4(file: Path) -> None:
+    """Name the tokenizer's class and inputs so that transformers 4 knows them, too."""
+    config = json.loads(file.read_text("utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 @torch.inference_mode()

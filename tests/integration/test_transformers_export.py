@@ -118,6 +118,10 @@ def test_the_pipeline_of_the_exported_folder_gives_the_probabilities_of_predict_
     assert config["id2label"] == {"0": "E", "1": "N", "2": "T", "3": "J"}
     assert ("auto_map" in config) != is_plain
     assert config["architectures"][0].endswith("ForSequenceClassification")
+    # As transformers 4 calls it, with which such folders were tried by hand.
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert tokenizer["model_input_names"] == ["input_ids", "attention_mask"]
     expected = MBTIClassifier.from_pretrained(bundle).predict_proba(TEXTS)
     assert expected.std() > 0.1, "a constant answer would show nothing"
     options = {} if is_plain else {"trust_remote_code": True}
