@@ -185,7 +185,7 @@ def measure_company(options: argparse.Namespace, folder: Path, record: Figures) 
 
 
 def read_texts(source: str) -> list[str]:
-    texts = [post for row in read_source(source, labelled=False).rows for post in row.posts]
+    texts = [post for row in read_source(source, labeled=False).rows for post in row.posts]
     random.Random(0).shuffle(texts)
     return texts
 

@@ -88,18 +88,18 @@ def set_up_run(
 
 def check_rows(trained: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """As `check_inputs`, for the rows that a bundle is to be scored on; takes its config."""
-    from mbti_ray.data.sources import check_labelled
+    from mbti_ray.data.sources import check_labeled
 
     of_data = [item for item in overrides if item.startswith("data.")]
     keys = [item.partition("=")[0] for item in of_data]
-    check_labelled(apply_overrides(config_from_dict(trained), of_data, allowed=keys).data)
+    check_labeled(apply_overrides(config_from_dict(trained), of_data, allowed=keys).data)
 
 
 def check_inputs(config: RunConfig) -> None:
     """Refuse a source or an encoder that is not there, before anything heavy is imported."""
     from mbti_ray.data.encoder_files import TINY, locate_encoder
-    from mbti_ray.data.sources import check_labelled
+    from mbti_ray.data.sources import check_labeled
 
-    check_labelled(config.data)
+    check_labeled(config.data)
     if config.model.encoder != TINY:
         locate_encoder(config.model.encoder)

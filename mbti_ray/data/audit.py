@@ -44,7 +44,7 @@ def audit(
     advance: ProgressCallback = no_progress,
     map_batches: MapBatches = map_in_process,
 ) -> dict[str, Any]:
-    """The statistics of a labelled source that has rows, as JSON has them. Shares are from 0 to 1.
+    """The statistics of a labeled source that has rows, as JSON has them. Shares are from 0 to 1.
 
     Where the name does not say it:
         rows, users: Several rows of one author can be one user.

@@ -102,7 +102,7 @@ def read_chunks(plan: ChunkPlan) -> Iterator[Chunk]:
     entries = stream_rows(
         plan.source,
         plan.options,
-        labelled=False,
+        labeled=False,
         # An author's rows may lie in several parts.
         wanted=(lambda _: True) if plan.joined else is_wanted,
     )

@@ -74,12 +74,12 @@ class ColumnMap:
             _looks_like(role, name) for role in _LOOKALIKES for name in names
         )
 
-    def check(self, *, labelled: bool) -> None:
-        """Raise a DataError unless there are texts, types if ``labelled``, and those given."""
+    def check(self, *, labeled: bool) -> None:
+        """Raise a DataError unless there are texts, types if ``labeled``, and those given."""
         roles = {*self.roles.values()}
         if roles >= {*POSITIVE_POLES}:
-            labelled = False
-        needed = ["text", *(["type"] if labelled else []), *self._given]
+            labeled = False
+        needed = ["text", *(["type"] if labeled else []), *self._given]
         if self._names and (missing := [role for role in needed if role not in roles]):
             raise DataError(self._missing(missing[0]))
 

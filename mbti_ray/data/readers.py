@@ -118,7 +118,7 @@ def _read_csv(stream: IO[bytes], columns: ColumnMap, *, usual: str) -> Iterator[
                     header = [name.strip() for name in cells]
                     if header:
                         columns.add(header)
-                        columns.check(labelled=False)
+                        columns.check(labeled=False)
                 elif len(cells) not in (0, len(header)):
                     yield start, f"{len(cells)} cells where the header has {len(header)}"
                 elif cells:
@@ -183,7 +183,7 @@ def _read_parquet(stream: IO[bytes], columns: ColumnMap) -> Iterator[Record]:
     try:
         with pyarrow.parquet.ParquetFile(stream) as file:
             columns.add(file.schema_arrow.names)
-            columns.check(labelled=False)
+            columns.check(labeled=False)
             batches = file.iter_batches(_ROWS_AT_ONCE, columns=[*columns.roles])
             yield from _arrow_records(batches, columns)
     except (pyarrow.ArrowException, OSError) as error:
@@ -243,7 +243,7 @@ def _dataset_records(dataset: Any, columns: ColumnMap) -> Iterator[Record]:
             )
         dataset = dataset["train"]
     columns.add(dataset.column_names)
-    columns.check(labelled=False)
+    columns.check(labeled=False)
     # A class label is stored as a number; only the dataset knows its name.
     classes = {
         role: dataset.features[name].int2str

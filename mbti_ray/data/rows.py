@@ -28,7 +28,7 @@ class Row:
     Attributes:
         number: Where to find it: the line in a CSV (1 is the header) or JSON Lines file, else the
             row, counted from 1.
-        mbti_type: One of `typology.TYPES`; None only when read with ``labelled=False``.
+        mbti_type: One of `typology.TYPES`; None only when read with ``labeled=False``.
         posts: Texts as written, with the encoding repaired; never masked, never empty. Those of a
             row that `store_rows` returned are read from their store when asked for.
         author: Who wrote it, if the source says; an empty cell is None.
@@ -55,18 +55,18 @@ class BadRow:
 
 
 def parse_row(
-    number: int, cells: Mapping[str, object], *, labelled: bool, is_inverted: bool = False
+    number: int, cells: Mapping[str, object], *, labeled: bool, is_inverted: bool = False
 ) -> tuple[Row, bool]:
     """The row in cells by role (see `columns`), and whether its encoding was repaired.
 
     The shares in the cells are those of E, N, T and J; if `is_inverted`, of I, S, F and P. A
     DataError says why the row cannot be used, in one line, without file or row number.
     """
-    shares = _parse_shares(cells, is_inverted=is_inverted) if labelled else None
+    shares = _parse_shares(cells, is_inverted=is_inverted) if labeled else None
     if shares is not None and _is_missing(cells.get("type")):
         mbti_type: str | None = type_of([share > 0.5 for share in shares])
     else:
-        mbti_type = _parse_type(cells.get("type"), labelled=labelled)
+        mbti_type = _parse_type(cells.get("type"), labeled=labeled)
     given = parse_posts(cells.get("text"))
     posts = tuple(repair_encoding(post) for post in given)
     author, author_given = _parse_name(cells.get("author"))
@@ -103,13 +103,13 @@ def _without_outer_quotes(cell: str) -> str:
     return text
 
 
-def _parse_type(cell: object, *, labelled: bool) -> str | None:
+def _parse_type(cell: object, *, labeled: bool) -> str | None:
     letters = cell.strip().upper() if isinstance(cell, str) else ""
     if match := _SUFFIXED.fullmatch(letters):
         letters = match[1]
     if letters in TYPES:
         return letters
-    if not labelled:
+    if not labeled:
         return None
     if _is_missing(cell):
         raise DataError("no type")

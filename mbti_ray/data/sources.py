@@ -70,7 +70,7 @@ def read_source(
     source: str,
     options: DataConfig = _DEFAULTS,
     *,
-    labelled: bool = True,
+    labeled: bool = True,
     first: int | None = None,
     store: PostStore | None = None,
     map_batches: MapBatches = map_in_process,
@@ -78,7 +78,7 @@ def read_source(
     """All rows of ``builtin``, a file, a saved dataset folder, or a hub dataset.
 
     Args:
-        labelled: Whether each row needs a type; otherwise a missing or unknown one is None.
+        labeled: Whether each row needs a type; otherwise a missing or unknown one is None.
         first: Read only this many rows, good and bad ones together.
         store: Takes the posts; the rows then point at them there (see `store_rows`).
         map_batches: Parses batches of records; the result does not depend on how.
@@ -96,7 +96,7 @@ def read_source(
     bad: list[BadRow] = []
     repaired = 0
     columns = ColumnMap(source, options)
-    parse = partial(_parse_batch, options=options, labelled=labelled, is_stored=store is not None)
+    parse = partial(_parse_batch, options=options, labeled=labeled, is_stored=store is not None)
     batches = _batches(islice(read_records(columns), first))
     for good, wrong, mended, posts in map_batches(parse, batches):
         rows += good if store is None or posts is None else _attach(good, posts, store)
@@ -104,7 +104,7 @@ def read_source(
         repaired += mended
     if not rows and not bad:
         raise DataError(f"{source}: has no rows")
-    columns.check(labelled=labelled)
+    columns.check(labeled=labeled)
     total, allowed = len(rows) + len(bad), options.max_bad_share
     if len(bad) > allowed * total:
         raise DataError(
@@ -135,10 +135,10 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _parse_batch(
-    records: Sequence[Record], *, options: DataConfig, labelled: bool, is_stored: bool
+    records: Sequence[Record], *, options: DataConfig, labeled: bool, is_stored: bool
 ) -> tuple[list[Row], list[BadRow], int, pa.RecordBatch | None]:
     """The good and the bad rows, how many were repaired, and the posts apart if they are stored."""
-    parsed = [_parse_record(n, cells, options, labelled=labelled) for n, cells in records]
+    parsed = [_parse_record(n, cells, options, labeled=labeled) for n, cells in records]
     good = [row for row, _ in parsed if isinstance(row, Row)]
     bad = [row for row, _ in parsed if isinstance(row, BadRow)]
     posts = None
@@ -191,7 +191,7 @@ def stream_rows(
     source: str,
     options: DataConfig = _DEFAULTS,
     *,
-    labelled: bool = True,
+    labeled: bool = True,
     wanted: Callable[[int], bool] = lambda index: True,
 ) -> Iterator[tuple[int, Row | BadRow]]:
     """The rows of a source as a stream of (index from 0, row), without having all in memory.
@@ -204,27 +204,27 @@ def stream_rows(
         return
     for index, (number, cells) in enumerate(read_records(ColumnMap(source, options))):
         if wanted(index):
-            yield index, _parse_record(number, cells, options, labelled=labelled)[0]
+            yield index, _parse_record(number, cells, options, labeled=labeled)[0]
 
 
-def check_labelled(options: DataConfig) -> None:
+def check_labeled(options: DataConfig) -> None:
     """Refuse (as `read_source`) a file that cannot be trained on or scored, by its first rows."""
     path = Path(options.source).expanduser()
     is_elsewhere = options.source == BUILTIN or "/" in options.source or path.is_dir()
     if path.is_file() or is_file_name(path) or not is_elsewhere:
-        check_readable(options.source, options, labelled=True)
+        check_readable(options.source, options, labeled=True)
 
 
 def check_readable(
-    source: str, options: DataConfig = _DEFAULTS, *, labelled: bool = False
+    source: str, options: DataConfig = _DEFAULTS, *, labeled: bool = False
 ) -> list[str]:
     """Notes on how a source is read, by its first rows.
 
     Raises DataError if none of them can be used; or, where there are no others, too few.
     """
     lenient = options.model_copy(update={"max_bad_share": 1})
-    head = read_source(source, lenient, labelled=labelled, first=_HEAD_ROWS)
-    if labelled and len(head.rows) + len(head.bad) < _HEAD_ROWS:
+    head = read_source(source, lenient, labeled=labeled, first=_HEAD_ROWS)
+    if labeled and len(head.rows) + len(head.bad) < _HEAD_ROWS:
         head = read_source(source, options)
     if not head.rows:
         raise DataError(
@@ -279,12 +279,12 @@ def fingerprint_of(source: str) -> dict[str, Any]:
 
 
 def _parse_record(
-    number: int, cells: dict[str, Any] | str, options: DataConfig, *, labelled: bool
+    number: int, cells: dict[str, Any] | str, options: DataConfig, *, labeled: bool
 ) -> tuple[Row | BadRow, bool]:
     """The row of a record, or what is wrong with it; and whether its encoding was repaired."""
     if isinstance(cells, str):
         return BadRow(number, repaired_line(cells)), False
     try:
-        return parse_row(number, cells, labelled=labelled, is_inverted=options.shares_of == "ISFP")
+        return parse_row(number, cells, labeled=labeled, is_inverted=options.shares_of == "ISFP")
     except DataError as error:
         return BadRow(number, repaired_line(error)), False

@@ -29,7 +29,7 @@ _MAX_KEPT_CHARACTERS = 10**9
 def load_users(
     options: DataConfig, *, store: PostStore | None = None, map_batches: MapBatches = map_in_process
 ) -> Source:
-    """The labelled rows of `data.source`: a row for each user, or as the source has them.
+    """The labeled rows of `data.source`: a row for each user, or as the source has them.
 
     Raises:
         DataError: As `read_source`, or authors have more than one type.
@@ -58,7 +58,7 @@ def count_joined(source: str, options: DataConfig, *, unit: str) -> dict[str, in
         return {}
     rows: Counter[str] = Counter()
     with_one_post = set()
-    for _, row in stream_rows(source, options, labelled=False):
+    for _, row in stream_rows(source, options, labeled=False):
         if isinstance(row, Row) and row.author and row.author.lower() not in _PLACEHOLDERS:
             rows[row.author] += 1
             if len(row.posts) == 1:

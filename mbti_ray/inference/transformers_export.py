@@ -160,11 +160,11 @@ def _custom_model(model: MBTIModel, length: LengthScaling | None) -> PreTrainedM
 
 
 def _with_labels(config: Any) -> Any:
-    labelled = type(config).from_dict(config.to_dict())
-    labelled.id2label = _LABELS
-    labelled.label2id = {pole: place for place, pole in _LABELS.items()}
-    labelled.problem_type = "multi_label_classification"
-    return labelled
+    labeled = type(config).from_dict(config.to_dict())
+    labeled.id2label = _LABELS
+    labeled.label2id = {pole: place for place, pole in _LABELS.items()}
+    labeled.problem_type = "multi_label_classification"
+    return labeled
 
 
 def _with_special_tokens(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:

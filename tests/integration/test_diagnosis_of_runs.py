@@ -21,7 +21,7 @@ from mbti_ray.typology import TYPES
 
 pytestmark = pytest.mark.integration
 
-Labelled = list[tuple[str, Row]]
+Labeled = list[tuple[str, Row]]
 # A run's config and what was found in it.
 Diagnosed = tuple[RunConfig, list[Finding]]
 RunOf = Callable[..., Diagnosed]
@@ -34,9 +34,9 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def people() -> Labelled:
+def people() -> Labeled:
     """960 users, type after type in turn: even in every dimension, so learned in a few epochs."""
-    of_type: dict[str, Labelled] = {mbti_type: [] for mbti_type in TYPES}
+    of_type: dict[str, Labeled] = {mbti_type: [] for mbti_type in TYPES}
     for row in builtin_rows(users=60 * 240):
         of_type[str(row.mbti_type)].append((str(row.mbti_type), row))
     return [of_type[mbti_type][place] for place in range(60) for mbti_type in TYPES]
@@ -52,7 +52,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def diagnosed(tmp_path: Path, cache: Path) -> RunOf:
     """Trains the quick preset on the given users and diagnoses the run."""
 
-    def train(users: Labelled, *overrides: str) -> Diagnosed:
+    def train(users: Labeled, *overrides: str) -> Diagnosed:
         source = tmp_path / "people.csv"
         write_users(source, users)
         config = load_run("quick", [f"data.source={source}", "data.val_share=0.2", *overrides])
@@ -65,7 +65,7 @@ def history_of(config: RunConfig, cache: Path) -> list[dict[str, Any]]:
     return run(config, prepare_dataset(config, cache), Worker(), score_test=False).progress.history
 
 
-def write_users(path: Path, users: Labelled) -> None:
+def write_users(path: Path, users: Labeled) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["type", "posts", "id"])
@@ -73,7 +73,7 @@ def write_users(path: Path, users: Labelled) -> None:
             writer.writerow([mbti_type, "|||".join(row.posts), f"user-{row.number}"])
 
 
-def relabelled(users: Labelled, place: int, letters: Iterable[str]) -> Labelled:
+def relabeled(users: Labeled, place: int, letters: Iterable[str]) -> Labeled:
     """The users with other letters at one place of their types."""
     return [
         (mbti_type[:place] + letter + mbti_type[place + 1 :], row)
@@ -86,7 +86,7 @@ def named(findings: list[Finding]) -> set[tuple[str, str | None]]:
 
 
 def test_a_run_that_learns_has_no_finding_but_cut_short_is_still_improving(
-    people: Labelled, cache: Path, tmp_path: Path
+    people: Labeled, cache: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "people.csv"
     write_users(source, people)
@@ -98,7 +98,7 @@ def test_a_run_that_learns_has_no_finding_but_cut_short_is_still_improving(
 
 
 def test_labels_drawn_by_lot_are_learned_by_heart_and_called_overfitting(
-    diagnosed: RunOf, people: Labelled
+    diagnosed: RunOf, people: Labeled
 ) -> None:
     types = Random(0).choices(TYPES, k=120)
     lots = [(mbti_type, row) for mbti_type, (_, row) in zip(types, people[:120], strict=True)]
@@ -123,7 +123,7 @@ def test_labels_drawn_by_lot_are_learned_by_heart_and_called_overfitting(
 
 
 def test_a_rate_of_next_to_nothing_is_called_underfitting(
-    diagnosed: RunOf, people: Labelled
+    diagnosed: RunOf, people: Labeled
 ) -> None:
     _, findings = diagnosed(people[:480], "optim.lr=1e-7", "fit.epochs=3", "optim.warmup_steps=3")
     assert named(findings) == {("underfitting", None)}
@@ -131,7 +131,7 @@ def test_a_rate_of_next_to_nothing_is_called_underfitting(
 
 
 def test_a_rate_that_wipes_the_weights_out_is_not_told_to_go_faster(
-    diagnosed: RunOf, people: Labelled
+    diagnosed: RunOf, people: Labeled
 ) -> None:
     _, findings = diagnosed(people[:480], "optim.lr=0.3", "fit.epochs=4", "fit.patience=null")
     assert named(findings) == {("underfitting", None)}
@@ -139,22 +139,22 @@ def test_a_rate_that_wipes_the_weights_out_is_not_told_to_go_faster(
 
 
 def test_the_shuffled_dimension_is_the_one_that_does_not_move(
-    diagnosed: RunOf, people: Labelled
+    diagnosed: RunOf, people: Labeled
 ) -> None:
     letters = [mbti_type[2] for mbti_type, _ in people]
     Random(0).shuffle(letters)
-    _, findings = diagnosed(relabelled(people, 2, letters), "fit.epochs=5")
+    _, findings = diagnosed(relabeled(people, 2, letters), "fit.epochs=5")
     assert named(findings) == {("dimension does not move", "tf")}
     # T and F are even here: weights would change nothing.
     assert findings[0].tries == {"loss.kind": "focal"}
 
 
 def test_one_pole_for_nearly_all_without_a_sign_in_the_text_is_called_imbalance(
-    diagnosed: RunOf, people: Labelled
+    diagnosed: RunOf, people: Labeled
 ) -> None:
     lots = Random(0)
     letters = ["S" if lots.random() < 0.05 else "N" for _ in people]
-    _, findings = diagnosed(relabelled(people, 1, letters), "fit.epochs=8")
+    _, findings = diagnosed(relabeled(people, 1, letters), "fit.epochs=8")
     assert named(findings) == {("imbalance", "sn")}
     (finding,) = findings
     assert "of the validation rows are N and 100% are predicted N" in finding.evidence
@@ -166,7 +166,7 @@ def test_one_pole_for_nearly_all_without_a_sign_in_the_text_is_called_imbalance(
 
 
 def test_balancing_as_the_finding_says_ends_the_imbalance(
-    diagnosed: RunOf, people: Labelled
+    diagnosed: RunOf, people: Labeled
 ) -> None:
     """E/I is about as uneven as in the public set and does show in the text; the run is short."""
     uneven = [(t, row) for n, (t, row) in enumerate(people) if t[0] == "I" or n // 16 % 4 == 0]
@@ -216,7 +216,7 @@ def test_a_majority_that_hides_a_perfect_ranking_is_imbalance_and_not_underfitti
 
 
 def test_a_warmup_beyond_the_end_is_named_and_the_rate_is_left_alone(
-    diagnosed: RunOf, people: Labelled
+    diagnosed: RunOf, people: Labeled
 ) -> None:
     _, findings = diagnosed(people[:480], "fit.epochs=2", "optim.warmup_steps=500")
     assert named(findings) == {("warm-up too long", None), ("underfitting", None)}

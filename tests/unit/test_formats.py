@@ -96,9 +96,9 @@ def found(source, **options):
     return [(row.mbti_type, row.posts, row.author, row.id, row.shares) for row in rows]
 
 
-def refusal(source, *, labelled=True, **options):
+def refusal(source, *, labeled=True, **options):
     with pytest.raises(DataError) as caught:
-        read_source(source, DataConfig(**options), labelled=labelled)
+        read_source(source, DataConfig(**options), labeled=labeled)
     message = str(caught.value)
     assert message.startswith(f"{source}: ")
     assert "\n" not in message
@@ -240,10 +240,10 @@ def test_a_column_that_differs_in_case_only_can_be_named(write):
 
 def test_input_to_predict_goes_by_the_same_rule(write):
     source = write(cells(("1", "a book"), ("2", "party|||again"), names=("ID", "Text")))
-    rows = [row for _, row in stream_rows(source, labelled=False)]
+    rows = [row for _, row in stream_rows(source, labeled=False)]
     assert [(row.id, row.posts) for row in rows] == [("1", ("a book",)), ("2", ("party", "again"))]
     with pytest.raises(DataError, match="could both be the text"):
-        list(stream_rows(write(cells(("a", "b"), names=("posts", "TEXT"))), labelled=False))
+        list(stream_rows(write(cells(("a", "b"), names=("posts", "TEXT"))), labeled=False))
 
 
 @pytest.mark.parametrize(

@@ -121,5 +121,5 @@ def test_numbers_that_parquet_made_floats_are_the_names_they_were(file):
     table = pa.table({"text": ["a", "b"], "author": [7.0, float("nan")], "id": [1.0, None]})
     path = file("a.parquet", b"")
     pq.write_table(table, path)
-    rows = read_source(path, labelled=False).rows
+    rows = read_source(path, labeled=False).rows
     assert [(row.author, row.id) for row in rows] == [("7", "1"), (None, None)]

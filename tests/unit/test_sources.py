@@ -131,10 +131,10 @@ def test_a_quote_that_is_never_closed_is_reported_and_swallows_no_rows_silently(
     assert source.bad[0].reason.startswith("lines 3 to 4 are no CSV row")
 
 
-def test_unlabelled_rows_are_read_without_a_type_column_or_with_an_unknown_type(write):
-    rows = read_source(write("a.csv", "id,text\n1,hello\n"), labelled=False).rows
+def test_unlabeled_rows_are_read_without_a_type_column_or_with_an_unknown_type(write):
+    rows = read_source(write("a.csv", "id,text\n1,hello\n"), labeled=False).rows
     assert rows == [Row(2, None, ("hello",), None, "1")]
-    rows = read_source(write("b.csv", "type,text\n?,a\nintj,b\n"), labelled=False).rows
+    rows = read_source(write("b.csv", "type,text\n?,a\nintj,b\n"), labeled=False).rows
     assert [row.mbti_type for row in rows] == [None, "INTJ"]
 
 
@@ -210,7 +210,7 @@ def test_a_missing_column_is_named_with_all_columns_and_the_closest(write):
             'found: "typ", "posts"; did you mean "typ"?'
         )
     assert ': no column "posts"' in refusal(write("b.csv", "type,post\nINTJ,a\n"))
-    assert ': no column "posts"' in refusal(write("c.csv", "INTJ;a\nINTP;b\n"), labelled=False)
+    assert ': no column "posts"' in refusal(write("c.csv", "INTJ;a\nINTP;b\n"), labeled=False)
 
 
 @pytest.mark.parametrize(

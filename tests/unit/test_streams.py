@@ -60,8 +60,8 @@ def mixed(tmp_path, write):
 
 def test_a_stream_has_all_rows_and_the_bad_ones_in_their_places(mixed):
     for path in mixed:
-        source = read_source(path, DataConfig(max_bad_share=0.99), labelled=False)
-        streamed = list(stream_rows(path, labelled=False))
+        source = read_source(path, DataConfig(max_bad_share=0.99), labeled=False)
+        streamed = list(stream_rows(path, labeled=False))
         assert [place for place, _ in streamed] == list(range(len(streamed)))
         assert [row for _, row in streamed if isinstance(row, Row)] == source.rows
         assert [row for _, row in streamed if isinstance(row, BadRow)] == source.bad
@@ -72,8 +72,8 @@ def test_a_stream_has_all_rows_and_the_bad_ones_in_their_places(mixed):
 
 def test_a_stream_skips_rows_that_are_not_wanted(mixed):
     for path in mixed:
-        whole = list(stream_rows(path, labelled=False))
-        odd = stream_rows(path, labelled=False, wanted=lambda place: place % 2 == 1)
+        whole = list(stream_rows(path, labeled=False))
+        odd = stream_rows(path, labeled=False, wanted=lambda place: place % 2 == 1)
         assert list(odd) == whole[1::2]
 
 
@@ -86,7 +86,7 @@ def test_a_stream_has_a_small_part_of_a_large_file_in_memory(write, name):
         path = write(name, f'{{"text": "{text}"}}\n' * 8000)
     tracemalloc.start()
     try:
-        rows = sum(1 for _ in stream_rows(path, labelled=False))
+        rows = sum(1 for _ in stream_rows(path, labeled=False))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -102,7 +102,7 @@ def test_a_stream_yields_the_rows_before_a_damaged_place(tmp_path):
     content = bytearray(path.read_bytes())
     content[begin : begin + 60] = b"\xff" * 60
     path.write_bytes(content)
-    rows = stream_rows(str(path), labelled=False)
+    rows = stream_rows(str(path), labeled=False)
     assert [row.number for _, row in islice(rows, 2048)] == list(range(1, 2049))
     with pytest.raises(DataError, match="cannot be read as Parquet: "):
         list(rows)
