@@ -159,7 +159,7 @@ def new_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+def ray_cluster() -> Iterator[None]:
     """A local Ray of two CPUs for the whole session, stopped at its end."""
     import mbti_ray.on_ray  # noqa: F401  # sets what Ray reads when it is imported
 
@@ -170,13 +170,12 @@ def ray_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
         # Nobody takes this machine away: a process less for each run.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     }
-    # The dashboard's processes look around all the time, and only Prometheus needs their list.
-    has_dashboard = any("prometheus" in item.fixturenames for item in request.session.items)
-    # Metrics every second, not every ten.
+    # Metrics every second, not every ten. Without the dashboard, which knows whether the controller
+    # of a TorchTrainer lives, Ray never frees the CPUs of one that was killed.
     ray.init(
         num_cpus=2,
         logging_level="ERROR",
-        include_dashboard=has_dashboard,
+        include_dashboard=True,
         _system_config={"metrics_report_interval_ms": 1000},
     )
     _shared_ray.append(ray)

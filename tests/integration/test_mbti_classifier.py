@@ -348,7 +348,7 @@ def test_fit_takes_values_of_python_and_says_what_it_does_with_a_run_that_exists
 
 
 def test_a_wrong_base_rate_is_named_as_in_python(bundle: Path) -> None:
-    with pytest.raises(ConfigError, match=r'^settings: "serve.base_rates.I" is not accepted'):
+    with pytest.raises(ConfigError, match=r'^base rates: "I" is not allowed; allowed: shares of E'):
         MBTIClassifier.from_pretrained(bundle, base_rates={"I": 0.5})
 
 

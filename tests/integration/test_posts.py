@@ -87,7 +87,8 @@ def test_a_person_read_next_to_others_has_the_logits_of_one_read_alone(
 ) -> None:
     together = posts_model.predict_logits(TEXTS, whole=True).values
     alone = [posts_model.predict_logits([posts], whole=True).values for posts in TEXTS]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+    # Logits up to 8 in float32.
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
 def test_attention_has_learned_that_posts_differ(posts_model: Predictor) -> None:
