@@ -81,8 +81,10 @@ def apply_overrides(
 
 def base_rate_overrides(given: str | Mapping[str, float]) -> list[str]:
     """Arguments that set `serve.base_rates`, from `E=0.5,N=0.3` or from a mapping."""
-    parts = [part.partition("=")[::2] for part in str(given).split(",") if part.strip()]
-    rates = given.items() if isinstance(given, Mapping) else parts
+    if isinstance(given, str):
+        rates = [part.partition("=")[::2] for part in given.split(",") if part.strip()]
+    else:
+        rates = [(pole, str(rate)) for pole, rate in given.items()]
     arguments = []
     for pole, rate in rates:
         letter = pole.strip().upper()
@@ -91,7 +93,7 @@ def base_rate_overrides(given: str | Mapping[str, float]) -> list[str]:
                 f'base rates: "{pole.strip()}" is not allowed; allowed: shares of E, N, T and J, '
                 "as in E=0.5,N=0.3"
             )
-        arguments.append(f"serve.base_rates.{letter}={str(rate).strip()}")
+        arguments.append(f"serve.base_rates.{letter}={rate.strip()}")
     return arguments
 
 
