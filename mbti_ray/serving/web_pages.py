@@ -4,20 +4,19 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader
 
 
 def add_pages(api: FastAPI, examples: Mapping[str, Any]) -> None:
     """Adds the page for people at /, and the API documentation with `examples` at /docs."""
-    page, docs = (
-        (files("mbti_ray.serving") / name).read_text("utf-8") for name in ("page.html", "docs.html")
-    )
-    template = Environment(autoescape=True, trim_blocks=True).from_string(docs)
+    folder = Path(__file__).parent / "pages"
+    found = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True)
+    page, docs = found.get_template("page.html").render(), found.get_template("docs.html")
 
     @api.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_page() -> Response:
@@ -25,8 +24,8 @@ def add_pages(api: FastAPI, examples: Mapping[str, Any]) -> None:
 
     @api.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_docs(request: Request) -> Response:
-        html = template.render(api.openapi(), host=request.url.netloc, examples=examples)
-        return HTMLResponse(html, headers=_page_headers(docs))
+        html = docs.render(api.openapi(), host=request.url.netloc, examples=examples)
+        return HTMLResponse(html, headers=_page_headers(html))
 
 
 def _page_headers(html: str) -> dict[str, str]:

@@ -220,6 +220,11 @@ def test_no_files_import_each_other_in_a_circle():
     assert len(list(TopologicalSorter(graph).static_order())) == len(modules)
 
 
+def test_no_file_of_the_package_is_longer_than_350_lines():
+    texts = {path: path.read_text("utf-8") for path in PACKAGE.rglob("*.*") if path.suffix != ".pyc"}
+    assert not [path for path, text in texts.items() if len(text.splitlines()) > 350]
+
+
 def test_importing_the_package_imports_nothing_of_it():
     """The public class is imported inside a function, when somebody asks for it."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
