@@ -35,7 +35,7 @@ def render_table() -> str:
 
 def _figures(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for figure, value in record.items():
-        if figure in _NOT_SHOWN or value is None:
+        if figure in _NOT_SHOWN or value in (None, {}):
             continue
         if isinstance(value, dict):
             yield figure, ", ".join(f"{name} {_short(part)}" for name, part in value.items())
