@@ -61,6 +61,8 @@ READERS: dict[str, tuple[str, tuple[str, ...]]] = {
     # The same preset, and only the reader changed: all weights learn.
     "posts-tuned": ("minilm", ("model.reader=posts", "fit.posts=24")),
     "windows-frozen": ("posts", ("model.reader=windows", "fit.posts=null")),
+    # What the field's tables call BERT: the first window of all that a person wrote.
+    "one-window": ("posts", ("model.reader=windows", "fit.posts=null", "data.max_windows=1")),
     "posts": ("posts", ()),
     "posts+layer": ("posts", ("model.post_layers=1",)),
     "tfidf": ("minilm", ("model.reader=tfidf",)),
