@@ -221,7 +221,9 @@ def test_no_files_import_each_other_in_a_circle():
 
 
 def test_no_file_of_the_package_is_longer_than_350_lines():
-    texts = {path: path.read_text("utf-8") for path in PACKAGE.rglob("*.*") if path.suffix != ".pyc"}
+    texts = {
+        path: path.read_text("utf-8") for path in PACKAGE.rglob("*.*") if path.suffix != ".pyc"
+    }
     assert not [path for path, text in texts.items() if len(text.splitlines()) > 350]
 
 
