@@ -61,7 +61,7 @@ class Cluster:
         (self._switch.shared / "cluster.yaml").write_text(yaml.safe_dump(tree), "utf-8")
         self.laptop.run("cp", f"{SHARED}/cluster.yaml", _FILE)
         said = self.ray("up", "--yes", timeout_s=240).stdout
-        wait_until(lambda: len(self.alive()) == 1 + count, 180, f"{count} worker(s)")
+        wait_until(lambda: len(self.alive()) == 1 + count, 180, "all workers")
         return said
 
     def tree(self) -> dict[str, Any]:

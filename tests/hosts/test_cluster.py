@@ -26,7 +26,8 @@ def workers_with(cluster: Cluster, pattern: str) -> int:
 def ask(cluster: Cluster) -> Any:
     """What the service answers another host; None where there is none."""
     url = f"http://{cluster.head.address}:8000/predict"
-    question = ["--data", '{"inputs": "I would rather read than go out."}', url]
+    kind = ["--header", "Content-Type: application/json"]
+    question = [*kind, "--data", '{"inputs": "I would rather read than go out."}', url]
     done = cluster.laptop.run(
         "curl", "--silent", "--fail", "--max-time", "10", *question, check=False
     )
