@@ -104,6 +104,9 @@ def run_command(
 
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, stop) if is_main else None
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        # Until now (see mbti_ray/__init__.py).
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _refuse_options(parser, unknown, options.items)
         result = command(options)

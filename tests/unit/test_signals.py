@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import ray
@@ -46,3 +49,27 @@ def test_what_others_set_on_sigterm_while_ray_starts_does_not_stay():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) is before
     assert ray._private.utils.set_sigterm_handler is replace
+
+
+def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_traceback(tmp_path):
+    # Imported by every command, and never done.
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich/__init__.py").write_text(
+        "import pathlib, time\npathlib.Path(__file__).with_name('here').touch()\ntime.sleep(60)\n"
+    )
+    command = [sys.executable, "-m", "mbti_ray.train"]
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    started = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+        # In the background of a shell it would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not (tmp_path / "rich/here").exists():
+        assert started.poll() is None
+        time.sleep(0.02)
+    started.send_signal(signal.SIGINT)
+    assert started.communicate(timeout=30)[1] == ""
+    assert started.returncode == -signal.SIGINT
