@@ -22,7 +22,6 @@ import ray
 import ray.data
 import torch
 from ray.data.block import BlockMetadata
-from ray.exceptions import RayError
 
 from mbti_ray.config import RunConfig, override
 from mbti_ray.config.serve_section import ServeConfig
@@ -113,10 +112,7 @@ def _predict_chunks(
     try:
         for batch in _build_dataset(job).iter_batches(batch_size=1, batch_format="pyarrow"):
             quiet.close()
-            result = _unpacked(batch)
-            if isinstance(result, MbtiRayError):
-                raise result
-            seconds, chunk, table = result
+            seconds, chunk, table = _unpacked(batch)
             # Not by the clock of an actor's machine.
             first = min(first, time.monotonic() - seconds)
             yield job.chunks.part_of(chunk.place), table, chunk.bad
@@ -124,11 +120,6 @@ def _predict_chunks(
             stats.bad += len(chunk.bad)
             stats.seconds = time.monotonic() - first
             advance(chunk.records, f"{stats.rows_s:.0f} rows/s")
-    except Exception as error:
-        user_error = _find_user_error(error)
-        if user_error is None:
-            raise
-        raise user_error from None
     finally:
         quiet.close()
 
@@ -209,21 +200,30 @@ class _ModelActor:
                 base_rates=serve.base_rates,
             )
         except MbtiRayError as error:
-            # Raised here, it would reach the driver only as the text of a stack trace.
             self._loaded = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """How long it took, the chunk without its rows, and their predictions; or an error."""
         started, predictor = time.monotonic(), self._loaded
-        if isinstance(predictor, MbtiRayError):
-            return _packed(predictor)
-        chunk: Chunk = _unpacked(batch)
-        posts = [row["posts"] for row in chunk.rows]
-        predictions = predictor.predict(posts, whole=predictor.unit == "user")
+        try:
+            chunk: Chunk = _unpacked(batch)
+            if isinstance(predictor, MbtiRayError):
+                raise predictor
+            posts = [row["posts"] for row in chunk.rows]
+            predictions = predictor.predict(posts, whole=predictor.unit == "user")
+        except MbtiRayError as error:
+            return _packed(error)
         answers = [prediction.as_dict() for prediction in predictions]
         rows = [r | a | a["probabilities"] for r, a in zip(chunk.rows, answers, strict=True)]
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
         return _packed((time.monotonic() - started, replace(chunk, rows=[]), table))
+
+
+def _read_packed(plan: ChunkPlan) -> Iterator[pa.Table]:
+    try:
+        yield from map(_packed, read_chunks(plan))
+    except MbtiRayError as error:
+        yield _packed(error)
 
 
 def _packed(item: object) -> pa.Table:
@@ -231,7 +231,11 @@ def _packed(item: object) -> pa.Table:
 
 
 def _unpacked(batch: pa.Table) -> Any:
-    return pickle.loads(batch.column("item")[0].as_py())
+    """What was packed; an error is raised, which Ray would bring as the text of a stack trace."""
+    item = pickle.loads(batch.column("item")[0].as_py())
+    if isinstance(item, MbtiRayError):
+        raise item
+    return item
 
 
 class _ChunkSource(ray.data.Datasource):  # type: ignore[misc]
@@ -254,15 +258,4 @@ class _ChunkSource(ray.data.Datasource):  # type: ignore[misc]
     ) -> list[Any]:
         plan = self._plan
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ray.data.ReadTask(lambda: map(_packed, read_chunks(plan)), metadata)]
-
-
-def _find_user_error(error: BaseException | None) -> MbtiRayError | None:
-    """The user's error inside the exceptions that Ray wrapped around it."""
-    while error is not None:
-        cause = getattr(error, "cause", None) or error.__cause__
-        if isinstance(error, MbtiRayError) and not isinstance(error, RayError):
-            # Ray Data appends lines of its own.
-            return type(error)(str(error).splitlines()[0])
-        error = cause
-    return None
+        return [ray.data.ReadTask(lambda: _read_packed(plan), metadata)]
