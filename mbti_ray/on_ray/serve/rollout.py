@@ -14,11 +14,7 @@ import ray
 
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ClusterError
-from mbti_ray.on_ray.serve.rollout_coordinator import (
-    ReplicaStatus,
-    current_target,
-    get_or_create_coordinator,
-)
+from mbti_ray.on_ray.serve.rollout_coordinator import ReplicaStatus, get_or_create_coordinator
 from mbti_ray.runs.lookup import fetch_bundle
 from mbti_ray.serving.target import ServingTarget
 
@@ -47,14 +43,6 @@ def roll_out(
     if error:
         raise ClusterError(f"{error}; the previous bundle is served again")
     return published
-
-
-def roll_back(service: str, *, config: ServeConfig, replicas: int) -> ServingTarget:
-    """As `roll_out`, of the previous target; ClusterError if there is none."""
-    target = current_target(service)
-    if target is None or target.previous is None:
-        raise ClusterError("nothing to roll back to: no other bundle was rolled out")
-    return roll_out(service, target.previous, config=config, replicas=replicas)
 
 
 def _wait_for_replicas(coordinator: Any, version: int, replicas: int) -> str | None:

@@ -30,7 +30,7 @@ from mbti_ray.on_ray.cluster.resources import (
     worker_capacity,
 )
 from mbti_ray.on_ray.serve.deployment import APP_NAME, build_app, build_target, load_key_digest
-from mbti_ray.on_ray.serve.rollout import roll_back, roll_out
+from mbti_ray.on_ray.serve.rollout import roll_out
 from mbti_ray.on_ray.serve.rollout_coordinator import current_target
 from mbti_ray.on_ray.signals import handle_signals
 from mbti_ray.serving.discovery import announce_service
@@ -159,13 +159,14 @@ def change_target(
             raise ClusterError(f"RAY_ADDRESS={ray_address}: no service runs there") from None
         states = serve.status().applications[APP_NAME].deployments[APP_NAME].replica_states
         replicas = states.get("RUNNING", 1)
-        if bundle is None:
-            return roll_back(service, config=running, replicas=replicas)
         served = current_target(service)
         if served is None:
             raise ClusterError("the service does not say what it serves yet; try again in a moment")
-        check(served.primary)
-        target = build_target(bundle, config)
+        if bundle is not None:
+            check(served.primary)
+        target = served.previous if bundle is None else build_target(bundle, config)
+        if target is None:
+            raise ClusterError("nothing to roll back to: no other bundle was rolled out")
         return roll_out(service, target, config=running, replicas=replicas)
 
 
