@@ -70,6 +70,11 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 trial``, ``2,000 trials``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def one_line(message: object, *, limit: int = 1000) -> str:
     """The words of an exception or another message in one line, cut where they are too long.
 

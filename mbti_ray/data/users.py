@@ -15,7 +15,7 @@ from mbti_ray.data.processes import MapBatches, map_in_process
 from mbti_ray.data.readers import BUILTIN, read_records
 from mbti_ray.data.rows import BadRow, Row, Shares
 from mbti_ray.data.sources import Source, read_source, stream_rows
-from mbti_ray.errors import DataError
+from mbti_ray.errors import DataError, counted
 
 # What exports write where there is no author, or one that nobody knows.
 _PLACEHOLDERS = frozenset(
@@ -120,7 +120,7 @@ def _with_one_type(name: str, rows: list[Row], options: DataConfig, notes: list[
     if not conflicts:
         return rows
     author, types = next(iter(conflicts.items()))
-    line = f"more than one type: {len(conflicts):,} of {_count(len(by_author), 'author')}"
+    line = f"more than one type: {len(conflicts):,} of {counted(len(by_author), 'author')}"
     if options.conflicting_types == "refuse":
         raise DataError(
             f'{name}: {line} (first: "{author}", {", ".join(types)}); allowed: '
@@ -151,17 +151,13 @@ def _joined(rows: list[Row], options: DataConfig, notes: list[str]) -> list[Row]
     several = [own for own in by_author.values() if len(own) > 1]
     if not several:
         return rows
-    rows_of_several = f"{sum(map(len, several)):,} rows of {_count(len(several), 'author')}"
+    rows_of_several = f"{sum(map(len, several)):,} rows of {counted(len(several), 'author')}"
     has_users = all(len(row.posts) > 1 for own in several for row in own)
     if options.join_rows == "never" or (options.join_rows == "auto" and has_users):
         notes.append(f"{rows_of_several} stay one user each (data.join_rows)")
         return rows
-    notes.append(f"{rows_of_several} are {_count(len(several), 'user')} (data.join_rows)")
+    notes.append(f"{rows_of_several} are {counted(len(several), 'user')} (data.join_rows)")
     return [_join(own) for own in by_author.values()]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _join(rows: Sequence[Row]) -> Row:

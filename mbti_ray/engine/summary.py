@@ -10,6 +10,7 @@ import torch
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.data.instances import Instances
+from mbti_ray.errors import counted
 from mbti_ray.model.classifier import MBTIModel, build_model, set_trainable, stage_of_epoch
 from mbti_ray.typology import DIMENSIONS
 
@@ -81,7 +82,7 @@ def _steps(config: RunConfig, data: Dataset) -> str:
     steps = _epoch_steps(config, data)
     unit = "persons" if config.is_loss_per_person else "windows"
     least, most = config.scaling.least, config.scaling.most
-    workers = f"{least} to {most} workers" if least < most else f"{most} worker{'s' * (most > 1)}"
+    workers = f"{least} to {most} workers" if least < most else counted(most, "worker")
     text = (
         f"{steps} an epoch of {fit.step_size} {unit}, at most {fit.epochs} epochs, "
         f"precision {fit.precision}, {workers}"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from mbti_ray.errors import counted
 from mbti_ray.scores.names import FEW_PERSONS
 
 if TYPE_CHECKING:
@@ -143,8 +144,7 @@ def describe_intervals(card: "Scorecard") -> str:
 
 
 def _count_persons(intervals: Mapping[str, Any]) -> str:
-    groups = intervals["groups"]
-    return f"{groups:,} {intervals['resampled']}{'s' * (groups != 1)}"
+    return counted(intervals["groups"], intervals["resampled"])
 
 
 def _masking(data_info: Mapping[str, Any]) -> str:

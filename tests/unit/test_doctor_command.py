@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from mbti_ray.__main__ import main
+from mbti_ray.errors import ClusterError
 from service_command import free_port
 
 pytestmark = pytest.mark.unit
@@ -68,11 +69,23 @@ def test_what_cannot_run_exits_with_2_and_a_remedy(argv, check, says, place, cap
 
 def test_a_study_is_known_by_its_file_or_by_its_arguments(place, capsys):
     assert main(["doctor", "--json", str(ROOT / "tune_configs/quick.yaml")]) == 0
-    assert "trial(s) at once" in str(report(capsys))
+    assert "at once, 1 worker each" in str(report(capsys))
     assert main(["doctor", "--json", "study.trials=3"]) == 0
-    assert "trial(s) at once" in str(report(capsys))
+    assert "at once, 1 worker each" in str(report(capsys))
     assert main(["doctor", "--json", "quick"]) == 0
-    assert "trial(s) at once" not in str(report(capsys))
+    assert "at once" not in str(report(capsys))
+
+
+def test_what_is_no_address_is_said_in_a_line(place, capsys, monkeypatch):
+    from mbti_ray.on_ray.cluster.resources import ray_connection
+
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    assert main(["doctor", "--json", "--cluster"]) == 2
+    (check,) = report(capsys)["checks"]
+    assert "nonsense" in check["found"]
+    assert check["remedy"] == "correct RAY_ADDRESS, or start Ray there"
+    with pytest.raises(ClusterError, match=r"^RAY_ADDRESS=nonsense: "), ray_connection():
+        pass
 
 
 def test_a_ray_that_is_not_there_is_said_at_once(place, capsys, monkeypatch):

@@ -69,7 +69,10 @@ def judge_connection(token: Token) -> Verdict | None:
 
     Also None if no Ray is running, as a local one would be started.
     """
-    address = None if ray.is_initialized() else canonicalize_bootstrap_address(None)
+    try:
+        address = None if ray.is_initialized() else canonicalize_bootstrap_address(None)
+    except ValueError as error:
+        return _wrong(str(error), _start_or_name())
     if address is None:
         return None
     if problem := _connect_problem(address):

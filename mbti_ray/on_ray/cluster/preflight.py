@@ -33,7 +33,7 @@ from mbti_ray.checks.token import find_token, judge_token, judge_tokens
 from mbti_ray.checks.verdict import Verdict, group_by_value, join_names, merge_verdicts
 from mbti_ray.checks.versions import installed_versions, judge_versions
 from mbti_ray.config import RunConfig
-from mbti_ray.errors import ClusterError, one_line
+from mbti_ray.errors import ClusterError, counted, one_line
 from mbti_ray.on_ray.cluster import connectivity
 from mbti_ray.on_ray.cluster.resources import (
     Nodes,
@@ -80,15 +80,17 @@ class NodeReports:
         return next(found, Autoscaler((), 0))
 
     @property
+    def running(self) -> dict[str, int]:
+        return self.autoscaler.count_running([*self.nodes.values()])
+
+    @property
     def addable(self) -> list[dict[str, float]]:
         """The resources of the machines that the autoscaler may add."""
-        running = self.autoscaler.count_running([*self.nodes.values()])
-        return self.autoscaler.addable_nodes(running)
+        return self.autoscaler.addable_nodes(self.running)
 
     def judge_missing(self) -> list[Verdict]:
-        running = self.autoscaler.count_running([*self.nodes.values()])
         alive = [node["NodeManagerAddress"] for node in self.nodes.values()]
-        return judge_nodes(self.autoscaler, alive, running)
+        return judge_nodes(self.autoscaler, alive, self.running)
 
 
 def check_this_machine(config: RunConfig) -> list[Verdict]:
@@ -119,16 +121,15 @@ def check_cluster(config: RunConfig) -> list[Verdict]:
     with ExitStack() as stack:
         try:
             stack.enter_context(ray_connection())
-        except (ClusterError, ConnectionError, RuntimeError, RayError) as error:
-            message = one_line(error, limit=300)
-            return [Verdict("cluster", "wrong", message, "start Ray, or correct RAY_ADDRESS")]
+        except ClusterError as error:
+            return [Verdict("cluster", "wrong", str(error), "start Ray, or correct RAY_ADDRESS")]
         markers = stack.enter_context(StorageMarkers(storage_folder(config.storage)))
         nodes = _live_nodes()
         gpus = max(node["Resources"].get("GPU", 0) for node in nodes.values())
         reports = query_nodes(config, nodes, markers, gpu_within_s=probe_timeout_s(gpus))
         tokens = {name: m.token for name, m in reports.machines.items()}
         return [
-            Verdict("cluster", "ok", f"{len(nodes)} node(s): {join_names(nodes)}"),
+            Verdict("cluster", "ok", f"{counted(len(nodes), 'node')}: {join_names(nodes)}"),
             *reports.judge_missing(),
             *_judge_essentials(config, reports, markers),
             *judge_tokens(tokens, is_required=connectivity.requires_token()),
@@ -150,11 +151,10 @@ def check_before_run(
     with StorageMarkers(storage) as markers:
         reports = query_nodes(config, nodes, markers, gpu_within_s=0.0)
         verdicts = _judge_essentials(config, reports, markers)
-        verdicts += [v for v in reports.judge_missing() if v.state == "warning"]
     for verdict in verdicts:
         if verdict.state == "wrong":
             raise ClusterError(verdict.line())
-    for verdict in verdicts:
+    for verdict in [*verdicts, *reports.judge_missing()]:
         if verdict.state == "warning":
             warn(verdict.line())
     return [*reports.resources, *reports.addable]
@@ -176,10 +176,11 @@ def query_nodes(
         machine = inspect_machine(**query, check_storage=partial(markers.exchange, name))
         reports.add(name, machine, asked)
         return reports
-    waiting = {
-        _task_on(node).remote(**query, check_storage=partial(markers.exchange, name)): name
-        for name, node in nodes.items()
-    }
+    waiting: dict[Any, str] = {}
+    for name, node in nodes.items():
+        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = _inspect_remotely.options(scheduling_strategy=place, name="doctor")
+        waiting[task.remote(**query, check_storage=partial(markers.exchange, name))] = name
     within_s = max(_ANSWER_WITHIN_S, gpu_within_s + 3)
     end = time.monotonic() + within_s
     while waiting:
@@ -288,12 +289,6 @@ def _live_nodes() -> dict[str, Any]:
 
 
 _inspect_remotely = ray.remote(num_cpus=0, max_retries=0)(inspect_machine)
-
-
-def _task_on(node: Mapping[str, Any]) -> Any:
-    """The task that inspects that node and no other."""
-    place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    return _inspect_remotely.options(scheduling_strategy=place, name="doctor")
 
 
 def _reason(error: Exception) -> str:

@@ -10,13 +10,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
 from mbti_ray.checks.verdict import Verdict
 from mbti_ray.config import RunConfig, StudyConfig
-from mbti_ray.errors import ClusterError
+from mbti_ray.errors import ClusterError, counted, one_line
 from mbti_ray.on_ray.signals import keep_sigterm_handler
 
+# For a Ray that is started here for one run.
+_LOCAL_RUN = {
+    # Nobody takes this machine away.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray Train's processes have an environment of their own, so none started in advance is used.
+    "RAY_prestart_worker_first_driver": "0",
+}
 # The resources of each machine, by Ray's names.
 Nodes = Sequence[Mapping[str, float]]
 
@@ -38,30 +47,37 @@ class Resources:
 
 
 @contextmanager
-def ray_connection(job: str | None = None) -> Iterator[str | None]:
+def ray_connection(job: str | None = None, *, is_run: bool = False) -> Iterator[str | None]:
     """Connects to Ray: to the one at RAY_ADDRESS, or to a local one that it starts.
 
-    Yields the URL of its dashboard, if it has one; `job` is the name of the job there. Disconnects
-    at the end, unless the process was connected before. ClusterError where the Ray at RAY_ADDRESS
-    does not answer, or requires a token.
+    Yields the URL of its dashboard, if it has one; `job` is the name of the job there, which with
+    `is_run` is one run of Ray Train. Disconnects at the end, unless the process was connected
+    before. ClusterError where the Ray does not answer, requires a token or has another version.
     """
     if ray.is_initialized():
         yield None
         return
+    named = os.environ.get("RAY_ADDRESS")
     # The output of workers is on the dashboard. Their errors arrive as exceptions, and their
     # progress by reports.
     try:
+        if is_run and canonicalize_bootstrap_address(None) is None:
+            for name, value in _LOCAL_RUN.items():
+                os.environ.setdefault(name, value)
         job_config = JobConfig(metadata={"job_name": job} if job else {})
         with keep_sigterm_handler():
             context = ray.init(
                 logging_level=logging.ERROR, log_to_driver=False, job_config=job_config
             )
     except ConnectionError:
-        address = os.environ.get("RAY_ADDRESS")
         raise ClusterError(
-            f"RAY_ADDRESS={address}: no Ray answers there; if one runs, it may require its token: "
+            f"RAY_ADDRESS={named}: no Ray answers there; if one runs, it may require its token: "
             "set RAY_AUTH_MODE=token, with the token in ~/.ray/auth_token"
         ) from None
+    except (RuntimeError, ValueError, RayError) as error:
+        # Such as another version of Ray or Python there, or what is no address.
+        where = f"RAY_ADDRESS={named}" if named else "Ray does not start"
+        raise ClusterError(f"{where}: {one_line(error, limit=400)}") from None
     url = context.dashboard_url
     try:
         yield f"http://{url}" if url else None
@@ -153,14 +169,14 @@ def _share(config: RunConfig, each: Resources, nodes: Nodes) -> str:
     """What runs in parallel on these nodes."""
     scaling = config.scaling
     if isinstance(config, StudyConfig):
-        count = concurrent_trials(config, each, nodes)
-        what = f"{count} trial(s) at once, {scaling.most} worker(s) each"
+        trials = counted(concurrent_trials(config, each, nodes), "trial")
+        what = f"{trials} at once, {counted(scaling.most, 'worker')} each"
     elif scaling.least == scaling.most:
-        what = f"{scaling.most} worker(s)"
+        what = counted(scaling.most, "worker")
     else:
         what = f"{scaling.least} to {scaling.most} workers"
     gpus = f" and {each.gpus:g} GPU" if each.gpus else ""
-    return f"{what} of {each.cpus} CPU{gpus}"
+    return f"{what} of {counted(each.cpus, 'CPU')}{gpus}"
 
 
 def _gpus_per_worker(config: RunConfig, nodes: Nodes) -> int:
