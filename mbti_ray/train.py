@@ -22,13 +22,14 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import describe_schedule_change
-from mbti_ray.runs.lookup import cache_folder, storage_folder
+from mbti_ray.errors import counted
+from mbti_ray.on_ray.cluster_map import ClusterMap
+from mbti_ray.runs.lookup import storage_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
 from mbti_ray.storage.local_cache import user_cache_folder
 
 if TYPE_CHECKING:
     from mbti_ray.data.dataset import Dataset
-    from mbti_ray.data.processes import ProcessMap
 
 # Trains a run to its bundle, in a folder that has been started.
 Fit: TypeAlias = Callable[[RunConfig, "Dataset", RunFolder], None]
@@ -79,26 +80,15 @@ def _as_argument(value: Any) -> str:
 
 
 def _train(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=load_run, map_batches=_cluster_map) as run:
-        from mbti_ray.data.dataset import prepare_folds
+    with set_up_run(options, load=load_run, map_batches=ClusterMap) as run:
         from mbti_ray.model.tfidf import require_sklearn
 
         if run.config.model.has_tfidf:
             require_sklearn()
-        with _cluster_map() as mapped:
-            folds = prepare_folds(run.config, cache_folder(run.config.storage), map_batches=mapped)
         _print_summary(run)
         with _trainer(run) as fit:
-            config = _train_folds(run, folds, fit) if folds else run.config
-            fit(config, run.data, run.folder)
+            fit(_train_folds(run, fit) if run.folds else run.config, run.data, run.folder)
         return _print_scores(run)
-
-
-def _cluster_map() -> "ProcessMap":
-    # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
-    from mbti_ray.on_ray.cluster_map import ClusterMap
-
-    return ClusterMap()
 
 
 def _print_summary(run: RunSetup[RunConfig]) -> None:
@@ -128,13 +118,12 @@ def _trainer(run: RunSetup[RunConfig]) -> Iterator[Fit]:
             from mbti_ray.on_ray.cluster.resources import ray_connection, run_resources
             from mbti_ray.on_ray.train.trainer import train
 
-            dashboard = stack.enter_context(ray_connection(f"train {home.name}"))
+            dashboard = stack.enter_context(ray_connection(f"train {home.name}", is_run=True))
         nodes = check_before_run(run.config, home.parent, warn=print_warning)
         resources = run_resources(run.config, nodes)
         run.begin()
-        cpus = "1 CPU" if resources.cpus == 1 else f"{resources.cpus} CPUs"
-        device = f"{resources.device}, {cpus} a worker"
-        print_pairs([("device", device)])
+        cpus = counted(resources.cpus, "CPU")
+        print_pairs([("device", f"{resources.device}, {cpus} a worker")])
         print_commands(watch_commands(dashboard))
 
         def fit(config: RunConfig, data: "Dataset", folder: RunFolder) -> None:
@@ -157,12 +146,12 @@ def _fit_tfidf(config: RunConfig, data: "Dataset", folder: RunFolder) -> None:
     folder.push(replace=[folder.bundle.name])
 
 
-def _train_folds(run: RunSetup[RunConfig], folds: Sequence["Dataset"], fit: Fit) -> RunConfig:
+def _train_folds(run: RunSetup[RunConfig], fit: Fit) -> RunConfig:
     from mbti_ray.inference.folds import train_folds
 
     def train(config: RunConfig, fold: RunFolder) -> None:
         fold.begin(config, "resume" if fold.config.exists() else "refuse")
-        fit(config, folds[(config.data.fold or 1) - 1], fold)
+        fit(config, run.folds[(config.data.fold or 1) - 1], fold)
 
     return train_folds(run.config, run.folder, train, notify=print_line)
 

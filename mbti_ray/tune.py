@@ -24,11 +24,10 @@ from mbti_ray.cli.tables import (
     print_warning,
 )
 from mbti_ray.config import StudyConfig, load_study
-from mbti_ray.errors import ConfigError
-from mbti_ray.runs.lookup import cache_folder
+from mbti_ray.errors import ConfigError, counted
+from mbti_ray.on_ray.cluster_map import ClusterMap
 
 if TYPE_CHECKING:
-    from mbti_ray.data.processes import ProcessMap
     from mbti_ray.on_ray.cluster.resources import Resources
     from mbti_ray.scores.study_summary import StudySummary
 
@@ -56,15 +55,8 @@ def _exit_code(result: Result) -> int:
 
 
 def _tune(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=_load, map_batches=_cluster_map, name_prefix="study-") as run:
+    with set_up_run(options, load=_load, map_batches=ClusterMap, name_prefix="study-") as run:
         return _tune_study(run)
-
-
-def _cluster_map() -> "ProcessMap":
-    # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
-    from mbti_ray.on_ray.cluster_map import ClusterMap
-
-    return ClusterMap()
 
 
 def _load(base: str | None, overrides: Sequence[str]) -> StudyConfig:
@@ -75,13 +67,9 @@ def _load(base: str | None, overrides: Sequence[str]) -> StudyConfig:
 
 
 def _tune_study(run: RunSetup[StudyConfig]) -> Result:
-    from mbti_ray.data.dataset import prepare_folds
     from mbti_ray.model.tfidf import require_sklearn
 
-    config, folder = run.config, run.folder
-    with _cluster_map() as mapped:
-        folds = prepare_folds(config, cache_folder(config.storage), map_batches=mapped)
-    data = [run.data, *folds]
+    config, folder, data = run.config, run.folder, [run.data, *run.folds]
     if config.model.has_tfidf:
         require_sklearn()
     with ExitStack() as stack:
@@ -120,13 +108,13 @@ def _tune_study(run: RunSetup[StudyConfig]) -> Result:
 
 def _describe_search(config: StudyConfig, at_once: int, resources: "Resources") -> str:
     study = config.study
-    budget = [f"{study.trials} trials"] if study.trials else []
+    budget = [counted(study.trials, "trial")] if study.trials else []
     budget += [f"{study.hours:g} h"] if study.hours else []
     each = f", {study.seeds} seeds each" if study.seeds > 1 else ""
     each += f", {config.data.folds} folds each" if config.data.trains_on_all else ""
     return (
         f"{' or '.join(budget)} for {', '.join(config.objectives)}, {at_once} at once with "
-        f"{resources.cpus} CPU and {resources.gpus:g} GPU a worker{each}, scheduler "
+        f"{counted(resources.cpus, 'CPU')} and {resources.gpus:g} GPU a worker{each}, scheduler "
         f"{study.scheduler}"
     )
 

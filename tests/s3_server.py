@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -16,15 +17,26 @@ CREDENTIALS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
-    """A server with one bucket.
+    """A server with one bucket; what is in it outlives `moto`.
 
     Attributes:
         endpoint: Its address.
+        moto: What answers there.
     """
 
     endpoint: str
+    moto: Any
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Nobody answers at its address in the block."""
+        host, port = self.moto.get_host_and_port()
+        self.moto.stop()
+        yield
+        self.moto = type(self.moto)(ip_address=host, port=port, verbose=False)
+        self.moto.start()
 
     @property
     def url(self) -> str:
@@ -53,7 +65,7 @@ def s3_server() -> Iterator[Server]:
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    found = Server(f"http://{host}:{port}")
+    found = Server(f"http://{host}:{port}", server)
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": found.endpoint}.items():
@@ -62,4 +74,4 @@ def s3_server() -> Iterator[Server]:
             yield found
     finally:
         # It looks twice a second whether it should; nobody waits for that.
-        Thread(target=server.stop, daemon=True).start()
+        Thread(target=found.moto.stop, daemon=True).start()

@@ -33,6 +33,7 @@ class RunSetup(Generic[Config]):
     config: Config
     folder: RunFolder
     data: "Dataset"
+    folds: list["Dataset"]
     existing: Existing
 
     def begin(self) -> None:
@@ -69,13 +70,14 @@ def set_up_run(
 
         print_opening()
 
-        from mbti_ray.data.dataset import prepare_dataset, require_both_poles
+        from mbti_ray.data.dataset import prepare_dataset, prepare_folds, require_both_poles
 
         cache = cache_folder(config.storage)
         reading = progress_bar(f"reading {config.data.source}", None)
         with reading as advance, map_batches() as mapped:
             data = prepare_dataset(config, cache, advance=advance, map_batches=mapped)
-        require_both_poles(data)
+            require_both_poles(data)
+            folds = prepare_folds(config, cache, map_batches=mapped)
         skipped = folder.location / folder.bad_rows.name
         bad = data.info.as_dict()["bad"]
         print_bad_rows(config.data.source, bad, len(bad), listed_in=skipped)
@@ -83,7 +85,7 @@ def set_up_run(
             print_line(f"{config.data.source}: {note}")
         for warning in data.info.warnings:
             print_warning(f"{config.data.source}: {warning}")
-        yield RunSetup(config, folder, data, existing)
+        yield RunSetup(config, folder, data, folds, existing)
 
 
 def check_rows(trained: Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ from mbti_ray.engine.step import Stepper, seed_step
 from mbti_ray.engine.throughput import ThroughputTimer
 from mbti_ray.engine.trackers import Profiler, Tracker, build_tracker, profiling
 from mbti_ray.engine.worker import Interruption, Worker
-from mbti_ray.errors import RunError, StoppedError
+from mbti_ray.errors import RunError, StoppedError, StorageError
 from mbti_ray.model.classifier import (
     MBTIModel,
     build_model,
@@ -280,7 +280,7 @@ class _TrainingLoop:
             self.worker.report(record, folder, wait=wait)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise RunError(
+            raise StorageError(
                 f"the checkpoint of step {self.progress.step} could not be saved "
                 f"({error.strerror or error}); free some space or fix the storage, then resume "
                 "with --resume"

@@ -21,7 +21,7 @@ from mbti_ray.errors import MbtiRayError, StorageError, one_line
 
 _TEMPORARY = ".*.????????.tmp"
 _LEFTOVER_S = 60
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -83,7 +83,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # Libraries in other languages have exceptions of their own for a full disk.
-        is_full = any(os.strerror(number) in str(error) for number in _FULL)
+        is_full = any(os.strerror(number) in str(error) for number in FULL)
         if isinstance(error, MbtiRayError) or not (is_full or isinstance(error, OSError)):
             raise
         reason = getattr(error, "strerror", None) or one_line(error, limit=160)

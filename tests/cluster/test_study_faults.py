@@ -119,6 +119,49 @@ def test_a_study_of_which_no_trial_was_evaluated_ends_with_the_reason_of_the_fir
         finish_study(config, [], study, folder, Resources(1, 0), at_once=2)
 
 
+def test_a_trial_that_cannot_save_ends_the_study_and_is_tried_again_when_that_is_resumed(
+    study_file: Path, tmp_path: Path
+) -> None:
+    from mbti_ray.on_ray.tune.optuna_searcher import StudySearcher
+
+    config = load_study(str(study_file))
+    study = open_study(tmp_path, config, name="full")
+    searcher = StudySearcher(study, config, budget=6)
+    reason = "the checkpoint of step 4 could not be saved (No space left on device)"
+    with searcher.driver:
+        params = [searcher.suggest(name) for name in "ab"]
+        searcher.on_trial_complete("a", {"epoch": 0, "failed": reason, "storage_lost": True})
+        assert searcher.suggest("c") == searcher.FINISHED
+        # The other one runs to its end.
+        scores = {"epoch": 1, "acc_mean": 0.5, "best": 0.5, "best_epoch": 1, "seconds": 1.0}
+        searcher.on_trial_complete("b", {**scores, "finished": True})
+    assert str(searcher.error) == f"full: {reason}"
+    first, second = records_of(study)[:2]
+    assert (first.state, first.reason, second.state) == ("FAIL", reason, "COMPLETE")
+    again = ask_trial(study, config.search)
+    assert again is not None
+    assert again.params == params[0]
+
+
+def test_every_change_of_a_trials_params_by_its_population_is_recorded(
+    study_file: Path, tmp_path: Path
+) -> None:
+    from mbti_ray.on_ray.tune.optuna_searcher import StudySearcher
+
+    config = load_study(str(study_file))
+    study = open_study(tmp_path, config, name="changes")
+    searcher = StudySearcher(study, config, budget=1)
+    rates = [1e-3, 2e-3, 3e-3]
+    with searcher.driver:
+        params = searcher.suggest("a")
+        for epoch, rate in enumerate([params["optim.lr"], *rates], 1):
+            scores = {"acc_mean": 0.5, "best": 0.5, "best_epoch": epoch, "seconds": 1.0}
+            searcher.on_trial_result("a", {"epoch": epoch, "config/optim.lr": rate, **scores})
+    (record,) = records_of(study)
+    assert record.schedule == [[n, {"optim.lr": rate}] for n, rate in enumerate(rates, 2)]
+    assert record.last_params == {"optim.lr": rates[-1]}
+
+
 @pytest.mark.long
 def test_a_database_that_is_held_for_a_while_loses_nothing(
     when: When, study_file: Path, tmp_path: Path

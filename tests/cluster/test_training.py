@@ -93,8 +93,10 @@ def test_fit_on_two_elastic_workers_with_a_kill_and_a_damaged_checkpoint_is_the_
     killing.join()
     (attempts,) = attempts_of("two/checkpoints")
     assert attempts >= 2
+    notes = (folder / "notes.txt").read_text("utf-8").splitlines()
+    assert any("lost or added; all began again" in n for n in notes)
     # Once for each time that Ray starts the workers again.
-    (note,) = {n for n in (folder / "notes.txt").read_text("utf-8").splitlines() if "damaged" in n}
+    (note,) = {n for n in notes if "damaged" in n}
     assert note.startswith(f"{damaged[0]}: checkpoint is damaged")
     assert note.endswith("resuming from the one before it")
     assert {p.name for p in folder.iterdir()} >= {

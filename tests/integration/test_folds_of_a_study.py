@@ -27,8 +27,7 @@ def test_the_best_trial_is_trained_on_the_folds_that_its_trial_had_and_on_all_ro
     prepared = [prepare_dataset(c, cache) for c in configs]
     shared = [SharedDataset(d.folder, "this one", d.info) for d in prepared]
     resources = Resources(cpus=1, gpus=0.0)
-    tree = config.model_dump(mode="json")
-    setup = TrialSetup(tree, shared[1:], tmp_path / "trials", resources, ("acc_mean",), seeds=2)
+    setup = TrialSetup(config, shared[1:], tmp_path / "trials", resources, ("acc_mean",), seeds=2)
     runs = setup.run_configs({"optim.lr": 1e-3})
     assert [(c.seed, c.data.fold, d) for c, d in runs] == [
         (seed, fold, shared[fold]) for seed in (5, 6) for fold in (1, 2)
@@ -37,7 +36,7 @@ def test_the_best_trial_is_trained_on_the_folds_that_its_trial_had_and_on_all_ro
         run(c, d.load(), Worker(), score_test=False).progress.best_scores["acc_mean"]
         for c, d in runs[:2]
     ]
-    best = override(config, {"optim.lr": 1e-3}).model_dump(mode="json")
+    best = override(config, {"optim.lr": 1e-3})
     _finish_best(best, shared, tmp_path / "none", tmp_path / "best", resources)
     scores = json.loads((tmp_path / "best" / "scores.json").read_text("utf-8"))
     assert scores["val"]["acc_mean"] == pytest.approx(sum(values) / 2)

@@ -57,7 +57,7 @@ with searcher.driver:
             break
         time.sleep(0.2)
         searcher.on_trial_complete(str(count), report)
-assert searcher.storage_error is None, searcher.storage_error
+assert searcher.error is None, searcher.error
 """
 
 

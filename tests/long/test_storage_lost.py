@@ -1,4 +1,4 @@
-"""The machine of a command is lost, with all that was on it: what is in the bucket is enough."""
+"""A machine is lost with all that was on it, and the bucket is enough; or the bucket is away."""
 
 import json
 import shutil
@@ -24,6 +24,8 @@ psutil = pytest.importorskip("psutil")
 
 pytestmark = pytest.mark.long
 
+# Longer than the library of the store tries by itself.
+AWAY_S = 25
 SETTINGS = ["fit.epochs=10", "fit.patience=null", "fit.checkpoint_steps=20", "scaling.cpus=1"]
 
 
@@ -72,6 +74,25 @@ def records(url: str) -> list[TrialRecord]:
         return records_of(open_study(folder.path, config, name=folder.path.name))
 
 
+def study_file(folder: Path) -> Path:
+    tree = {
+        "preset": "quick",
+        "fit": {"epochs": 4, "patience": None},
+        "study": {"trials": 5, "startup_trials": 6, "scheduler": "none"},
+        "search": {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(tree), "utf-8")
+    return folder / "study.yaml"
+
+
+def wait_for_trials(url: str, count: int) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if sum(r.state == "COMPLETE" for r in records(url)) >= count:
+            break
+        time.sleep(0.2)
+
+
 def test_a_run_in_a_bucket_whose_machine_is_lost_ends_as_the_uninterrupted_one(
     server: Server, machine: Path, tmp_path: Path
 ) -> None:
@@ -95,20 +116,9 @@ def test_a_run_in_a_bucket_whose_machine_is_lost_ends_as_the_uninterrupted_one(
 def test_a_study_in_a_bucket_whose_machine_is_lost_tries_again_what_ran(
     server: Server, machine: Path, tmp_path: Path
 ) -> None:
-    tree = {
-        "preset": "quick",
-        "fit": {"epochs": 4, "patience": None},
-        "study": {"trials": 5, "startup_trials": 6, "scheduler": "none"},
-        "search": {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
-    }
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree), "utf-8")
     url, place = f"{server.url}/studies/lost", [f"storage={server.url}/studies", "name=lost"]
-    driver = subprocess.Popen(command("tune", str(tmp_path / "study.yaml"), *place))
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        if sum(r.state == "COMPLETE" for r in records(url)) >= 2:
-            break
-        time.sleep(0.2)
+    driver = subprocess.Popen(command("tune", str(study_file(tmp_path)), *place))
+    wait_for_trials(url, 2)
     lose(driver, machine)
     before = records(url)
     subprocess.run(command("tune", *place, "--resume"), check=True, timeout=300)
@@ -121,3 +131,33 @@ def test_a_study_in_a_bucket_whose_machine_is_lost_tries_again_what_ran(
     assert Counter(r.state for r in after) == {"COMPLETE": 5, "FAIL": len(lost)}
     assert {r.retry_of for r in after if r.retry_of is not None} == {r.number for r in lost}
     assert "studies/lost/best/bundle/bundle.json" in server.keys("studies")
+
+
+def test_a_run_waits_in_its_place_while_its_bucket_is_away(server: Server, machine: Path) -> None:
+    url, place = f"{server.url}/runs/waits", [f"storage={server.url}/runs", "name=waits"]
+    driver = subprocess.Popen(command("train", "quick", *SETTINGS, *place))
+    deadline = time.monotonic() + 240
+    while len(epochs_of(url)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    with server.away():
+        time.sleep(AWAY_S)
+    assert driver.wait(300) == 0
+    assert epochs_of(url) == list(range(1, 11))
+    keys = server.keys("runs/waits/")
+    assert "runs/waits/bundle/bundle.json" in keys
+    # No worker was started again, which would be a note.
+    assert not keys & {"runs/waits/notes.txt", "runs/waits/failure.txt"}
+
+
+def test_no_trial_of_a_study_fails_because_its_bucket_is_away_for_a_while(
+    server: Server, machine: Path, tmp_path: Path
+) -> None:
+    url = f"{server.url}/studies/waits"
+    place = [f"storage={server.url}/studies", "name=waits"]
+    driver = subprocess.Popen(command("tune", str(study_file(tmp_path)), *place))
+    wait_for_trials(url, 1)
+    with server.away():
+        time.sleep(AWAY_S)
+    assert driver.wait(300) == 0
+    assert Counter(r.state for r in records(url)) == {"COMPLETE": 5}
+    assert "studies/waits/best/bundle/bundle.json" in server.keys("studies")

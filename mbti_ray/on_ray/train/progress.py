@@ -41,6 +41,10 @@ class ProgressSender:
     def __init__(self, key: str) -> None:
         self._key = key
 
+    def is_restart(self) -> bool:
+        """Whether this was asked before: Ray has started the workers again."""
+        return bool(_internal_kv_put(f"{self._key}/started", "1", False, namespace=_NAMESPACE))
+
     def set(self, done: int, total: int, note: str) -> None:
         _put(f"{self._key}/steps", [done, total, note])
 

@@ -1,21 +1,27 @@
-"""Runs that are stored at a URL: Ray's storage settings, downloads of checkpoints, stop requests.
+"""Runs that are stored at a URL: Ray's storage settings, outages, checkpoints, stop requests.
 
-The upload of checkpoints is in `worker`. Must not know models.
+Must not know models.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.errors import StorageError
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.storage.remote import Location, RemotePath
 from mbti_ray.storage.working_copy import locked_working_copy, working_copy_path
 
+Result = TypeVar("Result")
+
 # Between two checks of a URL for the file that asks a run to stop.
 _POLL_S = 2.0
+# How long a run waits for a store that does not answer, and between two attempts.
+_OUTAGE_S, _RETRY_S = 600.0, 5.0
 
 
 def ray_storage(location: Location) -> dict[str, Any]:
@@ -23,6 +29,22 @@ def ray_storage(location: Location) -> dict[str, Any]:
     if isinstance(location, Path):
         return {"storage_path": str(location)}
     return {"storage_path": location.path, "storage_filesystem": location.filesystem}
+
+
+def outlast(operation: Callable[[], Result], location: Location) -> Result:
+    """The result of an operation on the store of a run, tried again while the store is away.
+
+    After ten minutes its OSError is raised; at once where the run is in a folder.
+    """
+    end = time.monotonic() + _OUTAGE_S
+    while True:
+        try:
+            return operation()
+        except OSError as error:
+            # Those with a number are of a disk of this machine.
+            if isinstance(location, Path) or error.errno or time.monotonic() > end:
+                raise
+        time.sleep(_RETRY_S)
 
 
 @contextmanager
@@ -50,6 +72,16 @@ def watch_for_stop(folder: RunFolder) -> Iterator[Callable[[], bool]]:
     finally:
         ended.set()
         thread.join()
+
+
+def stored_checkpoints(newest: Any, home: Location) -> Iterator[Path]:
+    """Ray's newest checkpoint below `home` and those next to it; from a bucket as downloads."""
+    if newest is not None:
+        path = Path(newest.path)
+        store: Any = home / path.parent.name
+        reach: Any = iter if isinstance(home, Path) else download_each
+        yield from reach([store / path.name])
+        yield from reach([p for p in checkpoints_under(store) if p.name != path.name])
 
 
 def download_each(checkpoints: Iterable[RemotePath]) -> Iterator[Path]:

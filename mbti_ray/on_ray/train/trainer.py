@@ -3,11 +3,11 @@
 What runs on the workers is in `worker`. Must not know how a model is trained.
 """
 
-import errno
 import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
@@ -26,9 +26,9 @@ from mbti_ray.on_ray.train.progress import Display, relay_progress
 from mbti_ray.on_ray.train.remote_checkpoints import ray_storage
 from mbti_ray.on_ray.train.worker import train_loop
 from mbti_ray.runs.run_folder import RunFolder
+from mbti_ray.storage.atomic import FULL
 
 _KEPT_CHECKPOINTS = 2
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def train(
@@ -37,7 +37,7 @@ def train(
     folder: RunFolder,
     resources: Resources,
     *,
-    name: str | None = None,
+    name: str,
     display: Display | None = None,
     callbacks: list[Any] | None = None,
     notify: Callable[[str], None] = print,
@@ -46,29 +46,21 @@ def train(
 
     Resumes from the folder's last checkpoint, and restarts up to `failure.max_failures` times when
     a worker is lost. Ctrl-C, SIGTERM, or a file called stop in its folder, makes it save and stop;
-    a second Ctrl-C raises KeyboardInterrupt.
+    a second Ctrl-C raises KeyboardInterrupt. StoppedError where it was stopped, RunError where it
+    failed for a reason that the user can fix.
 
     Args:
-        display: Shows the progress on the driver.
-        notify: Called with messages for the user.
-        name: For Ray's dashboard and metrics: the end of the folder's path, by default one part.
+        name: For Ray's dashboard and metrics: the end of the folder's path.
         callbacks: Of Ray Train, such as the one that reports to a surrounding trial.
-
-    Raises:
-        RunError: The run failed for a reason that the user can fix.
-        StoppedError: It was asked to stop.
+        notify: Called with messages for the user.
     """
     with relay_progress(display) as progress, stop_on_signals(folder, notify) as numbers:
         _delete_damaged_snapshot(folder)
-        settings = {
-            "config": config.model_dump(mode="json", exclude={"study", "search"}),
-            "data": SharedDataset.of(data),
-            "folder": folder.location,
-            "name": name or folder.location.name,
-            "threads": resources.cpus,
-            "progress": progress,
-        }
-        trainer = _build_trainer(settings, config, folder, resources, callbacks=callbacks)
+        shared = SharedDataset.of(data)
+        # Not as `train_loop_config`, which Ray's controller would import and unpickle as well.
+        loop = partial(train_loop, config, shared, folder.location)
+        loop = partial(loop, name=name, threads=resources.cpus, progress=progress)
+        trainer = _build_trainer(loop, name, config, folder, resources, callbacks=callbacks)
         failure = None
         try:
             trainer.fit()
@@ -103,7 +95,7 @@ def _explain(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiRay
         if isinstance(cause, MbtiRayError):
             return cause
         is_storage = isinstance(cause, OSError) and (
-            cause.errno in _NO_SPACE or (cause.errno is None and folder.remote)
+            cause.errno in FULL or (cause.errno is None and folder.remote)
         )
         if is_storage:
             return RunError(
@@ -115,14 +107,18 @@ def _explain(error: ray.train.TrainingFailedError, folder: RunFolder) -> MbtiRay
 
 
 def _build_trainer(
-    settings: dict[str, Any], config: RunConfig, folder: RunFolder, each: Resources, **more: Any
+    loop: Callable[[], None],
+    name: str,
+    config: RunConfig,
+    folder: RunFolder,
+    each: Resources,
+    **more: Any,
 ) -> TorchTrainer:
-    parent, name = folder.location, settings["name"]
+    parent = folder.location
     for _ in name.split("/"):
         parent = parent.parent
     return _Trainer(
-        train_loop,
-        train_loop_config=settings,
+        loop,
         scaling_config=ScalingConfig(
             num_workers=config.scaling.workers,
             use_gpu=each.gpus > 0,

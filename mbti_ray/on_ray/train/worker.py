@@ -8,8 +8,9 @@ serving: only rank 0 needs them, when training is done.
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
@@ -17,19 +18,20 @@ import torch
 from ray.train import CheckpointUploadMode
 from ray.train.torch import get_device
 
-from mbti_ray.config import config_from_dict
-from mbti_ray.engine.checkpoint import checkpoints_under
+from mbti_ray.config import RunConfig
 from mbti_ray.engine.cross_fit import cross_fit
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.metrics_record import MetricsRecord, append_record
 from mbti_ray.engine.worker import Interruption, Worker
 from mbti_ray.errors import MbtiRayError, StoppedError
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
+from mbti_ray.on_ray.shared_dataset import SharedDataset
 from mbti_ray.on_ray.train.metrics import EpochLogger, flat_report
 from mbti_ray.on_ray.train.progress import ProgressSender
-from mbti_ray.on_ray.train.remote_checkpoints import download_each, watch_for_stop
+from mbti_ray.on_ray.train.remote_checkpoints import outlast, stored_checkpoints, watch_for_stop
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.storage.atomic import write_text
+from mbti_ray.storage.remote import Location
 
 
 class TrainWorker(Worker):
@@ -47,6 +49,7 @@ class TrainWorker(Worker):
         self._progress = progress
         self._is_stop_requested = is_stop_requested
         self._logger = EpochLogger(name)
+        self._storage = ray.train.get_context().get_storage()
         self._has_seen_preemption = False
 
     def report(
@@ -54,7 +57,7 @@ class TrainWorker(Worker):
     ) -> None:
         if record is not None and self.rank == 0:
             append_record(self._run.metrics, record)
-            self._run.push()
+            self._push()
             self._logger.log(record)
             if self._progress is not None:
                 self._progress.add_epoch(record)
@@ -64,19 +67,15 @@ class TrainWorker(Worker):
             checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None,
             checkpoint_upload_mode=mode,
             delete_local_checkpoint_after_upload=checkpoint is not None,
+            checkpoint_upload_fn=self._upload,
         )
 
+    def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        upload = partial(self._storage.persist_current_checkpoint, checkpoint, name)
+        return outlast(upload, self._run.location)
+
     def checkpoints(self) -> Iterable[Path]:
-        # Ray knows the newest one that was uploaded; the others are next to it.
-        newest = ray.train.get_checkpoint()
-        if newest is None:
-            return []
-        path = Path(newest.path)
-        if isinstance(self._run.location, Path):
-            return [path, *(p for p in checkpoints_under(path.parent) if p != path)]
-        store = self._run.location / self._run.checkpoints.name
-        others = [p for p in checkpoints_under(store) if p.name != path.name]
-        return download_each([store / path.name, *others])
+        return stored_checkpoints(ray.train.get_checkpoint(), self._run.location)
 
     def note(self, text: str) -> None:
         super().note(self._run.rewrite_paths(text))
@@ -88,7 +87,7 @@ class TrainWorker(Worker):
 
     def _push(self) -> None:
         if self.rank == 0:
-            self._run.push()
+            outlast(self._run.push, self._run.location)
 
     def poll_interruption(self) -> Interruption | None:
         if self._is_stop_requested():
@@ -104,20 +103,29 @@ class TrainWorker(Worker):
             self._progress.set(done, total, note)
 
 
-def train_loop(settings: dict[str, Any]) -> None:
-    """One rank of a run, from its latest checkpoint to its bundle; settings as in `trainer`."""
-    with open_run(settings["folder"]) as folder:
+def train_loop(
+    config: RunConfig,
+    shared: SharedDataset,
+    location: Location,
+    *,
+    name: str,
+    threads: int,
+    progress: ProgressSender | None,
+) -> None:
+    """One rank of a run, from its latest checkpoint to its bundle."""
+    with open_run(location) as folder:
         if folder.failure.exists():
             # Ray restarts workers that were lost; an error that the user has to fix would recur.
             return
-        torch.set_num_threads(settings["threads"])
+        torch.set_num_threads(threads)
         silence_ray()
         start_malloc_trim_thread()
         with recording_failure(folder), watch_for_stop(folder) as is_stop_requested:
-            config = config_from_dict(settings["config"])
-            progress = settings["progress"]
-            worker = TrainWorker(folder, settings["name"], progress, is_stop_requested)
-            data = settings["data"].load()
+            worker = TrainWorker(folder, name, progress, is_stop_requested)
+            if worker.rank == 0 and progress is not None and progress.is_restart():
+                now = f"{datetime.now():%Y-%m-%d %H:%M}"
+                worker.note(f"{now}: workers were lost or added; all began again at a checkpoint")
+            data = shared.load()
             outcome = run(config, data, worker, keeps_last_epoch=config.data.trains_on_all)
             cross_fitted = cross_fit(config, data, worker, epochs=outcome.progress.best_epoch)
             if worker.rank == 0:
@@ -125,7 +133,7 @@ def train_loop(settings: dict[str, Any]) -> None:
                 from mbti_ray.inference.finalize import finalize_run
 
                 finalize_run(config, data, outcome, folder, cross_fitted=cross_fitted)
-                folder.push(replace=[folder.bundle.name])
+                outlast(partial(folder.push, replace=[folder.bundle.name]), folder.location)
 
 
 @contextmanager

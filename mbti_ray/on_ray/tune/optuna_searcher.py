@@ -2,16 +2,14 @@
 
 Uses Optuna's ask and tell on the study's database. A trial that runs to its own end is COMPLETE,
 one that the scheduler stopped is PRUNED with its intermediate values, one that crashed or diverged
-is FAIL. (Ray's own OptunaSearch records stopped trials as COMPLETE and leaves NaN trials RUNNING;
-see docs/decisions.md.)
-
-A study is resumed from its database alone, so this searcher saves no state of its own.
+is FAIL; Ray's own OptunaSearch records stopped trials as COMPLETE and leaves NaN trials RUNNING.
 """
 
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Protocol
 
 import optuna
@@ -28,7 +26,7 @@ from mbti_ray.study.sampling import ask_trial
 from mbti_ray.study.store import guarded, is_shared
 
 # What a trial has reported: `flat_report` of an epoch; the mean over its seeds and folds, with the
-# objectives of each as `seeds`; or why it `failed`. Tune adds fields of its own.
+# objectives of each as `seeds`; or why it `failed`, if for want of storage with `storage_lost`.
 Result = dict[str, Any]
 
 
@@ -67,16 +65,14 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     Args:
         home: The study's folder, where commands in other folders find the trials.
-        budget: Trials to suggest.
         push: Uploads the database, where the storage is a URL; called when a trial has started and
             when it has ended.
-        display: Shows the trials that run and that have ended.
 
     Attributes:
         numbers: Number of each trial in the study, by Tune's trial id.
         driver: To be entered while trials run.
         stop_reason: Why no new trial is started, if so.
-        storage_error: Why the study's database cannot be written any more, if so.
+        error: Why the study cannot be saved any more, if so.
     """
 
     def __init__(
@@ -99,12 +95,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._push = push
         self._display = display
         self._running: dict[str, _RunningTrial] = {}
-        self._deadline = math.inf
-        if config.study.hours is not None:
-            self._deadline = time.monotonic() + 3600 * config.study.hours
+        self._deadline = time.monotonic() + 3600 * (config.study.hours or math.inf)
         self.numbers: dict[str, int] = {}
         self.stop_reason: str | None = None
-        self.storage_error: RunError | None = None
+        self.error: RunError | None = None
+        self._has_database = True
 
     def stop(self, reason: str) -> None:
         """Start no new trial; those that run continue to their end."""
@@ -154,13 +149,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: Result) -> None:
         running = self._running.get(trial_id)
-        if running is None:
-            return
-        if "failed" in result:
+        if running is None or "failed" in result:
             return
         if "seeds" in result:
-            by_objective = zip(*result["seeds"], strict=True)
-            running.values = [sum(scores) / len(scores) for scores in by_objective]
+            running.values = [fmean(scores) for scores in zip(*result["seeds"], strict=True)]
             firsts = [scores[0] for scores in result["seeds"]]
             self._guarded(lambda: running.trial.set_user_attr("seeds", firsts))
         elif not self._add_evaluation(running, result):
@@ -178,21 +170,28 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             return
         result = result or {}
         if error or "failed" in result or running.values is None:
-            self._fail(running.trial, result.get("failed"))
+            self._fail(running.trial, result)
         elif result.get("finished"):
             self._tell(running.trial, values=running.values)
         else:
             self._tell(running.trial, state=TrialState.PRUNED)
 
-    def _fail(self, trial: optuna.Trial, reason: str | None) -> None:
+    def _fail(self, trial: optuna.Trial, result: Result) -> None:
         """Record a failure; without a reason, Tune lost the process and could not restart it."""
-        recorded = reason or "the trial's process was lost: killed, or out of memory"
-        self._guarded(lambda: trial.set_user_attr("reason", recorded))
+        lost = "the trial's process was lost: killed, or out of memory"
+        reason = result.get("failed", lost)
+        self._guarded(lambda: trial.set_user_attr("reason", reason))
         self._tell(trial, state=TrialState.FAIL)
-        if reason is None and self._restarts > 0:
+        if result.get("storage_lost"):
+            # The next trial would fail, too.
+            self.error = self.error or RunError(f"{self._study.study_name}: {reason}")
+            self.stop(reason)
+        elif reason == lost and self._restarts > 0:
             self._restarts -= 1
             self._budget += 1
-            self._guarded(lambda: requeue(self._study, trial.number, trial.params))
+        else:
+            return
+        self._guarded(lambda: requeue(self._study, trial.number, trial.params))
 
     def _add_evaluation(self, running: _RunningTrial, result: Result) -> bool:
         """Add a reported evaluation; False where it is not a new one."""
@@ -229,13 +228,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             "epochs": max(running.evaluations, default=0),
             "seconds": result["seconds"],
             "worker": f"{result.get('hostname', '')}:{result.get('pid', '')}",
+            "schedule": [*running.schedule],
+            "checkpoint": result.get("checkpoint_dir_name"),
         }
-        if running.schedule:
-            attributes["schedule"] = running.schedule
-        if result.get("checkpoint_dir_name"):
-            attributes["checkpoint"] = result["checkpoint_dir_name"]
         for name, value in attributes.items():
-            if running.written.get(name) != value:
+            if value and running.written.get(name) != value:
                 running.written[name] = value
                 trial.set_user_attr(name, value)
 
@@ -243,12 +240,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._guarded(lambda: self._study.tell(trial, skip_if_finished=True, **outcome))
         self.driver.release(trial)
         self._guarded(self._push)
-        if self._display is not None and self.storage_error is None:
+        if self._display is not None and self._has_database:
             self._display.end_trial(record_of(self._study.get_trials(deepcopy=False)[trial.number]))
 
     def _guarded(self, operation: Callable[[], Any]) -> Any:
         """The result of a database operation; after an error None, and no new trial is started."""
-        if self.storage_error is not None:
+        if not self._has_database:
             return None
         try:
             return guarded(operation, where=self._study.study_name)
@@ -256,7 +253,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             # Another driver took this one for dead, and will try the params again.
             return None
         except RunError as error:
-            self.storage_error = error
+            self._has_database, self.error = False, error
             self.stop(str(error))
             return None
 

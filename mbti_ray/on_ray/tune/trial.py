@@ -18,25 +18,24 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mbti_ray.config import RunConfig, config_from_dict, override
+from mbti_ray.config import RunConfig, override
 from mbti_ray.config.schema import Monitor, mode_of
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.metrics_record import MetricsRecord
 from mbti_ray.engine.worker import Worker
-from mbti_ray.errors import MbtiRayError, one_line
+from mbti_ray.errors import MbtiRayError, StorageError, one_line
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.malloc_trim import start_malloc_trim_thread
 from mbti_ray.on_ray.shared_dataset import SharedDataset
 from mbti_ray.on_ray.train.metrics import EpochLogger, flat_report
-from mbti_ray.on_ray.train.remote_checkpoints import download_each
+from mbti_ray.on_ray.train.remote_checkpoints import outlast, stored_checkpoints
 from mbti_ray.on_ray.train.trainer import train
 from mbti_ray.on_ray.train.worker import silence_ray
 from mbti_ray.runs.run_folder import open_run
 from mbti_ray.storage.remote import Location
 
-# Resources of the function that builds a TorchTrainer and waits for it. Any share of a CPU would
-# leave the last worker of a cluster that is just large enough waiting for a whole one, forever; and
-# Tune does not accept a request for nothing.
+# Of the function that waits for a TorchTrainer. With a share of a CPU, the last worker of a cluster
+# that is just large enough would wait for a whole one; and Tune takes no request for nothing.
 _DRIVER_RESOURCES = {"memory": 1}
 
 
@@ -45,37 +44,31 @@ class TrialSetup:
     """What all trials of a study share.
 
     Attributes:
-        base: The run config that each starts from, in plain form.
+        base: The run config that each starts from.
         data: Where the dataset is, or that of each fold.
         trials: Where the trial folders are.
         resources: Of one worker.
-        objectives: What is optimized.
         seeds: How many seeds a trial is trained with, on each fold.
     """
 
-    base: Mapping[str, Any]
+    base: RunConfig
     data: Sequence[SharedDataset]
     trials: Location
     resources: Resources
     objectives: tuple[Monitor, ...]
     seeds: int
 
-    @property
-    def study(self) -> str:
-        """The name of the study in the dashboard."""
-        return self.trials.parent.name
-
     def name_of(self, trial: str) -> str:
         """The name of a trial in the dashboard, unique among the studies of a cluster."""
-        return f"{self.study}/{self.trials.name}/{trial}"
+        return f"{self.trials.parent.name}/{self.trials.name}/{trial}"
 
     def run_configs(self, params: Mapping[str, Any]) -> list[tuple[RunConfig, SharedDataset]]:
         """The config and data of each run of a trial: one for each seed and fold."""
-        base, runs = config_from_dict(self.base), []
+        runs = []
         for seed, (number, data) in product(range(self.seeds), enumerate(self.data, 1)):
             fold = {"data.fold": number} if len(self.data) > 1 else {}
-            values = {**params, "seed": base.seed + seed, **fold}
-            runs.append((override(base, values), data))
+            values = {**params, "seed": self.base.seed + seed, **fold}
+            runs.append((override(self.base, values), data))
         return runs
 
 
@@ -96,45 +89,49 @@ class TrialWorker(Worker):
             saved = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
             self._logger.log(record)
             ended = record["finished"] and self._is_last
-            tune.report({**flat_report(record), "finished": ended}, checkpoint=saved)
+            report = {**flat_report(record), "finished": ended}
+            outlast(lambda: tune.report(report, checkpoint=saved), self._trials)
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
 
     def checkpoints(self) -> Iterable[Path]:
-        checkpoint = tune.get_checkpoint()
-        if checkpoint is None:
-            return []
-        path = Path(checkpoint.path)
-        if isinstance(self._trials, Path):
-            return [path]
-        return download_each([self._trials / path.parent.name / path.name])
+        return stored_checkpoints(tune.get_checkpoint(), self._trials)
 
 
 def build_trainable(setup: TrialSetup, *, workers: int) -> Callable[[dict[str, Any]], None]:
     """The function that Tune calls with the params of a trial."""
-    function = partial(_trial if workers == 1 else _trial_of_several, setup=setup)
+    body = _train_in_actor if workers == 1 else _train_on_workers
+    function = partial(_trial, setup=setup, body=body)
     # The actors have this name in the dashboard.
-    function.__name__ = setup.study  # type: ignore[attr-defined]
+    function.__name__ = setup.trials.parent.name  # type: ignore[attr-defined]
     takes = setup.resources.as_dict() if workers == 1 else _DRIVER_RESOURCES
     return tune.with_resources(function, takes)  # type: ignore[no-any-return]
 
 
-def _trial(params: dict[str, Any], *, setup: TrialSetup) -> None:
+def _trial(params: dict[str, Any], *, setup: TrialSetup, body: Callable[..., None]) -> None:
+    try:
+        body(params, setup, tune.get_context().get_trial_name())
+    except Exception as error:
+        # A scheduler compares the worst possible value, the searcher records the failure. Raised,
+        # Tune would retry what fails again; retries are for trials whose process is lost.
+        reason = one_line(error, limit=500)
+        if not isinstance(error, MbtiRayError):
+            reason = f"{type(error).__name__}: {reason}"
+        objective = setup.objectives[0]
+        worst = float("inf") if mode_of(objective) == "min" else float("-inf")
+        is_lost = isinstance(error, StorageError)
+        tune.report({"epoch": 0, objective: worst, "failed": reason, "storage_lost": is_lost})
+
+
+def _train_in_actor(params: dict[str, Any], setup: TrialSetup, trial: str) -> None:
+    """Train with each seed on each fold; the scheduler sees the first, the study the mean."""
     torch.set_num_threads(setup.resources.cpus)
     silence_ray()
     start_malloc_trim_thread()
     if setup.resources.device == "cuda":
         # Cached memory counts, so a trial on a share of a GPU leaves its neighbor the rest.
         torch.cuda.set_per_process_memory_fraction(min(setup.resources.gpus, 1.0))
-    try:
-        _train_runs(params, setup)
-    except Exception as error:
-        _report_failure(setup, error)
-
-
-def _train_runs(params: dict[str, Any], setup: TrialSetup) -> None:
-    """Train with each seed on each fold; the scheduler sees the first, the study the mean."""
-    name = setup.name_of(tune.get_context().get_trial_name())
+    name = setup.name_of(trial)
     # For the actor's log in the dashboard: one actor trains one trial after the other.
     print(f"{name} {json.dumps(params)}", flush=True)
     (config, shared), *others = setup.run_configs(params)
@@ -161,28 +158,14 @@ def _train_runs(params: dict[str, Any], setup: TrialSetup) -> None:
     )
 
 
-def _trial_of_several(params: dict[str, Any], *, setup: TrialSetup) -> None:
-    try:
-        trial = tune.get_context().get_trial_name()
-        ((config, shared),) = setup.run_configs(params)
-        with open_run(setup.trials / trial) as folder:
-            train(
-                config,
-                shared.load(),
-                folder,
-                setup.resources,
-                name=setup.name_of(trial),
-                callbacks=[TuneReportCallback()],
-            )
-    except Exception as error:
-        _report_failure(setup, error)
-
-
-def _report_failure(setup: TrialSetup, error: Exception) -> None:
-    # A scheduler compares the worst possible value, the searcher records the failure. If it were
-    # raised, Tune would retry what fails again; retries are for trials whose process is lost.
-    message = one_line(error, limit=500)
-    reason = message if isinstance(error, MbtiRayError) else f"{type(error).__name__}: {message}"
-    objective = setup.objectives[0]
-    worst = float("inf") if mode_of(objective) == "min" else float("-inf")
-    tune.report({"epoch": 0, objective: worst, "failed": reason})
+def _train_on_workers(params: dict[str, Any], setup: TrialSetup, trial: str) -> None:
+    ((config, shared),) = setup.run_configs(params)
+    with open_run(setup.trials / trial) as folder:
+        train(
+            config,
+            shared.load(),
+            folder,
+            setup.resources,
+            name=setup.name_of(trial),
+            callbacks=[TuneReportCallback()],
+        )

@@ -5,11 +5,11 @@ Must not know what happens inside a trial (see `trial`) or how the study is stor
 
 import json
 import math
-import os
 import shlex
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +17,23 @@ import pyarrow as pa
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayTaskError
 
-from mbti_ray.config import RunConfig, StudyConfig, config_from_dict, override
+from mbti_ray.config import RunConfig, StudyConfig, override
 from mbti_ray.config.schema import mode_of
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.engine.checkpoint import newest_checkpoint
 from mbti_ray.engine.cross_fit import cross_fit
 from mbti_ray.engine.loop import rescore, run
 from mbti_ray.engine.worker import Worker
-from mbti_ray.errors import RunError, StoppedError
+from mbti_ray.errors import MbtiRayError, RunError, StoppedError
 from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.inference.folds import train_folds
 from mbti_ray.on_ray.cluster.connectivity import is_only_node_here
 from mbti_ray.on_ray.cluster.resources import Resources
 from mbti_ray.on_ray.shared_dataset import SharedDataset
 from mbti_ray.on_ray.signals import handle_signals
-from mbti_ray.on_ray.train.remote_checkpoints import download_each, ray_storage
+from mbti_ray.on_ray.train.remote_checkpoints import download_each, outlast, ray_storage
 from mbti_ray.on_ray.tune.optuna_searcher import Display, StudySearcher, trial_folder_name
 from mbti_ray.on_ray.tune.schedulers import build_scheduler
 from mbti_ray.on_ray.tune.trial import TrialSetup, build_trainable
@@ -50,13 +51,6 @@ from mbti_ray.study.summary import summarize_study
 if TYPE_CHECKING:
     import optuna
 
-# Tune reads these when it starts.
-_TUNE_ENVIRONMENT = {
-    # Its handler would stop the running trials at the first Ctrl-C.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # The study's database already has what its CSV, JSON and TensorBoard files would have.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-}
 _TRIALS = "trials"
 # Of trials.parquet, besides number, state, objectives and params.
 _TRIAL_COLUMNS = ["epochs", "seconds", "started", "ended", "worker", "reason", "imported", "folder"]
@@ -79,13 +73,12 @@ def run_study(
     After one Ctrl-C or SIGTERM no new trial is started; a second Ctrl-C interrupts those that run.
     Returns the study, and why it ended before its trials were done, if it did.
 
+    RunError where it, or checkpoints of it, could not be saved any more, StoppedError where it was
+    interrupted.
+
     Args:
         data: With `data.folds`, all rows, then the folds.
         notify: Called with messages for the user.
-
-    Raises:
-        RunError: The study's database could not be written any more.
-        StoppedError: It was interrupted.
     """
     study = open_study(folder.path, config, name=folder.path.name)
     records = records_of(study)
@@ -94,13 +87,12 @@ def run_study(
         return study, None
     if display is not None:
         display.begin(records)
-    os.environ |= _TUNE_ENVIRONMENT
     searcher = StudySearcher(
         study,
         config,
         home=absolute_location(folder.location),
         budget=missing,
-        push=folder.push,
+        push=partial(outlast, folder.push, folder.location),
         display=display,
     )
     tuner = _tuner(config, data, folder, resources, searcher, at_once=at_once)
@@ -121,8 +113,8 @@ def run_study(
                 f"{folder.location}: interrupted; --resume continues with the open trials",
                 signal.SIGINT,
             ) from None
-    if searcher.storage_error is not None:
-        raise searcher.storage_error
+    if searcher.error is not None:
+        raise searcher.error
     return study, searcher.stop_reason
 
 
@@ -144,21 +136,21 @@ def finish_study(
     """
     records = records_of(study)
     _write_trials(records, config, folder)
-    if best_of(records, config.objectives) is None:
-        reason = next((r.reason for r in records if r.reason), "see the Ray logs")
-        raise RunError(f"{folder.location}: no trial was evaluated; the first one: {reason}")
     best, checkpoint = _best_with_checkpoint(records, config, folder)
     # With the threads of the trial: sums in another order would give other weights.
     values = {**best.last_params, "scaling.cpus": resources.cpus}
     run_config = override(_run_of(config), values)
-    plain = run_config.model_dump(mode="json")
     shared = [*map(SharedDataset.of, data)]
-    parts = plain, shared, checkpoint, folder.best.location, resources
+    parts = run_config, shared, checkpoint, folder.best.location, resources
     if resources.gpus or folder.remote or not is_only_node_here():
         # The driver's machine may have no GPU and little memory.
         name = f"{folder.location.name}/{folder.best.path.name}"
         task = ray.remote(name=name, num_cpus=resources.cpus, num_gpus=resources.gpus)(_finish_best)
-        ray.get(task.remote(*parts))
+        try:
+            ray.get(task.remote(*parts))
+        except RayTaskError as error:
+            # Its text is a stack trace.
+            raise (error.cause if isinstance(error.cause, MbtiRayError) else error) from None
     else:
         # A worker's process would first import for seconds what this one has.
         threads = torch.get_num_threads()
@@ -196,7 +188,9 @@ def _best_with_checkpoint(
     Trials of commands in other folders count where their checkpoints can be reached from here.
     """
     best = best_of(records, config.objectives)
-    assert best is not None
+    if best is None:
+        reason = next((r.reason for r in records if r.reason), "see the Ray logs")
+        raise RunError(f"{folder.location}: no trial was evaluated; the first one: {reason}")
     home = folder.location if best.home is None else parse_location(best.home)
     place = home / str(best.folder)
     found = place / best.checkpoint if best.checkpoint else newest_checkpoint(place)
@@ -209,7 +203,7 @@ def _best_with_checkpoint(
 
 
 def _finish_best(
-    tree: dict[str, Any],
+    config: RunConfig,
     shared: Sequence[SharedDataset],
     checkpoint: Location,
     best: Location,
@@ -217,7 +211,6 @@ def _finish_best(
 ) -> None:
     """Score and bundle the checkpoint; with `data.folds` the folds and all rows are trained."""
     torch.set_num_threads(resources.cpus)
-    config = config_from_dict(tree)
 
     def finish(config: RunConfig, folder: RunFolder, found: Iterable[Path] = ()) -> None:
         fold = (config.data.fold or 0) if len(shared) > 1 else 0
@@ -253,7 +246,7 @@ def _tuner(
     at_once: int,
 ) -> tune.Tuner:
     setup = TrialSetup(
-        base=_run_of(config).model_dump(mode="json"),
+        base=_run_of(config),
         data=[*map(SharedDataset.of, data[1:] or data)],
         trials=folder.location / _TRIALS,
         resources=resources,
