@@ -36,7 +36,8 @@ from mbti_ray.inference.split_predictions import tfidf_baseline
 from mbti_ray.model.tfidf import fit_tfidf
 from mbti_ray.runs.lookup import cache_folder
 from mbti_ray.scores.baselines import Baseline, majority_class
-from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.scores.metrics import Scored
+from mbti_ray.scores.scorecard import build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, labels_of
 
 ROOT = Path(__file__).parent.parent

@@ -207,7 +207,7 @@ def golden(bench: Bench) -> dict[str, Any]:
                 backend.fp32_precision = "tf32"
             precision: Any = name.split()[0]
             predictor = Predictor.load(bundle, device=bench.device, precision=precision)
-            expected = torch.tensor(predictor._runtime.golden)
+            expected = torch.tensor(predictor.runtime.golden)
             gaps[name] = float((predictor.golden_logits() - expected).abs().max())
     # `Predictor.load` has raised BundleError where one was not reproduced.
     return {"gaps": gaps, "largest_logit": float(expected.abs().max()), "ok": gaps["32"] < 1e-3}

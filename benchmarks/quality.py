@@ -49,7 +49,8 @@ from mbti_ray.inference.finalize import finalize_run
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.runs.run_folder import RunFolder
 from mbti_ray.scores.comparison import compare
-from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.scores.metrics import Scored
+from mbti_ray.scores.scorecard import build_scorecard
 from mbti_ray.typology import POSITIVE_POLES, labels_of
 
 RESULTS = Path(__file__).parent / "results"

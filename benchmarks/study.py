@@ -26,7 +26,8 @@ from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.runs.lookup import cache_folder, fetch_bundle
 from mbti_ray.scores.baselines import Baseline
-from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.scores.metrics import Scored
+from mbti_ray.scores.scorecard import build_scorecard
 
 RESULTS = Path(__file__).parent / "results"
 STUDY = Path(__file__).parent.parent / "tune_configs" / "minilm.yaml"

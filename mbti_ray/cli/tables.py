@@ -111,6 +111,8 @@ def print_scores(scores: Mapping[str, float]) -> None:
         cells = [scores.get(f"{kind}_{key}") for kind in ("acc", "majority", "f1")]
         table.add_row(name, *("" if cell is None else f"{cell:.3f}" for cell in cells))
     table.add_row("loss", f"{scores['loss']:.3f}")
+    if "rmse_shares" in scores:
+        table.add_row("RMSE from shares", f"{scores['rmse_shares']:.3f}")
     table.add_row("rows", f"{scores['rows']:.0f}")
     console.print(table)
 
@@ -207,7 +209,7 @@ def print_comparison(found: "Comparison") -> None:
     table = _table("", "A", "B", "B - A")
     for name, difference in found["differences"].items():
         cells = [f"{difference[which]:.3f}" for which in ("first", "second")]
-        label = (RATE_NAMES | METRIC_NAMES)[name]
+        label = METRIC_NAMES.get(name) or f"{RATE_NAMES[name]} right"
         table.add_row(label, *cells, format_difference(difference))
     console.print(table)
     flips = (

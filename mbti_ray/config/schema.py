@@ -279,8 +279,11 @@ class RunConfig(ConfigSection):
     @property
     def max_windows(self) -> int:
         """Windows read of one row at most."""
-        if self.data.unit == "post":
-            return self.model.text_windows
+        return self.model.text_windows if self.data.unit == "post" else self.person_windows
+
+    @property
+    def person_windows(self) -> int:
+        """Windows read of all posts of a person at most."""
         return self.data.max_posts if self.model.reads_posts else self.data.max_windows
 
     @property

@@ -33,7 +33,8 @@ class Row:
             row that `store_rows` returned are read from their store when asked for.
         author: Who wrote it, if the source says; an empty cell is None.
         id: The `id` column, if there is one.
-        shares: The soft label: how far, from 0 to 1, it is E, N, T and J, if the source says.
+        shares: The soft label: how far, from 0 to 1, it is E, N, T and J, if the source says; NaN
+            where it does not say it of one of them.
         joined: How many rows of the source it was joined from.
     """
 
@@ -64,6 +65,8 @@ def parse_row(
     """
     shares = _parse_shares(cells, is_inverted=is_inverted) if labeled else None
     if shares is not None and _is_missing(cells.get("type")):
+        if missing := [p for p, s in zip(POSITIVE_POLES, shares, strict=True) if math.isnan(s)]:
+            raise DataError(f"{missing[0]} is missing, and so is the type; needed: one of them")
         mbti_type: str | None = type_of([share > 0.5 for share in shares])
     else:
         mbti_type = _parse_type(cells.get("type"), labeled=labeled)
@@ -120,11 +123,12 @@ def _parse_type(cell: object, *, labeled: bool) -> str | None:
 
 
 def _parse_shares(cells: Mapping[str, object], *, is_inverted: bool) -> Shares | None:
-    given = [cells.get(pole) for pole in POSITIVE_POLES]
-    if all(_is_missing(cell) or str(cell).strip().lower() in ("", "nan") for cell in given):
-        return None
     shares = []
-    for pole, cell in zip(POSITIVE_POLES, given, strict=True):
+    for pole in POSITIVE_POLES:
+        cell = cells.get(pole)
+        if _is_missing(cell) or str(cell).strip().lower() in ("", "nan"):
+            shares.append(math.nan)
+            continue
         try:
             share = float(cell)  # type: ignore[arg-type]
         except (TypeError, ValueError):
@@ -133,6 +137,8 @@ def _parse_shares(cells: Mapping[str, object], *, is_inverted: bool) -> Shares |
             fix = f"; {share:g} % is {share / 100:g}" if 2 <= share <= 100 else ""
             raise DataError(f"{pole} is {cell!r}; allowed: 0, 1 or a share between them{fix}")
         shares.append(round(1 - share, 9) if is_inverted else share)
+    if all(map(math.isnan, shares)):
+        return None
     e, n, t, j = shares
     return e, n, t, j
 

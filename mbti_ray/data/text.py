@@ -6,6 +6,8 @@ Must not know where a text came from, what its label is, or how it is tokenized.
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import ftfy
 from ftfy.badness import is_bad
@@ -18,8 +20,6 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]+")
 # What ftfy calls bad has one of these; dashes, quotes and emoji alone never are.
 _SUSPICIOUS = re.compile("[\x80-\u200a\u2020-\u2025\u2027-\u25ff\uf8ff\ufb01\ufb02\ufffd]")
-# The words of scikit-learn: two or more letters, digits or underscores.
-_WORD = re.compile(r"\b\w\w+\b")
 _VISIBLE_ASCII = re.compile("[!-~]")
 # Invisible, though letters or symbols by category: the fillers of Hangul, the empty Braille cell.
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
@@ -75,8 +75,34 @@ def preprocess_text(text: str, *, mask: bool, also: Sequence[str] = ()) -> str:
 
 
 def find_words(text: str) -> list[str]:
-    """The words of a text in lower case, as scikit-learn finds them."""
-    return _WORD.findall(text.lower())
+    """The words of a text in lower case, of two characters or more, as scikit-learn finds them.
+
+    Unlike there, vowel signs belong to words, and where a script has no spaces between words, each
+    character is one.
+    """
+    words: list[str] = _word_patterns()[0].findall(text.lower())
+    return words
+
+
+def find_word_spans(text: str) -> list[tuple[int, int]]:
+    """Where the words of a text are as people see them: `I'd`, `well-read`, an emoji."""
+    return [match.span() for match in _word_patterns()[1].finditer(text)]
+
+
+@cache
+def _word_patterns() -> tuple[Any, Any]:
+    """What `find_words` and `find_word_spans` find."""
+    # It knows Unicode's properties. Whoever only cleans texts does not wait for it.
+    import regex
+
+    unspaced = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Line_Break=SA}"
+    # A letter, digit or underscore, and what may follow it in a word: also vowel signs and accents.
+    first, later = rf"[\w--[{unspaced}\p{{M}}]]", rf"[\w--[{unspaced}]]"
+    part, picture = rf"{first}{later}*", r"\p{Extended_Pictographic}[\p{M}\p{Emoji_Modifier}]*"
+    seen = rf"[{unspaced}]\p{{M}}*|{part}(?:['\u2019-]{part})*|{picture}(?:\u200d{picture})*"
+    patterns = (rf"[{unspaced}]|{first}{later}+", seen)
+    word, seen_word = (regex.compile(pattern, regex.V1) for pattern in patterns)
+    return word, seen_word
 
 
 def _decode_byte(match: re.Match[str]) -> str:

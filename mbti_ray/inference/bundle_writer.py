@@ -72,7 +72,7 @@ def write_bundle(
             unit=config.data.unit,
             mask_version=info.mask_version,
             mask_also=info.mask_also,
-            max_windows=config.max_windows,
+            max_windows=config.person_windows,
             model=config.model,
             data=facts,
             scores=scores,

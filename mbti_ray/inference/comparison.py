@@ -7,23 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict, override
-from mbti_ray.data.examples import Example, build_examples, encode_persons, resolve_split_by
+from mbti_ray.data.examples import Example, build_examples, resolve_split_by
 from mbti_ray.data.processes import ProgressCallback, no_progress
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import BundleError, ConfigError, DataError
-from mbti_ray.inference.evaluation import OVERRIDES, find_origins, label_matrix
+from mbti_ray.inference import evaluation
 from mbti_ray.inference.manifest import load_manifest
-from mbti_ray.inference.prediction import Prediction
-from mbti_ray.inference.predictor import Predictor
-from mbti_ray.scores.comparison import MIN_PERSONS, Comparison, compare, describe_comparison
-from mbti_ray.scores.scorecard import Scored
-from mbti_ray.typology import POSITIVE_POLES
+from mbti_ray.scores import comparison
+from mbti_ray.scores.comparison import Comparison, compare, describe_comparison
 
-_CHUNK_ROWS = 256
 # What a row was to the bundles that saw it.
 _SEEN = ("train", "val")
 
@@ -47,16 +42,15 @@ def load_compared_rows(first: Path, second: Path, overrides: Sequence[str]) -> C
     if manifests[0].unit != manifests[1].unit:
         units = " and ".join(f"{m.id} reads {m.unit}s" for m in manifests)
         raise ConfigError(f"{units} (data.unit): compare bundles of one unit")
-    configs = [
-        apply_overrides(config_from_dict(m.config), overrides, allowed=OVERRIDES) for m in manifests
-    ]
+    trained, allowed = [config_from_dict(m.config) for m in manifests], evaluation.OVERRIDES
+    configs = [apply_overrides(config, overrides, allowed=allowed) for config in trained]
     source = load_users(configs[0].data)
     split_by = resolve_split_by(configs[0], source)
     origins: list[list[str]] = []
     for bundle, manifest, own in zip((first, second), manifests, configs, strict=True):
         mask = {"data.mask": own.data.mask, "data.mask_also": own.data.mask_also}
         examples = [*build_examples(override(configs[0], mask), source.rows, split_by)]
-        origins.append(find_origins(bundle, manifest, examples))
+        origins.append(evaluation.find_origins(bundle, manifest, examples))
     unseen = [
         k for k, of_both in enumerate(zip(*origins, strict=True)) if not {*of_both} & {*_SEEN}
     ]
@@ -81,23 +75,18 @@ def compare_bundles(
     first: Path, second: Path, rows: ComparedRows, advance: ProgressCallback = no_progress
 ) -> tuple[Comparison, pa.Table]:
     """Compare two bundles; also returns what each predicts for each row."""
-    persons = encode_persons(e.person for e in rows.examples)
-    labels = label_matrix(rows.examples)
-    columns = {
-        "number": [e.number for e in rows.examples],
-        "post": [e.post for e in rows.examples],
-        "true": [e.mbti_type for e in rows.examples],
-    }
-    scored = []
+    columns, scored = evaluation.row_columns(rows.examples), []
     for name, bundle in (("first", first), ("second", second)):
-        predictions = _predict(bundle, rows.posts, advance, name)
-        probabilities = np.array([[*p.probabilities.values()] for p in predictions])
-        scored.append(
-            Scored(probabilities, labels, np.array(load_manifest(bundle).thresholds), persons)
+        predicted, types = evaluation.predict_examples(
+            evaluation.load_predictor(bundle, rows.config),
+            rows.examples,
+            rows.posts,
+            advance,
+            name,
+            is_preprocessed=False,
         )
-        columns[f"type_{name}"] = [p.type for p in predictions]
-        for k, pole in enumerate(POSITIVE_POLES):
-            columns[f"{pole}_{name}"] = probabilities[:, k].tolist()
+        scored.append(predicted.scored())
+        columns |= evaluation.prediction_columns(types, predicted, f"_{name}")
     found = compare(*scored, resamples=rows.config.scoring.resamples, seed=rows.config.seed)
     return found, pa.table(columns)
 
@@ -112,11 +101,11 @@ def require_no_worse(served: Path, candidate: Path, source: str) -> str:
     found, _ = compare_bundles(served, candidate, rows)
     first, second = (load_manifest(bundle).id for bundle in (served, candidate))
     verdict = describe_comparison(found, first, second)
-    if found["persons"] < MIN_PERSONS:
+    if found["persons"] < comparison.MIN_PERSONS:
         raise DataError(f"{source}: {verdict}; still serving {first}")
     if found["worse_in"]:
         measures = ", ".join(
-            f"{name} {found['differences'][name]['value']:+.3f} "
+            f"{comparison.NAMES[name]} {found['differences'][name]['value']:+.3f} "
             f"(one-sided p {found['differences'][name]['p_worse']:.2g})"
             for name in found["worse_in"]
         )
@@ -125,14 +114,3 @@ def require_no_worse(served: Path, candidate: Path, source: str) -> str:
             f"{source}: {measures}; still serving {first}"
         )
     return verdict
-
-
-def _predict(
-    bundle: Path, posts: Sequence[Sequence[str]], advance: ProgressCallback, note: str
-) -> list[Prediction]:
-    predictor, predictions = Predictor.load(bundle), []
-    for start in range(0, len(posts), _CHUNK_ROWS):
-        part = posts[start : start + _CHUNK_ROWS]
-        predictions += predictor.predict(part, whole=predictor.unit == "user")
-        advance(len(part), note)
-    return predictions

@@ -34,8 +34,8 @@ from mbti_ray.inference.bundle import hash_row, load_row_hashes
 from mbti_ray.inference.manifest import Manifest, load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
-from mbti_ray.inference.split_predictions import SplitPredictions, build_card, tfidf_baseline
-from mbti_ray.model.tfidf import fit_tfidf
+from mbti_ray.inference.split_predictions import SplitPredictions, build_card, learned_baseline
+from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
 from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.metrics import Scores
 from mbti_ray.scores.scorecard import Mistake, Scorecard, find_mistakes
@@ -177,12 +177,9 @@ def evaluate_bundle(
     bundle: Path, data: EvaluationData, advance: ProgressCallback
 ) -> EvaluationResult:
     """Score a bundle on labeled rows."""
-    use_gpu = torch.cuda.is_available() and data.config.scaling.use_gpu is not False
-    predictor = Predictor.load(
-        bundle, device="cuda" if use_gpu else "cpu", base_rates=data.config.serve.base_rates
-    )
+    predictor = load_predictor(bundle, data.config)
     examples, count = [*data.examples, *data.seen], len(data.examples)
-    rows = _predict(predictor, examples, [e.texts for e in examples], advance)
+    rows, types = predict_examples(predictor, examples, [e.texts for e in examples], advance)
     origins = np.array(data.origins)
     served = rows.take(np.arange(count))
     inverted = served.logits.copy()
@@ -191,7 +188,7 @@ def evaluate_bundle(
     if changed:
         texts = [data.inverted_texts[i] for i in changed]
         own = [data.examples[i] for i in changed]
-        inverted[changed] = _predict(predictor, own, texts, no_progress).logits
+        inverted[changed] = predict_examples(predictor, own, texts, no_progress)[0].logits
     is_masked = data.config.data.mask
     first, second = ("masked", "unmasked") if is_masked else ("unmasked", "masked")
     others = replace(served, logits=inverted, tokens=None)
@@ -211,7 +208,7 @@ def evaluate_bundle(
         scores=served.scores(),
         groups={o: rows.take(origins == o).scores() for o in dict.fromkeys(data.origins)},
         scorecards=scorecards,
-        rows=_predictions_table(data.examples, predictor, served),
+        rows=pa.table(row_columns(data.examples) | prediction_columns(types[:count], served)),
         mistakes=find_mistakes(served.scored(), quoted, count=data.config.scoring.examples),
     )
 
@@ -224,73 +221,93 @@ def score_runtimes(
     scores: dict[RuntimeKind, Scores] = {}
     for kind in kinds:
         predictor = Predictor.load(bundle, runtime=kind)
-        scores[kind] = _predict(predictor, data.examples, texts, advance, kind).scores()
+        predicted, _ = predict_examples(predictor, data.examples, texts, advance, kind)
+        scores[kind] = predicted.scores()
     return scores
 
 
-def label_matrix(examples: Sequence[Example]) -> NDArray[np.uint8]:
-    labels = [labels_of(e.mbti_type) for e in examples]
-    return np.array(labels, np.uint8).reshape(-1, len(POSITIVE_POLES))
+def load_predictor(bundle: Path, config: RunConfig) -> Predictor:
+    """A bundle on this machine's GPU, if there is one, for the base rates of a config."""
+    use_gpu = torch.cuda.is_available() and config.scaling.use_gpu is not False
+    device = "cuda" if use_gpu else "cpu"
+    return Predictor.load(bundle, device=device, base_rates=config.serve.base_rates)
 
 
-def _predict(
+def predict_examples(
     predictor: Predictor,
     examples: Sequence[Example],
     texts: Texts,
     advance: ProgressCallback,
     note: str = "",
-) -> SplitPredictions:
-    """What is predicted for examples from their texts, as preprocessed."""
-    parts, tokens = [], []
-    step = _CHUNK_ROWS[predictor.device.type]
+    *,
+    is_preprocessed: bool = True,
+) -> tuple[SplitPredictions, list[str]]:
+    """What is predicted for examples from their texts, and the types."""
+    parts, tokens, types = [], list[int](), list[str]()
+    step = _CHUNK_ROWS[predictor.runtime.device.type]
     for start in range(0, len(texts), step):
         part = texts[start : start + step]
-        whole = predictor.unit == "user"
-        logits = predictor.predict_logits(part, whole=whole, is_preprocessed=True)
+        logits = predictor.predict_logits(
+            part, whole=predictor.unit == "user", is_preprocessed=is_preprocessed
+        )
         parts.append(predictor.calibrate(logits))
+        types += predictor.decide_types(torch.sigmoid(parts[-1]), logits.rows)
         tokens += [row.tokens for row in logits.rows]
         advance(len(part), note)
-    unknown = (math.nan,) * len(POSITIVE_POLES)
     mentioned = [TYPES.index(e.mentioned) if e.mentioned else -1 for e in examples]
-    return SplitPredictions(
+    predictions = SplitPredictions(
         logits=torch.cat(parts).numpy(),
         thresholds=np.tile(predictor.decision.thresholds.numpy(), (len(texts), 1)),
-        labels=label_matrix(examples),
-        shares=np.array([e.shares or unknown for e in examples], np.float32),
+        labels=_label_matrix(examples),
+        shares=_share_matrix(examples),
         persons=encode_persons(e.person for e in examples),
         mentioned=np.array(mentioned, np.int8),
         tokens=np.array(tokens),
         abstain=predictor.decision.abstain,
     )
+    return predictions, types
+
+
+def _label_matrix(examples: Sequence[Example]) -> NDArray[np.uint8]:
+    return np.array([labels_of(e.mbti_type) for e in examples], np.uint8).reshape(-1, 4)
+
+
+def _share_matrix(examples: Sequence[Example]) -> NDArray[np.float32]:
+    return np.array([e.shares or [math.nan] * 4 for e in examples], np.float32).reshape(-1, 4)
+
+
+def row_columns(examples: Sequence[Example]) -> dict[str, Any]:
+    """What a table of predictions has of each row itself."""
+    return {
+        "number": [e.number for e in examples],
+        "post": [e.post for e in examples],
+        "true": [e.mbti_type for e in examples],
+    }
+
+
+def prediction_columns(
+    types: Sequence[str], predicted: SplitPredictions, suffix: str = ""
+) -> dict[str, Any]:
+    """What a table has of the predictions of a bundle: the type and four probabilities."""
+    columns = torch.sigmoid(torch.from_numpy(predicted.logits)).double().T.numpy()
+    names = [f"{pole}{suffix}" for pole in POSITIVE_POLES]
+    return {f"type{suffix}": types} | dict(zip(names, columns, strict=True))
 
 
 def _tfidf(data: EvaluationData, *, is_served: bool) -> Callable[[], Baseline] | str:
-    """A function that trains the TF-IDF baseline, or the reason why it is left out."""
+    """The baseline, trained as in the run that the bundle is of; or why it is left out."""
     training = data.training
-    if not data.config.scoring.baselines:
-        return "scoring.baselines=false"
-    if data.config.model.reader == "tfidf":
-        return "it is the model itself"
+
+    def fit() -> TfidfModel:
+        assert training is not None
+        soft = data.config.loss.targets == "shares"
+        labels, shares = _label_matrix(training), _share_matrix(training)
+        targets = np.where(np.isnan(shares), labels, shares) if soft else labels
+        return fit_tfidf(["\n".join(e.texts) for e in training], targets)
+
+    learned = learned_baseline(data.config, fit, ["\n".join(e.texts) for e in data.examples])
+    if isinstance(learned, str) or (training is not None and is_served):
+        return learned
     if training is None:
         return "needs the split of the data that the bundle was trained on"
-    if not is_served:
-        return "computed only with masking as served"
-    joined = [["\n".join(e.texts) for e in rows] for rows in (training, data.examples)]
-    # As in the run that the bundle is of.
-    soft = data.config.loss.targets == "shares"
-    targets = np.array([(soft and e.shares) or labels_of(e.mbti_type) for e in training])
-    return lambda: tfidf_baseline(fit_tfidf(joined[0], targets), joined[1])
-
-
-def _predictions_table(
-    rows: Sequence[Example], predictor: Predictor, predicted: SplitPredictions
-) -> pa.Table:
-    probabilities = torch.sigmoid(torch.from_numpy(predicted.logits))
-    columns = probabilities.double().T.numpy()
-    table = {
-        "number": [e.number for e in rows],
-        "post": [e.post for e in rows],
-        "true": [e.mbti_type for e in rows],
-        "type": predictor.decision.decide_types(probabilities),
-    }
-    return pa.table(table | dict(zip(POSITIVE_POLES, columns, strict=True)))
+    return "computed only with masking as served"

@@ -4,7 +4,7 @@ Whatever is fitted here is fitted on the validation split; the test split is onl
 the machine that holds the model. Shapes: R rows, 4 dimensions in the order E, N, T, J.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -21,16 +21,21 @@ from mbti_ray.inference.bundle_writer import write_bundle
 from mbti_ray.inference.folds import read_folds, score_folds
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.inference.members import Member, build_members, choose_member
-from mbti_ray.inference.split_predictions import SplitPredictions, build_card, tfidf_baseline
+from mbti_ray.inference.split_predictions import (
+    SplitPredictions,
+    build_card,
+    calibration_errors,
+    learned_baseline,
+)
 from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import About, scorecard_page
 from mbti_ray.runs.run_folder import RunFolder
-from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.bootstrap import Array
 from mbti_ray.scores.calibration import Lengths, fit_length_scaling, fit_temperature, fit_thresholds
 from mbti_ray.scores.diagnosis import diagnose
-from mbti_ray.scores.scorecard import Mistake, Scorecard, Scored, build_scorecard, find_mistakes
+from mbti_ray.scores.metrics import Scored
+from mbti_ray.scores.scorecard import Mistake, build_scorecard, find_mistakes
 
 
 def finalize_run(
@@ -158,17 +163,11 @@ def _test_scores(
 ) -> dict[str, Any]:
     """Scores and scorecard of the test split, with calibration error before and after fitting."""
     info, test, train = data.info, data.splits["test"], data.splits["train"]
-    learned: Callable[[], Baseline] | str
-    if config.model.reader == "tfidf":
-        learned = "it is the model itself"
-    elif not config.scoring.baselines:
-        learned = "scoring.baselines=false"
-    else:
 
-        def learned() -> Baseline:
-            targets = train.targets(soft=config.loss.targets == "shares")
-            return tfidf_baseline(tfidf or fit_tfidf(train.texts, targets), test.texts)
+    def fit() -> TfidfModel:
+        return tfidf or fit_tfidf(train.texts, train.targets(soft=config.loss.targets == "shares"))
 
+    learned = learned_baseline(config, fit, test.texts)
     scorecard, baselines = build_card(
         config, on_test, person=info.person, is_masked=info.mask_version > 0, learned=learned
     )
@@ -183,14 +182,10 @@ def _test_scores(
         "calibration": {
             **rule.model_dump(),
             "threshold_objective": config.scoring.threshold,
-            "before": _calibration_error(uncalibrated),
-            "after": _calibration_error(scorecard),
+            "before": calibration_errors(uncalibrated),
+            "after": calibration_errors(scorecard),
         },
     }
-
-
-def _calibration_error(scorecard: Scorecard) -> dict[str, float]:
-    return {name: scorecard["overall"][name]["value"] for name in ("brier", "ece")}
 
 
 def _sigmoid(logits: Array) -> Array:

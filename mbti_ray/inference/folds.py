@@ -16,7 +16,12 @@ import numpy as np
 from mbti_ray.config import RunConfig, override
 from mbti_ray.data.dataset import Dataset
 from mbti_ray.inference.manifest import DecisionRule
-from mbti_ray.inference.split_predictions import SplitPredictions, build_card, load_predictions
+from mbti_ray.inference.split_predictions import (
+    SplitPredictions,
+    build_card,
+    calibration_errors,
+    load_predictions,
+)
 from mbti_ray.runs.run_folder import RunFolder, open_run
 from mbti_ray.scores.baselines import Baseline
 from mbti_ray.scores.calibration import LengthScaling
@@ -132,7 +137,7 @@ def score_folds(config: RunConfig, data: Dataset, results: FoldResults) -> dict[
             **results.rule.model_dump(),
             "threshold_objective": config.scoring.threshold,
             "before": {n: float(np.mean([b[n] for b in before])) for n in before[0]},
-            "after": {n: scorecard["overall"][n]["value"] for n in before[0]},
+            "after": calibration_errors(scorecard),
         },
         "diagnosis": [],
         "folds": [

@@ -88,6 +88,7 @@ class Manifest(DecisionRule):
     Attributes:
         id: First 12 hex digits of a hash over weights, architecture and tokenizer.
         mask_version: 0 where nothing was masked.
+        max_windows: Read of a person at most, also by a bundle that was trained on single posts.
         files: Size and SHA-256 of every other file, except those of `runtimes` and card.md.
         data: `DatasetInfo` as the version that wrote the bundle had it.
         base_rates: Share of each positive pole that the probabilities assume: that of the windows

@@ -21,7 +21,7 @@ from mbti_ray.model.stack import Stack, fit_stack
 from mbti_ray.model.tfidf import TfidfModel, fit_tfidf
 from mbti_ray.scores.bootstrap import Array
 from mbti_ray.scores.comparison import NAMES, compare, is_better
-from mbti_ray.scores.scorecard import Scored
+from mbti_ray.scores.metrics import Scored
 
 
 @dataclass(frozen=True)

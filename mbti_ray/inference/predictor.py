@@ -105,18 +105,14 @@ class RowLogits:
 
 
 class Predictor:
-    """A bundle, and the runtime that computes its logits; see `Runtime` for its attributes."""
+    """A bundle, and the runtime that computes its logits."""
 
     def __init__(
         self, bundle: Bundle, runtime: Runtime, base_rates: BaseRates | None = None
     ) -> None:
         self._manifest = bundle.manifest
-        self._runtime = runtime
+        self.runtime = runtime
         self.bundle_id = bundle.manifest.id
-        self.device = runtime.device
-        self.min_efficient_tokens = runtime.min_efficient_tokens
-        self.output_size = runtime.output_size
-        self.pads = runtime.pads
         self._tfidf, self._stack = bundle.tfidf, bundle.stack
         has_tokens = bundle.tokenizer is not None
         self._reader = TokenReader(bundle) if has_tokens else WordReader(bundle)
@@ -164,8 +160,8 @@ class Predictor:
 
     def check_golden(self) -> None:
         """Raise BundleError unless the golden texts reproduce the recorded logits."""
-        golden = torch.tensor(self._runtime.golden)
-        allowed = self._runtime.tolerance * max(1.0, float(golden.abs().max()))
+        golden = torch.tensor(self.runtime.golden)
+        allowed = self.runtime.tolerance * max(1.0, float(golden.abs().max()))
         gap = float((self.golden_logits() - golden).abs().max())
         if not gap <= allowed:
             raise BundleError(
@@ -193,15 +189,13 @@ class Predictor:
         """Predictions from uncalibrated logits [R, 4]."""
         calibrated = self.calibrate(logits)
         probabilities = torch.sigmoid(calibrated)
-        types = self.decision.decide_types(probabilities)
+        types = self.decide_types(probabilities, logits.rows)
         predictions = []
         for mbti_type, p, z, row in zip(
             types, probabilities.tolist(), calibrated.tolist(), logits.rows, strict=True
         ):
             unknown = self._reader.unknown_share(row)
             by_pole = dict(zip(POSITIVE_POLES, p, strict=True))
-            if unknown == 1 and self.decision.abstain:
-                mbti_type = "XXXX"
             more = self.decision.more_posts(
                 z, tokens=row.tokens, posts=self._reader.count_posts(row)
             )
@@ -212,6 +206,14 @@ class Predictor:
             )
         return predictions
 
+    def decide_types(self, probabilities: Tensor, rows: Sequence[EncodedRow]) -> list[str]:
+        """The types of rows; XXXX for one without a known word, from a bundle that may abstain."""
+        types = self.decision.decide_types(probabilities)
+        if not self.decision.abstain:
+            return types
+        shares = map(self._reader.unknown_share, rows)
+        return ["XXXX" if unknown == 1 else t for t, unknown in zip(types, shares, strict=True)]
+
     def calibrate(self, logits: RowLogits) -> Tensor:
         """Calibrated logits [R, 4], on the CPU; see `Decision.calibrate`."""
         return self.decision.calibrate(logits.values, [row.tokens for row in logits.rows])
@@ -220,9 +222,18 @@ class Predictor:
         self, inputs: Sequence[Sequence[str]], *, whole: bool, is_preprocessed: bool = False
     ) -> RowLogits:
         """Uncalibrated logits [R, 4] of texts, raw or as `preprocess` returns them."""
-        if is_preprocessed:
-            return self._compute_logits(self._reader.encode(inputs, whole=whole))
-        return self._compute_logits(self.encode(inputs, whole=whole))
+        encode = self._reader.encode if is_preprocessed else self.encode
+        rows = encode(inputs, whole=whole)
+        windows, _ = distinct_windows(rows)
+        lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
+        outputs = torch.empty(len(windows), self.runtime.output_size, device=self.runtime.device)
+        efficient = self.runtime.min_efficient_tokens
+        limit = max(_BATCH_TOKENS, _EFFICIENT_PASSES * efficient)
+        members = np.arange(len(windows))
+        for indices in batches_by_length(lengths, members, limit, min_efficient_tokens=efficient):
+            rows_of_batch = torch.from_numpy(indices).to(self.runtime.device)
+            outputs[rows_of_batch] = self.forward([windows[i] for i in indices])
+        return self.pool(rows, outputs)
 
     def encode(self, inputs: Sequence[Sequence[str]], *, whole: bool) -> list[EncodedRow]:
         """The windows of R raw inputs as token ids: cleaned, masked, tokenized and cut."""
@@ -240,18 +251,6 @@ class Predictor:
         hidden = find_masked_spans(text, self._manifest.mask_also) if self._is_masked else []
         return {"text": text, "hidden": [asdict(h) for h in hidden]}
 
-    def _compute_logits(self, rows: Sequence[EncodedRow]) -> RowLogits:
-        windows, _ = distinct_windows(rows)
-        lengths = np.fromiter((len(w) for w in windows), np.int64, len(windows))
-        outputs = torch.empty(len(windows), self.output_size, device=self.device)
-        efficient = self.min_efficient_tokens
-        limit = max(_BATCH_TOKENS, _EFFICIENT_PASSES * efficient)
-        members = np.arange(len(windows))
-        for indices in batches_by_length(lengths, members, limit, min_efficient_tokens=efficient):
-            rows_of_batch = torch.from_numpy(indices).to(self.device)
-            outputs[rows_of_batch] = self.forward([windows[i] for i in indices])
-        return self.pool(rows, outputs)
-
     def pool(self, rows: Sequence[EncodedRow], outputs: Tensor) -> RowLogits:
         """Logits [R, 4] of R inputs from the outputs of their `distinct_windows`."""
         _, places = distinct_windows(rows)
@@ -259,13 +258,13 @@ class Predictor:
         of_window = outputs
         if len(places) > len(outputs):
             of_window = outputs[torch.from_numpy(places).to(outputs.device)]
-        if len(places) == len(rows) and self.output_size == len(POSITIVE_POLES):
+        if len(places) == len(rows) and self.runtime.output_size == len(POSITIVE_POLES):
             # The mean of a single window is that window: most requests are such.
             pooled = of_window.cpu()
         else:
             owner = np.repeat(np.arange(len(rows)), [len(row.windows) for row in rows])
             lengths = np.array([len(w) for row in rows for w in row.windows], np.int64)
-            pooled = pool_rows(self._runtime.pool, of_window, owner, lengths).cpu()
+            pooled = pool_rows(self.runtime.pool, of_window, owner, lengths).cpu()
         if self._stack is not None and self._tfidf is not None:
             tfidf = self._tfidf.logits([row.words or [] for row in rows])
             stacked = self._stack.logits(pooled.double().numpy(), tfidf)
@@ -274,7 +273,7 @@ class Predictor:
 
     def forward(self, windows: Sequence[TokenIds]) -> Tensor:
         """Outputs [B, W] of B windows, on the device: one pass."""
-        return self._runtime(windows)
+        return self.runtime(windows)
 
     def warmup_texts(self) -> list[str]:
         """Texts from one token to more than a window holds, each twice as long as the previous."""

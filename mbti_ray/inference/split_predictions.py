@@ -18,8 +18,8 @@ from mbti_ray.data.windows import Windows
 from mbti_ray.inference.manifest import DecisionRule
 from mbti_ray.model.tfidf import TfidfModel
 from mbti_ray.scores.baselines import Baseline, build_baselines
-from mbti_ray.scores.metrics import Scores, score_rows
-from mbti_ray.scores.scorecard import Scorecard, Scored, build_scorecard
+from mbti_ray.scores.metrics import Scored, Scores, score_rows
+from mbti_ray.scores.scorecard import Scorecard, build_scorecard
 
 _ARRAYS = ("logits", "thresholds", "labels", "shares", "persons", "mentioned", "tokens")
 
@@ -113,3 +113,20 @@ def tfidf_baseline(model: TfidfModel, texts: Sequence[str]) -> Baseline:
         description="TF-IDF of words and word pairs with balanced logistic regression",
         predicted=model.logits([model.encode(text) for text in texts]) > 0,
     )
+
+
+def learned_baseline(
+    config: RunConfig, fit: Callable[[], TfidfModel], texts: Sequence[str]
+) -> Callable[[], Baseline] | str:
+    """What fits the TF-IDF baseline and predicts texts by it; or why it is left out."""
+    if not config.scoring.baselines:
+        return "scoring.baselines=false"
+    if config.model.reader == "tfidf":
+        return "it is the model itself"
+
+    return lambda: tfidf_baseline(fit(), texts)
+
+
+def calibration_errors(scorecard: Scorecard) -> dict[str, float]:
+    """How far the probabilities are off."""
+    return {name: scorecard["overall"][name]["value"] for name in ("brier", "ece")}

@@ -96,11 +96,6 @@ def _resampled_weights(rows: int, groups: int, resamples: int, seed: int) -> Ite
         yield times.reshape(count, groups).astype(float)
 
 
-def sign_flip_p(differences: Array, *, seed: int) -> Array:
-    """Two-sided p-values [k] of differences [G, k], summed per person; see `swap_test`."""
-    return swap_test(differences, np.zeros_like(differences), lambda sums: sums, seed=seed)[0]
-
-
 def swap_test(
     first: Array, second: Array, statistic: Callable[[Array], Array], *, seed: int
 ) -> tuple[Array, Array]:

@@ -9,15 +9,19 @@ from typing import Any, TypedDict
 import numpy as np
 
 from mbti_ray.scores.bootstrap import Array, bootstrap, swap_test
-from mbti_ray.scores.metrics import cells_by_person, metrics_of_confusion, squares_by_person
+from mbti_ray.scores.metrics import (
+    Scored,
+    cells_by_person,
+    metrics_of_confusion,
+    squares_by_person,
+)
 from mbti_ray.scores.names import COMPARED_NAMES, METRIC_NAMES
-from mbti_ray.scores.scorecard import Scored
 from mbti_ray.scores.verdict import is_significant
 from mbti_ray.typology import DIMENSIONS
 
-# What two bundles are compared in; the other measures are the accuracies of single dimensions.
+# What two bundles are compared in; the others are shares of letters, and of types, right.
 MAIN_MEASURES = ("accuracy", "macro_f1", "brier")
-MEASURES = (*MAIN_MEASURES, *(d.key for d in DIMENSIONS))
+MEASURES = (*MAIN_MEASURES, *(d.key for d in DIMENSIONS), "all_four")
 NAMES = COMPARED_NAMES | METRIC_NAMES
 # A Brier score is better when it is lower.
 _BETTER = np.array([-1.0 if name == "brier" else 1.0 for name in MEASURES])
@@ -117,16 +121,16 @@ def describe_comparison(found: Comparison, first: str, second: str) -> str:
 
 
 def _sums_by_person(scored: Scored, persons: Any) -> Array:
-    """The cells of four confusion matrices and the four squared errors: [G, 16 + 4]."""
+    """The cells of four confusion matrices, four squared errors, all-four counts: [G, 16 + 5]."""
     cells = cells_by_person(scored.predicted, scored.labels, persons)
     squares = squares_by_person(scored.probabilities, scored.labels, persons)
-    return np.column_stack([cells, squares])
+    return np.column_stack([cells, squares, np.bincount(persons, scored.correct.all(1))])
 
 
 def _measures(sums: Array) -> Array:
-    """The MEASURES [B, 7] of sums [B, 16 + 4]."""
-    cells, squares = sums[:, :16].reshape(-1, 4, 4), sums[:, 16:]
+    """The MEASURES [B, 8] of sums [B, 16 + 5]."""
+    cells, squares, all_four = sums[:, :16].reshape(-1, 4, 4), sums[:, 16:20], sums[:, 20]
     found = metrics_of_confusion(cells)
-    brier = squares / cells.sum(-1)
-    means = [values.mean(1) for values in (found["accuracy"], found["macro_f1"], brier)]
-    return np.column_stack([*means, found["accuracy"]])
+    rows = cells.sum(-1)
+    means = [values.mean(1) for values in (found["accuracy"], found["macro_f1"], squares / rows)]
+    return np.column_stack([*means, found["accuracy"], all_four / rows[:, 0]])

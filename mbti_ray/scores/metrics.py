@@ -29,6 +29,41 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "brier",
 _CELLS = 4
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Evaluated rows.
+
+    Attributes:
+        probabilities: Of the positive poles, calibrated, [R, 4].
+        labels: 1 where the label is the positive pole, [R, 4].
+        thresholds: Above them the positive pole is predicted, [4]; of several runs [R, 4].
+        persons: Who wrote each row, any numbers, [R].
+        abstain: Half the width of the band around a threshold in which X is predicted.
+        tokens: Read of each row, [R].
+    """
+
+    probabilities: Array
+    labels: NDArray[Any]
+    thresholds: Array
+    persons: NDArray[Any]
+    abstain: float = 0.0
+    tokens: NDArray[np.int64] | None = None
+
+    @property
+    def predicted(self) -> NDArray[np.bool_]:
+        """The forced predictions [R, 4]: an X counts as what it would have been."""
+        return np.asarray(self.probabilities > self.thresholds)
+
+    @property
+    def unanswered(self) -> NDArray[np.bool_]:
+        """Which letters [R, 4] are X: the probability is nearer to its threshold than `abstain`."""
+        return np.asarray(np.abs(self.probabilities - self.thresholds) < self.abstain)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        return np.asarray(self.predicted == self.labels.astype(bool))
+
+
 def score_rows(
     logits: Tensor,
     labels: Tensor,
@@ -56,39 +91,39 @@ def score_rows(
       [R, 4], and its root; only where rows have them (the others are NaN).
     """
     labels = labels.to(logits.device)
-    predicted = torch.sigmoid(logits) > thresholds
+    given = (torch.sigmoid(logits) > thresholds).cpu().numpy()
     losses = binary_cross_entropy_with_logits(logits.double(), labels.double(), reduction="none")
     squares = (logits.double().sigmoid() - labels.double()).square()
-    actual, given = labels.cpu().numpy() >= 0.5, predicted.cpu().numpy()
-    ranked = logits.double().cpu().numpy()
-    rows = len(actual)
+    actual, ranked = labels.cpu().numpy() >= 0.5, logits.double().cpu().numpy()
+    rows, nobody = len(actual), np.zeros(len(actual), np.int64)
+    of_cells = metrics_of_confusion(cells_by_person(given, actual, nobody).reshape(4, _CELLS))
+    positive = actual.mean(0)
     scores: Scores = {
         "loss": float(losses.mean(1).sum()) / rows,
         "brier": float(squares.mean(1).sum()) / rows,
         "rows": float(rows),
+        "acc_total": float((given == actual).all(1).mean()),
+        "majority_total": float(np.bincount(actual @ (8, 4, 2, 1)).max()) / rows,
     }
+    for name, values in {
+        "acc": of_cells["accuracy"],
+        "majority": np.maximum(positive, 1 - positive),
+        "bal": of_cells["balanced_accuracy"],
+        "f1": of_cells["macro_f1"],
+        "positive": positive,
+        "given": given.mean(0),
+    }.items():
+        scores |= {f"{name}_{d.key}": float(values[k]) for k, d in enumerate(DIMENSIONS)}
+        if name not in ("positive", "given"):
+            scores[f"{name}_mean"] = float(values.mean())
     for k, d in enumerate(DIMENSIONS):
-        cells = np.bincount(confusion_cells(given[:, k], actual[:, k]), minlength=_CELLS)
-        of_cells = metrics_of_confusion(cells.astype(float))
-        positive = float(actual[:, k].sum())
-        scores[f"acc_{d.key}"] = float(of_cells["accuracy"])
-        scores[f"majority_{d.key}"] = max(positive, rows - positive) / rows
-        scores[f"bal_{d.key}"] = float(of_cells["balanced_accuracy"])
-        scores[f"f1_{d.key}"] = float(of_cells["macro_f1"])
-        if 0 < positive < rows:
-            ranking = Ranking.of(ranked[:, k], actual[:, k], np.zeros(rows, np.int64))
+        if 0 < positive[k] < 1:
+            ranking = Ranking.of(ranked[:, k], actual[:, k], nobody)
             scores[f"auroc_{d.key}"] = float(ranking.auroc(np.ones((1, 1)))[0])
-        scores[f"positive_{d.key}"] = positive / rows
-        scores[f"given_{d.key}"] = float(given[:, k].sum()) / rows
-    for prefix in ("acc", "majority", "bal", "f1"):
-        scores[f"{prefix}_mean"] = sum(scores[f"{prefix}_{d.key}"] for d in DIMENSIONS) / 4
-    scores["acc_total"] = float((given == actual).all(1).sum()) / rows
-    if shares is not None and (has_shares := ~shares.isnan().any(1)).any():
+    if shares is not None and (is_given := ~shares.isnan()).any():
         gaps = logits.double().sigmoid() - shares.to(logits.device).double()
-        scores["brier_shares"] = float(gaps[has_shares].square().mean())
+        scores["brier_shares"] = float(gaps[is_given].square().mean())
         scores["rmse_shares"] = scores["brier_shares"] ** 0.5
-    type_counts = np.bincount(actual @ (8, 4, 2, 1))
-    scores["majority_total"] = float(type_counts.max()) / rows
     return scores
 
 
@@ -196,7 +231,9 @@ class Ranking:
 
 def rates_by_person(correct: NDArray[np.bool_], persons: NDArray[Any]) -> Callable[[Array], Array]:
     """The RATES [B, 7] of rows predicted correctly or not [R, 4], for persons weighted [B, G]."""
-    counts = correct_sums(correct, persons)
+    dimensions = correct.sum(1)
+    columns = [*correct.T, dimensions / len(DIMENSIONS), dimensions == 4, dimensions >= 3]
+    counts = np.stack([np.bincount(persons, column) for column in columns], axis=1)
     rows = np.bincount(persons).astype(float)
 
     def rates(weights: Array) -> Array:
@@ -210,12 +247,7 @@ def macro_f1_by_person(
 ) -> Callable[[Array], Array]:
     """Macro-F1 [B, 4] of predictions [R, 4], for persons weighted [B, G]."""
     sums = cells_by_person(predicted, labels, persons)
-    return lambda weights: macro_f1_of_cells(weights @ sums)
-
-
-def macro_f1_of_cells(cells: Array) -> Array:
-    """Macro-F1 [B, 4] of the confusion matrices of four dimensions [B, 16]."""
-    return metrics_of_confusion(cells.reshape(-1, 4, _CELLS))["macro_f1"]
+    return lambda w: metrics_of_confusion((w @ sums).reshape(-1, 4, _CELLS))["macro_f1"]
 
 
 def cells_by_person(
@@ -232,10 +264,3 @@ def squares_by_person(probabilities: Array, labels: NDArray[Any], persons: NDArr
     """The squared errors of the probabilities [R, 4], summed for each person: [G, 4]."""
     squares = (probabilities - labels.astype(float)) ** 2
     return np.column_stack([np.bincount(persons, column) for column in squares.T])
-
-
-def correct_sums(correct: NDArray[np.bool_], persons: NDArray[Any]) -> Array:
-    """The RATES of each person, not yet divided by the number of rows: [G, 7]."""
-    dimensions = correct.sum(1)
-    columns = [*correct.T, dimensions / len(DIMENSIONS), dimensions == 4, dimensions >= 3]
-    return np.stack([np.bincount(persons, column) for column in columns], axis=1)

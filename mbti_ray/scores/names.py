@@ -3,12 +3,10 @@
 The names in scores.json are those of `metrics`. Imports nothing heavy.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from mbti_ray.typology import DIMENSIONS
-
-if TYPE_CHECKING:
-    from mbti_ray.scores.scorecard import Scorecard
 
 DIMENSION_NAMES = {d.key: d.name for d in DIMENSIONS}
 # Shares of correct predictions, in the order in which a table shows them.
@@ -32,7 +30,7 @@ COMPARED_NAMES = RATE_NAMES | {"macro_f1": METRIC_NAMES["macro_f1"]}
 FEW_PERSONS = 20
 
 
-def rates_of(card: "Scorecard") -> dict[str, Any]:
+def rates_of(card: Mapping[str, Any]) -> dict[str, Any]:
     """The model's intervals in what it is compared in, by the names of `COMPARED_NAMES`."""
     dimensions = {key: card["dimensions"][key]["accuracy"] for key in DIMENSION_NAMES}
     return {key: (card["overall"] | dimensions).get(key) for key in COMPARED_NAMES}

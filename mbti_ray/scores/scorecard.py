@@ -6,7 +6,7 @@ Shapes: R rows, G persons, B resamples, 4 dimensions in the order E/I, S/N, T/F,
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -14,32 +14,24 @@ from numpy.typing import NDArray
 
 from mbti_ray.errors import DataError
 from mbti_ray.scores.baselines import Baseline
-from mbti_ray.scores.bootstrap import (
-    LEVEL,
-    Array,
-    Estimate,
-    Statistic,
-    bootstrap,
-    sign_flip_p,
-    swap_test,
-)
+from mbti_ray.scores.bootstrap import LEVEL, Array, Estimate, Statistic, bootstrap
+from mbti_ray.scores.comparison import compare
 from mbti_ray.scores.metrics import (
     BINS,
     METRICS,
     RATES,
-    cells_by_person,
+    Scored,
     confusion_cells,
-    correct_sums,
     macro_f1_by_person,
-    macro_f1_of_cells,
     metrics_by_person,
     rates_by_person,
     reliability_bin,
 )
 from mbti_ray.typology import DIMENSIONS, type_of
 
-# The rates in which the model is compared with the best baseline.
-PAIRED = ("accuracy", "all_four", *(d.key for d in DIMENSIONS))
+# In what the model is compared with the best baseline.
+_PAIRED = ("accuracy", "all_four", *(d.key for d in DIMENSIONS), "macro_f1")
+_PAIRED_KEYS = ("value", "low", "high", "p")
 
 _LENGTH_BINS = 4
 
@@ -71,41 +63,6 @@ class Scorecard(TypedDict):
     missing: dict[str, str]
     lengths: list[dict[str, float]] | None
     paired: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Evaluated rows.
-
-    Attributes:
-        probabilities: Of the positive poles, calibrated, [R, 4].
-        labels: 1 where the label is the positive pole, [R, 4].
-        thresholds: Above them the positive pole is predicted, [4]; of several runs [R, 4].
-        persons: Who wrote each row, any numbers, [R].
-        abstain: Half the width of the band around a threshold in which X is predicted.
-        tokens: Read of each row, [R].
-    """
-
-    probabilities: Array
-    labels: NDArray[Any]
-    thresholds: Array
-    persons: NDArray[Any]
-    abstain: float = 0.0
-    tokens: NDArray[np.int64] | None = None
-
-    @property
-    def predicted(self) -> NDArray[np.bool_]:
-        """The forced predictions [R, 4]: an X counts as what it would have been."""
-        return np.asarray(self.probabilities > self.thresholds)
-
-    @property
-    def unanswered(self) -> NDArray[np.bool_]:
-        """Which letters [R, 4] are X: the probability is nearer to its threshold than `abstain`."""
-        return np.asarray(np.abs(self.probabilities - self.thresholds) < self.abstain)
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        return np.asarray(self.predicted == self.labels.astype(bool))
 
 
 def build_scorecard(
@@ -165,7 +122,7 @@ def build_scorecard(
         },
         "missing": dict(missing or {}),
         "lengths": None if scored.tokens is None else _by_length(scored, scored.tokens),
-        "paired": _paired(scored, persons, baselines, estimates, seed),
+        "paired": _paired(scored, baselines, estimates, resamples=drawn, seed=seed),
     }
 
 
@@ -228,19 +185,18 @@ def _by_length(scored: Scored, tokens: NDArray[np.int64]) -> list[dict[str, floa
     bins = []
     for rows in np.array_split(np.argsort(tokens, kind="stable"), _LENGTH_BINS):
         if len(rows):
-            p, labels = scored.probabilities[rows], scored.labels[rows]
-            gaps = [
-                np.abs(np.bincount(reliability_bin(own), own - label)).sum()
-                for own, label in zip(p.T, labels.T, strict=True)
-            ]
+            p = scored.probabilities[rows]
+            thresholds = np.broadcast_to(scored.thresholds, scored.labels.shape)[rows]
+            of_rows = metrics_by_person(
+                p, scored.labels[rows], thresholds, np.zeros(len(rows), np.int64)
+            )(np.ones((1, 1)))
             bins.append(
                 {
                     "low": int(tokens[rows].min()),
                     "high": int(tokens[rows].max()),
                     "rows": len(rows),
                     "confidence": float(np.maximum(p, 1 - p).mean()),
-                    "accuracy": float(scored.correct[rows].mean()),
-                    "ece": float(np.mean(gaps) / len(rows)),
+                    **{key: float(of_rows[key].mean()) for key in ("accuracy", "ece")},
                 }
             )
     return bins
@@ -248,9 +204,10 @@ def _by_length(scored: Scored, tokens: NDArray[np.int64]) -> list[dict[str, floa
 
 def _paired(
     scored: Scored,
-    persons: NDArray[Any],
     baselines: Sequence[Baseline],
     estimates: Mapping[str, Estimate],
+    *,
+    resamples: int,
     seed: int,
 ) -> dict[str, Any] | None:
     """The model against the comparable baseline with the highest accuracy, on the same rows."""
@@ -259,18 +216,11 @@ def _paired(
         return None
     mean = RATES.index("accuracy")
     best = max(comparable, key=lambda b: float(estimates[_RATES_OF + b.name].value[mean]))
-    difference = _rates(estimates[_MODEL] - estimates[_RATES_OF + best.name])
-    sums = correct_sums(scored.correct, persons) - correct_sums(_correct(best, scored), persons)
-    p = dict(zip(RATES, sign_flip_p(sums, seed=seed).tolist(), strict=True))
-    cells = [cells_by_person(x.predicted, scored.labels, persons) for x in (best, scored)]
-    p_f1, _ = swap_test(
-        cells[0], cells[1], lambda c: macro_f1_of_cells(c).mean(1, keepdims=True), seed=seed
-    )
-    macro_f1 = (estimates["macro_f1"] - estimates[_F1_OF + best.name]).mean().interval(0)
+    sure = replace(scored, probabilities=best.predicted.astype(float), thresholds=np.full(4, 0.5))
+    differences = compare(sure, scored, resamples=resamples, seed=seed)["differences"]
     return {
         "against": best.name,
-        **{name: difference[name] | {"p": p[name]} for name in PAIRED},
-        "macro_f1": dict(macro_f1 or {}) | {"p": float(p_f1[0])},
+        **{m: {key: differences[m][key] for key in _PAIRED_KEYS} for m in _PAIRED},
         "test": "sign-flip permutation by person, two-sided",
     }
 

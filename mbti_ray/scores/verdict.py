@@ -1,18 +1,15 @@
 """What a scorecard amounts to, in one sentence: it claims no more than interval and test show."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mbti_ray.scores.names import COMPARED_NAMES, FEW_PERSONS
-
-if TYPE_CHECKING:
-    from mbti_ray.scores.scorecard import Scorecard
 
 _SIGNIFICANT_P = 0.05
 BASELINE_NAMES = {"tfidf": "TF-IDF", "majority": "the majority class"}
 
 
-def verdict(card: "Scorecard", data_info: Mapping[str, Any] | None = None) -> str:
+def verdict(card: Mapping[str, Any], data_info: Mapping[str, Any] | None = None) -> str:
     """`0.583 a letter on 6 people: worse than TF-IDF (0.875); do not use it yet`.
 
     The description of the data tells whether these people are new.
@@ -35,7 +32,7 @@ def verdict(card: "Scorecard", data_info: Mapping[str, Any] | None = None) -> st
     return f"{start}: better than {baseline}, by more than chance explains{few}"
 
 
-def outcome_of(card: "Scorecard") -> Literal["better", "worse", "unclear", "not compared"]:
+def outcome_of(card: Mapping[str, Any]) -> Literal["better", "worse", "unclear", "not compared"]:
     """How the model compares with the best baseline in accuracy."""
     difference = (card.get("paired") or {}).get("accuracy")
     if not difference:
@@ -55,7 +52,7 @@ def is_significant(difference: Mapping[str, Any]) -> bool:
     return bool(excludes_zero and (p is None or p < _SIGNIFICANT_P))
 
 
-def describe_paired(card: "Scorecard") -> str:
+def describe_paired(card: Mapping[str, Any]) -> str:
     """The model minus a baseline on the same rows, in each measure, with the test that was made."""
     paired = card.get("paired")
     if not paired:

@@ -29,7 +29,7 @@ from mbti_ray.serving.admission import ConcurrencyLimiter, check_wait
 from mbti_ray.serving.batching import Batcher, Executors, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 from mbti_ray.serving.tokenizer_queue import TokenizerQueue
-from mbti_ray.serving.word_explanations import Probabilities, explain_words
+from mbti_ray.serving.word_explanations import Posts, Probabilities, explain_words
 from mbti_ray.typology import POSITIVE_POLES
 
 # Of a CPU with several cores, each with its share of the threads. Measured: two are faster.
@@ -40,8 +40,6 @@ _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 # What an explanation may read again, and how many texts it tokenizes before others have a turn.
 MAX_TOKENS_AGAIN = 2**17
 _USERS_AT_ONCE = 16
-
-Posts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,11 @@ class ServedModel:
         self._batcher = Batcher(
             partial(_forward, predictor),
             executors,
-            output_size=predictor.output_size,
-            pads=predictor.pads,
+            output_size=predictor.runtime.output_size,
+            pads=predictor.runtime.pads,
             batch_tokens=_batch_tokens(predictor, config),
             # Of all threads; a pass that has a share of them is full earlier.
-            min_efficient_tokens=predictor.min_efficient_tokens // max(executors),
+            min_efficient_tokens=predictor.runtime.min_efficient_tokens // max(executors),
             tokens_per_s=tokens_per_s,
             on_forward=self._callback.on_forward,
         )
@@ -160,7 +158,7 @@ class ServedModel:
         check_wait(self._batcher.wait_s, max_wait_s=self._config.max_wait_s)
         windows, _ = distinct_windows(packed)
         output = await self._batcher.compute(windows)
-        if self.predictor.output_size > 2 * len(POSITIVE_POLES):
+        if self.predictor.runtime.output_size > 2 * len(POSITIVE_POLES):
             # A layer among posts takes as long as a pass.
             loop = asyncio.get_running_loop()
             pool = self.predictor.pool
@@ -290,7 +288,7 @@ def _forward(predictor: Predictor, windows: Sequence[TokenIds]) -> Tensor:
 
 
 def _batch_tokens(predictor: Predictor, config: ServeConfig) -> int:
-    return config.batch_tokens or _BATCH_TOKENS[predictor.device.type]
+    return config.batch_tokens or _BATCH_TOKENS[predictor.runtime.device.type]
 
 
 def _cache_key(posts: Posts, *, whole: bool) -> bytes:

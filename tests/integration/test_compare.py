@@ -54,10 +54,23 @@ def test_the_rows_that_either_has_seen_are_left_out(
     assert own["verdict"].startswith("B and A differ by no more than chance explains")
 
 
+def test_base_rates_hold_for_both_bundles_and_move_their_thresholds(
+    compare: Callable[..., Any], bundle: Path, other_bundle: Path, new_people: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    words = [bundle, other_bundle, f"data.source={new_people}", "--output", rows]
+    assert compare(*words, "serve.base_rates.E=0.999")[0] == 0
+    lines = [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
+    assert {row[f"type_{name}"][0] for row in lines for name in ("first", "second")} == {"E"}
+
+
 def test_the_gate_refuses_a_worse_bundle_and_lets_an_equal_one_through(
     bundle: Path, worse_bundle: Path, new_people: Path
 ) -> None:
-    with pytest.raises(BundleError, match=r"is worse than .*, which is served, on 60 people") as e:
+    with pytest.raises(
+        BundleError,
+        match=r"is worse than .*, which is served, on 60 people of .*: accuracy -.*, macro-F1 -",
+    ) as e:
         require_no_worse(bundle, worse_bundle, str(new_people))
     assert "\n" not in str(e.value)
     assert "no more than chance" in require_no_worse(bundle, bundle, str(new_people))

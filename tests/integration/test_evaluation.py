@@ -18,6 +18,7 @@ from mbti_ray.data.split import text_key
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.inference.manifest import load_manifest
+from mbti_ray.inference.predictor import Predictor
 from mbti_ray.predict import main as predict_main
 
 pytestmark = pytest.mark.integration
@@ -55,6 +56,14 @@ def trained(
     make_bundle: Callable[[RunConfig], Path],
 ) -> Path:
     return make_bundle(quick(f"data.source={source}", "data.unit=post", "fit.epochs=1"))
+
+
+def test_a_bundle_of_single_posts_reads_all_posts_of_a_person(trained: Path) -> None:
+    predictor, posts = Predictor.load(trained), ["a quiet evening " * 40, "a loud party " * 40]
+    both, first = predictor.predict([posts, posts[:1]], whole=True)
+    assert not both.truncated
+    assert both.windows > first.windows
+    assert both.probabilities != first.probabilities
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_a_person_read_next_to_others_has_the_logits_of_one_read_alone(
 
 
 def test_attention_has_learned_that_posts_differ(posts_model: Predictor) -> None:
-    attention = posts_model._runtime._model.post_attention
+    attention = posts_model.runtime._model.post_attention
     assert attention.weight.abs().max() > 1e-3
 
 

@@ -76,6 +76,22 @@ def test_the_influence_of_a_word_is_the_difference_to_the_answer_without_it(
         assert words["well-read"][pole] == pytest.approx(p - other[pole], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी में, ok❤️ 👨‍👩‍👧!", ["हिन्दी", "में", "ok", "❤️", "👨‍👩‍👧"]),
+        ("我喜欢 tea、北京", ["我", "喜", "欢", "tea", "北", "京"]),
+        ("l’été, rock'n'roll: 3 INTJs", ["l’été", "rock'n'roll", "3"]),
+    ],
+)
+def test_words_are_those_that_people_see_in_any_script(
+    model: ServedModel, text: str, words: list[str]
+) -> None:
+    (response,) = post(model, {"inputs": text, "explain": "words"})
+    (read,) = response.json()["read"]
+    assert [read["text"][w["start"] : w["end"]] for w in read["words"]] == words
+
+
 def test_words_of_a_reader_of_posts_are_weighed_within_all_posts(
     quick: Callable[..., RunConfig],
     make_bundle: Callable[[RunConfig], Path],

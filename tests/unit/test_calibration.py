@@ -15,8 +15,7 @@ from mbti_ray.scores.calibration import (
     fit_temperature,
     fit_thresholds,
 )
-from mbti_ray.scores.metrics import metrics_of_confusion
-from mbti_ray.scores.scorecard import Scored
+from mbti_ray.scores.metrics import Scored, metrics_of_confusion
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mbti_ray.scores.comparison import MAIN_MEASURES, MIN_PERSONS, compare, describe_comparison
-from mbti_ray.scores.scorecard import Scored
+from mbti_ray.scores.metrics import Scored
 
 pytestmark = pytest.mark.unit
 

@@ -13,7 +13,8 @@ from mbti_ray.errors import ConfigError
 from mbti_ray.inference.decision import Decision
 from mbti_ray.inference.manifest import Manifest
 from mbti_ray.scores.calibration import LengthScaling, fit_thresholds
-from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.scores.metrics import Scored
+from mbti_ray.scores.scorecard import build_scorecard
 
 pytestmark = pytest.mark.unit
 

@@ -251,7 +251,7 @@ def test_input_to_predict_goes_by_the_same_rule(write):
     [
         ("1.5", "E is '1.5'; allowed: 0, 1 or a share between them"),
         ("high", "E is 'high'; allowed: 0, 1 or a share between them"),
-        ("nan", "E is 'nan'; allowed: 0, 1 or a share between them"),
+        ("nan", "E is missing, and so is the type; needed: one of them"),
     ],
 )
 def test_a_share_outside_of_0_to_1_is_a_bad_row(write, cell, reason):
@@ -299,6 +299,11 @@ def test_shares_that_are_missing_are_those_of_no_row_and_percentages_are_no_shar
     ]
     read = read_source(write(cells(*rows, names=names))).rows
     assert [row.shares for row in read] == [None, None, (0.2, 1, 1, 0.9)]
+    some = read_source(write(cells(("INTJ", "0.2", "", "nan", "0.9", "a book"), names=names)))
+    assert str(some.rows[0].shares) == "(0.2, nan, nan, 0.9)"
+    source = write(cells(("", "0.2", "", "1", "0.9", "a book"), names=names))
+    with pytest.raises(DataError, match="N is missing, and so is the type"):
+        read_source(source)
     source = write(cells(("INTJ", "20", "95", "80", "100", "a book"), names=names))
     with pytest.raises(DataError, match=r"E is '20'; allowed: 0, 1 or .*; 20 % is 0\.2$"):
         read_source(source)

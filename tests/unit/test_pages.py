@@ -20,7 +20,8 @@ from mbti_ray.reports.charts import learning_curves
 from mbti_ray.reports.html import write_page
 from mbti_ray.reports.scorecard_page import About, scorecard_page
 from mbti_ray.scores.baselines import majority_class
-from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.scores.metrics import Scored
+from mbti_ray.scores.scorecard import build_scorecard
 from mbti_ray.scores.verdict import verdict
 from mbti_ray.storage.output_tables import check_extension
 from report_records import (

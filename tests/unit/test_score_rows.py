@@ -50,6 +50,15 @@ def test_the_loss_is_plain_cross_entropy_over_rows_and_dimensions():
     assert score_rows(logits, labels)["loss"] == pytest.approx(expected)
 
 
+def test_soft_labels_are_scored_where_they_are_given():
+    logits, labels, nan = torch.zeros(2, 4), torch.ones(2, 4), float("nan")
+    shares = torch.tensor([[0.5, 0.3, nan, 1.0], [nan, nan, nan, nan]])
+    scores = score_rows(logits, labels, shares=shares)
+    assert scores["brier_shares"] == pytest.approx((0.2**2 + 0.5**2) / 3)
+    assert scores["rmse_shares"] == pytest.approx(scores["brier_shares"] ** 0.5)
+    assert "rmse_shares" not in score_rows(logits, labels, shares=torch.full((2, 4), nan))
+
+
 def test_the_examples_of_the_seed_have_the_scores_that_it_gives():
     predicted_labels = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 0]])
     labels = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]])

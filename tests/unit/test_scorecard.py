@@ -7,7 +7,8 @@ import pytest
 
 from mbti_ray.errors import DataError
 from mbti_ray.scores.baselines import Baseline, majority_class
-from mbti_ray.scores.scorecard import Scored, build_scorecard
+from mbti_ray.scores.metrics import Scored
+from mbti_ray.scores.scorecard import build_scorecard
 from mbti_ray.typology import DIMENSIONS
 
 pytestmark = pytest.mark.unit
