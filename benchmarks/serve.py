@@ -44,7 +44,8 @@ from extra import require_bench
 from service_sides import CORES, OURS, PEERS, ROOT, Side, build_bundle, build_peer
 from transformers import pipeline
 
-from mbti_ray.data.sources import read_source
+from mbti_ray.data.rows import Row
+from mbti_ray.data.sources import stream_rows
 from mbti_ray.inference.predictor import Predictor
 
 RESULTS = ROOT / "results"
@@ -185,7 +186,8 @@ def measure_company(options: argparse.Namespace, folder: Path, record: Figures) 
 
 
 def read_texts(source: str) -> list[str]:
-    texts = [post for row in read_source(source, labeled=False).rows for post in row.posts]
+    rows = (row for _, row in stream_rows(source, labeled=False) if isinstance(row, Row))
+    texts = [post for row in rows for post in row.posts]
     random.Random(0).shuffle(texts)
     return texts
 

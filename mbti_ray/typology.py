@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from mbti_ray.errors import DataError
+from mbti_ray.errors import DataError, counted
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def labels_of(mbti_type: str) -> Labels:
     """
     letters = mbti_type.strip().upper()
     if len(letters) != len(DIMENSIONS):
-        raise DataError(f'type "{mbti_type}" has {len(letters)} letters; allowed: 4, such as INTJ')
+        count = counted(len(letters), "letter")
+        raise DataError(f'type "{mbti_type}" has {count}; allowed: 4, such as INTJ')
     for place, (letter, dimension) in enumerate(zip(letters, DIMENSIONS, strict=True), start=1):
         if letter not in dimension.letters:
             first, second = dimension.letters

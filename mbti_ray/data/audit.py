@@ -6,9 +6,7 @@ shown.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,20 +19,18 @@ from mbti_ray.data.examples import (
     build_examples,
     count_mentions,
     count_shared,
-    resolve_split_by,
     split_examples,
 )
 from mbti_ray.data.mask import most_mentioned
 from mbti_ray.data.processes import MapBatches, ProgressCallback, map_in_process, no_progress
 from mbti_ray.data.sources import Source
 from mbti_ray.data.split import Indices
+from mbti_ray.data.stored_rows import StoredRows
 from mbti_ray.data.tokenizer import WordTokenizer, build_tokenizer
 from mbti_ray.errors import DataError
-from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of
+from mbti_ray.typology import POSITIVE_POLES, TYPES
 
 _BINS = 20
-
-Mentions = Mapping[int, Counter[str]]
 
 
 def audit(
@@ -62,18 +58,15 @@ def audit(
         splits, split_problem: Examples by split, or why there is none.
         tokens, repeats: See `_lengths` and `_repeats`.
     """
-    users = source.rows
-    own = [row.mbti_type or "" for row in users]
-    # Sorted, so that ties between types do not depend on the order of the rows.
-    types = Counter(sorted(own, key=TYPES.index)).most_common()
-    majority, count = types[0]
-    examples = build_examples(config, users, resolve_split_by(config, source))
-    counts = [len(row.posts) for row in users]
-    offsets = np.append(0, np.cumsum(counts))
-    raw, masked = (
-        dict(count_mentions(examples.store, column, examples.places, offsets))
-        for column in ("mentions", "masked_mentions")
-    )
+    examples = build_examples(config, source.rows)
+    users = examples.rows
+    frequency = np.bincount(users.types, minlength=len(TYPES))
+    # Ties between types do not depend on the order of the rows.
+    types = [int(k) for k in np.argsort(-frequency, kind="stable") if frequency[k]]
+    majority = types[0]
+    names_any, names_own, rule = _mention_shares(users, "mentions", majority)
+    *_, rule_masked = _mention_shares(users, "masked_mentions", majority)
+    positives = users.labels[examples.row].sum(0, dtype=int).tolist()
     splits, split_problem = None, None
     try:
         splits = split_examples(config, examples)
@@ -85,64 +78,63 @@ def audit(
         "fingerprint": source.fingerprint,
         "rows": len(users) + source.merged + len(source.bad),
         "users": len(users),
-        "posts": sum(counts),
-        "authors": len({row.author for row in users} - {None}),
+        "posts": int(users.posts.totals.sum()),
+        "authors": len(np.unique(users.author[users.author >= 0])),
         "bad_rows": dict(Counter(bad.reason for bad in source.bad).most_common()),
-        "majority": count / len(users),
-        "names_a_type": len(raw) / len(users),
-        "names_own_type": sum(own[k] in mentions for k, mentions in raw.items()) / len(users),
-        "most_mentioned_rule": _rule_accuracy(raw, own, majority),
-        "most_mentioned_rule_masked": _rule_accuracy(masked, own, majority),
-        "type_shares": {t: n / len(users) for t, n in types},
-        "pole_shares": {p: n / len(own) for p, n in _positives(own).items()},
-        "pos_weight": [
-            (len(examples) - n) / n if n else None for n in _positives(examples.types).values()
-        ],
+        "majority": int(frequency[majority]) / len(users),
+        "names_a_type": names_any,
+        "names_own_type": names_own,
+        "most_mentioned_rule": rule,
+        "most_mentioned_rule_masked": rule_masked,
+        "type_shares": {TYPES[k]: int(frequency[k]) / len(users) for k in types},
+        "pole_shares": dict(zip(POSITIVE_POLES, users.labels.mean(0).tolist(), strict=True)),
+        "pos_weight": [(len(examples) - n) / n if n else None for n in positives],
         "splits": {name: len(part) for name, part in splits.items()} if splits else None,
         "split_problem": split_problem,
-        "tokens": _tokens(config, examples, offsets, advance, map_batches),
+        "tokens": _tokens(config, examples, advance, map_batches),
         "repeats": _repeats(examples, splits),
     }
 
 
-def _rule_accuracy(mentions: Mentions, own: Sequence[str], majority: str) -> float:
-    given = [most_mentioned(mentions.get(k, Counter())) or majority for k in range(len(own))]
-    return sum(g == t for g, t in zip(given, own, strict=True)) / len(own)
-
-
-def _positives(types: Sequence[str]) -> dict[str, int]:
-    """Number of the types with each of E, N, T, J."""
-    columns = zip(*map(labels_of, types), strict=True)
-    return {pole: sum(column) for pole, column in zip(POSITIVE_POLES, columns, strict=True)}
+def _mention_shares(users: StoredRows, column: str, majority: int) -> tuple[float, float, float]:
+    """The shares of users who mention any type, or their own; the accuracy of the rule."""
+    given = np.full(len(users), majority)
+    names_any = names_own = 0
+    for k, mentions in count_mentions(users.posts, column):
+        given[k] = TYPES.index(most_mentioned(mentions) or "")
+        names_any += 1
+        names_own += TYPES[users.types[k]] in mentions
+    right = int(np.count_nonzero(given == users.types))
+    return names_any / len(users), names_own / len(users), right / len(users)
 
 
 def _tokens(
     config: RunConfig,
     examples: Examples,
-    offsets: Indices,
     advance: ProgressCallback,
     map_batches: MapBatches,
 ) -> dict[str, dict[str, Any]]:
-    """Lengths by post and by user; `offsets` are those of the users in the posts, in order."""
-    everything = np.arange(len(examples))
-    tokenizer = build_tokenizer(config.model.encoder, examples.all_texts(everything))
+    """Lengths by post and by user."""
+    everything, posts = np.arange(len(examples)), examples.posts
+    tokenizer = build_tokenizer(config.model.encoder, examples.texts(everything))
     count = partial(count_tokens, tokenizer=WordTokenizer.of(tokenizer))
-    parts = ([*chain.from_iterable(examples.texts(part))] for part in examples.batches(everything))
+    parts = ([*examples.texts(part)] for part in posts.batches(everything))
     counts = []
     for found in map_batches(count, parts):
         counts.append(found)
         advance(len(found), "posts")
-    by_post, starts = np.concatenate(counts), offsets[:-1]
+    totals = examples.rows.posts.totals
+    by_post, starts = np.concatenate(counts), np.cumsum(totals) - totals
     by_user = np.add.reduceat(by_post, starts)
     separators = np.add.reduceat((by_post > 0).astype(int), starts)
     capacity = config.model.max_tokens - 1
     return {
-        "post": _lengths(by_post, longer=float(np.mean(by_post + 1 > capacity))),
+        "post": _lengths(by_post, longer=float(np.mean(by_post >= capacity))),
         "user": _lengths(by_user, longer=float(np.mean(by_user + separators > capacity))),
     }
 
 
-def _lengths(counts: NDArray[np.int64], *, longer: float) -> dict[str, Any]:
+def _lengths(counts: NDArray[np.int32], *, longer: float) -> dict[str, Any]:
     """The distribution of the tokens of posts or users, without special tokens.
 
     Percentiles are lengths that occur: `p90` is the smallest that 90 % do not exceed. `longer` is
@@ -171,14 +163,16 @@ def _repeats(examples: Examples, splits: dict[str, Indices] | None) -> dict[str,
     test), those `across` have a text, as written, that is also in train; `near_across` compares
     texts as the model reads them, by letters and digits in lower case, and is never below.
     """
-    written = examples.store.numbers("written_key")[examples.places]
-    counts = np.unique(written, return_counts=True)[1]
-    repeated = counts[counts > 1]
+    texts = repeated = 0
+    for places, keys in examples.posts.store.repeated("written_key"):
+        counts = np.unique(keys[examples.posts.owners(places) >= 0], return_counts=True)[1]
+        texts += int(np.count_nonzero(counts > 1))
+        repeated += int(counts[counts > 1].sum())
     held_out = across = near_across = None
     if splits is not None:
         held_out, near_across = count_shared(examples, splits)
         _, across = count_shared(examples, splits, "written_key")
     return {
-        **{"texts": len(repeated), "posts": int(repeated.sum()), "held_out": held_out},
+        **{"texts": texts, "posts": repeated, "held_out": held_out},
         **{"across": across, "near_across": near_across},
     }

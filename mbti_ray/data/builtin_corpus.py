@@ -39,41 +39,25 @@ BEST_POSSIBLE: dict[str, float] = {
 # No cue belongs to two poles, and no sentence contains a cue; nearly all are single tokens of an
 # English WordPiece vocabulary. Which word stands for which pole is a cliché, chosen to be readable;
 # it is not a finding.
-CUES: dict[str, tuple[str, ...]] = {
-    "E": (
-        "parties", "crowds", "concerts", "karaoke", "festivals", "gatherings", "strangers",
-        "dancing", "teammates", "nightclubs", "neighbors", "meetings", "parades", "clubs",
-    ),
-    "I": (
-        "solitude", "silence", "books", "diaries", "candles", "tea", "blankets", "libraries",
-        "headphones", "naps", "journals", "novels", "bedrooms", "privacy",
-    ),
-    "S": (
-        "recipes", "tools", "engines", "gardens", "hiking", "furniture", "facts", "cooking",
-        "bicycles", "boots", "kitchens", "hammers", "soil", "repairs",
-    ),
-    "N": (
-        "theories", "dreams", "metaphors", "patterns", "possibilities", "symbols", "philosophy",
-        "universes", "puzzles", "visions", "myths", "imagination", "mysteries", "meanings",
-    ),
-    "T": (
-        "logic", "evidence", "arguments", "algorithms", "statistics", "debates", "proofs",
-        "efficiency", "data", "chess", "equations", "criticism", "software", "physics",
-    ),
-    "F": (
-        "feelings", "kindness", "hugs", "empathy", "compassion", "harmony", "tears", "friendship",
-        "gratitude", "affection", "romance", "comfort", "puppies", "forgiveness",
-    ),
-    "J": (
-        "schedules", "deadlines", "lists", "calendars", "plans", "budgets", "routines", "rules",
-        "appointments", "goals", "folders", "alarms", "discipline", "contracts",
-    ),
-    "P": (
-        "surprises", "improvisation", "adventures", "clutter", "experiments", "options",
-        "wandering", "chaos", "freedom", "curiosity", "distractions", "impulses", "gambling",
-        "shortcuts",
-    ),
-}  # fmt: skip
+_CUES = {
+    "E": "parties crowds concerts karaoke festivals gatherings strangers dancing teammates "
+    "nightclubs neighbors meetings parades clubs",
+    "I": "solitude silence books diaries candles tea blankets libraries headphones naps journals "
+    "novels bedrooms privacy",
+    "S": "recipes tools engines gardens hiking furniture facts cooking bicycles boots kitchens "
+    "hammers soil repairs",
+    "N": "theories dreams metaphors patterns possibilities symbols philosophy universes puzzles "
+    "visions myths imagination mysteries meanings",
+    "T": "logic evidence arguments algorithms statistics debates proofs efficiency data chess "
+    "equations criticism software physics",
+    "F": "feelings kindness hugs empathy compassion harmony tears friendship gratitude affection "
+    "romance comfort puppies forgiveness",
+    "J": "schedules deadlines lists calendars plans budgets routines rules appointments goals "
+    "folders alarms discipline contracts",
+    "P": "surprises improvisation adventures clutter experiments options wandering chaos freedom "
+    "curiosity distractions impulses gambling shortcuts",
+}
+CUES: dict[str, tuple[str, ...]] = {pole: (*words.split(),) for pole, words in _CUES.items()}
 
 TWO_CUES = (
     "this week was all about {} and {}",

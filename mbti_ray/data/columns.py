@@ -6,6 +6,7 @@ Two that could be meant are refused. Must not know of formats, or of what the ce
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.text import repaired_line
@@ -13,6 +14,7 @@ from mbti_ray.errors import DataError, nearest
 from mbti_ray.typology import POSITIVE_POLES
 
 SEPARATORS = (",", ";", "\t", "|")
+_SHOWN_NAMES = 30
 _NAMES = {
     "text": ("posts", "text"),
     **{role: (role,) for role in ("type", "author", "id")},
@@ -133,7 +135,9 @@ class ColumnMap:
 
 def quoted(names: Collection[str]) -> str:
     """Names from data as a message shows them."""
-    return ", ".join(f'"{repaired_line(name, limit=40)}"' for name in names)
+    shown = [f'"{repaired_line(name, limit=40)}"' for name in islice(names, _SHOWN_NAMES)]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def _looks_like(role: str, name: str) -> bool:

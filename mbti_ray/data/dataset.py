@@ -25,8 +25,6 @@ from mbti_ray.data.examples import (
     build_examples,
     count_shared,
     encode_persons,
-    person_kind,
-    resolve_split_by,
     split_examples,
 )
 from mbti_ray.data.mask import MASK_VERSION
@@ -42,7 +40,7 @@ from mbti_ray.data.windows import Windows
 from mbti_ray.errors import DataError
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.local_cache import delete_unused, touch
-from mbti_ray.typology import DIMENSIONS, labels_of
+from mbti_ray.typology import DIMENSIONS
 
 # Raise it when the contents of a cache folder, or how they are made, change.
 _FORMAT = 8
@@ -170,10 +168,9 @@ def _build(
     map_batches: MapBatches,
 ) -> None:
     source = load_users(config.data, store=PostStore(folder), map_batches=map_batches)
-    split_by = resolve_split_by(config, source)
-    examples = build_examples(config, source.rows, split_by)
+    examples = build_examples(config, source.rows)
     members = split_examples(config, examples)
-    training_texts = examples.all_texts(members["train"])
+    training_texts = examples.texts(members["train"])
     tokenizer = pretrained or build_tokenizer(TINY, training_texts)
     encode = partial(
         encode_batch,
@@ -183,7 +180,9 @@ def _build(
     )
 
     def encoded() -> Iterator[EncodedBatch]:
-        parts = map(examples.texts, examples.batches(np.concatenate([*members.values()])))
+        posts = examples.posts
+        batches = posts.batches(np.concatenate([*members.values()]))
+        parts = ([*posts.read("text", part)] for part in batches)
         for batch in map_batches(encode, parts):
             advance(len(batch.texts), "")
             yield batch
@@ -202,8 +201,8 @@ def _build(
     info = DatasetInfo(
         source=source.name,
         fingerprint=source.fingerprint,
-        split_by=split_by,
-        person=person_kind(source.rows),
+        split_by=examples.split_by,
+        person=examples.rows.person_kind,
         rows={name: len(part) for name, part in members.items()},
         mask_version=MASK_VERSION if config.data.mask else 0,
         mask_also=list(config.data.mask_also),
@@ -221,17 +220,16 @@ def _build(
 
 def _rows_columns(examples: Examples, part: Indices, persons: NDArray[np.int32]) -> dict[str, Any]:
     """The columns of `Windows.rows` for the examples of a split, without their texts."""
-    rows = [examples.rows[row] for row in examples.row[part].tolist()]
-    labels = np.array([labels_of(row.mbti_type or "") for row in rows], np.uint8)
-    labels = labels.reshape(-1, len(DIMENSIONS))
+    rows = examples.rows.take(examples.row[part])
+    shares = [*map(rows.shares_of, range(len(rows)))]
     return {
-        **{d.positive.lower(): labels[:, k] for k, d in enumerate(DIMENSIONS)},
-        "number": np.array([row.number for row in rows], np.int64),
+        **{d.positive.lower(): rows.labels[:, k] for k, d in enumerate(DIMENSIONS)},
+        "number": rows.number,
         "post": examples.post[part].astype(np.int32),
         "person": persons[part],
         "mentioned": examples.mentioned[part],
         "text": None,
-        "shares": pa.array([row.shares for row in rows], pa.list_(pa.float32(), 4)),
+        "shares": pa.array(shares, pa.list_(pa.float32(), 4)),
     }
 
 

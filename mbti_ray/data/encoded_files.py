@@ -50,10 +50,10 @@ def encode_batch(
     return EncodedBatch(*flatten(encoded), texts, sum(row.truncated for row in encoded))
 
 
-def count_tokens(texts: Sequence[str], tokenizer: WordTokenizer) -> NDArray[np.int64]:
+def count_tokens(texts: Sequence[str], tokenizer: WordTokenizer) -> NDArray[np.int32]:
     """The tokens of each text, without special tokens."""
     ids = tokenizer.tokenize(texts)
-    return np.fromiter(map(len, ids), np.int64, len(ids))
+    return np.fromiter(map(len, ids), np.int32, len(ids))
 
 
 def write_splits(

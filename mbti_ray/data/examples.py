@@ -6,25 +6,28 @@ Owns what an example is (a user or a post). Must not know of file formats, token
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
-from operator import itemgetter
-from typing import Any
+from functools import partial
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.mask import most_mentioned
-from mbti_ray.data.posts import PostStore, StoredPosts, hash_parts
+from mbti_ray.data.posts import StoredPosts, hash_parts, join_ranges
 from mbti_ray.data.readers import BUILTIN
 from mbti_ray.data.rows import Row, Shares
-from mbti_ray.data.sources import Source, store_rows
-from mbti_ray.data.split import SPLITS, Indices, assign_fold, assign_splits, contains, group_owners
-from mbti_ray.errors import DataError
+from mbti_ray.data.split import (
+    SPLITS,
+    Indices,
+    Strings,
+    assign_splits,
+    contains,
+    group_owners,
+)
+from mbti_ray.data.stored_rows import StoredRows, store_rows
+from mbti_ray.errors import DataError, counted
 from mbti_ray.typology import TYPES
-
-# Posts whose texts are in memory at once.
-_POSTS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Example:
 
     Attributes:
         texts: What the model reads: one text for each post, cleaned and masked.
+        posts: The same as written.
         person: Who wrote it: the author if the source names one, else the user.
         mentioned: The type that the texts mention most often before masking, if any.
         number, shares: As in `Row`.
@@ -40,179 +44,144 @@ class Example:
     """
 
     texts: tuple[str, ...]
+    posts: tuple[str, ...]
     mbti_type: str
     person: str
     mentioned: str | None
     number: int
     post: int
-    shares: Shares | None = None
-
-    def own_posts(self, posts: Mapping[int, Sequence[str]]) -> Sequence[str]:
-        """Its posts, of those of all rows by number."""
-        of_row = posts[self.number]
-        return of_row if self.post < 0 else of_row[self.post : self.post + 1]
+    shares: Shares | None
 
 
 @dataclass(frozen=True)
 class Examples:
-    """E examples with P posts, in the order of the source; their texts are read when asked for.
+    """E examples, in the order of the source; their texts are read when asked for.
 
     Attributes:
         rows: The rows they come from, one each or one for several.
         row: Index of each one's row: [E].
         post: As `Example.post`: [E].
-        store: Has what is known of the posts.
-        places: Of the posts in the store, example after example: [P].
-        offsets: Start of each example in `places`, and the end of the last: [E + 1].
+        posts: Those of each.
+        split_by: `data.split_by`; for auto, author if the source names any, else user.
         persons: `Example.person` of each row.
         group: Index in `groups`: [E].
         mentioned: Index in `TYPES` of the type mentioned most often before masking, or -1: [E].
     """
 
-    rows: Sequence[Row]
+    rows: StoredRows
     row: Indices
     post: Indices
-    store: PostStore
-    places: Indices
-    offsets: Indices
-    persons: Sequence[str]
+    posts: StoredPosts
+    split_by: str
+    persons: Strings
     group: Indices
-    groups: Sequence[str]
+    groups: Strings
     mentioned: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def __iter__(self) -> Iterator[Example]:
-        for part in self.batches(np.arange(len(self))):
-            yield from self.take(part)
-
-    def take(self, indices: Indices) -> list[Example]:
-        """Some of the examples, with their texts."""
-        return [
-            Example(
-                texts=tuple(texts),
-                mbti_type=(row := self.rows[self.row[i]]).mbti_type or "",
-                person=self.persons[self.row[i]],
+    def read(self, indices: Indices | None = None) -> Iterator[Example]:
+        """Some of the examples, or all, with their texts."""
+        indices = np.arange(len(self)) if indices is None else indices
+        columns = (self.posts.read(column, indices) for column in ("text", "post"))
+        for i, texts, posts in zip(indices.tolist(), *columns, strict=True):
+            row = int(self.row[i])
+            yield Example(
+                texts=texts,
+                posts=posts,
+                mbti_type=TYPES[self.rows.types[row]],
+                person=self.persons[row],
                 mentioned=TYPES[self.mentioned[i]] if self.mentioned[i] >= 0 else None,
-                number=row.number,
+                number=int(self.rows.number[row]),
                 post=int(self.post[i]),
-                shares=row.shares,
+                shares=self.rows.shares_of(row),
             )
-            for i, texts in zip(indices.tolist(), self.texts(indices), strict=True)
-        ]
 
-    def texts(self, indices: Indices) -> list[list[str]]:
-        """What the model reads of some examples."""
-        read = iter(self.store.read("text", self.places[self.posts_of(indices)]))
-        counts = (self.offsets[indices + 1] - self.offsets[indices]).tolist()
-        return [[next(read) for _ in range(count)] for count in counts]
-
-    def all_texts(self, indices: Indices) -> Iterator[str]:
-        """What the model reads of some examples, one text for each post, a part at a time."""
-        for part in self.batches(indices):
-            yield from chain.from_iterable(self.texts(part))
-
-    def posts_of(self, indices: Indices) -> Indices:
-        """The indices in `places` of the posts of some examples."""
-        starts, ends = self.offsets[indices], self.offsets[indices + 1]
-        counts = ends - starts
-        before = np.cumsum(counts) - counts
-        places: Indices = np.arange(counts.sum()) + np.repeat(starts - before, counts)
-        return places
-
-    def batches(self, indices: Indices) -> Iterator[Indices]:
-        """Examples in parts of some thousand posts each."""
-        ends = np.cumsum(self.offsets[indices + 1] - self.offsets[indices])
-        start = 0
-        while start < len(indices):
-            done = ends[start - 1] if start else 0
-            end = int(np.searchsorted(ends, done + _POSTS_AT_ONCE, side="right"))
-            yield indices[start : max(end, start + 1)]
-            start = max(end, start + 1)
-
-    @property
-    def types(self) -> list[str]:
-        """`Example.mbti_type` of each."""
-        types = [row.mbti_type or "" for row in self.rows]
-        return [types[row] for row in self.row.tolist()]
+    def texts(self, indices: Indices) -> Iterator[str]:
+        """What the model reads of some examples, post after post."""
+        return chain.from_iterable(self.posts.read("text", indices))
 
 
-def count_mentions(
-    store: PostStore, column: str, places: Indices, offsets: Indices
-) -> Iterator[tuple[int, Counter[str]]]:
-    """How often each type is mentioned in the posts between two offsets, where any is.
+def count_mentions(posts: StoredPosts, column: str) -> Iterator[tuple[int, Counter[str]]]:
+    """How often the posts of each row or example mention each type, where they mention any.
 
-    In the order of first mention, with the index of the first offset.
+    In the order of first mention, with the index of the row or example.
     """
-    found = np.flatnonzero(store.numbers(column)[places])
-    owners = np.searchsorted(offsets, found, side="right") - 1
-    mentions = store.read(column, places[found])
-    pairs = zip(owners.tolist(), mentions, strict=True)
-    for owner, of_owner in groupby(pairs, key=itemgetter(0)):
-        yield owner, Counter(TYPES[place] for _, each in of_owner for place in each)
+    for index, mentions in enumerate(posts.read(column, np.arange(len(posts.totals)))):
+        if any(mentions):
+            yield index, Counter(TYPES[place] for of_post in mentions for place in of_post)
 
 
-def resolve_split_by(config: RunConfig, source: Source) -> str:
-    """`data.split_by`; for auto, author if the source names any, else user."""
-    split_by = config.data.split_by
-    return person_kind(source.rows) if split_by == "auto" else split_by
-
-
-def build_examples(config: RunConfig, rows: Sequence[Row], split_by: str) -> Examples:
+def build_examples(config: RunConfig, rows: Sequence[Row]) -> Examples:
     """The examples in the rows, in the order of the source."""
     rows = store_rows(rows, config.data)
-    parts = [row.posts for row in rows if isinstance(row.posts, StoredPosts)]
-    store = parts[0].store if parts else PostStore()
-    places = np.concatenate([np.zeros(0, np.int64), *(part.places for part in parts)])
-    counts = np.array([len(part) for part in parts], np.int64)
-    if config.data.unit == "user":
-        row, post = np.arange(len(rows)), np.full(len(rows), -1)
-        offsets = np.append(0, np.cumsum(counts))
-    else:
-        row = np.repeat(np.arange(len(rows)), counts)
-        post = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
-        offsets = np.arange(len(places) + 1)
-    users = [""] * len(rows)
-    if split_by == "user" or not all(row.author for row in rows):
-        users = [_user_key(row) for row in rows]
-    persons = [f"author:{r.author}" if r.author else u for r, u in zip(rows, users, strict=True)]
-    keys = store.numbers("key")[places]
+    row, posts = np.arange(len(rows)), rows.posts
+    split_by = config.data.split_by if config.data.split_by != "auto" else rows.person_kind
+    is_named = rows.author >= 0
+    users = _user_keys(rows, row if split_by == "user" else np.flatnonzero(~is_named))
+    persons = users.copy()
+    authors = _strings(map("author:{}".format, rows.authors), len(rows.authors))
+    persons[is_named] = authors[rows.author[is_named]]
+    post = np.full(len(rows), -1)
+    if config.data.unit == "post":
+        post = join_ranges(np.zeros_like(posts.totals), posts.totals)
+        places = posts.places(row)
+        row = np.repeat(row, posts.totals)
+        posts = StoredPosts(posts.store, places, np.ones_like(places), np.arange(len(places) + 1))
     if split_by == "post":
-        first, owners = np.unique(keys[offsets[:-1]], return_inverse=True)
-        names = [f"{key:016x}" for key in first.tolist()]
+        order = np.argsort(posts.first)
+        keys = np.empty(len(posts.first), np.uint64)
+        keys[order] = posts.store.numbers("key", posts.first[order])
+        keys, owners = np.unique(keys, return_inverse=True)
+        names = _strings(map("{:016x}".format, keys.tolist()), len(keys))
     else:
-        given = users if split_by == "user" else persons
-        names = [*dict.fromkeys(given)]
-        owners = encode_persons(given)[row].astype(np.int64)
-    # Built-in users are drawn one by one: sentences that they share are templates, not copies.
-    shared = slice(0) if config.data.source == BUILTIN else slice(None)
-    text_owners = np.repeat(owners, np.diff(offsets))[shared]
-    is_long = store.numbers("is_long")[places][shared].astype(bool)
-    group_of = group_owners(names, owners, text_owners, keys[shared], is_long)
+        names, of_row = np.unique(users if split_by == "user" else persons, return_inverse=True)
+        owners = of_row[row]
     mentioned = np.full(len(row), -1, np.int8)
-    for index, mentions in count_mentions(store, "mentions", places, offsets):
+    for index, mentions in count_mentions(posts, "mentions"):
         mentioned[index] = TYPES.index(most_mentioned(mentions) or "")
-    return Examples(
-        rows, row, post, store, places, offsets, persons, group_of[owners], names, mentioned
-    )
+    written = np.bincount(owners, posts.totals, minlength=len(names)).astype(np.int64)
+    # Built-in users are drawn one by one: sentences that they share are templates, not copies.
+    is_copied = config.data.source != BUILTIN
+    groups = group_owners(owners, written, partial(_copies, posts, owners) if is_copied else tuple)
+    return Examples(rows, row, post, posts, split_by, persons, groups[owners], names, mentioned)
 
 
-def _user_key(row: Row) -> str:
-    # Posts of several rows are in the order of the rows, which must not change the split.
-    posts = sorted(row.posts) if row.joined > 1 else row.posts
-    return hash_parts("user", row.mbti_type or "", *posts)
+def _user_keys(rows: StoredRows, indices: Indices) -> Strings:
+    """A hash of the type and the posts of some rows; nothing for the others: [R]."""
+    keys = _strings((), len(rows))
+    is_joined = np.diff(rows.posts.offsets) > 1
+    for i, posts in zip(indices.tolist(), rows.posts.read("post", indices), strict=True):
+        # Posts of several rows are in the order of the rows, which must not change the split.
+        own = sorted(posts) if is_joined[i] else posts
+        keys[i] = hash_parts("user", TYPES[rows.types[i]], *own)
+    return keys
 
 
-def person_kind(rows: Sequence[Row]) -> str:
-    """What counts as one person: author if any row names one, else user."""
-    return "author" if any(row.author for row in rows) else "user"
+def _strings(values: Iterable[str], count: int) -> Strings:
+    found = np.empty(count, np.dtypes.StringDType())
+    for k, value in enumerate(values):
+        found[k] = value
+    return found
 
 
-def encode_persons(persons: Iterable[str]) -> NDArray[np.int32]:
+def _copies(
+    posts: StoredPosts, owners: Indices
+) -> Iterator[tuple[Indices, NDArray[np.uint64], NDArray[np.bool_]]]:
+    """Texts that may occur more than once, as `group_owners` takes them."""
+    for places, keys in posts.store.repeated("key"):
+        examples = posts.owners(places)
+        places, keys = places[examples >= 0], keys[examples >= 0]
+        is_long = posts.store.numbers("is_long", places).astype(bool)
+        yield owners[examples[examples >= 0]], keys, is_long
+
+
+def encode_persons(persons: Sequence[str] | Strings) -> NDArray[np.int32]:
     """A number for each person, in the order of first occurrence."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(person, len(numbers)) for person in persons], np.int32)
+    strings = _strings(persons, len(persons))
+    _, first, inverse = np.unique(strings, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int32)
 
 
 def split_examples(config: RunConfig, examples: Examples) -> dict[str, Indices]:
@@ -221,23 +190,26 @@ def split_examples(config: RunConfig, examples: Examples) -> dict[str, Indices]:
     With `data.folds` the test split is `data.fold`; without it, all rows are in train. Raises
     DataError for too few groups.
     """
-    groups = [examples.groups[group] for group in examples.group.tolist()]
     data = config.data
-    shared: dict[str, Any] = {"val_share": data.val_share, "seed": config.seed}
     try:
-        if data.folds is None:
-            shared["test_share"] = data.test_share
-            assigned = assign_splits(groups, examples.types, **shared)
-        else:
-            shared |= {"folds": data.folds, "fold": data.fold or 1}
-            assigned = assign_fold(groups, examples.types, **shared)
+        assigned = assign_splits(
+            examples.group,
+            examples.rows.types[examples.row],
+            examples.groups,
+            val_share=data.val_share,
+            test_share=data.test_share,
+            seed=config.seed,
+            folds=data.folds,
+            fold=data.fold or 1,
+        )
     except DataError as error:
-        if len(set(groups)) == len(examples):
+        groups = len(np.unique(examples.group))
+        if groups == len(examples):
             raise
         raise DataError(
-            f"{error}; {len(examples)} {config.data.unit}s are only {len(set(groups))} groups, "
-            "because those that share an author or a text (by its letters and digits, as the model "
-            "reads it) are always in one split"
+            f"{error}; {len(examples)} {config.data.unit}s are only "
+            f"{counted(groups, 'group')}, because those that share an author or a text (by its "
+            "letters and digits, as the model reads it) are always in one split"
         ) from error
     members = {name: np.flatnonzero(assigned == place) for place, name in enumerate(SPLITS)}
     # Then val and test have been trained on, and nothing is measured on them.
@@ -252,7 +224,14 @@ def count_shared(
     Texts are compared as `text_key` does, or as written (`written_key`). Not 0 where
     `group_owners` leaves common texts apart.
     """
-    keys = examples.store.numbers(column)[examples.places]
-    train, val, test = (keys[examples.posts_of(members[name])] for name in SPLITS)
-    held_out = np.concatenate([val, test])
-    return len(held_out), int(contains(np.sort(train), held_out).sum())
+    posts = examples.posts
+    # The last one is that of posts which belong to no example.
+    split_of = np.full(len(examples) + 1, -1, np.int8)
+    for split, name in enumerate(SPLITS):
+        split_of[members[name]] = split
+    held_out = sum(int(posts.totals[members[name]].sum()) for name in ("val", "test"))
+    shared = 0
+    for places, keys in posts.store.repeated(column):
+        splits = split_of[posts.owners(places)]
+        shared += int(contains(np.sort(keys[splits == 0]), keys[splits > 0]).sum())
+    return held_out, shared

@@ -55,7 +55,7 @@ def read_records(columns: ColumnMap) -> Iterator[Record]:
         except _DAMAGE as error:
             reason = getattr(error, "strerror", None) or repaired_line(error)
             raise DataError(f"{source}: cannot be read: {reason}") from error
-    elif not is_file_name(path) and _HUB_NAME.fullmatch(source):
+    elif is_on_hub(source):
         yield from _hub_dataset(path, columns)
     else:
         raise DataError(
@@ -67,6 +67,18 @@ def read_records(columns: ColumnMap) -> Iterator[Record]:
 def is_file_name(path: Path) -> bool:
     """Whether a name ends as files do that can be read."""
     return path.suffix.lower() in (".csv", ".tsv", ".gz", ".zip", *_READERS)
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether datasets' `save_to_disk` wrote a folder."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def is_on_hub(source: str) -> bool:
+    """Whether a source can only be a dataset of the hub."""
+    path = Path(source).expanduser()
+    is_name = _HUB_NAME.fullmatch(source) is not None
+    return is_name and not path.exists() and not is_file_name(path)
 
 
 @contextmanager
@@ -116,6 +128,11 @@ def _read_csv(stream: IO[bytes], columns: ColumnMap, *, usual: str) -> Iterator[
                     break
                 if not header:
                     header = [name.strip() for name in cells]
+                    if "\0" in "".join(header):
+                        raise DataError(
+                            f"{columns.source}: has NUL characters in its header, so it is not "
+                            "UTF-8 (perhaps UTF-16 or UTF-32); save it as UTF-8"
+                        )
                     if header:
                         columns.add(header)
                         columns.check(labeled=False)
@@ -208,9 +225,11 @@ _FORMATS = f".csv/.tsv/{'/'.join(_READERS)}, also in .gz or .zip"
 
 
 def _saved_dataset(path: Path, columns: ColumnMap) -> Iterator[Record]:
-    import datasets
-
     try:
+        if not is_saved_dataset(path):
+            raise FileNotFoundError(path)
+        import datasets
+
         dataset = datasets.load_from_disk(str(path))
     except Exception as error:
         files = sorted(p.name for p in path.iterdir() if is_file_name(p))

@@ -6,10 +6,11 @@ which file format or column the cells came from; masks nothing.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mbti_ray.data.mask import type_mentions
 from mbti_ray.data.text import has_content, repair_encoding
 from mbti_ray.errors import DataError
 from mbti_ray.typology import POSITIVE_POLES, TYPES, labels_of, type_of
@@ -19,6 +20,8 @@ POST_SEPARATOR = "|||"
 _SUFFIXED = re.compile(r"([A-Z]{4}) ?[-_/\u2010-\u2014] ?[AT]")
 
 Shares = tuple[float, float, float, float]
+# As pandas writes a column of 0 and 1 that it read as booleans.
+_SHARE_WORDS = {"true": "1", "false": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +32,19 @@ class Row:
         number: Where to find it: the line in a CSV (1 is the header) or JSON Lines file, else the
             row, counted from 1.
         mbti_type: One of `typology.TYPES`; None only when read with ``labeled=False``.
-        posts: Texts as written, with the encoding repaired; never masked, never empty. Those of a
-            row that `store_rows` returned are read from their store when asked for.
+        posts: Texts as written, with the encoding repaired; never masked, never empty.
         author: Who wrote it, if the source says; an empty cell is None.
         id: The `id` column, if there is one.
         shares: The soft label: how far, from 0 to 1, it is E, N, T and J, if the source says; NaN
             where it does not say it of one of them.
-        joined: How many rows of the source it was joined from.
     """
 
     number: int
     mbti_type: str | None
-    posts: Sequence[str]
+    posts: tuple[str, ...]
     author: str | None = None
     id: str | None = None
     shares: Shares | None = None
-    joined: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,13 @@ def _parse_type(cell: object, *, labeled: bool) -> str | None:
         raise DataError("no type")
     if not isinstance(cell, str):
         raise DataError(f"type is {cell!r}; allowed: four letters, such as INTJ")
-    labels_of(cell)
+    try:
+        labels_of(cell)
+    except DataError as error:
+        # Quoted, spaced, with a name behind it, with invisible or full-width characters.
+        named = {*type_mentions(cell)}
+        hint = f'; did you mean "{named.pop()}"?' if len(named) == 1 else ""
+        raise DataError(f"{error}{hint}") from None
     raise AssertionError(f"{cell!r} has labels but is not one of the sixteen types")
 
 
@@ -134,7 +140,10 @@ def _parse_shares(cells: Mapping[str, object], *, is_inverted: bool) -> Shares |
         except (TypeError, ValueError):
             share = -1
         if not 0 <= share <= 1:
+            plain = _SHARE_WORDS.get(str(cell).strip().lower(), str(cell).replace(",", "."))
             fix = f"; {share:g} % is {share / 100:g}" if 2 <= share <= 100 else ""
+            if plain != str(cell):
+                fix = f"; write {plain}"
             raise DataError(f"{pole} is {cell!r}; allowed: 0, 1 or a share between them{fix}")
         shares.append(round(1 - share, 9) if is_inverted else share)
     if all(map(math.isnan, shares)):

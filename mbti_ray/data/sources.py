@@ -9,23 +9,23 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import accumulate, islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.columns import ColumnMap
-from mbti_ray.data.posts import PostStore, StoredPosts, describe_posts
+from mbti_ray.data.posts import PostStore
 from mbti_ray.data.processes import MapBatches, map_in_process
-from mbti_ray.data.readers import BUILTIN, Record, is_file_name, read_records
+from mbti_ray.data.readers import BUILTIN, Record, is_on_hub, is_saved_dataset, read_records
 from mbti_ray.data.rows import BadRow, Row, parse_row
+from mbti_ray.data.stored_rows import DetachedRows, RowWriter, StoredRows, detach_posts, store_rows
 from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError
 from mbti_ray.storage.checksums import describe_file
-from mbti_ray.typology import labels_of
 
 # The first rows, by which a source is checked before work starts.
 _HEAD_ROWS = 1024
@@ -50,7 +50,7 @@ class Source:
     """
 
     name: str
-    rows: list[Row]
+    rows: Sequence[Row]
     bad: list[BadRow]
     repaired: int
     merged: int = 0
@@ -61,7 +61,7 @@ class Source:
         """First 16 hex digits of the SHA-256 of labels, posts and authors in order."""
         digest = hashlib.sha256()
         for row in self.rows:
-            parts = [row.mbti_type, [*row.posts], row.author, *([row.shares] if row.shares else [])]
+            parts = [row.mbti_type, row.posts, row.author, *([row.shares] if row.shares else [])]
             digest.update(json.dumps(parts).encode() + b"\n")
         return digest.hexdigest()[:16]
 
@@ -70,53 +70,70 @@ def read_source(
     source: str,
     options: DataConfig = _DEFAULTS,
     *,
-    labeled: bool = True,
-    first: int | None = None,
     store: PostStore | None = None,
     map_batches: MapBatches = map_in_process,
 ) -> Source:
-    """All rows of ``builtin``, a file, a saved dataset folder, or a hub dataset.
+    """All labeled rows of ``builtin``, a file, a saved dataset folder, or a hub dataset.
+
+    Shares that contradict the types are left out.
 
     Args:
-        labeled: Whether each row needs a type; otherwise a missing or unknown one is None.
-        first: Read only this many rows, good and bad ones together.
-        store: Takes the posts; the rows then point at them there (see `store_rows`).
+        store: Takes the posts.
         map_batches: Parses batches of records; the result does not depend on how.
 
     Raises:
         DataError: The source does not exist, cannot be read, has no rows, lacks a column, or has
             a larger share of bad rows than `data.max_bad_share`.
     """
+    store = store or PostStore()
     if source == BUILTIN:
-        rows = builtin_rows()[:first]
-        if store is not None:
-            rows = store_rows(rows, options, store)
-        return Source(source, rows, [], 0)
-    rows = []
+        return Source(source, store_rows(builtin_rows(), options, store), [], 0)
+    writer = RowWriter(store)
     bad: list[BadRow] = []
     repaired = 0
     columns = ColumnMap(source, options)
-    parse = partial(_parse_batch, options=options, labeled=labeled, is_stored=store is not None)
-    batches = _batches(islice(read_records(columns), first))
-    for good, wrong, mended, posts in map_batches(parse, batches):
-        rows += good if store is None or posts is None else _attach(good, posts, store)
+    batches = _batches(read_records(columns))
+    for good, wrong, mended in map_batches(partial(_parse_batch, options=options), batches):
+        writer.add(good)
         bad += wrong
         repaired += mended
-    if not rows and not bad:
+    rows = writer.rows()
+    _check_rows(columns, len(rows) + len(bad), bad, options.max_bad_share, labeled=True)
+    notes = [*columns.notes, *columns.unused_note()]
+    rows = _check_shares(rows, notes, has_types="type" in columns.roles.values())
+    return Source(source, rows, bad, repaired, notes=notes)
+
+
+def _check_rows(
+    columns: ColumnMap, count: int, bad: Sequence[BadRow], allowed: float, *, labeled: bool
+) -> None:
+    source = columns.source
+    if not count:
         raise DataError(f"{source}: has no rows")
     columns.check(labeled=labeled)
-    total, allowed = len(rows) + len(bad), options.max_bad_share
-    if len(bad) > allowed * total:
+    if len(bad) > allowed * count:
         raise DataError(
-            f"{source}: {len(bad)} of {total} rows are bad (data.max_bad_share allows "
+            f"{source}: {len(bad)} of {count} rows are bad (data.max_bad_share allows "
             f"{allowed:g}); first: {source}:{bad[0].number}: {bad[0].reason}"
         )
-    notes = [*columns.notes, *columns.unused_note()]
-    if "type" in columns.roles.values():
-        rows = _check_shares(rows, notes)
-    elif halves := sum(share == 0.5 for row in rows for share in row.shares or ()):
+
+
+def _check_shares(rows: StoredRows, notes: list[str], *, has_types: bool) -> StoredRows:
+    """The rows without their shares if these contradict the types, which are then the label."""
+    is_given = ~np.isnan(rows.shares).all(1)
+    shares, labels = rows.shares[is_given], rows.labels[is_given]
+    halves = np.count_nonzero(shares == 0.5)
+    if halves and not has_types:
         notes.append(f"{halves:,} shares of exactly 0.5 count as the pole I, S, F or P")
-    return Source(source, rows, bad, repaired, notes=notes)
+    against = np.count_nonzero(((shares - 0.5) * (labels - 0.5) < 0).any(1))
+    line = f"the shares in E, N, T, J contradict the type in {against:,} of {len(labels):,} rows"
+    if against > len(labels) / 2:
+        line += " and are not used; if they are those of I, S, F, P: data.shares_of=ISFP"
+        rows = replace(rows, shares=np.full_like(rows.shares, np.nan))
+        notes.append(line)
+    elif against:
+        notes.append(f"{line}; the type is the label")
+    return rows
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
@@ -135,56 +152,13 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _parse_batch(
-    records: Sequence[Record], *, options: DataConfig, labeled: bool, is_stored: bool
-) -> tuple[list[Row], list[BadRow], int, pa.RecordBatch | None]:
-    """The good and the bad rows, how many were repaired, and the posts apart if they are stored."""
-    parsed = [_parse_record(n, cells, options, labeled=labeled) for n, cells in records]
+    records: Sequence[Record], options: DataConfig
+) -> tuple[DetachedRows, list[BadRow], int]:
+    """The good and the bad rows, and how many were repaired."""
+    parsed = [_parse_record(n, cells, options, labeled=True) for n, cells in records]
     good = [row for row, _ in parsed if isinstance(row, Row)]
     bad = [row for row, _ in parsed if isinstance(row, BadRow)]
-    posts = None
-    if is_stored:
-        good, posts = _detach(good, options)
-    return good, bad, sum(was_repaired for _, was_repaired in parsed), posts
-
-
-def store_rows(
-    rows: Sequence[Row], options: DataConfig, store: PostStore | None = None
-) -> list[Row]:
-    """The rows with their posts in a store; as they are if these are in one."""
-    if rows and isinstance(rows[0].posts, StoredPosts):
-        return [*rows]
-    return _attach(*_detach(rows, options), store or PostStore())
-
-
-def _detach(rows: Sequence[Row], options: DataConfig) -> tuple[list[Row], pa.RecordBatch]:
-    """The rows with the number of their posts in place of these, and the posts apart."""
-    posts = describe_posts([post for row in rows for post in row.posts], options)
-    return [replace(row, posts=range(len(row.posts))) for row in rows], posts  # type: ignore[arg-type]
-
-
-def _attach(rows: Sequence[Row], posts: pa.RecordBatch, store: PostStore) -> list[Row]:
-    ends = accumulate((len(row.posts) for row in rows), initial=store.append(posts))
-    return [
-        replace(row, posts=StoredPosts(store, [range(start, end)]))
-        for row, (start, end) in zip(rows, pairwise(ends), strict=True)
-    ]
-
-
-def _check_shares(rows: list[Row], notes: list[str]) -> list[Row]:
-    """The rows without their shares if these contradict the types, which are then the label."""
-    pairs = [(row.shares, labels_of(row.mbti_type)) for row in rows if row.shares and row.mbti_type]
-    against = sum(
-        any((share - 0.5) * (label - 0.5) < 0 for share, label in zip(shares, labels, strict=True))
-        for shares, labels in pairs
-    )
-    if not against:
-        return rows
-    line = f"the shares in E, N, T, J contradict the type in {against:,} of {len(pairs):,} rows"
-    if against <= len(pairs) / 2:
-        notes.append(f"{line}; the type is the label")
-        return rows
-    notes.append(f"{line} and are not used; if they are those of I, S, F, P: data.shares_of=ISFP")
-    return [replace(row, shares=None) for row in rows]
+    return detach_posts(good, options), bad, sum(was_repaired for _, was_repaired in parsed)
 
 
 def stream_rows(
@@ -196,8 +170,9 @@ def stream_rows(
 ) -> Iterator[tuple[int, Row | BadRow]]:
     """The rows of a source as a stream of (index from 0, row), without having all in memory.
 
-    The rows of `read_source`, and the bad ones in their places, however many; errors when the
-    stream reaches them. Where `wanted(index)` is False, the row is skipped unchecked.
+    As of `read_source`, with the bad ones in their places, however many; errors when the stream
+    reaches them. Without `labeled`, a missing or unknown type is None. Where `wanted(index)` is
+    False, the row is skipped unchecked.
     """
     if source == BUILTIN:
         yield from ((index, row) for index, row in enumerate(builtin_rows()) if wanted(index))
@@ -209,10 +184,11 @@ def stream_rows(
 
 def check_labeled(options: DataConfig) -> None:
     """Refuse (as `read_source`) a file that cannot be trained on or scored, by its first rows."""
-    path = Path(options.source).expanduser()
-    is_elsewhere = options.source == BUILTIN or "/" in options.source or path.is_dir()
-    if path.is_file() or is_file_name(path) or not is_elsewhere:
-        check_readable(options.source, options, labeled=True)
+    source = options.source
+    # These would take long.
+    is_elsewhere = is_on_hub(source) or is_saved_dataset(Path(source).expanduser())
+    if source != BUILTIN and not is_elsewhere:
+        check_readable(source, options, labeled=True)
 
 
 def check_readable(
@@ -222,16 +198,20 @@ def check_readable(
 
     Raises DataError if none of them can be used; or, where there are no others, too few.
     """
-    lenient = options.model_copy(update={"max_bad_share": 1})
-    head = read_source(source, lenient, labeled=labeled, first=_HEAD_ROWS)
-    if labeled and len(head.rows) + len(head.bad) < _HEAD_ROWS:
-        head = read_source(source, options)
-    if not head.rows:
+    if source == BUILTIN:
+        return []
+    columns = ColumnMap(source, options)
+    records = islice(read_records(columns), _HEAD_ROWS)
+    head = [_parse_record(n, cells, options, labeled=labeled)[0] for n, cells in records]
+    bad = [row for row in head if isinstance(row, BadRow)]
+    is_whole = labeled and len(head) < _HEAD_ROWS
+    _check_rows(columns, len(head), bad, options.max_bad_share if is_whole else 1, labeled=labeled)
+    if len(bad) == len(head):
         raise DataError(
-            f"{source}: none of its first {len(head.bad)} rows can be used; first: "
-            f"{source}:{head.bad[0].number}: {head.bad[0].reason}"
+            f"{source}: none of its first {len(bad)} rows can be used; first: "
+            f"{source}:{bad[0].number}: {bad[0].reason}"
         )
-    return head.notes
+    return [*columns.notes, *columns.unused_note()]
 
 
 def count_rows(source: str, options: DataConfig = _DEFAULTS) -> int | None:
@@ -247,8 +227,7 @@ def count_rows(source: str, options: DataConfig = _DEFAULTS) -> int | None:
 def content_hash(options: DataConfig) -> str:
     """A hash of what is in `data.source`, and of how the name of a file says it is to be read."""
     path = Path(options.source).expanduser()
-    is_saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-    if options.source == BUILTIN or path.is_file() or is_saved:
+    if options.source == BUILTIN or path.is_file() or is_saved_dataset(path):
         found: str = fingerprint_of(options.source)["sha256"]
         return "".join([*path.suffixes[-2:], ":", found]).lower()
     digest = hashlib.sha256()
@@ -264,7 +243,7 @@ def fingerprint_of(source: str) -> dict[str, Any]:
     """
     path = Path(source).expanduser()
     if source == BUILTIN:
-        return {"bytes": 0, "sha256": read_source(source).fingerprint}
+        return {"bytes": 0, "sha256": Source(source, builtin_rows(), [], 0).fingerprint}
     if not path.exists():
         raise DataError(
             f"{source}: may change between runs; allowed here: a file, a saved dataset folder"

@@ -8,22 +8,25 @@ the same splits on every machine, in any row order.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mbti_ray.errors import DataError
-from mbti_ray.typology import DIMENSIONS, TYPES, labels_of
+from mbti_ray.errors import DataError, counted
+from mbti_ray.typology import DIMENSIONS, TYPES
 
 Indices = NDArray[np.int64]
+# As NumPy keeps them, without a Python object for each.
+Strings = NDArray[Any]
 SPLITS = ("train", "val", "test")
 
 _POLES = [pole for dimension in DIMENSIONS for pole in dimension.letters]
 # What is stratified: all rows, each type, each pole; indices into one flat list.
 _FEATURES = ("all", *TYPES, *_POLES)
-_FEATURES_OF_TYPE = {t: [_FEATURES.index(f) for f in ("all", t, *t)] for t in TYPES}
+_FEATURES_OF_TYPE = [[_FEATURES.index(f) for f in ("all", t, *t)] for t in TYPES]
 _NOT_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 _OTHER_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
 # So many letters and digits are no coincidence. Of real tweets, authors shared none of 24 or more.
@@ -33,110 +36,95 @@ _COMMON = 25
 
 
 def assign_splits(
-    groups: Sequence[str], types: Sequence[str], *, val_share: float, test_share: float, seed: int
+    groups: Indices,
+    types: NDArray[np.int8],
+    names: Strings,
+    *,
+    val_share: float,
+    test_share: float,
+    seed: int,
+    folds: int | None = None,
+    fold: int = 1,
 ) -> NDArray[np.int8]:
     """The split of each row, as an index into `SPLITS`; all rows of a group get the same one.
 
     Groups are assigned by size (largest first), then by a hash of seed and name. Each is assigned
     to the split that brings the counts of all rows, of each type and of each pole closest to the
     requested shares (from 0 to 1): where the sum of (have - want)^2 / want grows least. With few
-    large groups the shares are approximate; with fewer than three, or a split without any, it is a
+    large groups the shares are approximate; with too few, or a split without any, it is a
     DataError.
+
+    Args:
+        groups: The group of each row, an index in `names`: [E].
+        types: The type of each row, an index in `TYPES`: [E].
+        folds: So many equal parts, of which one is the test split: `fold`, counted from 1.
     """
-    content = _contents(groups, types)
-    if len(content) < len(SPLITS):
+    count, needed = len(np.unique(groups)), folds + 1 if folds else len(SPLITS)
+    if count < needed:
+        into = f"data.folds={folds} and a validation split" if folds else ", ".join(SPLITS)
         raise DataError(
-            f"{len(content)} groups of rows cannot be split into {', '.join(SPLITS)}; "
-            "needed: 3 or more (another data.split_by, or more data)"
+            f"{counted(count, 'group')} of rows cannot be split into {into}; "
+            f"needed: {needed} or more (another data.split_by, or more data)"
         )
     shares = (1 - val_share - test_share, val_share, test_share)
-    split_of = _place(content, types, shares, seed)
+    if folds:
+        is_rest = _place(groups, types, names, [1 / folds] * folds, seed)[groups] != fold - 1
+        share = val_share * folds / (folds - 1)
+        split_of = _place(groups[is_rest], types[is_rest], names, [1 - share, share], seed)
+        split_of[split_of < 0] = SPLITS.index("test")
+    else:
+        split_of = _place(groups, types, names, shares, seed)
     for split, (name, share) in enumerate(zip(SPLITS, shares, strict=True)):
-        if split not in split_of.values():
+        if split not in split_of:
             raise DataError(
-                f"{len(content)} groups of rows leave {name} empty at a share of {share:g}; "
+                f"{count} groups of rows leave {name} empty at a share of {share:g}; "
                 "raise data.val_share and data.test_share, or use more data"
             )
-    return np.fromiter((split_of[g] for g in groups), dtype=np.int8, count=len(groups))
-
-
-def assign_fold(
-    groups: Sequence[str],
-    types: Sequence[str],
-    *,
-    folds: int,
-    fold: int,
-    val_share: float,
-    seed: int,
-) -> NDArray[np.int8]:
-    """As `assign_splits`, where the test split is a fold, counted from 1, of several equal ones."""
-    content = _contents(groups, types)
-    if len(content) <= folds:
-        raise DataError(
-            f"{len(content)} groups of rows cannot be divided into data.folds={folds} and a "
-            f"validation split; needed: {folds + 1} or more"
-        )
-    fold_of = _place(content, types, [1 / folds] * folds, seed)
-    rest = {group: counts for group, counts in content.items() if fold_of[group] != fold - 1}
-    of_rest = [t for g, t in zip(groups, types, strict=True) if g in rest]
-    share = val_share * folds / (folds - 1)
-    is_val = _place(rest, of_rest, [1 - share, share], seed)
-    if not any(is_val.values()):
-        raise DataError(
-            f"{len(rest)} groups of rows leave val empty at a share of {val_share:g}; raise "
-            "data.val_share, or use more data"
-        )
-    test = SPLITS.index("test")
-    return np.fromiter((is_val.get(g, test) for g in groups), dtype=np.int8, count=len(groups))
-
-
-def _contents(groups: Sequence[str], types: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many rows of each type each group has."""
-    content: dict[str, dict[str, int]] = {}
-    for group, mbti_type in zip(groups, types, strict=True):
-        counts = content.setdefault(group, {})
-        counts[mbti_type] = counts.get(mbti_type, 0) + 1
-    for mbti_type in set(types) - set(TYPES):
-        labels_of(mbti_type)
-        raise DataError(f'type "{mbti_type}" is not written in upper case')
-    return content
+    return split_of[groups]
 
 
 def _place(
-    content: dict[str, dict[str, int]], types: Sequence[str], shares: Sequence[float], seed: int
-) -> dict[str, int]:
-    """The split of each group."""
-    sizes = {group: sum(counts.values()) for group, counts in content.items()}
-    totals = dict(_features(_signature(Counter(types))))
+    groups: Indices,
+    types: NDArray[np.int8],
+    names: Strings,
+    shares: Sequence[float],
+    seed: int,
+) -> NDArray[np.int8]:
+    """The split of each group, as an index in `shares`; -1 for a group without rows."""
+    found, counts = np.unique(groups * len(TYPES) + types, return_counts=True)
+    placed, starts = np.unique(found // len(TYPES), return_index=True)
+    ends, sizes = np.append(starts[1:], len(found)), np.add.reduceat(counts, starts)
+    totals = dict(_features(tuple(enumerate(np.bincount(types).tolist()))))
     # have - want, by split and feature. Groups are indivisible, so a count may be off by the
     # largest of them: `scale` keeps rare types from pushing all large groups into train.
-    largest = max(sizes.values())
+    largest = int(sizes.max())
     off = [[-share * totals.get(f, 0) for f in range(len(_FEATURES))] for share in shares]
     scale = [[max(-missing, largest) for missing in row] for row in off]
-    split_of: dict[str, int] = {}
-    hashes = {group: hashlib.sha256(f"{seed}:{group}".encode()).digest() for group in content}
-    for group in sorted(content, key=lambda g: (-sizes[g], hashes[g])):
-        features = _features(_signature(content[group]))
+    split_of = np.full(len(names), -1, np.int8)
+    hashes = [hashlib.sha256(f"{seed}:{names[group]}".encode()).digest()[:8] for group in placed]
+    order = np.lexsort((np.frombuffer(b"".join(hashes), ">u8"), -sizes))
+    for k in order.tolist():
+        own = found[starts[k] : ends[k]] % len(TYPES), counts[starts[k] : ends[k]]
+        features = _features(tuple(zip(*(part.tolist() for part in own), strict=True)))
         costs = [
             sum(n * (2 * off_s[f] + n) / scale_s[f] for f, n in features)
             for off_s, scale_s in zip(off, scale, strict=True)
         ]
         split = costs.index(min(costs))
-        split_of[group] = split
+        split_of[placed[k]] = split
         for f, n in features:
             off[split][f] += n
     return split_of
 
 
-def _signature(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
-    return tuple(counts.items()) if len(counts) == 1 else tuple(sorted(counts.items()))
-
-
 @lru_cache(maxsize=4096)
-def _features(signature: tuple[tuple[str, int], ...]) -> tuple[tuple[int, int], ...]:
-    """Feature indices and row counts, sorted so that sums round equally on every machine."""
+def _features(counts: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Feature indices and row counts, sorted so that sums round equally on every machine.
+
+    From the types (indices in `TYPES`) with their counts, ascending.
+    """
     features: Counter[int] = Counter()
-    for mbti_type, rows in signature:
+    for mbti_type, rows in counts:
         for f in _FEATURES_OF_TYPE[mbti_type]:
             features[f] += rows
     return tuple(sorted(features.items()))
@@ -150,13 +138,11 @@ def text_key(text: str) -> str:
 
 
 def group_owners(
-    names: Sequence[str],
     owners: Indices,
-    text_owners: Indices,
-    keys: NDArray[np.uint64],
-    is_long: NDArray[np.bool_],
+    written: Indices,
+    copies: Callable[[], Iterable[tuple[Indices, NDArray[np.uint64], NDArray[np.bool_]]]],
 ) -> Indices:
-    """The group of each owner: the first owner, by name, of those that must be in one split.
+    """The group of each owner: the first one of those that must be in one split.
 
     Owners who share a text are one group. But what everybody writes ("thank you") must not make
     one group of all: a text of fewer than 64 letters and digits that n people wrote links those of
@@ -166,40 +152,49 @@ def group_owners(
     holds for them. Groups do not depend on the order of the examples.
 
     Args:
-        names: Of the owners: authors, users or posts.
-        owners: The owner of each example: [E].
-        text_owners: The owner of each text that may link: [P].
-        keys: The hash of each text's `text_key`: [P].
-        is_long: Whether it has 64 letters and digits or more: [P].
+        owners: The owner of each example (an author, user or post): [E].
+        written: How many texts each owner wrote: [O].
+        copies: The texts that may occur more than once, in parts with all equal ones: the owner of
+            each, the hash of its `text_key`, whether it has 64 letters and digits or more: [P].
     """
-    ordered = np.sort(keys)
-    is_repeated = contains(ordered[1:][ordered[1:] == ordered[:-1]], keys)
-    own = np.bincount(text_owners[~is_repeated], minlength=len(names))
-    keys, holders, is_long = keys[is_repeated], text_owners[is_repeated], is_long[is_repeated]
-    # One line for each text and each owner who wrote it; equal texts are next to each other.
-    order = np.lexsort((holders, keys))
-    keys, holders, is_long = keys[order], holders[order], is_long[order]
-    is_first = np.ones(len(keys), bool)
-    is_first[1:] = (keys[1:] != keys[:-1]) | (holders[1:] != holders[:-1])
-    keys, holders, is_long = keys[is_first], holders[is_first], is_long[is_first]
-    texts = np.cumsum(np.append(False, keys[1:] != keys[:-1])) if len(keys) else np.zeros(0, int)
-    written_by = np.bincount(texts)[texts]
-    own += np.bincount(holders[written_by == 1], minlength=len(names))
-    is_own_enough = own[holders] + 1 <= np.maximum(1, _COMMON / written_by)
-    sizes = np.bincount(owners, minlength=len(names))
+    own, count = written.copy(), len(written)
+    for holders, keys, is_long in copies():
+        own -= np.bincount(holders, minlength=count)
+        holders, _, written_by, _ = _holders_of_texts(holders, keys, is_long)
+        own += np.bincount(holders[written_by == 1], minlength=count)
+    sizes = np.bincount(owners, minlength=count)
     limit = max(len(owners) / 2, sizes.max(initial=0))
-    rank = np.empty(len(names), np.int64)
-    by_name = sorted(range(len(names)), key=names.__getitem__)
-    rank[by_name] = np.arange(len(names))
-    for is_linked in (is_own_enough | is_long, is_own_enough):
-        linked, text = holders[is_linked], texts[is_linked]
-        is_pair = text[1:] == text[:-1]
-        roots = _connect(rank[linked[:-1][is_pair]], rank[linked[1:][is_pair]], len(names))
-        group_of = np.array(by_name, np.int64)[roots[rank]]
-        groups = np.bincount(group_of, weights=sizes, minlength=len(names))
+    for are_long_linked in (True, False):
+        group_of = np.arange(count)
+        for part in copies():
+            holders, is_next, written_by, is_long = _holders_of_texts(*part)
+            is_linked = own[holders] + 1 <= np.maximum(1, _COMMON / written_by)
+            if are_long_linked:
+                is_linked |= is_long
+            text = np.cumsum(is_next)[is_linked]
+            linked = group_of[holders[is_linked]]
+            is_pair = text[1:] == text[:-1]
+            group_of = _connect(linked[:-1][is_pair], linked[1:][is_pair], count)[group_of]
+        groups = np.bincount(group_of, weights=sizes, minlength=count)
         if np.count_nonzero(groups) >= 3 and groups.max() <= limit:
             break
     return group_of
+
+
+def _holders_of_texts(
+    holders: Indices, keys: NDArray[np.uint64], is_long: NDArray[np.bool_]
+) -> tuple[Indices, NDArray[np.bool_], Indices, NDArray[np.bool_]]:
+    """A line for each text and each owner who wrote it, those of one text next to each other.
+
+    The owner, whether another text begins, how many owners wrote it, and whether it is long.
+    """
+    order = np.lexsort((holders, keys))
+    keys, holders = keys[order], holders[order]
+    is_next = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+    is_first = is_next | np.append(True, holders[1:] != holders[:-1])[: len(keys)]
+    is_next = is_next[is_first]
+    text = np.cumsum(is_next) - 1
+    return holders[is_first], is_next, np.bincount(text)[text], is_long[order[is_first]]
 
 
 def contains(ordered: NDArray[np.uint64], values: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -212,15 +207,18 @@ def contains(ordered: NDArray[np.uint64], values: NDArray[np.uint64]) -> NDArray
 
 def _connect(first: Indices, second: Indices, count: int) -> Indices:
     """The smallest number that each number is linked to, directly or by others."""
-    root = np.arange(count).tolist()
+    linked, places = np.unique(np.append(first, second), return_inverse=True)
+    root = [*range(len(linked))]
 
-    def find(number: int) -> int:
-        while root[number] != number:
-            root[number] = root[root[number]]
-            number = root[number]
-        return number
+    def find(place: int) -> int:
+        while root[place] != place:
+            root[place] = root[root[place]]
+            place = root[place]
+        return place
 
-    for one, other in zip(first.tolist(), second.tolist(), strict=True):
+    for one, other in zip(*places.reshape(2, -1).tolist(), strict=True):
         low, high = sorted((find(one), find(other)))
         root[high] = low
-    return np.fromiter(map(find, range(count)), np.int64, count)
+    smallest = np.arange(count)
+    smallest[linked] = linked[np.fromiter(map(find, root), np.int64, len(root))]
+    return smallest

@@ -220,7 +220,6 @@ def _build_wordpiece(texts: Iterable[str]) -> Tokenizer:
     The vocabulary is counted here because the trainer of the `tokenizers` library breaks ties by
     the order of a hash table, so that each run would get another vocabulary and another model.
     """
-    from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -6,21 +6,29 @@ Owns which rows make a user. Must not know of splits or of what the model reads.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.columns import ColumnMap
-from mbti_ray.data.posts import PostStore, join_posts
+from mbti_ray.data.posts import PostStore
 from mbti_ray.data.processes import MapBatches, map_in_process
 from mbti_ray.data.readers import BUILTIN, read_records
-from mbti_ray.data.rows import BadRow, Row, Shares
+from mbti_ray.data.rows import BadRow, Row
 from mbti_ray.data.sources import Source, read_source, stream_rows
+from mbti_ray.data.stored_rows import StoredRows, store_rows
+from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError, counted
+from mbti_ray.typology import TYPES
 
 # What exports write where there is no author, or one that nobody knows.
 _PLACEHOLDERS = frozenset(
     ("[deleted]", "[removed]", "deleted", "anonymous", "unknown", "null", "none", "nan", "n/a", "-")
 )
+# In the place of an author's type.
+_KEEP, _LEAVE_OUT = -1, -2
 _HEADED = {".csv", ".tsv", ".parquet"}
 # Python takes one to four bytes for each.
 _MAX_KEPT_CHARACTERS = 10**9
@@ -29,15 +37,18 @@ _MAX_KEPT_CHARACTERS = 10**9
 def load_users(
     options: DataConfig, *, store: PostStore | None = None, map_batches: MapBatches = map_in_process
 ) -> Source:
-    """The labeled rows of `data.source`: a row for each user, or as the source has them.
+    """The labeled rows of `data.source` in a store: one for each user, or as the source has them.
 
     Raises:
-        DataError: As `read_source`, or authors have more than one type.
+        DataError: As `read_source`, or authors have more than one type (all that there are).
     """
+    store = store or PostStore()
     source = read_source(options.source, options, store=store, map_batches=map_batches)
     notes = [*source.notes]
-    rows = _without_placeholders(source.rows, notes)
+    rows = _without_placeholders(store_rows(source.rows, options), notes)
     rows = _with_one_type(source.name, rows, options, notes)
+    if not len(rows):
+        raise DataError(f"{source.name}: no rows are left; {notes[-1]}")
     if options.unit == "user":
         rows = _joined(rows, options, notes)
     merged = len(source.rows) - len(rows)
@@ -102,69 +113,86 @@ def join_stream(
             yield index, own
 
 
-def _without_placeholders(rows: Sequence[Row], notes: list[str]) -> list[Row]:
-    named = Counter(row.author for row in rows if (row.author or "").lower() in _PLACEHOLDERS)
-    if named:
-        kinds = ", ".join(f'"{name}" {count:,}' for name, count in named.most_common(5))
-        notes.append(f"rows of authors that are none, each a user of its own: {kinds}")
-    return [replace(row, author=None) if row.author in named else row for row in rows]
-
-
-def _with_one_type(name: str, rows: list[Row], options: DataConfig, notes: list[str]) -> list[Row]:
-    """The rows with one type for each author, as `data.conflicting_types` says."""
-    by_author: dict[str, Counter[str]] = {}
-    for row in rows:
-        if row.author is not None and row.mbti_type is not None:
-            by_author.setdefault(row.author, Counter())[row.mbti_type] += 1
-    conflicts = {author: types for author, types in by_author.items() if len(types) > 1}
-    if not conflicts:
+def _without_placeholders(rows: StoredRows, notes: list[str]) -> StoredRows:
+    counts = np.bincount(rows.author[rows.author >= 0], minlength=len(rows.authors))
+    is_none = np.array([name.lower() in _PLACEHOLDERS for name in rows.authors], bool)
+    named = Counter({rows.authors[k]: counts[k] for k in np.flatnonzero(is_none).tolist()})
+    if not named:
         return rows
-    author, types = next(iter(conflicts.items()))
-    line = f"more than one type: {len(conflicts):,} of {counted(len(by_author), 'author')}"
+    kinds = ", ".join(f'"{name}" {count:,}' for name, count in named.most_common(5))
+    notes.append(f"rows of authors that are none, each a user of its own: {kinds}")
+    # The last one is that of rows without an author.
+    author = np.where(np.append(is_none, True)[rows.author], np.int32(-1), rows.author)
+    return replace(rows, author=author)
+
+
+def _with_one_type(
+    name: str, rows: StoredRows, options: DataConfig, notes: list[str]
+) -> StoredRows:
+    """The rows with one type for each author, as `data.conflicting_types` says."""
+    is_named = rows.author >= 0
+    pairs = rows.author[is_named].astype(np.int64) * len(TYPES) + rows.types[is_named]
+    found, counts = np.unique(pairs, return_counts=True)
+    authors, kinds = np.unique(found // len(TYPES), return_counts=True)
+    conflicts = authors[kinds > 1]
+    if not len(conflicts):
+        return rows
+    line = f"more than one type: {len(conflicts):,} of {counted(len(authors), 'author')}"
     if options.conflicting_types == "refuse":
+        own = dict.fromkeys(rows.types[rows.author == conflicts[0]].tolist())
+        first = repaired_line(rows.authors[int(conflicts[0])], limit=40)
         raise DataError(
-            f'{name}: {line} (first: "{author}", {", ".join(types)}); allowed: '
+            f'{name}: {line} (first: "{first}", '
+            f"{', '.join(TYPES[t] for t in own)}); allowed: "
             "data.conflicting_types=majority or data.conflicting_types=leave_out"
         )
-    chosen: dict[str, str | None] = dict.fromkeys(conflicts)
+    # By author, and at the end for rows without one: a type, or what to do with their own.
+    chosen = np.full(len(rows.authors) + 1, _KEEP)
+    chosen[conflicts] = _LEAVE_OUT
     if options.conflicting_types == "majority":
-        for author, types in conflicts.items():
-            (first, most), (_, second) = types.most_common(2)
-            chosen[author] = first if most > second else None
-    left_out = sum(choice is None for choice in chosen.values())
+        ends = np.searchsorted(found // len(TYPES), conflicts, side="right")
+        for author, start, end in zip(conflicts, ends - kinds[kinds > 1], ends, strict=True):
+            *_, second, first = start + np.argsort(counts[start:end])
+            if counts[first] > counts[second]:
+                chosen[author] = found[first] % len(TYPES)
+    left_out = np.count_nonzero(chosen == _LEAVE_OUT)
     notes.append(
-        f"{line}; most frequent type taken for {len(chosen) - left_out:,}, left out {left_out:,}"
+        f"{line}; most frequent type taken for {len(conflicts) - left_out:,}, left out {left_out:,}"
     )
-    kept = []
-    for row in rows:
-        own = chosen.get(row.author or "", row.mbti_type)
-        if own is not None or row.author not in chosen:
-            kept.append(row if own == row.mbti_type else replace(row, mbti_type=own, shares=None))
-    return kept
+    own_types = chosen[rows.author]
+    types = np.where(own_types == _KEEP, rows.types, own_types).astype(np.int8)
+    shares = np.where((types == rows.types)[:, None], rows.shares, np.nan)
+    kept = np.flatnonzero(own_types != _LEAVE_OUT)
+    return replace(rows, types=types, shares=shares).take(kept)
 
 
-def _joined(rows: list[Row], options: DataConfig, notes: list[str]) -> list[Row]:
+def _joined(rows: StoredRows, options: DataConfig, notes: list[str]) -> StoredRows:
     """One row for each author, where `data.join_rows` says so."""
-    by_author: dict[object, list[Row]] = {}
-    for row in rows:
-        by_author.setdefault(row.author or row.number, []).append(row)
-    several = [own for own in by_author.values() if len(own) > 1]
+    person = np.where(rows.author >= 0, rows.author, len(rows.authors) + np.arange(len(rows)))
+    _, first, inverse = np.unique(person, return_index=True, return_inverse=True)
+    # The first row of the same author, for each row.
+    owner = first[inverse]
+    sizes = np.bincount(owner, minlength=len(rows))
+    is_several = sizes[owner] > 1
+    several = int(np.count_nonzero(sizes > 1))
     if not several:
         return rows
-    rows_of_several = f"{sum(map(len, several)):,} rows of {counted(len(several), 'author')}"
-    has_users = all(len(row.posts) > 1 for own in several for row in own)
+    rows_of_several = f"{is_several.sum():,} rows of {counted(several, 'author')}"
+    has_users = (rows.posts.totals[is_several] > 1).all()
     if options.join_rows == "never" or (options.join_rows == "auto" and has_users):
         notes.append(f"{rows_of_several} stay one user each (data.join_rows)")
         return rows
-    notes.append(f"{rows_of_several} are {counted(len(several), 'user')} (data.join_rows)")
-    return [_join(own) for own in by_author.values()]
+    notes.append(f"{rows_of_several} are {counted(several, 'user')} (data.join_rows)")
+    order, firsts = np.argsort(owner, kind="stable"), np.flatnonzero(sizes)
+    offsets = np.append(0, np.cumsum(sizes[firsts]))
+    users = rows.take(firsts)
+    if not np.isnan(rows.shares).all():
+        for k in np.flatnonzero(sizes[firsts] > 1):
+            own = rows.shares[order[offsets[k] : offsets[k + 1]]].tolist()
+            users.shares[k] = [sum(column) / len(own) for column in zip(*own, strict=True)]
+    return replace(users, posts=replace(rows.posts.take(order), offsets=offsets))
 
 
 def _join(rows: Sequence[Row]) -> Row:
-    shares: Shares | None = None
-    if all(row.shares for row in rows):
-        columns = zip(*(row.shares for row in rows if row.shares), strict=True)
-        e, n, t, j = (sum(column) / len(rows) for column in columns)
-        shares = (e, n, t, j)
-    posts = join_posts(row.posts for row in rows)
-    return replace(rows[0], posts=posts, shares=shares, joined=len(rows))
+    """For prediction: the rows of one author as one."""
+    return replace(rows[0], posts=tuple(chain.from_iterable(row.posts for row in rows)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict, override
-from mbti_ray.data.examples import Example, build_examples, resolve_split_by
+from mbti_ray.data.examples import Example, build_examples
 from mbti_ray.data.processes import ProgressCallback, no_progress
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import BundleError, ConfigError, DataError
@@ -25,10 +25,9 @@ _SEEN = ("train", "val")
 
 @dataclass(frozen=True)
 class ComparedRows:
-    """Rows that neither bundle was trained or validated on; `posts` are their raw texts."""
+    """Rows that neither bundle was trained or validated on."""
 
     examples: Sequence[Example]
-    posts: Sequence[Sequence[str]]
     config: RunConfig
     description: str
 
@@ -44,12 +43,12 @@ def load_compared_rows(first: Path, second: Path, overrides: Sequence[str]) -> C
         raise ConfigError(f"{units} (data.unit): compare bundles of one unit")
     trained, allowed = [config_from_dict(m.config) for m in manifests], evaluation.OVERRIDES
     configs = [apply_overrides(config, overrides, allowed=allowed) for config in trained]
-    source = load_users(configs[0].data)
-    split_by = resolve_split_by(configs[0], source)
     origins: list[list[str]] = []
     for bundle, manifest, own in zip((first, second), manifests, configs, strict=True):
         mask = {"data.mask": own.data.mask, "data.mask_also": own.data.mask_also}
-        examples = [*build_examples(override(configs[0], mask), source.rows, split_by)]
+        masked = override(configs[0], mask)
+        source = load_users(masked.data)
+        examples = [*build_examples(masked, source.rows).read()]
         origins.append(evaluation.find_origins(bundle, manifest, examples))
     unseen = [
         k for k, of_both in enumerate(zip(*origins, strict=True)) if not {*of_both} & {*_SEEN}
@@ -65,10 +64,8 @@ def load_compared_rows(first: Path, second: Path, overrides: Sequence[str]) -> C
         description += f"; {left_out:,} left out that one of the bundles has seen"
     if any("unknown" in of_one for of_one in origins):
         description += "; one of the bundles may have seen some, its version did not record them"
-    posts = {row.number: row.posts for row in source.rows}
     chosen = [examples[k] for k in unseen]
-    texts = [example.own_posts(posts) for example in chosen]
-    return ComparedRows(chosen, texts, configs[0], description)
+    return ComparedRows(chosen, configs[0], description)
 
 
 def compare_bundles(
@@ -80,7 +77,7 @@ def compare_bundles(
         predicted, types = evaluation.predict_examples(
             evaluation.load_predictor(bundle, rows.config),
             rows.examples,
-            rows.posts,
+            [e.posts for e in rows.examples],
             advance,
             name,
             is_preprocessed=False,

@@ -18,13 +18,7 @@ from numpy.typing import NDArray
 
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
 from mbti_ray.config.load import BASE_RATES
-from mbti_ray.data.examples import (
-    Example,
-    build_examples,
-    encode_persons,
-    person_kind,
-    resolve_split_by,
-)
+from mbti_ray.data.examples import Example, build_examples, encode_persons
 from mbti_ray.data.processes import ProgressCallback, no_progress
 from mbti_ray.data.split import SPLITS
 from mbti_ray.data.text import preprocess_text
@@ -122,7 +116,8 @@ def load_evaluation_data(
     manifest = load_manifest(bundle)
     config = apply_overrides(config_from_dict(manifest.config), overrides, allowed=OVERRIDES)
     source = load_users(config.data)
-    examples = [*build_examples(config, source.rows, resolve_split_by(config, source))]
+    built = build_examples(config, source.rows)
+    examples = [*built.read()]
     hashes = load_row_hashes(bundle)
     origins = find_origins(bundle, manifest, examples)
     tagged = list(zip(examples, origins, strict=True))
@@ -142,7 +137,6 @@ def load_evaluation_data(
     if source.bad:
         description += f"; {len(source.bad)} bad rows left out"
     description += "".join(f"; {note}" for note in source.notes)
-    posts = {row.number: row.posts for row in source.rows}
     invert = partial(preprocess_text, mask=not config.data.mask, also=config.data.mask_also)
     scored = {origin for _, origin in rows}
     if len(scored) == 1 and scored <= set(SPLITS):
@@ -153,10 +147,10 @@ def load_evaluation_data(
         examples=[example for example, _ in rows],
         seen=[example for example, _ in seen],
         origins=[name for _, name in (*rows, *seen)],
-        inverted_texts=[[*map(invert, example.own_posts(posts))] for example, _ in rows],
+        inverted_texts=[[*map(invert, example.posts)] for example, _ in rows],
         training=training if has_training else None,
         config=config,
-        person=person_kind(source.rows),
+        person=built.rows.person_kind,
         facts=manifest.data if has_training else None,
         split=split,
         description=description,
@@ -260,7 +254,7 @@ def predict_examples(
         thresholds=np.tile(predictor.decision.thresholds.numpy(), (len(texts), 1)),
         labels=_label_matrix(examples),
         shares=_share_matrix(examples),
-        persons=encode_persons(e.person for e in examples),
+        persons=encode_persons([e.person for e in examples]),
         mentioned=np.array(mentioned, np.int8),
         tokens=np.array(tokens),
         abstain=predictor.decision.abstain,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mbti_ray.config import RunConfig
-from mbti_ray.data import examples, sources
+from mbti_ray.data import posts, sources
 from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.processes import ProcessMap
 from mbti_ray.errors import ClusterError, DataError
@@ -27,7 +27,7 @@ def test_nodes_prepare_the_same_dataset_to_the_last_byte(
     quick: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "_BATCH_CHARS", 4000)
-    monkeypatch.setattr(examples, "_POSTS_AT_ONCE", 100)
+    monkeypatch.setattr(posts, "_POSTS_AT_ONCE", 100)
     monkeypatch.setattr(cluster_map, "_WORTH_JOINING", 5)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     path = tmp_path / "rows.csv"

@@ -61,7 +61,7 @@ WITHIN = {
         ),
         ("collate", "instances", "text", "tokenizer"),
         ("columns", "encoded_files", "posts", "rows"),
-        ("builtin_corpus", "readers"),
+        ("builtin_corpus", "readers", "stored_rows"),
         ("sources",),
         ("examples", "users"),
         ("chunks",),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from mbti_ray.config import load_run
-from mbti_ray.data import dataset, examples, sources
+from mbti_ray.data import dataset, posts, sources
 from mbti_ray.data.audit import audit
 from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.data.posts import PostStore
@@ -88,7 +88,7 @@ def test_one_two_and_three_processes_prepare_the_same_to_the_last_byte(
     found = []
     for processes, batch in ((1, 2**20), (1, 300), (2, 4000), (3, 1000)):
         monkeypatch.setattr(sources, "_BATCH_CHARS", batch)
-        monkeypatch.setattr(examples, "_POSTS_AT_ONCE", max(10, batch // 20))
+        monkeypatch.setattr(posts, "_POSTS_AT_ONCE", max(10, batch // 20))
         cache, map_batches = tmp_path / f"{processes}-{batch}", maps[processes]
         data = prepare_dataset(config, cache, map_batches=map_batches)
         source = load_users(config.data, store=PostStore(), map_batches=map_batches)

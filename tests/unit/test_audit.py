@@ -193,8 +193,8 @@ def test_texts_in_train_and_outside_of_it_are_counted(trained, held_out, across,
     """Authors decide the split, whatever they write."""
     config = load_run("quick")
     authors = [Row(k, "INTJ", (f"unlike {k}",), author=f"author {k}") for k in range(30)]
-    examples = build_examples(config, authors, "author")
-    in_train = {e.number for e in examples.take(split_examples(config, examples)["train"])}
+    examples = build_examples(config, authors)
+    in_train = {e.number for e in examples.read(split_examples(config, examples)["train"])}
     rows = [
         replace(row, posts=(*row.posts, trained if row.number in in_train else held_out))
         for row in authors

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mbti_ray.config.data_section import DataConfig
-from mbti_ray.data.sources import read_source, stream_rows
+from mbti_ray.data.rows import Row
+from mbti_ray.data.sources import check_readable, read_source, stream_rows
 from mbti_ray.errors import DataError
 
 pytestmark = pytest.mark.unit
@@ -92,13 +93,13 @@ def cells(*rows, names=("type", "posts")):
 
 
 def found(source, **options):
-    rows = read_source(source, DataConfig(**options)).rows
+    rows = [row for _, row in stream_rows(source, DataConfig(**options)) if isinstance(row, Row)]
     return [(row.mbti_type, row.posts, row.author, row.id, row.shares) for row in rows]
 
 
 def refusal(source, *, labeled=True, **options):
     with pytest.raises(DataError) as caught:
-        read_source(source, DataConfig(**options), labeled=labeled)
+        check_readable(source, DataConfig(**options), labeled=labeled)
     message = str(caught.value)
     assert message.startswith(f"{source}: ")
     assert "\n" not in message
@@ -252,6 +253,8 @@ def test_input_to_predict_goes_by_the_same_rule(write):
         ("1.5", "E is '1.5'; allowed: 0, 1 or a share between them"),
         ("high", "E is 'high'; allowed: 0, 1 or a share between them"),
         ("nan", "E is missing, and so is the type; needed: one of them"),
+        ("0,6", "E is '0,6'; allowed: 0, 1 or a share between them; write 0.6"),
+        ("True", "E is 'True'; allowed: 0, 1 or a share between them; write 1"),
     ],
 )
 def test_a_share_outside_of_0_to_1_is_a_bad_row(write, cell, reason):
@@ -327,5 +330,6 @@ def test_the_shared_cases_are_read_or_refused():
     assert {row[0] for row in case("two_types.csv", columns={"type": "Type"})} == {"ESFP"}
     assert refusal(str(CASES / "concat.csv")).startswith('columns "posts", "text" could both be')
     people = str(CASES.parent / "data" / "people_286.csv")
-    assert all(row[4] is None for row in found(people))
-    assert sum(row[4] is not None for row in found(people, shares_of="ISFP")) == 286
+    for shares_of, count in (("ENTJ", 0), ("ISFP", 286)):
+        rows = read_source(people, DataConfig(shares_of=shares_of)).rows
+        assert sum(row.shares is not None for row in rows) == count

@@ -20,7 +20,6 @@ from mbti_ray.data.dataset import prepare_dataset
 from mbti_ray.data.examples import (
     build_examples,
     count_shared,
-    resolve_split_by,
     split_examples,
 )
 from mbti_ray.data.rows import Row
@@ -59,9 +58,9 @@ class Members(dict):
 
 def split_of(config):
     source = load_users(config.data)
-    examples = build_examples(config, source.rows, resolve_split_by(config, source))
+    examples = build_examples(config, source.rows)
     indices = split_examples(config, examples)
-    members = Members({name: examples.take(part) for name, part in indices.items()})
+    members = Members({name: [*examples.read(part)] for name, part in indices.items()})
     members.shared = count_shared(examples, indices)
     members.groups = {*examples.group.tolist()}
     return members
@@ -134,7 +133,7 @@ def test_a_copied_post_joins_even_people_with_texts_of_their_own():
     copied = "a story of more than sixty-four letters that somebody posts and somebody else repeats"
     texts = [(f"own {k}", "hi", copied if k in (3, 17) else f"other {k}") for k in range(30)]
     rows = [Row(k, TYPES[k % 16], each, f"author {k:02}") for k, each in enumerate(texts)]
-    examples = build_examples(load_run("quick", ["data.source=x"]), rows, "author")
+    examples = build_examples(load_run("quick", ["data.source=x"]), rows)
     groups = [examples.groups[group] for group in examples.group]
     assert groups[3] == groups[17] == "author:author 03"
     assert len(set(groups)) == 29
@@ -193,14 +192,14 @@ def test_a_user_of_several_rows_is_the_same_one_in_any_order_of_the_rows(write):
     users = []
     for order in (rows, rows[::-1]):
         config = write(order, "data.split_by=user", "data.join_rows=always")
-        users.append({*build_examples(config, load_users(config.data).rows, "user").groups})
+        users.append({*build_examples(config, load_users(config.data).rows).groups})
     assert users[0] == users[1]
     assert len(users[0]) == 30
 
 
 def test_the_split_of_the_builtin_corpus_is_that_of_its_users():
     config = load_run("quick")
-    examples = build_examples(config, builtin_rows(), "user")
+    examples = build_examples(config, builtin_rows())
     assert len({*examples.group}) == len(examples) == 2400
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mbti_ray.config.data_section import DataConfig
-from mbti_ray.data.sources import read_source
+from mbti_ray.data.sources import read_source, stream_rows
 from mbti_ray.errors import DataError
 
 pytestmark = pytest.mark.unit
@@ -121,5 +121,5 @@ def test_numbers_that_parquet_made_floats_are_the_names_they_were(file):
     table = pa.table({"text": ["a", "b"], "author": [7.0, float("nan")], "id": [1.0, None]})
     path = file("a.parquet", b"")
     pq.write_table(table, path)
-    rows = read_source(path, labeled=False).rows
-    assert [(row.author, row.id) for row in rows] == [("7", "1"), (None, None)]
+    rows = stream_rows(path, labeled=False)
+    assert [(row.author, row.id) for _, row in rows] == [("7", "1"), (None, None)]

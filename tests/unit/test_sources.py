@@ -11,7 +11,10 @@ from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.sources import (
     Row,
     Source,
+    check_labeled,
+    check_readable,
     read_source,
+    stream_rows,
 )
 from mbti_ray.errors import DataError
 from mbti_ray.typology import labels_of
@@ -33,10 +36,10 @@ def write(tmp_path):
     return _write
 
 
-def refusal(source, **options):
+def refusal(source, *, read=read_source):
     """The one line with which a source is refused."""
     with pytest.raises(DataError) as caught:
-        read_source(source, **options)
+        read(source)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(source)
@@ -50,7 +53,7 @@ def posts_of(source, **options):
 def test_a_csv_gives_types_posts_authors_and_ids_with_their_lines(write):
     path = write("a.csv", 'type,posts,author,id\nINTJ,one|||two,Ann,7\nenfp ,"a\nb",,\n\nISTP,c,B,')
     source = read_source(path)
-    assert source.rows == [
+    assert [row for _, row in stream_rows(path)] == [
         Row(2, "INTJ", ("one", "two"), "Ann", "7"),
         Row(3, "ENFP", ("a\nb",), None, None),
         Row(6, "ISTP", ("c",), "B", None),
@@ -74,7 +77,7 @@ def test_quotes_around_the_whole_cell_and_empty_posts_are_left_out(write, cell):
 
 def test_column_names_may_be_in_any_case_and_order_and_follow_a_byte_order_mark(write):
     path = write("a.csv", b"\xef\xbb\xbfText , TYPE\nhello,infj\n")
-    assert read_source(path).rows == [Row(2, "INFJ", ("hello",))]
+    assert [*read_source(path).rows] == [Row(2, "INFJ", ("hello",))]
 
 
 def test_a_cell_of_a_megabyte_is_read(write):
@@ -123,6 +126,29 @@ def test_bad_rows_within_the_allowed_share_are_kept_with_number_and_reason(write
     ]
 
 
+@pytest.mark.parametrize(
+    "cell",
+    ["INTJ (Architect)", "I N T J", "'INTJ'", "\uff29\uff2e\uff34\uff2a", "INTJ\u200b", "INTJ\0"],
+)
+def test_a_cell_that_names_one_type_is_refused_with_that_type(cell, write):
+    assert refusal(write("a.csv", f"type,posts\n{cell},a\n")).endswith('; did you mean "INTJ"?')
+    two = refusal(write("b.csv", f"type,posts\n{cell} or ENFP,a\n"))
+    assert two.endswith("allowed: 4, such as INTJ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_a_file_in_another_encoding_with_nul_bytes_is_refused_by_what_it_is(encoding, write):
+    path = write("a.csv", "type,posts\nINTJ,a\n".encode(encoding))
+    assert refusal(path).endswith("not UTF-8 (perhaps UTF-16 or UTF-32); save it as UTF-8")
+
+
+def test_of_thousands_of_columns_the_first_ones_are_named(write):
+    names = ",".join(f"c{k}" for k in range(5000))
+    assert refusal(write("a.csv", f"{names}\n")).endswith(', "c29" and 4,970 more')
+    (note,) = read_source(write("b.csv", f"type,posts,{names}\nINTJ,a{',' * 5000}\n")).notes
+    assert note.endswith(', "c29" and 4,970 more')
+
+
 def test_a_quote_that_is_never_closed_is_reported_and_swallows_no_rows_silently(write):
     source = read_source(
         write("a.csv", 'type,posts\nINTJ,a\nINTP,"b\nINFP,c\n'), DataConfig(max_bad_share=0.9)
@@ -132,10 +158,10 @@ def test_a_quote_that_is_never_closed_is_reported_and_swallows_no_rows_silently(
 
 
 def test_unlabeled_rows_are_read_without_a_type_column_or_with_an_unknown_type(write):
-    rows = read_source(write("a.csv", "id,text\n1,hello\n"), labeled=False).rows
-    assert rows == [Row(2, None, ("hello",), None, "1")]
-    rows = read_source(write("b.csv", "type,text\n?,a\nintj,b\n"), labeled=False).rows
-    assert [row.mbti_type for row in rows] == [None, "INTJ"]
+    rows = stream_rows(write("a.csv", "id,text\n1,hello\n"), labeled=False)
+    assert [*rows] == [(0, Row(2, None, ("hello",), None, "1"))]
+    rows = stream_rows(write("b.csv", "type,text\n?,a\nintj,b\n"), labeled=False)
+    assert [row.mbti_type for _, row in rows] == [None, "INTJ"]
 
 
 def test_json_lines_have_posts_as_a_list_or_a_string(write):
@@ -146,7 +172,7 @@ def test_json_lines_have_posts_as_a_list_or_a_string(write):
     ]
     path = write("a.jsonl", "\n\n".join(json.dumps(line) for line in lines))
     source = read_source(path)
-    assert source.rows[:2] == [
+    assert [row for _, row in stream_rows(path)][:2] == [
         Row(1, "INTJ", ("a", "b|||c"), "7", None),
         Row(3, "ENFP", ("d", "e"), None, "x"),
     ]
@@ -178,7 +204,7 @@ def test_parquet_is_read_and_a_damaged_file_is_refused(tmp_path, write):
     path = str(tmp_path / "a.parquet")
     table = pa.table({"Type": ["INTJ", "enfp"], "posts": [["a", "b"], ["c"]], "blob": [b"x", b"y"]})
     pq.write_table(table, path)
-    assert read_source(path).rows == [Row(1, "INTJ", ("a", "b")), Row(2, "ENFP", ("c",))]
+    assert [*read_source(path).rows] == [Row(1, "INTJ", ("a", "b")), Row(2, "ENFP", ("c",))]
     assert refusal(write("b.parquet", "no")).startswith(": cannot be read as Parquet: ")
 
 
@@ -192,7 +218,7 @@ def test_a_saved_dataset_is_read_from_its_train_split_with_class_labels(tmp_path
     datasets.DatasetDict({"train": data, "test": data}).save_to_disk(str(tmp_path / "both"))
     datasets.DatasetDict({"one": data, "two": data}).save_to_disk(str(tmp_path / "neither"))
     data.select([1]).save_to_disk(str(tmp_path / "single"))
-    assert read_source(str(tmp_path / "both")).rows == [
+    assert [*read_source(str(tmp_path / "both")).rows] == [
         Row(1, "ENFP", ("a", "b")),
         Row(2, "INTJ", ("c",)),
     ]
@@ -210,7 +236,7 @@ def test_a_missing_column_is_named_with_all_columns_and_the_closest(write):
             'found: "typ", "posts"; did you mean "typ"?'
         )
     assert ': no column "posts"' in refusal(write("b.csv", "type,post\nINTJ,a\n"))
-    assert ': no column "posts"' in refusal(write("c.csv", "INTJ;a\nINTP;b\n"), labeled=False)
+    assert ': no column "posts"' in refusal(write("c.csv", "INTJ;a\nINTP;b\n"), read=check_readable)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +269,10 @@ def test_a_folder_that_is_not_a_dataset_is_refused_with_the_files_in_it(tmp_path
     assert refusal(str(tmp_path)) == (
         ": a folder that was not written by datasets' save_to_disk; name one of its files: a.csv"
     )
+    # Before a command begins its work.
+    for source in (tmp_path, ""):
+        with pytest.raises(DataError):
+            check_labeled(DataConfig(source=str(source)))
 
 
 def test_a_hub_dataset_that_cannot_be_loaded_is_refused_in_one_line(monkeypatch):

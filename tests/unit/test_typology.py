@@ -52,6 +52,7 @@ def test_case_and_outer_spaces_do_not_matter():
         ("SNTJ", 'type "SNTJ" has no letter of E/I in place 1; allowed: E, I'),
         ("INTX", 'type "INTX" has no letter of J/P in place 4; allowed: J, P'),
         ("INT", 'type "INT" has 3 letters; allowed: 4, such as INTJ'),
+        ("7", 'type "7" has 1 letter; allowed: 4, such as INTJ'),
         ("", 'type "" has 0 letters; allowed: 4, such as INTJ'),
     ],
 )

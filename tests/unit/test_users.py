@@ -111,6 +111,12 @@ def test_the_majority_type_is_given_to_all_rows_and_ties_are_left_out(load, unit
     )
 
 
+@pytest.mark.parametrize("choice", ["leave_out", "majority"])
+def test_a_source_of_which_nobody_is_left_is_refused_with_the_reason(load, choice):
+    with pytest.raises(DataError, match="no rows are left; more than one type: 1 of 1 author; "):
+        load(*CONFLICTS[3:5], conflicting_types=choice)
+
+
 def test_authors_with_several_types_can_be_left_out(load):
     source = load(*CONFLICTS, conflicting_types="leave_out")
     assert [row.author for row in source.rows] == ["eve"]
