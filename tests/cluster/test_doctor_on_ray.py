@@ -158,6 +158,27 @@ def test_the_command_connects_to_the_ray_that_is_named_and_exits_with_what_it_fo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_ray_of_another_version_is_said_to_be_one_in_a_line():
+    import ray
+
+    connect = (
+        "import ray; ray.__version__ = '2.59.0'\n"
+        "from mbti_ray.on_ray.cluster.resources import ray_connection\n"
+        "with ray_connection(): pass\n"
+    )
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-c", connect],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"RAY_ADDRESS": address},
+        check=False,
+    )
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"mbti_ray.errors.ClusterError: RAY_ADDRESS={address}: Version mismatch")
+    assert "2.59.0" in said
+
+
 def test_the_command_exits_with_2_where_something_is_wrong(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert doctor(["--cluster", "--json", "quick", "scaling.workers=3"]) == 2

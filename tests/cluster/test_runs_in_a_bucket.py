@@ -17,6 +17,8 @@ from train_runs import attempts_of
 
 from mbti_ray import MBTIClassifier
 from mbti_ray.config import load_run, load_study
+from mbti_ray.data.dataset import prepare_dataset
+from mbti_ray.errors import RunError
 from mbti_ray.evaluate import main as evaluate
 from mbti_ray.export import main as export
 from mbti_ray.inference.predictor import Predictor
@@ -33,6 +35,8 @@ from mbti_ray.tune import main as tune
 When = Callable[[Callable[[], bool], Callable[[], None]], threading.Thread]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster", "machine")]
+
+ROOT = Path(__file__).parents[2]
 
 # There when the session's Ray starts, whose processes look for them as on any machine.
 for _name, _value in CREDENTIALS.items():
@@ -162,6 +166,30 @@ def test_an_export_goes_into_the_bucket_and_not_into_the_copy_that_others_read(
     after = fetch_bundle(home)
     assert after != before
     assert Predictor.load(after, runtime="onnx").info["runtimes"] == made["runtimes"]
+
+
+@pytest.mark.long
+def test_what_the_task_that_scores_the_best_trial_refuses_is_one_line(
+    server: Server, small_file: Path, tmp_path: Path
+) -> None:
+    from mbti_ray.on_ray.cluster.resources import Resources
+    from mbti_ray.on_ray.tune.tuner import finish_study
+
+    config = load_study(str(ROOT / "tune_configs/quick.yaml"), [f"data.source={small_file}"])
+    data = prepare_dataset(config, tmp_path / "cache")
+    url = f"{server.url}/studies/refused"
+    parse_location(f"{url}/trials/one/last/progress.json").write_text("{}", "utf-8")
+    with open_run(url) as folder:
+        folder.begin(config, "resume")
+        study = open_study(folder.path, config, name="refused")
+        trial = study.ask()
+        found = {"folder": "trials/one", "checkpoint": "last", "values": [0.5], "epochs": 1}
+        for name, value in found.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, 0.5)
+        with pytest.raises(RunError, match="last: checkpoint is damaged") as refused:
+            finish_study(config, [data], study, folder, Resources(1, 0.0), at_once=1)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.long
