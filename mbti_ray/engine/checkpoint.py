@@ -52,7 +52,7 @@ class Progress:
         seconds: Time spent in optimizer steps, over all epochs and restarts.
         best: Best value of the monitored score; `best_scores` are all scores of that epoch.
         stopped: Early stopping has ended the run.
-        precision: What the run trains in, resolved; empty in checkpoints of 0.1.0.
+        precision: What the run trains in, resolved.
         encoder: A hash of the frozen encoder that the weights belong to; empty if it is among them.
         history: The record of each epoch, oldest first.
     """
@@ -74,14 +74,6 @@ class Progress:
     encoder: str = ""
     history: list[Any] = field(default_factory=list)
 
-    @classmethod
-    def from_json(cls, text: str) -> "Progress":
-        values = json.loads(text)
-        # What checkpoints called it until 0.1.0.
-        if "stale" in values:
-            values["epochs_without_improvement"] = values.pop("stale")
-        return cls(**values)
-
 
 @dataclass
 class Checkpoint:
@@ -99,7 +91,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     _save_state(checkpoint.model, folder / "model.safetensors")
     if checkpoint.best is not None:
         _save_state(checkpoint.best, folder / "best.safetensors")
-    torch.save(checkpoint.optimizer, folder / "optimizer.pt")
+    # By a path torch writes itself, and does not say why it cannot.
+    with (folder / "optimizer.pt").open("wb") as file:
+        torch.save(checkpoint.optimizer, file)
     (folder / "progress.json").write_text(json.dumps(asdict(checkpoint.progress)), "utf-8")
 
 
@@ -111,7 +105,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             model=load_file(folder / "model.safetensors"),
             best=load_file(best) if best.exists() else None,
             optimizer=torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"),
-            progress=Progress.from_json((folder / "progress.json").read_text("utf-8")),
+            progress=Progress(**json.loads((folder / "progress.json").read_text("utf-8"))),
         )
     except _READ_ERRORS as error:
         raise RunError(

@@ -48,6 +48,7 @@ from mbti_ray.model.classifier import (
 )
 from mbti_ray.model.loss import build_loss, positive_weights
 from mbti_ray.scores.metrics import Scores, score_rows
+from mbti_ray.storage.atomic import storage_errors
 from mbti_ray.typology import DIMENSIONS
 
 # Steps between two syncs of the epoch's statistics: each one waits for the device.
@@ -276,14 +277,15 @@ class _TrainingLoop:
             return
         folder = Path(tempfile.mkdtemp(prefix=f"step-{self.progress.step:07d}-"))
         try:
-            self._save(folder)
+            with storage_errors(folder):
+                self._save(folder)
             self.worker.report(record, folder, wait=wait)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise StorageError(
                 f"the checkpoint of step {self.progress.step} could not be saved "
-                f"({error.strerror or error}); free some space or fix the storage, then resume "
-                "with --resume"
+                f"({getattr(error, 'strerror', None) or error}); free some space or fix the "
+                "storage, then resume with --resume"
             ) from None
 
     def _save(self, folder: Path) -> None:
@@ -327,7 +329,7 @@ class _TrainingLoop:
             self.stepper.scaler.load_state_dict(scaler)
         self.progress = checkpoint.progress
         before, self.progress.precision = self.progress.precision, self.precision
-        if before and before != self.precision:
+        if before != self.precision:
             self.worker.note(f"resumed in precision {self.precision}, after training in {before}")
         self.best = checkpoint.best
         if self.best is None and self.progress.best is not None:

@@ -82,11 +82,13 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Libraries in other languages have exceptions of their own for a full disk.
-        is_full = any(os.strerror(number) in str(error) for number in FULL)
-        if isinstance(error, MbtiRayError) or not (is_full or isinstance(error, OSError)):
+        # Libraries in other languages have exceptions of their own for a full disk, or hide it.
+        raised = [e for e in (error.__context__, error) if e is not None]
+        full = (e for e in raised if any(os.strerror(number) in str(e) for number in FULL))
+        cause = next(full, error if isinstance(error, OSError) else None)
+        if isinstance(error, MbtiRayError) or cause is None:
             raise
-        reason = getattr(error, "strerror", None) or one_line(error, limit=160)
+        reason = getattr(cause, "strerror", None) or one_line(cause, limit=160)
         raise StorageError(
             f"{path}: cannot be written ({reason}); free space, or write to another place"
         ) from error

@@ -1,6 +1,9 @@
 """The training loop on a tiny encoder, without Ray."""
 
 import json
+import os
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +107,24 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run_bi
     assert continued.test == uninterrupted.test
     lines = [json.loads(x) for x in (again / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert timeless(lines) == timeless(whole.records)[1:]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a tmpfs")
+@pytest.mark.parametrize("kib", [100, 700], ids=["weights", "optimizer"])
+def test_a_checkpoint_for_which_there_is_no_space_ends_the_run_with_what_to_do(
+    short: Build, short_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kib: int
+) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    # Where checkpoints are written before a worker stores them.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    try:
+        with pytest.raises(RunError, match=r"could not be saved .*No space left.*--resume"):
+            run(short("fit.epochs=1"), short_data, Worker())
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_resuming_a_finished_run_only_scores_it_again(
