@@ -57,16 +57,20 @@ def batches_by_length(
 
     A window longer than that has a batch of its own. The longest come first, so that what does not
     fit into memory fails at once. A batch of at least `min_efficient_tokens` ends where windows get
-    much shorter, since padding them would cost more than another forward pass.
+    much shorter, since padding them would cost more than another forward pass; not where padding
+    all the rest costs less.
     """
     order = members[np.argsort(-lengths[members], kind="stable")]
     sorted_lengths = lengths[order]
     start = 0
     while start < len(order):
         longest = int(sorted_lengths[start])
-        end = start + max(1, max_tokens // longest)
+        most = start + max(1, max_tokens // longest)
         # The first window that is much shorter, but none before the batch is efficient.
         shorter = int(np.searchsorted(-sorted_lengths, -_MUCH_SHORTER * longest, side="right"))
-        end = min(end, max(shorter, start + math.ceil(min_efficient_tokens / longest), start + 1))
+        end = min(most, max(shorter, start + math.ceil(min_efficient_tokens / longest), start + 1))
+        rest = sorted_lengths[end:]
+        if len(order) <= most and 2 * (longest - rest).sum() < min_efficient_tokens:
+            end = len(order)
         yield order[start:end]
         start = end

@@ -57,8 +57,7 @@ class Inputs:
             self._note_fallback()
         if worker.device.type == "cpu" and not config.fit.compile:
             use_cpu_dropout(model.encoder)
-            if dtype == torch.bfloat16:
-                replace_attention(model)
+            replace_attention(model)
 
     @property
     def _is_packed(self) -> bool:

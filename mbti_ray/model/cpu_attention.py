@@ -1,7 +1,7 @@
-"""Attention for training in bfloat16 on a CPU, where torch's own is no faster than in float32.
+"""Attention for training on a CPU, where torch's own is slow with dropout, and in bfloat16.
 
 With dropout torch computes it in float32 and draws 32 random bits for each weight; without, the
-backward pass of its flash kernel is slow. Knows attention only.
+backward pass of its flash kernel is slow in bfloat16. Knows attention only.
 
 Legend: B windows, A attention heads, T tokens, D dimensions of a head.
 """
@@ -26,7 +26,8 @@ def attend(
 
     The mask is bool, broadcast to [B, A, T, T]; True where a token may be attended to.
     """
-    if query.is_cuda or query.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+    is_slow = query.dtype == torch.bfloat16 or (dropout and query.dtype == torch.float32)
+    if query.is_cuda or not is_slow or not torch.is_grad_enabled():
         return scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
     scores = (query * (scale or query.shape[-1] ** -0.5)) @ key.transpose(-2, -1)
     if mask is not None:

@@ -113,15 +113,12 @@ def test_a_checkpoint_resumes_and_scores_where_auto_means_another_precision(
             assert notes.read_text() == f"resumed in precision {now}, after training in {before}\n"
 
 
-def test_bf16_on_a_cpu_trains_with_the_attention_that_is_faster_there(
+def test_a_run_on_a_cpu_trains_with_the_attention_that_is_faster_there(
     short: Build, short_data: Dataset
 ) -> None:
-    def attention(precision: str) -> str:
-        config = short("fit.epochs=1", f"fit.precision={precision}", "fit.batch_size=256")
-        return str(run(config, short_data, Worker()).model.encoder.config._attn_implementation)
-
-    assert attention("bf16-mixed") == PACKED_ATTENTION
-    assert attention("32") == "sdpa"
+    config = short("fit.epochs=1", "fit.batch_size=256")
+    encoder = run(config, short_data, Worker()).model.encoder
+    assert encoder.config._attn_implementation == PACKED_ATTENTION
 
 
 @pytest.mark.parametrize("trainable", ["all", "heads"])

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from mbti_ray.config import RunConfig
 from mbti_ray.data.batch_sampler import length_grouped_steps
@@ -166,6 +168,38 @@ def test_out_of_memory_halves_the_batches_and_does_not_change_the_step(
     torch.testing.assert_close(sums[0], sums[1])
     with pytest.raises(RunError, match=r"not even one window of \d+ tokens fits on cpu; try"):
         stepper.step(SmallMemory(model, 0), batches, 1, lambda: None)
+
+
+@pytest.mark.parametrize("precision", ["32", "16-mixed"])
+def test_clipped_gradients_give_the_weights_that_torch_gives(
+    quick: Build, data: Dataset, precision: str
+) -> None:
+    config = quick("model.dropout=0")
+
+    def train(clips: str) -> State:
+        model = build_model(config.model, vocabulary=len(data.tokenizer), seed=0)
+        stepper = stepper_of(config, model, precision)
+        stepper.clip_norm = 0.5 if clips == "ours" else None
+
+        def clip(*_: Any) -> None:
+            clip_grad_norm_(model.parameters(), 0.5)
+
+        if clips == "torch":
+            stepper.optimizer.register_step_pre_hook(clip)
+        # The first step of AdamW is the same at any scale of its gradient; those after it are not.
+        for step, factor in enumerate((1, 5, 1)):
+            loaded = loader_of(config, data).load(np.arange(8 * step, 8 * step + 8))
+            batches = [replace(b, weight=b.weight * factor) for b in loaded.batches]
+            stepper.step(model, replace(loaded, batches=batches), 1, lambda: None)
+            assert not stepper.skipped
+        return model.state_dict()
+
+    def distance(a: State, b: State) -> float:
+        return sum(float((a[name] - b[name]).abs().sum()) for name in a)
+
+    expected = train("torch")
+    # AdamW turns the rounding of a gradient that should be 0, as that of a key's bias, into a step.
+    assert distance(train("ours"), expected) < 0.02 * distance(train("never"), expected)
 
 
 def test_a_step_whose_loss_is_not_finite_is_skipped_where_that_is_allowed(

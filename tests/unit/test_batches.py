@@ -193,6 +193,15 @@ def test_an_efficient_batch_ends_where_windows_get_much_shorter():
     assert cut(10_000) == [lengths.tolist()]
 
 
+def test_a_rest_whose_padding_costs_less_than_another_pass_has_none_of_its_own():
+    lengths = np.array([100, 95, 91, 80, 40, 38, 20, 20])
+    batches = batches_by_length(lengths, np.arange(8), 10_000, min_efficient_tokens=260)
+    assert [lengths[b].tolist() for b in batches] == [[100, 95, 91], [80, 40, 38, 20, 20]]
+    # Where it does not fit into the batch.
+    batches = batches_by_length(lengths, np.arange(8), 320, min_efficient_tokens=260)
+    assert [lengths[b].tolist() for b in batches] == [[100, 95, 91], [80, 40, 38, 20], [20]]
+
+
 def test_batches_by_length_of_no_members_are_none():
     assert list(batches_by_length(np.array([3, 4]), np.arange(0), 100)) == []
 
