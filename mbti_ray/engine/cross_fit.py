@@ -35,10 +35,14 @@ class _Silent(Worker):
 
 
 def cross_fit_folds(persons: NDArray[Any], *, seed: int) -> Iterator[NDArray[np.int64]]:
-    """The rows of each of three parts of the training split, ascending; a person is in one."""
+    """The rows of each of three parts of the training split, ascending; a person is in one.
+
+    Of two people there are two parts.
+    """
     people, person = np.unique(persons, return_inverse=True)
-    part = np.random.default_rng(seed).permutation(len(people)) % _FOLDS
-    for fold in range(_FOLDS):
+    folds = min(_FOLDS, len(people))
+    part = np.random.default_rng(seed).permutation(len(people)) % folds
+    for fold in range(folds):
         yield np.flatnonzero(part[person] == fold)
 
 

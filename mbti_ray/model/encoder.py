@@ -135,5 +135,8 @@ def layers_of(encoder: nn.Module) -> nn.ModuleList:
         if isinstance(m, nn.ModuleList) and len({type(layer) for layer in m}) == 1
     ]
     if not stacks:
-        raise ConfigError("model.trainable=gradual: this encoder has no stack of layers")
+        raise ConfigError(
+            f"model.encoder: a {type(encoder).__name__} has no stack of layers; set "
+            "model.trainable=all and optim.layer_decay=1"
+        )
     return max(stacks, key=len)

@@ -82,8 +82,10 @@ def fail_dead_trials(study: optuna.Study, *, is_exclusive: bool) -> None:
 
 def _state(driver: dict[str, Any] | None) -> bool | None:
     """Whether a driver is alive; None if that is not known."""
-    if driver is None or driver["id"] in _RUNNING:
-        return None if driver is None else True
+    if driver is None:
+        return None
+    if driver["id"] in _RUNNING:
+        return True
     is_own_process = driver == driver | describe_process() | {"since": driver["since"]}
     return False if is_own_process else is_alive(driver)
 

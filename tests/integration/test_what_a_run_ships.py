@@ -216,6 +216,11 @@ def test_a_stack_is_fitted_to_logits_of_rows_that_its_encoders_have_not_seen(
     assert (changed[folds[1]] != logits[folds[1]]).any()
 
 
+def test_two_people_are_two_parts_to_cross_fit() -> None:
+    folds = [fold.tolist() for fold in cross_fit_folds(np.array([7, 9, 7]), seed=0)]
+    assert sorted(folds) == [[0, 2], [1]]
+
+
 @pytest.mark.parametrize("reader", ["windows", "posts"])
 def test_folds_of_an_encoder_end_with_a_bundle_trained_on_all_for_their_median_epoch(
     quick: Build, tmp_path: Path, reader: str
