@@ -48,7 +48,9 @@ class FrozenFeatures:
         key = self._key(windows, evaluator)
         if key not in self._loaded:
             path = self._folder / f"features-{key}.safetensors"
-            features = _read(path)
+            features: Tensor | None = None
+            with suppress(OSError, SafetensorError):
+                features = load_file(path)["features"]
             # All ranks extract together, or none does: their machines may have different files.
             count = self._worker.all_reduce(torch.tensor(float(features is not None)))
             if features is None or count < self._worker.world_size:
@@ -74,13 +76,6 @@ class FrozenFeatures:
         digest.update(np.ascontiguousarray(windows.offsets).data)
         digest.update(np.ascontiguousarray(windows.ids).data)
         return digest.hexdigest()[:16]
-
-
-def _read(path: Path) -> Tensor | None:
-    try:
-        return load_file(path)["features"]
-    except (OSError, SafetensorError):
-        return None
 
 
 def _write(path: Path, features: Tensor) -> None:
