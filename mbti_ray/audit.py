@@ -38,14 +38,12 @@ def _audit(options: argparse.Namespace) -> Result:
     print_opening()
 
     from mbti_ray.data.audit import audit
-    from mbti_ray.data.stored_rows import store_rows
     from mbti_ray.data.users import load_users
     from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
 
     with ClusterMap() as map_batches:
         source = load_users(config.data, map_batches=map_batches)
-        posts = store_rows(source.rows, config.data).posts.totals.sum()
-        with progress_bar("tokenizing", int(posts)) as advance:
+        with progress_bar("tokenizing", int(source.rows.posts.totals.sum())) as advance:
             statistics = audit(config, source, advance=advance, map_batches=map_batches)
     print_line(f"{statistics['source']} {statistics['fingerprint']}", style="bold")
     for note in source.notes:

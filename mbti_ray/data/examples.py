@@ -16,7 +16,7 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.data.mask import most_mentioned
 from mbti_ray.data.posts import StoredPosts, hash_parts, join_ranges
 from mbti_ray.data.readers import BUILTIN
-from mbti_ray.data.rows import Row, Shares
+from mbti_ray.data.rows import Shares
 from mbti_ray.data.split import (
     SPLITS,
     Indices,
@@ -25,7 +25,7 @@ from mbti_ray.data.split import (
     contains,
     group_owners,
 )
-from mbti_ray.data.stored_rows import StoredRows, store_rows
+from mbti_ray.data.stored_rows import StoredRows
 from mbti_ray.errors import DataError, counted
 from mbti_ray.typology import TYPES
 
@@ -113,9 +113,8 @@ def count_mentions(posts: StoredPosts, column: str) -> Iterator[tuple[int, Count
             yield index, Counter(TYPES[place] for of_post in mentions for place in of_post)
 
 
-def build_examples(config: RunConfig, rows: Sequence[Row]) -> Examples:
+def build_examples(config: RunConfig, rows: StoredRows) -> Examples:
     """The examples in the rows, in the order of the source."""
-    rows = store_rows(rows, config.data)
     row, posts = np.arange(len(rows)), rows.posts
     split_by = config.data.split_by if config.data.split_by != "auto" else rows.person_kind
     is_named = rows.author >= 0

@@ -6,7 +6,7 @@ know of masking, splits or tokens.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -50,7 +50,7 @@ class Source:
     """
 
     name: str
-    rows: Sequence[Row]
+    rows: StoredRows
     bad: list[BadRow]
     repaired: int
     merged: int = 0
@@ -58,12 +58,16 @@ class Source:
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of labels, posts and authors in order."""
-        digest = hashlib.sha256()
-        for row in self.rows:
-            parts = [row.mbti_type, row.posts, row.author, *([row.shares] if row.shares else [])]
-            digest.update(json.dumps(parts).encode() + b"\n")
-        return digest.hexdigest()[:16]
+        return hash_rows(self.rows)
+
+
+def hash_rows(rows: Iterable[Row]) -> str:
+    """First 16 hex digits of the SHA-256 of labels, posts and authors in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        parts = [row.mbti_type, row.posts, row.author, *([row.shares] if row.shares else [])]
+        digest.update(json.dumps(parts).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def read_source(
@@ -243,7 +247,7 @@ def fingerprint_of(source: str) -> dict[str, Any]:
     """
     path = Path(source).expanduser()
     if source == BUILTIN:
-        return {"bytes": 0, "sha256": Source(source, builtin_rows(), [], 0).fingerprint}
+        return {"bytes": 0, "sha256": hash_rows(builtin_rows())}
     if not path.exists():
         raise DataError(
             f"{source}: may change between runs; allowed here: a file, a saved dataset folder"

@@ -131,9 +131,7 @@ class RowWriter:
 def store_rows(
     rows: Sequence[Row], options: DataConfig, store: PostStore | None = None
 ) -> StoredRows:
-    """The rows with their posts in a store; as they are if these are in one."""
-    if isinstance(rows, StoredRows):
-        return rows
+    """The rows with their posts in a store."""
     writer = RowWriter(store or PostStore())
     writer.add(detach_posts(rows, options))
     return writer.rows()

@@ -18,7 +18,7 @@ from mbti_ray.data.processes import MapBatches, map_in_process
 from mbti_ray.data.readers import BUILTIN, read_records
 from mbti_ray.data.rows import BadRow, Row
 from mbti_ray.data.sources import Source, read_source, stream_rows
-from mbti_ray.data.stored_rows import StoredRows, store_rows
+from mbti_ray.data.stored_rows import StoredRows
 from mbti_ray.data.text import repaired_line
 from mbti_ray.errors import DataError, counted
 from mbti_ray.typology import TYPES
@@ -45,7 +45,7 @@ def load_users(
     store = store or PostStore()
     source = read_source(options.source, options, store=store, map_batches=map_batches)
     notes = [*source.notes]
-    rows = _without_placeholders(store_rows(source.rows, options), notes)
+    rows = _without_placeholders(source.rows, notes)
     rows = _with_one_type(source.name, rows, options, notes)
     if not len(rows):
         raise DataError(f"{source.name}: no rows are left; {notes[-1]}")

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from mbti_ray import audit as verb
 from mbti_ray.config import load_run
+from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.audit import audit
 from mbti_ray.data.examples import build_examples, split_examples
 from mbti_ray.data.mask import mask_text, type_mentions
 from mbti_ray.data.rows import Row
 from mbti_ray.data.sources import Source, read_source
+from mbti_ray.data.stored_rows import store_rows
 from mbti_ray.typology import TYPES
 
 pytestmark = pytest.mark.unit
@@ -37,7 +39,7 @@ def source_of(users, author=None):
         Row(number, mbti_type, tuple(posts), author)
         for number, (mbti_type, posts) in enumerate(users, start=2)
     ]
-    return Source("made.csv", rows, [], 0)
+    return Source("made.csv", store_rows(rows, DataConfig()), [], 0)
 
 
 def statistics(users, *overrides):
@@ -193,13 +195,13 @@ def test_texts_in_train_and_outside_of_it_are_counted(trained, held_out, across,
     """Authors decide the split, whatever they write."""
     config = load_run("quick")
     authors = [Row(k, "INTJ", (f"unlike {k}",), author=f"author {k}") for k in range(30)]
-    examples = build_examples(config, authors)
+    examples = build_examples(config, store_rows(authors, config.data))
     in_train = {e.number for e in examples.read(split_examples(config, examples)["train"])}
     rows = [
         replace(row, posts=(*row.posts, trained if row.number in in_train else held_out))
         for row in authors
     ]
-    repeats = audit(config, Source("made", rows, [], 0))["repeats"]
+    repeats = audit(config, Source("made", store_rows(rows, config.data), [], 0))["repeats"]
     users = len(authors) - len(in_train)
     assert repeats["held_out"] == 2 * users
     assert (repeats["across"], repeats["near_across"]) == (across * users, near_across * users)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mbti_ray.config import load_run
+from mbti_ray.config.data_section import DataConfig
 from mbti_ray.data.audit import audit
 from mbti_ray.data.builtin_corpus import builtin_rows
 from mbti_ray.data.dataset import prepare_dataset
@@ -24,6 +25,7 @@ from mbti_ray.data.examples import (
 )
 from mbti_ray.data.rows import Row
 from mbti_ray.data.split import text_key
+from mbti_ray.data.stored_rows import store_rows
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
 from mbti_ray.reports.wording import caveats
@@ -133,7 +135,7 @@ def test_a_copied_post_joins_even_people_with_texts_of_their_own():
     copied = "a story of more than sixty-four letters that somebody posts and somebody else repeats"
     texts = [(f"own {k}", "hi", copied if k in (3, 17) else f"other {k}") for k in range(30)]
     rows = [Row(k, TYPES[k % 16], each, f"author {k:02}") for k, each in enumerate(texts)]
-    examples = build_examples(load_run("quick", ["data.source=x"]), rows)
+    examples = build_examples(load_run("quick", ["data.source=x"]), store_rows(rows, DataConfig()))
     groups = [examples.groups[group] for group in examples.group]
     assert groups[3] == groups[17] == "author:author 03"
     assert len(set(groups)) == 29
@@ -199,7 +201,7 @@ def test_a_user_of_several_rows_is_the_same_one_in_any_order_of_the_rows(write):
 
 def test_the_split_of_the_builtin_corpus_is_that_of_its_users():
     config = load_run("quick")
-    examples = build_examples(config, builtin_rows())
+    examples = build_examples(config, store_rows(builtin_rows(), config.data))
     assert len({*examples.group}) == len(examples) == 2400
 
 

@@ -41,7 +41,6 @@ def test_rows_from_a_store_are_those_that_were_put_into_it() -> None:
     assert stored[1:] == rows[1:]
     assert [*stored.take(np.array([2, 0]))] == [rows[2], rows[0]]
     assert stored.labels.tolist() == [[0, 1, 1, 1], [1, 0, 0, 0], [0, 1, 1, 1]]
-    assert store_rows(stored, DataConfig()) is stored
 
 
 @given(
