@@ -122,11 +122,6 @@ def checkpoints_under(folder: Folder) -> list[Folder]:
     return sorted(complete, key=lambda place: complete[place], reverse=True)
 
 
-def newest_checkpoint(folder: Folder) -> Folder | None:
-    """The first of `checkpoints_under`, if there is one."""
-    return next(iter(checkpoints_under(folder)), None)
-
-
 def _step_of(folder: Any) -> int | None:
     """The step of a checkpoint, or None where a crash has left only part of one."""
     if folder.name.endswith(UNFINISHED) or not all((folder / f).is_file() for f in _FILES):

@@ -35,10 +35,7 @@ class _Silent(Worker):
 
 
 def cross_fit_folds(persons: NDArray[Any], *, seed: int) -> Iterator[NDArray[np.int64]]:
-    """The rows of each of three parts of the training split, ascending; a person is in one.
-
-    Of two people there are two parts.
-    """
+    """Ascending rows of three parts of the training split (two of two people), a person in one."""
     people, person = np.unique(persons, return_inverse=True)
     folds = min(_FOLDS, len(people))
     part = np.random.default_rng(seed).permutation(len(people)) % folds

@@ -55,7 +55,11 @@ class FrozenFeatures:
             count = self._worker.all_reduce(torch.tensor(float(features is not None)))
             if features is None or count < self._worker.world_size:
                 features = extract_features(evaluator, windows, self._worker)
-                _write(path, features)
+                # One rank of a machine; a launcher that does not say which leaves it to each.
+                if os.environ.get("LOCAL_RANK", "0") == "0":
+                    # Without room for the file, the next run extracts the features again.
+                    with suppress(StorageError), atomic_file(path) as temporary:
+                        save_file({"features": features.contiguous()}, temporary)
             on_device = unless_out_of_memory(partial(features.to, self._worker.device))
             self._loaded[key] = features if on_device is None else on_device
         return self._loaded[key]
@@ -76,14 +80,6 @@ class FrozenFeatures:
         digest.update(np.ascontiguousarray(windows.offsets).data)
         digest.update(np.ascontiguousarray(windows.ids).data)
         return digest.hexdigest()[:16]
-
-
-def _write(path: Path, features: Tensor) -> None:
-    # One rank of a machine; a launcher that does not say which leaves it to each.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        # Without room for the file, the next run extracts the features again.
-        with suppress(StorageError), atomic_file(path) as temporary:
-            save_file({"features": features.contiguous()}, temporary)
 
 
 def extract_features(evaluator: Evaluator, windows: Windows, worker: Worker) -> Tensor:

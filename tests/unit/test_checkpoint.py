@@ -10,8 +10,8 @@ from torch import nn
 from mbti_ray.engine.checkpoint import (
     Checkpoint,
     Progress,
+    checkpoints_under,
     load_checkpoint,
-    newest_checkpoint,
     save_checkpoint,
 )
 from mbti_ray.errors import RunError
@@ -162,22 +162,22 @@ def test_a_pickle_that_would_run_code_is_refused_unread(saved, tmp_path):
 def test_the_newest_checkpoint_is_the_one_with_the_most_steps(tmp_path):
     for step in (9, 100, 20):
         save_checkpoint(tmp_path / f"a{step}" / "deep", some_checkpoint(step=step))
-    assert newest_checkpoint(tmp_path) == tmp_path / "a100" / "deep"
+    assert checkpoints_under(tmp_path)[0] == tmp_path / "a100" / "deep"
 
 
 def test_an_unfinished_checkpoint_is_not_the_newest(tmp_path):
     save_checkpoint(tmp_path / "step-0000005", some_checkpoint(step=5))
     save_checkpoint(tmp_path / "step-0000009", some_checkpoint(step=9))
     (tmp_path / "step-0000009" / "progress.json").unlink()
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-0000005"
+    assert checkpoints_under(tmp_path)[0] == tmp_path / "step-0000005"
 
 
 def test_there_is_no_newest_checkpoint_where_there_is_none(tmp_path):
-    assert newest_checkpoint(tmp_path) is None
-    assert newest_checkpoint(tmp_path / "nothing") is None
+    assert checkpoints_under(tmp_path) == []
+    assert checkpoints_under(tmp_path / "nothing") == []
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "model.safetensors").write_bytes(b"")
-    assert newest_checkpoint(tmp_path) is None
+    assert checkpoints_under(tmp_path) == []
 
 
 @pytest.mark.parametrize("torn", ["", "{", '{"epoch": 1}', "[]"])
@@ -185,4 +185,4 @@ def test_a_checkpoint_whose_progress_file_is_torn_is_not_the_newest(tmp_path, to
     save_checkpoint(tmp_path / "step-0000005", some_checkpoint(step=5))
     save_checkpoint(tmp_path / "step-0000009", some_checkpoint(step=9))
     (tmp_path / "step-0000009" / "progress.json").write_text(torn, "utf-8")
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-0000005"
+    assert checkpoints_under(tmp_path)[0] == tmp_path / "step-0000005"

@@ -22,7 +22,7 @@ from ray.exceptions import RayTaskError
 from mbti_ray.config import RunConfig, StudyConfig, override
 from mbti_ray.config.schema import mode_of
 from mbti_ray.data.dataset import Dataset
-from mbti_ray.engine.checkpoint import newest_checkpoint
+from mbti_ray.engine.checkpoint import checkpoints_under
 from mbti_ray.engine.cross_fit import cross_fit
 from mbti_ray.engine.loop import rescore, run
 from mbti_ray.engine.worker import Worker
@@ -193,9 +193,9 @@ def _best_with_checkpoint(
         raise RunError(f"{folder.location}: no trial was evaluated; the first one: {reason}")
     home = folder.location if best.home is None else parse_location(best.home)
     place = home / str(best.folder)
-    found = place / best.checkpoint if best.checkpoint else newest_checkpoint(place)
-    if found is not None and found.exists():
-        return best, found
+    found = [place / best.checkpoint] if best.checkpoint else checkpoints_under(place)
+    if found and found[0].exists():
+        return best, found[0]
     others = [r for r in records if r is not best]
     if home == folder.location or best_of(others, config.objectives) is None:
         raise RunError(f"{folder.location}: the checkpoint of trial {best.number} is missing")
