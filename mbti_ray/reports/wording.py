@@ -30,8 +30,8 @@ _TFIDF = "TF-IDF of words and word pairs with balanced logistic regression"
 # What the model card says that a model is, by its reader.
 KIND_OF_MODEL = dict.fromkeys(("windows", "posts"), "A text encoder with four binary heads.") | {
     "tfidf": f"{_TFIDF}.",
-    "stack": f"A text encoder with four binary heads, and {_TFIDF}; for each dimension a logistic "
-    "regression combines their logits.",
+    "stack": f"A text encoder with four binary heads, and {_TFIDF}; a logistic regression combines "
+    "their logits, with the same two weights in all dimensions.",
 }
 
 

@@ -123,3 +123,16 @@ def test_a_verdict_without_baselines_compares_nothing():
     assert verdict(bare(scorecard())) == (
         "0.845 a letter on 964 people: not compared with any baseline"
     )
+
+
+def test_the_card_says_on_what_the_model_was_trained_and_tested():
+    lengths = [{"low": 8, "high": 90, "rows": 3, "confidence": 0.6, "accuracy": 0.5, "ece": 0.1}]
+    scores = SCORES | {"scorecard": SCORES["scorecard"] | {"lengths": lengths}}
+    folds = ("data.folds=5", "loss.targets=shares")
+    text = card_of("model.reader=stack", *folds, scores=scores)
+    assert "| loss | bce, on soft labels |" in text
+    assert "with the same two weights in all dimensions" in text
+    assert "trained on all of them afterwards), by the length of the text" in text
+    assert "test split" not in text
+    assert "weighing alike, on soft labels.\n" in card_of("model.reader=tfidf", *folds)
+    assert "weighing alike.\n" in card_of("model.reader=tfidf")
