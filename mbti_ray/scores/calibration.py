@@ -105,52 +105,57 @@ class Lengths:
 
 
 def fit_length_scaling(rows: Lengths) -> LengthScaling | None:
-    """The slopes by which temperatures follow the length of a text; None where none helps.
+    """The slopes by which temperatures follow the length of a text; None where they do not help.
 
     The temperature of whole rows stays that of `fit_temperature`, at the geometric mean of their
-    lengths. A head has a slope only if it lowers the loss of held-out persons (five folds) by more
-    than three standard errors, and does not raise that of their whole rows by two.
+    lengths. There are slopes only if they lower the mean loss of held-out persons (five folds) over
+    all heads by more than three standard errors, and do not raise that of their whole rows so far.
     """
-    people = np.unique(rows.persons)
+    people, person = np.unique(rows.persons, return_inverse=True)
     if len(people) < _MIN_SLOPE_PERSONS or rows.tokens.min() == rows.tokens.max():
         return None
     reference = float(np.exp(np.log(rows.tokens[rows.is_whole]).mean()))
-    fold = (np.random.default_rng(0).permutation(len(people)) % _FOLDS)[
-        np.searchsorted(people, rows.persons)
-    ]
     log_ratio = np.log(rows.tokens / reference)
-    slope = [_slope_of_length(rows, k, log_ratio, fold) for k in range(rows.logits.shape[1])]
-    if not any(slope):
-        return None
-    low, high = float(rows.tokens.min()), float(rows.tokens.max())
-    return LengthScaling(slope=slope, reference=reference, low=low, high=high)
-
-
-def _slope_of_length(rows: Lengths, k: int, log_ratio: Array, fold: NDArray[Any]) -> float:
-    logit, label = rows.logits[:, k], rows.labels[:, k].astype(float)
-
-    def fit(members: NDArray[np.bool_]) -> tuple[float, float]:
-        whole = members & rows.is_whole
-        temperature = _temperature(logit[whole], label[whole])
-        scaled = logit[members] * np.exp(-_SLOPES[:, None] * log_ratio[members]) / temperature
-        losses = np.logaddexp(0, scaled) - label[members] * scaled
-        persons = len(np.unique(rows.persons[members]))
-        penalized = losses.mean(1) + _SLOPES**2 / (2 * _PRIOR**2 * persons)
-        return temperature, float(_SLOPES[penalized.argmin()])
-
-    gain = np.zeros(len(logit))
-    for held_out in range(_FOLDS):
-        temperature, slope = fit(fold != held_out)
-        plain = logit / temperature
-        scaled = plain * np.exp(-slope * log_ratio)
-        change = np.logaddexp(0, plain) - np.logaddexp(0, scaled) - label * (plain - scaled)
-        gain = np.where(fold == held_out, change, gain)
+    fold = (np.random.default_rng(0).permutation(len(people)) % _FOLDS)[person]
+    heads = range(rows.logits.shape[1])
+    gain = np.mean([_gain_of_length(rows, k, log_ratio, fold) for k in heads], axis=0)
     everywhere, of_whole = (
         _mean_and_error(gain[members], rows.persons[members])
         for members in (np.full(len(gain), True), rows.is_whole)
     )
-    helps = everywhere[0] > 3 * everywhere[1] and of_whole[0] > -2 * of_whole[1]
-    return fit(np.full(len(gain), True))[1] if helps else 0.0
+    if everywhere[0] <= 3 * everywhere[1] or of_whole[0] < -3 * of_whole[1]:
+        return None
+    everyone = np.full(len(fold), True)
+    slope = [_fit_slope(rows, k, log_ratio, everyone)[1] for k in heads]
+    low, high = float(rows.tokens.min()), float(rows.tokens.max())
+    return LengthScaling(slope=slope, reference=reference, low=low, high=high)
+
+
+def _fit_slope(
+    rows: Lengths, k: int, log_ratio: Array, members: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """The temperature of whole rows and the slope of head k, from some of the rows."""
+    logit, label = rows.logits[:, k], rows.labels[:, k].astype(float)
+    whole = members & rows.is_whole
+    temperature = _temperature(logit[whole], label[whole])
+    scaled = logit[members] * np.exp(-_SLOPES[:, None] * log_ratio[members]) / temperature
+    losses = np.logaddexp(0, scaled) - label[members] * scaled
+    persons = len(np.unique(rows.persons[members]))
+    penalized = losses.mean(1) + _SLOPES**2 / (2 * _PRIOR**2 * persons)
+    return temperature, float(_SLOPES[penalized.argmin()])
+
+
+def _gain_of_length(rows: Lengths, k: int, log_ratio: Array, fold: NDArray[Any]) -> Array:
+    """How much lower the loss of each row is [R] with the slope that other persons' rows give."""
+    logit, label = rows.logits[:, k], rows.labels[:, k].astype(float)
+    gain = np.zeros(len(logit))
+    for held_out in range(_FOLDS):
+        temperature, slope = _fit_slope(rows, k, log_ratio, fold != held_out)
+        plain = logit / temperature
+        scaled = plain * np.exp(-slope * log_ratio)
+        change = np.logaddexp(0, plain) - np.logaddexp(0, scaled) - label * (plain - scaled)
+        gain = np.where(fold == held_out, change, gain)
+    return gain
 
 
 def _mean_and_error(values: Array, persons: NDArray[Any]) -> tuple[float, float]:

@@ -194,6 +194,11 @@ def test_where_length_says_nothing_a_small_validation_split_gives_slopes_that_ha
     assert np.mean(gaps) < 0.001
 
 
+def test_the_four_heads_of_forty_people_show_together_what_none_shows_alone():
+    found = [fit_length_scaling(rows_of_all_lengths(40, grows=True, seed=s)) for s in range(10)]
+    assert sum(length is not None and all(length.slope) for length in found) >= 8
+
+
 def test_texts_of_one_length_or_few_people_have_no_slopes():
     rows = rows_of_all_lengths(200, grows=True)
     same = replace(rows, tokens=np.full(len(rows.tokens), 100.0))
