@@ -173,7 +173,8 @@ def group_owners(
                 is_linked |= is_long
             text = np.cumsum(is_next)[is_linked]
             linked = group_of[holders[is_linked]]
-            is_pair = text[1:] == text[:-1]
+            # Most texts connect groups that others have connected already.
+            is_pair = (text[1:] == text[:-1]) & (linked[1:] != linked[:-1])
             group_of = _connect(linked[:-1][is_pair], linked[1:][is_pair], count)[group_of]
         groups = np.bincount(group_of, weights=sizes, minlength=count)
         if np.count_nonzero(groups) >= 3 and groups.max() <= limit:
