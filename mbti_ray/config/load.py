@@ -18,6 +18,7 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.config.serve_section import BaseRates
 from mbti_ray.config.settings import address_of, settings_of
 from mbti_ray.errors import ConfigError, mask_secrets, nearest, one_line
+from mbti_ray.typology import DIMENSIONS
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: tuple[str, ...] = tuple(sorted(p.stem for p in _PRESET_FOLDER.glob("*.yaml")))
@@ -85,16 +86,24 @@ def base_rate_overrides(given: str | Mapping[str, float]) -> list[str]:
         rates = [part.partition("=")[::2] for part in given.split(",") if part.strip()]
     else:
         rates = [(pole, str(rate)) for pole, rate in given.items()]
-    arguments = []
+    arguments: dict[str, str] = {}
     for pole, rate in rates:
         letter = pole.strip().upper()
+        if letter in arguments:
+            raise ConfigError(f"base rates: {letter} is given twice")
         if letter not in BaseRates.model_fields:
-            raise ConfigError(
-                f'base rates: "{pole.strip()}" is not allowed; allowed: shares of E, N, T and J, '
-                "as in E=0.5,N=0.3"
+            others = {d.negative: d.positive for d in DIMENSIONS}
+            fix = (
+                f"as {letter}=0.3 is {others[letter]}=0.7"
+                if letter in others
+                else "as in E=0.5,N=0.3"
             )
-        arguments.append(f"serve.base_rates.{letter}={rate.strip()}")
-    return arguments
+            raise ConfigError(
+                f'base rates: "{pole.strip()}" is not allowed; '
+                f"allowed: shares of E, N, T and J, {fix}"
+            )
+        arguments[letter] = f"serve.base_rates.{letter}={rate.strip()}"
+    return [*arguments.values()]
 
 
 def get_value(config: RunConfig, address: str) -> Any:

@@ -156,6 +156,8 @@ def files_in(folder):
             ["evaluate", "--base-rates", "50"],
             'base rates: "50" is not allowed; allowed: shares of E, N, T and J, as in E=0.5,N=0.3',
         ),
+        (["evaluate", "--base-rates", "I=0.3"], "shares of E, N, T and J, as I=0.3 is E=0.7"),
+        (["evaluate", "--base-rates", "E=0.3,e=0.4"], "base rates: E is given twice"),
         (["evaluate"], "contains no bundle; create one with `python -m mbti_ray.tune`"),
         (["evaluate", "{d}/none"], "none: no such folder"),
         (
