@@ -31,14 +31,14 @@ def test_words_are_marked_by_how_they_move_each_letter_beside_what_was_masked(
     (found,) = ask(url, posts=[TEXT], explain="words")["read"]
     for dimension in DIMENSIONS:
         page.get_by_label(" or ".join(dimension.letters), exact=True).check()
-        moves = {
-            found["text"][w["start"] : w["end"]]: w[dimension.positive] for w in found["words"]
-        }
-        least = max(0.005, max(0.01, *map(abs, moves.values())) / 5)
+        moves = [
+            (found["text"][w["start"] : w["end"]], w[dimension.positive]) for w in found["words"]
+        ]
+        least = max(0.005, max(0.01, *(abs(v) for _, v in moves)) / 5)
         expected = [
             f"{word}{floor(100 * abs(v) + 0.5)} to "
             f"{dimension.positive if v > 0 else dimension.negative}"
-            for word, v in moves.items()
+            for word, v in moves
             if abs(v) >= least
         ]
         assert page.locator("mark.word").all_inner_texts() == expected

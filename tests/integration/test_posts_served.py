@@ -86,7 +86,8 @@ def test_the_service_answers_what_evaluate_scores_and_influence_encodes_nothing_
         answers, once, explained = asyncio.run(ask())
     for answer, right in zip(answers, expected, strict=True):
         assert answer["type"] == right.type
-        assert answer["probabilities"] == pytest.approx(right.probabilities, abs=1e-6)
+        # Other batches, other rounding in float32.
+        assert answer["probabilities"] == pytest.approx(right.probabilities, abs=1e-5)
     assert sum(encoded) == once
     less = posts_model.predict([several[1:]], whole=True)[0].probabilities
     full = posts_model.predict([several], whole=True)[0].probabilities
