@@ -9,7 +9,6 @@ from mbti_ray.cli.progress import print_opening, progress_bar
 from mbti_ray.cli.run_setup import check_inputs
 from mbti_ray.cli.tables import Result, print_line, print_table
 from mbti_ray.config import PRESETS, load_run
-from mbti_ray.on_ray.cluster_map import ClusterMap
 from mbti_ray.reports.html import write_page
 from mbti_ray.runs.lookup import require_outside_bundles
 
@@ -39,6 +38,7 @@ def _audit(options: argparse.Namespace) -> Result:
 
     from mbti_ray.data.audit import audit
     from mbti_ray.data.users import load_users
+    from mbti_ray.on_ray.cluster_map import ClusterMap
     from mbti_ray.reports.audit_page import audit_conclusions, audit_page, audit_tables
 
     with ClusterMap() as map_batches:

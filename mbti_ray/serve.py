@@ -12,7 +12,6 @@ from mbti_ray.cli.tables import Result, print_commands, print_line, print_warnin
 from mbti_ray.config import load_run
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ClusterError, ConfigError
-from mbti_ray.on_ray.serve.haproxy import haproxy_environment
 from mbti_ray.runs.lookup import fetch_bundle, locate_bundle
 from mbti_ray.serving.discovery import read_ray_environment
 from mbti_ray.storage.remote import Location
@@ -83,6 +82,9 @@ def _serve(options: argparse.Namespace) -> Result:
         starting.close()
         print_line(f"{url}/ is ready; Ctrl-C stops it")
         print_commands({"ask": ask_command(url), **watch_commands(dashboard)})
+
+    # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
+    from mbti_ray.on_ray.serve.haproxy import haproxy_environment
 
     with haproxy_environment(config), ExitStack() as starting:
         starting.enter_context(step("starting Ray and the replicas"))

@@ -23,13 +23,13 @@ from mbti_ray.cli.tables import (
 from mbti_ray.config import PRESETS, RunConfig, load_run
 from mbti_ray.config.resume import describe_schedule_change
 from mbti_ray.errors import counted
-from mbti_ray.on_ray.cluster_map import ClusterMap
 from mbti_ray.runs.lookup import storage_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
 from mbti_ray.storage.local_cache import user_cache_folder
 
 if TYPE_CHECKING:
     from mbti_ray.data.dataset import Dataset
+    from mbti_ray.data.processes import ProcessMap
 
 # Trains a run to its bundle, in a folder that has been started.
 Fit: TypeAlias = Callable[[RunConfig, "Dataset", RunFolder], None]
@@ -80,7 +80,7 @@ def _as_argument(value: Any) -> str:
 
 
 def _train(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=load_run, map_batches=ClusterMap) as run:
+    with set_up_run(options, load=load_run, map_batches=_cluster_map) as run:
         from mbti_ray.model.tfidf import require_sklearn
 
         if run.config.model.has_tfidf:
@@ -89,6 +89,13 @@ def _train(options: argparse.Namespace) -> Result:
         with _trainer(run) as fit:
             fit(_train_folds(run, fit) if run.folds else run.config, run.data, run.folder)
         return _print_scores(run)
+
+
+def _cluster_map() -> "ProcessMap":
+    # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
+    from mbti_ray.on_ray.cluster_map import ClusterMap
+
+    return ClusterMap()
 
 
 def _print_summary(run: RunSetup[RunConfig]) -> None:

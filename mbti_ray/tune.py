@@ -25,9 +25,9 @@ from mbti_ray.cli.tables import (
 )
 from mbti_ray.config import StudyConfig, load_study
 from mbti_ray.errors import ConfigError, counted
-from mbti_ray.on_ray.cluster_map import ClusterMap
 
 if TYPE_CHECKING:
+    from mbti_ray.data.processes import ProcessMap
     from mbti_ray.on_ray.cluster.resources import Resources
     from mbti_ray.scores.study_summary import StudySummary
 
@@ -55,8 +55,15 @@ def _exit_code(result: Result) -> int:
 
 
 def _tune(options: argparse.Namespace) -> Result:
-    with set_up_run(options, load=_load, map_batches=ClusterMap, name_prefix="study-") as run:
+    with set_up_run(options, load=_load, map_batches=_cluster_map, name_prefix="study-") as run:
         return _tune_study(run)
+
+
+def _cluster_map() -> "ProcessMap":
+    # Importing on_ray sets variables of Ray: not before the arguments are known to be right.
+    from mbti_ray.on_ray.cluster_map import ClusterMap
+
+    return ClusterMap()
 
 
 def _load(base: str | None, overrides: Sequence[str]) -> StudyConfig:
