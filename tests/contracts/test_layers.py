@@ -235,6 +235,14 @@ def test_importing_the_package_imports_nothing_of_it():
     assert not [node for node in at_top if "mbti_ray" in ast.unparse(node)]
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_command_imports_on_ray_only_once_its_arguments_are_known_to_be_right(verb):
+    """Importing it sets variables of Ray."""
+    tree = ast.parse((PACKAGE / f"{verb}.py").read_text("utf-8"))
+    at_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [node for node in at_top if "on_ray" in ast.unparse(node)]
+
+
 def test_only_one_file_of_the_program_names_the_package_of_minilm():
     naming = {
         str(path.relative_to(PACKAGE))
