@@ -72,7 +72,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 
 def counted(number: int, noun: str) -> str:
     """``1 trial``, ``2,000 trials``."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def one_line(message: object, *, limit: int = 1000) -> str:

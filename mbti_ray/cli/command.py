@@ -104,7 +104,7 @@ def run_command(
 
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, stop) if is_main else None
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+    if is_main and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         # Until now (see mbti_ray/__init__.py).
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

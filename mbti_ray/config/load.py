@@ -93,11 +93,8 @@ def base_rate_overrides(given: str | Mapping[str, float]) -> list[str]:
             raise ConfigError(f"base rates: {letter} is given twice")
         if letter not in BaseRates.model_fields:
             others = {d.negative: d.positive for d in DIMENSIONS}
-            fix = (
-                f"as {letter}=0.3 is {others[letter]}=0.7"
-                if letter in others
-                else "as in E=0.5,N=0.3"
-            )
+            other = others.get(letter)
+            fix = f"as {letter}=0.3 is {other}=0.7" if other else "as in E=0.5,N=0.3"
             raise ConfigError(
                 f'base rates: "{pole.strip()}" is not allowed; '
                 f"allowed: shares of E, N, T and J, {fix}"

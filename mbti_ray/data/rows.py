@@ -22,6 +22,7 @@ _SUFFIXED = re.compile(r"([A-Z]{4}) ?[-_/\u2010-\u2014] ?[AT]")
 Shares = tuple[float, float, float, float]
 # As pandas writes a column of 0 and 1 that it read as booleans.
 _SHARE_WORDS = {"true": "1", "false": "0"}
+_DECIMAL_COMMA = re.compile(r"0?,\d+|1,0+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +141,10 @@ def _parse_shares(cells: Mapping[str, object], *, is_inverted: bool) -> Shares |
         except (TypeError, ValueError):
             share = -1
         if not 0 <= share <= 1:
-            plain = _SHARE_WORDS.get(str(cell).strip().lower(), str(cell).replace(",", "."))
             fix = f"; {share:g} % is {share / 100:g}" if 2 <= share <= 100 else ""
-            if plain != str(cell):
-                fix = f"; write {plain}"
+            plain = _SHARE_WORDS.get(str(cell).strip().lower(), str(cell).strip())
+            if plain in _SHARE_WORDS.values() or _DECIMAL_COMMA.fullmatch(plain):
+                fix = f"; write {plain.replace(',', '.')}"
             raise DataError(f"{pole} is {cell!r}; allowed: 0, 1 or a share between them{fix}")
         shares.append(round(1 - share, 9) if is_inverted else share)
     if all(map(math.isnan, shares)):

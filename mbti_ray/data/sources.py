@@ -24,7 +24,7 @@ from mbti_ray.data.readers import BUILTIN, Record, is_on_hub, is_saved_dataset, 
 from mbti_ray.data.rows import BadRow, Row, parse_row
 from mbti_ray.data.stored_rows import DetachedRows, RowWriter, StoredRows, detach_posts, store_rows
 from mbti_ray.data.text import repaired_line
-from mbti_ray.errors import DataError
+from mbti_ray.errors import DataError, counted
 from mbti_ray.storage.checksums import describe_file
 
 # The first rows, by which a source is checked before work starts.
@@ -126,9 +126,9 @@ def _check_shares(rows: StoredRows, notes: list[str], *, has_types: bool) -> Sto
     """The rows without their shares if these contradict the types, which are then the label."""
     is_given = ~np.isnan(rows.shares).all(1)
     shares, labels = rows.shares[is_given], rows.labels[is_given]
-    halves = np.count_nonzero(shares == 0.5)
+    halves = int(np.count_nonzero(shares == 0.5))
     if halves and not has_types:
-        notes.append(f"{halves:,} shares of exactly 0.5 count as the pole I, S, F or P")
+        notes.append(f"{counted(halves, 'share')} of exactly 0.5 taken as the pole I, S, F or P")
     against = np.count_nonzero(((shares - 0.5) * (labels - 0.5) < 0).any(1))
     line = f"the shares in E, N, T, J contradict the type in {against:,} of {len(labels):,} rows"
     if against > len(labels) / 2:

@@ -17,10 +17,11 @@ def add_pages(api: FastAPI, examples: Mapping[str, Any]) -> None:
     folder = Path(__file__).parent / "pages"
     found = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True)
     page, docs = found.get_template("page.html").render(), found.get_template("docs.html")
+    headers = _page_headers(page)
 
     @api.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_page() -> Response:
-        return HTMLResponse(page, headers=_page_headers(page))
+        return HTMLResponse(page, headers=headers)
 
     @api.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_docs(request: Request) -> Response:

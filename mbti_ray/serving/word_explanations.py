@@ -5,6 +5,7 @@ predicted without a word is asked of the caller.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from mbti_ray.data.text import find_word_spans, has_content
@@ -51,7 +52,8 @@ async def explain_words(
     for posts, prediction in zip(reads, predictions, strict=False):
         full = prediction.probabilities
         for place in await _by_influence([read["text"] for read in posts], full, ask):
-            words = [*leave_words_out(posts, place)]
+            # Each has a copy of the text.
+            words = [*islice(leave_words_out(posts, place), MAX_WORDS + 1)]
             total = len(left_out) + len(words)
             if total > MAX_WORDS:
                 if request.whole and left_out:

@@ -2,7 +2,9 @@
 
 import os
 import re
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -304,3 +306,13 @@ def test_training_rows_of_one_pole_are_refused_before_ray_starts(place, capsys):
     assert "thinkers.csv: in all 48 training rows T/F is T, and a head needs both poles" in error
     assert not ray_runs()
     assert [path.name for path in (place / "runs").iterdir()] == ["cache"]
+
+
+def test_a_command_runs_in_a_thread_where_ctrl_c_is_the_systems():
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            assert executor.submit(main, ["audit", "data.source=no.csv"]).result() == 2
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)

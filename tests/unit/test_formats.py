@@ -254,6 +254,7 @@ def test_input_to_predict_goes_by_the_same_rule(write):
         ("high", "E is 'high'; allowed: 0, 1 or a share between them"),
         ("nan", "E is missing, and so is the type; needed: one of them"),
         ("0,6", "E is '0,6'; allowed: 0, 1 or a share between them; write 0.6"),
+        ("1,5", "E is '1,5'; allowed: 0, 1 or a share between them"),
         ("True", "E is 'True'; allowed: 0, 1 or a share between them; write 1"),
     ],
 )
@@ -268,7 +269,7 @@ def test_a_share_outside_of_0_to_1_is_a_bad_row(write, cell, reason):
 def test_shares_of_one_half_are_the_negative_pole_and_said(write):
     source = write(cells(*SHARES, names=("E", "N", "T", "J", "posts")))
     assert read_source(source).notes[-1] == (
-        "1 shares of exactly 0.5 count as the pole I, S, F or P"
+        "1 share of exactly 0.5 taken as the pole I, S, F or P"
     )
 
 

@@ -58,8 +58,15 @@ def train(
         _delete_damaged_snapshot(folder)
         shared = SharedDataset.of(data)
         # Not as `train_loop_config`, which Ray's controller would import and unpickle as well.
-        loop = partial(train_loop, config, shared, folder.location)
-        loop = partial(loop, name=name, threads=resources.cpus, progress=progress)
+        loop = partial(
+            train_loop,
+            config,
+            shared,
+            folder.location,
+            name=name,
+            threads=resources.cpus,
+            progress=progress,
+        )
         trainer = _build_trainer(loop, name, config, folder, resources, callbacks=callbacks)
         failure = None
         try:
