@@ -55,7 +55,7 @@ def test_words_whose_influence_could_not_be_computed_can_be_tried_again(
     read(page, "evening " * 300)
     page.get_by_role("button", name="Which words?").click()
     wait_for_text(
-        page, "#weighing", "could not be computed. The service rejected this: posts[0]: 300"
+        page, "#weighing", "could not be computed. The service rejected this: posts[0]: 257"
     )
     assert page.get_by_role("button", name="Which words?").is_visible()
 
