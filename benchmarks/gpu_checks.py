@@ -168,7 +168,9 @@ def serve(bench: Bench) -> dict[str, Any]:
         nonlocal done
         while time.perf_counter() < end:
             try:
-                done += len((await model.predict(TextsRequest(inputs=texts))).predictions)
+                # `done += await …` would add to what it was before the wait.
+                found = await model.predict(TextsRequest(inputs=texts))
+                done += len(found.predictions)
             except APIError as error:
                 refused.append(error)
                 await asyncio.sleep(0.05)

@@ -253,12 +253,12 @@ class Predictor:
 
     def pool(self, rows: Sequence[EncodedRow], outputs: Tensor) -> RowLogits:
         """Logits [R, 4] of R inputs from the outputs of their `distinct_windows`."""
-        _, places = distinct_windows(rows)
-        # As many as are distinct: in their order.
-        of_window = outputs
-        if len(places) > len(outputs):
+        of_window, windows = outputs, sum(len(row.windows) for row in rows)
+        if windows > len(outputs):
+            _, places = distinct_windows(rows)
             of_window = outputs[torch.from_numpy(places).to(outputs.device)]
-        if len(places) == len(rows) and self.runtime.output_size == len(POSITIVE_POLES):
+        # Otherwise all are distinct, and in their order.
+        if windows == len(rows) and self.runtime.output_size == len(POSITIVE_POLES):
             # The mean of a single window is that window: most requests are such.
             pooled = of_window.cpu()
         else:

@@ -1,6 +1,7 @@
-"""One loaded bundle behind its queues: a thread that tokenizes, then one that runs the model.
+"""One loaded bundle behind its queues: a thread that tokenizes, one that runs the model, and one that
+makes the predictions of its outputs.
 
-Tokenization and computation overlap, and neither blocks the event loop. Must not know the routes,
+They overlap, and none blocks the event loop. Must not know the routes,
 nor Ray.
 """
 
@@ -28,7 +29,7 @@ from mbti_ray.inference.predictor import Predictor, distinct_windows
 from mbti_ray.serving.admission import ConcurrencyLimiter, check_wait
 from mbti_ray.serving.batching import Batcher, Executors, ForwardPass
 from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
-from mbti_ray.serving.tokenizer_queue import TokenizerQueue
+from mbti_ray.serving.text_queue import TextQueue
 from mbti_ray.serving.word_explanations import Posts, Probabilities, explain_words
 from mbti_ray.typology import POSITIVE_POLES
 
@@ -89,7 +90,9 @@ class ServedModel:
         """`forward_executors` gives the threads of the forward passes, `warm_up` the speed."""
         self._callback = callback or ServeCallback()
         self.predictor = predictor
-        self._tokenizer_queue = TokenizerQueue()
+        self._tokenizer_queue = TextQueue("tokenize")
+        # With a GPU it is the predictions of many texts that a request waits for.
+        self._prediction_queue = TextQueue("predictions")
         self._batcher = Batcher(
             partial(_forward, predictor),
             executors,
@@ -112,7 +115,8 @@ class ServedModel:
     @property
     def wait_s(self) -> float:
         """Estimated seconds that a text submitted now would wait."""
-        return self._tokenizer_queue.wait_s + self._batcher.wait_s
+        queues = (self._tokenizer_queue, self._batcher, self._prediction_queue)
+        return sum(queue.wait_s for queue in queues)
 
     @property
     def bundle_id(self) -> str:
@@ -126,9 +130,14 @@ class ServedModel:
     async def predict(self, request: PredictRequest) -> PredictResult:
         """A prediction for each of a request's users; APIError QUEUE_FULL, INVALID or TOO_LARGE."""
         start = time.perf_counter()
-        keys = [_cache_key(posts, whole=request.whole) for posts in request.users]
-        known = {key: self._cache[key] for key in keys if key in self._cache}
-        missing = {k: posts for k, posts in zip(keys, request.users, strict=True) if k not in known}
+        users = request.users
+        keys: Sequence[Any] = users
+        known: dict[Any, Prediction] = {}
+        if self._config.cache:
+            keys = [_cache_key(posts, whole=request.whole) for posts in users]
+            known = {key: self._cache[key] for key in keys if key in self._cache}
+        # Equal ones are computed once.
+        missing = {key: posts for key, posts in zip(keys, users, strict=True) if key not in known}
         timing = Timing(0.0, 0.0, 0.0)
         if missing:
             computed, timing = await self._compute(request, list(missing.values()), start)
@@ -153,19 +162,25 @@ class ServedModel:
     ) -> tuple[list[Prediction], Timing]:
         # Before any work is done for a text that cannot be answered in time.
         check_wait(self.wait_s, max_wait_s=self._config.max_wait_s)
-        packed = await self._tokenizer_queue.run(lambda: self._encode(request, users), users)
+        rows, windows = await self._tokenizer_queue.run(
+            lambda: self._encode(request, users), users
+        )
         tokenized = time.perf_counter()
-        check_wait(self._batcher.wait_s, max_wait_s=self._config.max_wait_s)
-        windows, _ = distinct_windows(packed)
+        check_wait(
+            self._batcher.wait_s + self._prediction_queue.wait_s,
+            max_wait_s=self._config.max_wait_s,
+        )
         output = await self._batcher.compute(windows)
         if self.predictor.runtime.output_size > 2 * len(POSITIVE_POLES):
             # A layer among posts takes as long as a pass.
             loop = asyncio.get_running_loop()
             pool = self.predictor.pool
-            logits = await loop.run_in_executor(self._executor, pool, packed, output.values)
+            logits = await loop.run_in_executor(self._executor, pool, rows, output.values)
+            predictions = self.predictor.to_predictions(logits)
         else:
-            logits = self.predictor.pool(packed, output.values)
-        predictions = self.predictor.to_predictions(logits)
+            predictions = await self._prediction_queue.run(
+                lambda: self._to_predictions(rows, output.values), users
+            )
         timing = Timing(
             tokenise=tokenized - start,
             queue=max(0.0, output.started - tokenized),
@@ -173,13 +188,19 @@ class ServedModel:
         )
         return predictions, timing
 
-    def _encode(self, request: PredictRequest, users: Sequence[Posts]) -> list[EncodedRow]:
+    def _to_predictions(self, rows: Sequence[EncodedRow], outputs: Tensor) -> list[Prediction]:
+        return self.predictor.to_predictions(self.predictor.pool(rows, outputs))
+
+    def _encode(
+        self, request: PredictRequest, users: Sequence[Posts]
+    ) -> tuple[list[EncodedRow], list[TokenIds]]:
         # In the tokenizer thread, because the text has to be cleaned to find out.
         texts = request.users[0] if request.whole else [posts[0] for posts in request.users]
         for place, text in enumerate(texts):
             if not has_content(text):
                 raise APIError(ErrorCode.INVALID, f"{request.where(place)}: is empty")
-        return self.predictor.encode(users, whole=request.whole)
+        rows = self.predictor.encode(users, whole=request.whole)
+        return rows, distinct_windows(rows)[0]
 
     async def _explain_masking(self, request: PredictRequest) -> list[list[dict[str, Any]]]:
         # With influence the users after the first repeat its posts.
@@ -218,7 +239,7 @@ class ServedModel:
 
         def predict_part(part: list[EncodedRow]) -> list[Prediction]:
             places = [place_of[tuple(window)] for window in distinct_windows(part)[0]]
-            return predictor.to_predictions(predictor.pool(part, outputs[places]))
+            return self._to_predictions(part, outputs[places])
 
         found: list[Prediction] = []
         loop = asyncio.get_running_loop()

@@ -68,7 +68,7 @@ WITHIN = {
         ("audit", "dataset"),
     ),
     "serving": (
-        ("batching", "discovery", "schemas", "target", "tokenizer_queue", "web_pages"),
+        ("batching", "discovery", "schemas", "target", "text_queue", "web_pages"),
         ("access", "admission", "word_explanations"),
         ("served_model",),
         ("router",),

@@ -1,7 +1,7 @@
-"""The thread that cleans, masks and tokenizes, and an estimate of how long a new text would wait.
+"""A thread that works on texts, and an estimate of how long a new text would wait for it.
 
-Cleaning and masking are pure Python, so more threads would only wait for the interpreter lock.
-Belongs to one event loop. Must not know the queue in front of the model, nor HTTP.
+The work is Python, so more threads would only wait for the interpreter lock. Belongs to one event
+loop. Must not know what the work is, the queue in front of the model, nor HTTP.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ _MIN_CHARACTERS = 1000
 T = TypeVar("T")
 
 
-class TokenizerQueue:
+class TextQueue:
     """Runs work on texts one after the other, in a thread."""
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "tokenize")
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, name)
         # Two counts with a writer each, the event loop and the thread, need no lock.
         self._submitted = self._finished = 0
         self._characters_per_s = _INITIAL_CHARACTERS_PER_S
