@@ -167,7 +167,8 @@ class FitConfig(ConfigSection):
     """torch.compile the model; worth it in long runs"""
     attention: Literal["padded", "packed"] = "padded"
     """padded: windows of similar length; packed: windows concatenated without padding (torch's
-    variable-length attention on a GPU, without attention dropout)"""
+    variable-length attention on a GPU, without attention dropout), which was slower wherever it was
+    measured"""
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0
     """steps with a non-finite loss that are skipped before the run stops"""
 

@@ -1,5 +1,5 @@
-"""One loaded bundle behind its queues: a thread that tokenizes, one that runs the model, and one that
-makes the predictions of its outputs.
+"""One loaded bundle behind its queues: a thread that tokenizes, one or two that run the model, and
+one that makes predictions of its outputs.
 
 They overlap, and none blocks the event loop. Must not know the routes,
 nor Ray.

@@ -274,6 +274,32 @@ def test_texts_waiting_for_the_tokenizer_count_as_waiting(
     assert model.wait_s == 0
 
 
+def test_predictions_of_several_texts_are_made_outside_the_event_loop_and_count_as_waiting(
+    predictor: Predictor, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate, make = threading.Event(), threading.Event(), predictor.to_predictions
+
+    def blocked(*given: Any) -> Any:
+        begun.set()
+        gate.wait(10)
+        return make(*given)
+
+    monkeypatch.setattr(predictor, "to_predictions", blocked)
+    model = ServedModel(predictor, {1: executor}, ServeConfig(max_wait_s=0.005), tokens_per_s=1e9)
+
+    async def main() -> PredictResult:
+        task = asyncio.create_task(model.predict(texts(LONG * 20, "b")))
+        await asyncio.to_thread(begun.wait, 10)
+        with pytest.raises(APIError) as refusal:
+            await model.predict(texts("c", "d"))
+        assert refusal.value.code == ErrorCode.QUEUE_FULL
+        gate.set()
+        return await task
+
+    assert len(asyncio.run(main()).predictions) == 2
+    assert model.wait_s == 0
+
+
 @pytest.mark.parametrize("influence", [False, True])
 def test_masked_spans_of_long_texts_are_found_outside_the_event_loop_and_only_for_the_posts_given(
     predictor: Predictor,
