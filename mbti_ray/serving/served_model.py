@@ -162,9 +162,7 @@ class ServedModel:
     ) -> tuple[list[Prediction], Timing]:
         # Before any work is done for a text that cannot be answered in time.
         check_wait(self.wait_s, max_wait_s=self._config.max_wait_s)
-        rows, windows = await self._tokenizer_queue.run(
-            lambda: self._encode(request, users), users
-        )
+        rows, windows = await self._tokenizer_queue.run(lambda: self._encode(request, users), users)
         tokenized = time.perf_counter()
         check_wait(
             self._batcher.wait_s + self._prediction_queue.wait_s,
