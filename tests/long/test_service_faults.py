@@ -12,7 +12,7 @@ from service_command import Load, Service, open_loop, resident_mib, served
 pytestmark = [pytest.mark.long]
 
 # Heavy, so that sending costs little in comparison: the clients share the machine.
-HEAVY = {"inputs": ["a quiet evening with many words " * 60] * 32}
+HEAVY = {"inputs": [f"{n} quiet evening with many words " * 60 for n in range(32)]}
 MAX_WAIT_S = 2.0
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
