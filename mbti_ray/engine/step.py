@@ -166,5 +166,5 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     value = int(state[0]) & (2**63 - 1)
     torch.default_generator.manual_seed(value)
     # `torch.manual_seed` would format a traceback for a GPU that nothing has used: 1.5 ms.
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(value)
