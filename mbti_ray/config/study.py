@@ -109,6 +109,8 @@ class StudyOptions(ConfigSection):
             raise ValueError(f"study.objective has a score twice: {', '.join(objectives)}")
         if self.scheduler == "pbt" and (objectives or self.seeds > 1):
             raise ValueError("study.scheduler=pbt takes one study.objective and study.seeds=1")
+        if self.scheduler == "pbt" and self.trials is None:
+            raise ValueError("study.scheduler=pbt needs study.trials, the size of its population")
         return self
 
 

@@ -157,3 +157,11 @@ def test_trials_of_several_runs_are_refused_with_several_workers(setting):
     lines = mistakes_of(load_study, None, [setting, "study.scheduler=none", "scaling.workers=2"])
     assert "need scaling.workers=1" in "".join(lines)
     assert load_study(None, [setting, "study.scheduler=none"])
+
+
+def test_a_population_needs_a_size(file):
+    path = file("preset: quick\nsearch: {optim.lr: {low: 1.0e-5, high: 1.0e-2}}\n")
+    budget = ["study.trials=null", "study.hours=1"]
+    assert load_study(path, budget).study.trials is None
+    (line,) = mistakes_of(load_study, path, [*budget, "study.scheduler=pbt"])
+    assert "study.trials, the size of its population" in line
