@@ -20,11 +20,11 @@ from mbti_ray.config.settings import config_addresses
 from mbti_ray.config.study import Choices, FloatRange, Range, StudyConfig
 from mbti_ray.errors import ConfigError, nearest
 
-# Not part of what is learned, or fixed for a whole study because texts are tokenized once.
+# Not part of what is learned, or fixed for a whole study, whose texts are split and tokenized once.
 NOT_SEARCHABLE = (
-    *("name", "storage", "scaling.", "failure.", "serve.", "scoring.", "study.", "search", "data."),
-    *("model.encoder", "model.reader", "model.member", "model.max_tokens", "model.post_tokens"),
-    *("model.truncation", "loss.per"),
+    *("name", "storage", "seed", "scaling.", "failure.", "serve.", "scoring.", "study.", "search"),
+    *("data.", "model.encoder", "model.reader", "model.member", "model.max_tokens"),
+    *("model.post_tokens", "model.truncation", "loss.per"),
     *("fit.monitor", "fit.checkpoint_steps", "fit.tracker", "fit.profile", "fit.compile"),
     *("fit.attention", "fit.gradient_checkpointing", "fit.skip_nonfinite"),
 )

@@ -35,6 +35,7 @@ def test_a_study_is_a_run_and_a_search_space(file):
     [
         "name",
         "storage",
+        "seed",
         "scaling.workers",
         "scaling.use_gpu",
         "failure.max_failures",
@@ -49,7 +50,7 @@ def test_a_study_is_a_run_and_a_search_space(file):
 def test_what_is_not_learned_cannot_be_searched(file, address):
     path = file(f"preset: quick\nsearch: {{{address}: {{choices: [a, b]}}}}\n")
     (line,) = mistakes_of(load_study, path)
-    assert line.startswith(f'{path}: search: "{address}" cannot be searched; allowed: seed, ')
+    assert line.startswith(f'{path}: search: "{address}" cannot be searched; allowed: model.')
     allowed = line.partition("allowed: ")[2]
     assert address not in allowed.split(", ")
 
@@ -59,7 +60,7 @@ def test_no_cluster_shape_is_ever_searchable(file):
     allowed = line.partition("at least one of: ")[2].split(", ")
     assert "optim.lr" in allowed
     sections = {address.partition(".")[0] for address in allowed}
-    assert sections == {"seed", "model", "loss", "optim", "fit"}
+    assert sections == {"model", "loss", "optim", "fit"}
 
 
 def test_the_message_for_an_unknown_searched_key_names_the_closest(file):
