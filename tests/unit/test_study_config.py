@@ -166,3 +166,11 @@ def test_a_population_needs_a_size(file):
     assert load_study(path, budget).study.trials is None
     (line,) = mistakes_of(load_study, path, [*budget, "study.scheduler=pbt"])
     assert "study.trials, the size of its population" in line
+
+
+def test_the_power_and_the_weight_of_a_pole_cannot_both_be_searched(file):
+    search = "loss.power.E: {low: 0.0, high: 1.0}, loss.weight.E: {low: 0.5, high: 2.0}"
+    path = file(f"preset: quick\nsearch: {{{search}}}\n")
+    assert mistakes_of(load_study, path) == [
+        f"{path}: search: loss.power.E and loss.weight.E cannot both be searched"
+    ]
