@@ -174,3 +174,12 @@ def test_the_power_and_the_weight_of_a_pole_cannot_both_be_searched(file):
     assert mistakes_of(load_study, path) == [
         f"{path}: search: loss.power.E and loss.weight.E cannot both be searched"
     ]
+
+
+@pytest.mark.parametrize(("more", "cap"), [("", None), ("optim: {warmup_cap: 0.2}\n", 0.2)])
+def test_a_searched_warmup_is_not_capped_either(file, more, cap):
+    search = "search: {optim.warmup_steps: {int_low: 0, int_high: 500}}\n"
+    config = load_study(file(more + search))
+    trial = override(config, {"optim.warmup_steps": 200})
+    assert trial.optim.warmup_cap == cap
+    assert trial.optim.warmup_of(500) == (200 if cap is None else 100)
