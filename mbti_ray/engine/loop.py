@@ -299,10 +299,9 @@ class _TrainingLoop:
 
     def _save(self, folder: Path) -> None:
         progress = self.progress
-        is_best = progress.epoch_step == 0 and progress.epochs_without_improvement == 0
         checkpoint = Checkpoint(
             model=self._weights(),
-            best=None if is_best else self.best,
+            best=None if progress.is_best else self.best,
             optimizer={
                 "optimizer": self.stepper.optimizer.state_dict(),
                 "scaler": self.stepper.scaler.state_dict(),
