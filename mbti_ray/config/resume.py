@@ -25,12 +25,14 @@ def load_resumed(
 ) -> Config:
     """The saved config of a run or study with the changes of the command line, if allowed.
 
-    A run may train for more epochs than it started with; see `describe_schedule_change`. `base` is
-    the preset or file on the command line, which must be the one that it started with. A RunError
-    lists every difference that would make it another run.
+    A run without folds may train for more epochs than before; see `describe_schedule_change`.
+    `base` is the preset or file on the command line, which must be the one that it started with.
+    A RunError lists every difference that would make it another run.
     """
     before, after = load(str(saved), ()), load(base or str(saved), overrides)
-    is_longer = not isinstance(after, StudyConfig) and after.fit.epochs > before.fit.epochs
+    # Neither do trials, nor folds that are finished, train on.
+    is_one_run = not (isinstance(after, StudyConfig) or after.data.trains_on_all)
+    is_longer = is_one_run and after.fit.epochs > before.fit.epochs
     old, new = flatten(before.model_dump()), flatten(after.model_dump())
     changes = {
         address: f"{address}: {old.get(address)!r} -> {new.get(address)!r}"

@@ -19,12 +19,13 @@ from mbti_ray.config.schema import RunConfig
 from mbti_ray.config.settings import config_addresses
 from mbti_ray.config.study import Choices, FloatRange, Range, StudyConfig
 from mbti_ray.errors import ConfigError, nearest
+from mbti_ray.typology import POSITIVE_POLES
 
-# Not part of what is learned, or fixed for a whole study because texts are tokenized once.
+# Not part of what is learned, or fixed for a whole study, whose texts are split and tokenized once.
 NOT_SEARCHABLE = (
-    *("name", "storage", "scaling.", "failure.", "serve.", "scoring.", "study.", "search", "data."),
-    *("model.encoder", "model.reader", "model.member", "model.max_tokens", "model.post_tokens"),
-    *("model.truncation", "loss.per"),
+    *("name", "storage", "seed", "scaling.", "failure.", "serve.", "scoring.", "study.", "search"),
+    *("data.", "model.encoder", "model.reader", "model.member", "model.max_tokens"),
+    *("model.post_tokens", "model.truncation", "loss.per"),
     *("fit.monitor", "fit.checkpoint_steps", "fit.tracker", "fit.profile", "fit.compile"),
     *("fit.attention", "fit.gradient_checkpointing", "fit.skip_nonfinite"),
 )
@@ -144,6 +145,7 @@ def _mistakes(config: StudyConfig) -> list[str]:
         topological_order(config.search)
     except ConfigError as error:
         return [str(error)]
+    lines += [f"search: {line}" for line in _weighed_twice(config)]
     for index, point in enumerate(config.study.start):
         lines += [f"study.start[{index}]: {line}" for line in _outside(config, point)]
     return [*lines, *_default_outside(config), *_unchangeable(config)]
@@ -165,6 +167,14 @@ def _impossible(config: RunConfig, address: str, values: Range) -> list[str]:
         except ConfigError:
             lines.append(f"{address} takes integers; write {{int_low: ..., int_high: ...}}")
     return lines
+
+
+def _weighed_twice(config: StudyConfig) -> Iterator[str]:
+    """Poles whose power and weight would both be set in all trials, which the schema refuses."""
+    for pole in POSITIVE_POLES:
+        both = [f"loss.power.{pole}", f"loss.weight.{pole}"]
+        if all(address in config.search and not config.search[address].when for address in both):
+            yield f"{both[0]} and {both[1]} cannot both be searched"
 
 
 def _wrong_condition(config: StudyConfig, address: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 A study's config is that of a run with two more sections. Imports nothing heavy.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -109,6 +109,8 @@ class StudyOptions(ConfigSection):
             raise ValueError(f"study.objective has a score twice: {', '.join(objectives)}")
         if self.scheduler == "pbt" and (objectives or self.seeds > 1):
             raise ValueError("study.scheduler=pbt takes one study.objective and study.seeds=1")
+        if self.scheduler == "pbt" and self.trials is None:
+            raise ValueError("study.scheduler=pbt needs study.trials, the size of its population")
         return self
 
 
@@ -118,6 +120,17 @@ class StudyConfig(RunConfig):
     study: StudyOptions = StudyOptions()
     search: dict[str, Range] = Field(default_factory=dict)
     """what is searched: a range or choices for each key"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _searched_warmup_is_not_capped(cls, tree: Any) -> Any:
+        """As in `OptimConfig`, where a warm-up is given."""
+        found = tree if isinstance(tree, dict) else {}
+        search, optim = found.get("search"), found.get("optim", {})
+        if not (isinstance(search, dict) and isinstance(optim, dict)):
+            return tree
+        is_searched = "optim.warmup_steps" in search
+        return found | {"optim": {"warmup_cap": None} | optim} if is_searched else tree
 
     @model_validator(mode="after")
     def _one_worker_where_needed(self) -> "StudyConfig":

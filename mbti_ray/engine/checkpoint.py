@@ -74,6 +74,11 @@ class Progress:
     encoder: str = ""
     history: list[Any] = field(default_factory=list)
 
+    @property
+    def is_best(self) -> bool:
+        """Whether the current weights are those of the best evaluation."""
+        return self.epoch_step == 0 and self.epochs_without_improvement == 0
+
 
 @dataclass
 class Checkpoint:
@@ -101,11 +106,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint; RunError where one of its files is missing or damaged."""
     best = folder / "best.safetensors"
     try:
+        progress = Progress(**json.loads((folder / "progress.json").read_text("utf-8")))
+        # A copy that was cut short may lack it, and the current weights are not the best.
+        has_best = best.exists() or (progress.best is not None and not progress.is_best)
         return Checkpoint(
             model=load_file(folder / "model.safetensors"),
-            best=load_file(best) if best.exists() else None,
+            best=load_file(best) if has_best else None,
             optimizer=torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"),
-            progress=Progress(**json.loads((folder / "progress.json").read_text("utf-8"))),
+            progress=progress,
         )
     except _READ_ERRORS as error:
         raise RunError(

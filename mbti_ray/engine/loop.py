@@ -139,6 +139,7 @@ class _TrainingLoop:
             self.progress.encoder = self.inputs.frozen.encoder_key
         self.best: StateDict | None = None
         self.tracker: Tracker | None = None
+        self._is_asked_to_stop = False
         epoch_steps = math.ceil(len(self.instances) / config.fit.step_size)
         self.total_steps = config.fit.epochs * epoch_steps
 
@@ -196,16 +197,21 @@ class _TrainingLoop:
             is_last = progress.epoch_step == len(steps)
             if is_due or is_last or progress.step % _SYNC_STEPS == 0:
                 interruption = stats.sync(self.total_steps)
+                # After the last step of an epoch it stops once that one is scored.
+                self._is_asked_to_stop = interruption == Interruption.STOP
                 if (is_due or interruption) and not is_last:
                     self._report(None, wait=interruption is not None)
                     model.train()
                     stats.restart_clock()
-                if interruption == Interruption.STOP and not is_last:
-                    raise StoppedError(
-                        f"stopped as requested after step {progress.step} of {self.total_steps}; "
-                        "its checkpoint is saved, --resume continues from it"
-                    )
+                if self._is_asked_to_stop and not is_last:
+                    raise self._stopped()
         return stats
+
+    def _stopped(self) -> StoppedError:
+        return StoppedError(
+            f"stopped as requested after step {self.progress.step} of {self.total_steps}; "
+            "its checkpoint is saved, --resume continues from it"
+        )
 
     def _step(self, model: torch.nn.Module, step: StepBatches) -> Tensor:
         config, progress, worker = self.config, self.progress, self.worker
@@ -246,7 +252,10 @@ class _TrainingLoop:
         progress.history.append(record)
         if self.tracker is not None:
             self.tracker.log_metrics(progress.step, flatten_metrics(record))
-        self._report(record, wait=record["finished"])
+        stops = self._is_asked_to_stop and not record["finished"]
+        self._report(record, wait=stops or record["finished"])
+        if stops:
+            raise self._stopped()
 
     def _update_best(self, scores: Scores) -> None:
         progress, value = self.progress, scores[self.config.fit.monitor]
@@ -290,10 +299,9 @@ class _TrainingLoop:
 
     def _save(self, folder: Path) -> None:
         progress = self.progress
-        is_best = progress.epoch_step == 0 and progress.epochs_without_improvement == 0
         checkpoint = Checkpoint(
             model=self._weights(),
-            best=None if is_best else self.best,
+            best=None if progress.is_best else self.best,
             optimizer={
                 "optimizer": self.stepper.optimizer.state_dict(),
                 "scaler": self.stepper.scaler.state_dict(),

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from mbti_ray.config import StudyConfig, get_value
 from mbti_ray.config.schema import mode_of
-from mbti_ray.config.study import IntRange
+from mbti_ray.config.search_space import range_ends
 from mbti_ray.scores.study_summary import RungSummary, TrialsSummary
 from mbti_ray.study.diagnosis import diagnose_study
 from mbti_ray.study.records import EVALUATED, TrialRecord, best_of, pareto_front, records_of
@@ -59,7 +59,10 @@ def counts_of(records: Sequence[TrialRecord]) -> dict[str, int]:
 def max_epochs(config: StudyConfig) -> int:
     """Epochs of the longest trial that the search can suggest."""
     epochs = config.search.get("fit.epochs")
-    return epochs.int_high if isinstance(epochs, IntRange) else config.fit.epochs
+    if epochs is None:
+        return config.fit.epochs
+    # Without its condition, a trial has those of the config.
+    return max(*map(int, range_ends(epochs)), config.fit.epochs if epochs.when else 0)
 
 
 def rungs_of(config: StudyConfig) -> list[int]:

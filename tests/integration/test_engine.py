@@ -286,3 +286,18 @@ def test_a_run_asked_to_stop_saves_a_checkpoint_and_resumes_as_if_never_stopped(
     assert gap(weights(uninterrupted), weights(saved)) == 0.0
     kept = [p.name for p in (tmp_path / "saved" / "checkpoints").iterdir()]
     assert "step-0000020" in kept
+
+
+def test_a_run_of_short_epochs_asked_to_stop_stops_after_one(
+    short: Build, short_data: Dataset, tmp_path: Path
+) -> None:
+    splits = {n: s.take(np.arange(min(40, s.row_count))) for n, s in short_data.splits.items()}
+    few = replace(short_data, splits=splits)
+    # Five steps an epoch: all steps after which the ranks hear of each other are its last.
+    config = short("fit.batch_size=8", "fit.accumulate=1", "fit.epochs=2")
+    uninterrupted = run(config, few, Worker())
+    with pytest.raises(RunError, match=r"stopped as requested after step 5 of 10"):
+        run(config, few, Interrupted(tmp_path, Interruption.STOP))
+    continued = run(config, few, Worker(folder=tmp_path))
+    assert gap(weights(uninterrupted), weights(continued)) == 0.0
+    assert [r["epoch"] for r in continued.progress.history] == [1, 2]

@@ -186,3 +186,18 @@ def test_a_checkpoint_whose_progress_file_is_torn_is_not_the_newest(tmp_path, to
     save_checkpoint(tmp_path / "step-0000009", some_checkpoint(step=9))
     (tmp_path / "step-0000009" / "progress.json").write_text(torn, "utf-8")
     assert checkpoints_under(tmp_path)[0] == tmp_path / "step-0000005"
+
+
+@pytest.mark.parametrize("without_improvement", [0, 1])
+def test_the_current_weights_do_not_pass_for_the_best_ones_that_are_missing(
+    tmp_path, without_improvement
+):
+    checkpoint = some_checkpoint()
+    checkpoint.progress.epochs_without_improvement = without_improvement
+    save_checkpoint(tmp_path, checkpoint)
+    (tmp_path / "best.safetensors").unlink()
+    if not without_improvement:
+        assert load_checkpoint(tmp_path).best is None
+        return
+    with pytest.raises(RunError, match=r"damaged .*best\.safetensors"):
+        load_checkpoint(tmp_path)

@@ -166,6 +166,13 @@ def test_a_study_cannot_resume_with_more_epochs_which_its_trials_did_not_have(sa
         load_resumed(load_study, saved_study, None, ["fit.epochs=9"])
 
 
+def test_folds_cannot_resume_with_more_epochs_which_finished_ones_did_not_have(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(load_run("quick", ["data.folds=3", "fit.epochs=4"])), "utf-8")
+    with pytest.raises(RunError, match=r"fit\.epochs: 4 -> 9"):
+        load_resumed(load_run, path, None, ["fit.epochs=9"])
+
+
 def test_a_study_may_resume_with_more_trials(saved_study):
     config = load_resumed(
         load_study, saved_study, None, ["study.trials=99", "study.max_concurrent=2"]

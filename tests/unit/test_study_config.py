@@ -35,6 +35,7 @@ def test_a_study_is_a_run_and_a_search_space(file):
     [
         "name",
         "storage",
+        "seed",
         "scaling.workers",
         "scaling.use_gpu",
         "failure.max_failures",
@@ -49,7 +50,7 @@ def test_a_study_is_a_run_and_a_search_space(file):
 def test_what_is_not_learned_cannot_be_searched(file, address):
     path = file(f"preset: quick\nsearch: {{{address}: {{choices: [a, b]}}}}\n")
     (line,) = mistakes_of(load_study, path)
-    assert line.startswith(f'{path}: search: "{address}" cannot be searched; allowed: seed, ')
+    assert line.startswith(f'{path}: search: "{address}" cannot be searched; allowed: model.')
     allowed = line.partition("allowed: ")[2]
     assert address not in allowed.split(", ")
 
@@ -59,7 +60,7 @@ def test_no_cluster_shape_is_ever_searchable(file):
     allowed = line.partition("at least one of: ")[2].split(", ")
     assert "optim.lr" in allowed
     sections = {address.partition(".")[0] for address in allowed}
-    assert sections == {"seed", "model", "loss", "optim", "fit"}
+    assert sections == {"model", "loss", "optim", "fit"}
 
 
 def test_the_message_for_an_unknown_searched_key_names_the_closest(file):
@@ -157,3 +158,28 @@ def test_trials_of_several_runs_are_refused_with_several_workers(setting):
     lines = mistakes_of(load_study, None, [setting, "study.scheduler=none", "scaling.workers=2"])
     assert "need scaling.workers=1" in "".join(lines)
     assert load_study(None, [setting, "study.scheduler=none"])
+
+
+def test_a_population_needs_a_size(file):
+    path = file("preset: quick\nsearch: {optim.lr: {low: 1.0e-5, high: 1.0e-2}}\n")
+    budget = ["study.trials=null", "study.hours=1"]
+    assert load_study(path, budget).study.trials is None
+    (line,) = mistakes_of(load_study, path, [*budget, "study.scheduler=pbt"])
+    assert "study.trials, the size of its population" in line
+
+
+def test_the_power_and_the_weight_of_a_pole_cannot_both_be_searched(file):
+    search = "loss.power.E: {low: 0.0, high: 1.0}, loss.weight.E: {low: 0.5, high: 2.0}"
+    path = file(f"preset: quick\nsearch: {{{search}}}\n")
+    assert mistakes_of(load_study, path) == [
+        f"{path}: search: loss.power.E and loss.weight.E cannot both be searched"
+    ]
+
+
+@pytest.mark.parametrize(("more", "cap"), [("", None), ("optim: {warmup_cap: 0.2}\n", 0.2)])
+def test_a_searched_warmup_is_not_capped_either(file, more, cap):
+    search = "search: {optim.warmup_steps: {int_low: 0, int_high: 500}}\n"
+    config = load_study(file(more + search))
+    trial = override(config, {"optim.warmup_steps": 200})
+    assert trial.optim.warmup_cap == cap
+    assert trial.optim.warmup_of(500) == (200 if cap is None else 100)

@@ -13,7 +13,7 @@ from mbti_ray.config.study import Choices, FloatRange, IntRange
 from mbti_ray.study.records import pareto_front, records_of
 from mbti_ray.study.sampling import ask_trial, fits, perturb
 from mbti_ray.study.store import open_study
-from mbti_ray.study.summary import rungs_of, summarize_study
+from mbti_ray.study.summary import max_epochs, rungs_of, summarize_study
 
 pytestmark = pytest.mark.unit
 
@@ -22,6 +22,11 @@ def test_rungs_are_those_of_successive_halving(tmp_path: Path) -> None:
     settings_ = ["fit.epochs=30", "study.grace_epochs=2", "study.reduction=3"]
     assert rungs_of(study_of(tmp_path, *settings_)) == [2, 6, 18]
     assert rungs_of(study_of(tmp_path, *settings_, "study.scheduler=none")) == []
+
+
+def test_a_trial_may_have_as_many_epochs_as_the_largest_choice(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "fit.epochs=3", **{"fit.epochs": {"choices": [3, 30]}})
+    assert (max_epochs(study), rungs_of(study)) == (30, [1, 3, 9, 27])
 
 
 @given(

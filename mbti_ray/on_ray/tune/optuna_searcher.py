@@ -196,7 +196,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def _add_evaluation(self, running: _RunningTrial, result: Result) -> bool:
         """Add a reported evaluation; False where it is not a new one."""
         scores = [result.get(o, math.nan) for o in self._config.objectives]
-        # A report of a checkpoint alone has none.
+        # A loss may not be a number.
         if not all(map(math.isfinite, scores)):
             return False
         epoch = result["epoch"]

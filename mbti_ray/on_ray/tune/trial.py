@@ -98,6 +98,17 @@ class TrialWorker(Worker):
         return stored_checkpoints(tune.get_checkpoint(), self._trials)
 
 
+class _EpochReports(TuneReportCallback):  # type: ignore[misc]
+    """What a TorchTrainer reports, as reports of the trial around it."""
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        # Tune ends the whole study at a report without the objective, as that of a checkpoint is.
+        if metrics[0]:
+            super().after_report(run_context, metrics, checkpoint)
+
+
 def build_trainable(setup: TrialSetup, *, workers: int) -> Callable[[dict[str, Any]], None]:
     """The function that Tune calls with the params of a trial."""
     body = _train_in_actor if workers == 1 else _train_on_workers
@@ -167,5 +178,5 @@ def _train_on_workers(params: dict[str, Any], setup: TrialSetup, trial: str) -> 
             folder,
             setup.resources,
             name=setup.name_of(trial),
-            callbacks=[TuneReportCallback()],
+            callbacks=[_EpochReports()],
         )

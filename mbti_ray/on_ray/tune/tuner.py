@@ -215,6 +215,9 @@ def _finish_best(
     def finish(config: RunConfig, folder: RunFolder, found: Iterable[Path] = ()) -> None:
         fold = (config.data.fold or 0) if len(shared) > 1 else 0
         data, worker = shared[fold].load(), Worker(device=resources.device)
+        if not config.model.has_encoder:
+            # The folds of model.reader=best ship TF-IDF.
+            return finalize_run(config, data, None, folder)
         if found:
             outcome = rescore(config, data, worker, found)
         else:
