@@ -111,6 +111,19 @@ def test_rows_are_recognized_in_other_spelling(
     assert set(found["groups"]) == {"train", "val", "test"}
 
 
+def test_users_are_recognized_with_their_rows_in_another_order(
+    source: Path,
+    rows: list[Row],
+    quick: Callable[..., RunConfig],
+    make_bundle: Callable[[RunConfig], Path],
+    evaluate: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    users = make_bundle(quick(f"data.source={source}", "fit.epochs=1"))
+    _, found, _ = evaluate(write_rows(tmp_path / "back.csv", rows[::-1]), bundle=users)
+    assert set(found["groups"]) == {"train", "val", "test"}
+
+
 def test_a_file_of_training_rows_alone_has_nothing_unseen_and_can_be_scored_on_demand(
     source: Path, rows: list[Row], evaluate: Callable[..., Any], tmp_path: Path
 ) -> None:
