@@ -43,7 +43,7 @@ from mbti_ray.storage.local_cache import delete_unused, touch
 from mbti_ray.typology import DIMENSIONS
 
 # Raise it when the contents of a cache folder, or how they are made, change.
-_FORMAT = 8
+_FORMAT = 9
 # What else decides how a text is read.
 _LIBRARIES = ("ftfy", "tokenizers")
 # Settings of `data` that the key has in another form, or that do not change the contents.
