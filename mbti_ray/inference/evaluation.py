@@ -151,7 +151,7 @@ def load_evaluation_data(
         training=training if has_training else None,
         config=config,
         person=built.rows.person_kind,
-        facts=manifest.data if has_training else None,
+        facts=manifest.data if has_training or split in SPLITS else None,
         split=split,
         description=description,
     )
