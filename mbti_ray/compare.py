@@ -46,7 +46,7 @@ def _compare_and_write(options: argparse.Namespace) -> Result:
     from mbti_ray.inference.manifest import load_manifest
 
     manifests = [load_manifest(bundle) for bundle in bundles]
-    check_rows(manifests[0].config, overrides)
+    check_rows(manifests[0].config, overrides, output=options.output)
     print_opening()
 
     from mbti_ray.inference.comparison import compare_bundles, load_compared_rows

@@ -56,7 +56,7 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
     from mbti_ray.inference.manifest import load_manifest
 
     bundle = fetch_bundle(home)
-    check_rows(load_manifest(bundle).config, overrides)
+    check_rows(load_manifest(bundle).config, overrides, output=options.output)
     print_opening()
 
     from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data

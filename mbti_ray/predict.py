@@ -193,14 +193,23 @@ def _check_options(options: argparse.Namespace, *, is_folder: bool) -> None:
         )
     if options.part_rows is not None and options.part_rows < 1:
         raise ConfigError(f"command line: --part-rows {options.part_rows}; allowed: 1 or more")
-    if Path(options.output).resolve() == Path(options.input).resolve():
+    source, output = Path(options.input).expanduser().resolve(), Path(options.output).resolve()
+    if source == output:
         raise ConfigError(f"command line: --output {options.output} is the input; name another")
+    if not is_folder and source == _bad_rows_of(output):
+        raise ConfigError(
+            f"command line: --output {options.output} lists its bad rows in the input; name another"
+        )
+
+
+def _bad_rows_of(output: Path) -> Path:
+    return output.with_suffix(".bad.jsonl")
 
 
 def _predict_to_file(job: "PredictionJob", output: Path) -> dict[str, Any]:
     from mbti_ray.on_ray.batch_prediction import predict_to_file
 
-    bad_rows = output.with_suffix(".bad.jsonl")
+    bad_rows = _bad_rows_of(output)
     with _row_progress(job) as advance:
         stats = predict_to_file(job, output, bad_rows, advance)
     return {**vars(stats), "rows_s": stats.rows_s, "bad_rows": str(bad_rows)}

@@ -16,6 +16,7 @@ from mbti_ray.cli.tables import print_bad_rows, print_line, print_warning
 from mbti_ray.config import RunConfig, apply_overrides, config_from_dict
 from mbti_ray.config.resume import load_resumed
 from mbti_ray.data.processes import ProcessMap
+from mbti_ray.errors import ConfigError
 from mbti_ray.runs.lookup import cache_folder, locked_run_folder
 from mbti_ray.runs.run_folder import Existing, RunFolder
 from mbti_ray.storage.local_cache import local_file
@@ -88,13 +89,21 @@ def set_up_run(
         yield RunSetup(config, folder, data, folds, existing)
 
 
-def check_rows(trained: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """As `check_inputs`, for the rows that a bundle is to be scored on; takes its config."""
+def check_rows(
+    trained: Mapping[str, Any], overrides: Sequence[str], *, output: Path | None = None
+) -> None:
+    """As `check_inputs`, for the rows that a bundle is to be scored on; takes its config.
+
+    ConfigError where `output` would replace them.
+    """
     from mbti_ray.data.sources import check_labeled
 
     of_data = [item for item in overrides if item.startswith("data.")]
     keys = [item.partition("=")[0] for item in of_data]
-    check_labeled(apply_overrides(config_from_dict(trained), of_data, allowed=keys).data)
+    data = apply_overrides(config_from_dict(trained), of_data, allowed=keys).data
+    check_labeled(data)
+    if output is not None and output.resolve() == Path(data.source).expanduser().resolve():
+        raise ConfigError(f"command line: --output {output} is the input; name another")
 
 
 def check_inputs(config: RunConfig) -> None:

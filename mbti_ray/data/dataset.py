@@ -37,13 +37,13 @@ from mbti_ray.data.split import SPLITS, Indices
 from mbti_ray.data.tokenizer import Tokenizer, WordTokenizer, build_tokenizer, load_tokenizer
 from mbti_ray.data.users import load_users
 from mbti_ray.data.windows import Windows
-from mbti_ray.errors import DataError
+from mbti_ray.errors import DataError, counted
 from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.local_cache import delete_unused, touch
 from mbti_ray.typology import DIMENSIONS
 
 # Raise it when the contents of a cache folder, or how they are made, change.
-_FORMAT = 8
+_FORMAT = 9
 # What else decides how a text is read.
 _LIBRARIES = ("ftfy", "tokenizers")
 # Settings of `data` that the key has in another form, or that do not change the contents.
@@ -198,6 +198,15 @@ def _build(
             f"{shared:,} of {held_out:,} posts in val and test are also in train (by letters and "
             "digits), in texts too common to be kept apart; scores may be too high"
         )
+    # Split by post, every report says that these people are not new.
+    if examples.split_by == "user" and not config.data.trains_on_all:
+        held = np.unique(persons[np.concatenate([members["val"], members["test"]])])
+        known = np.isin(held, persons[members["train"]]).sum()
+        if known:
+            warnings.append(
+                f"{known:,} of {counted(len(held), 'author')} in val and test are also in train "
+                "(data.split_by=user); scores do not show how the model does on new people"
+            )
     info = DatasetInfo(
         source=source.name,
         fingerprint=source.fingerprint,

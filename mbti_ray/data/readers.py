@@ -113,16 +113,16 @@ def _read_csv(stream: IO[bytes], columns: ColumnMap, *, usual: str) -> Iterator[
     encoding, errors = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
     with io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline="") as lines:
         separator = columns.separator or _guess_separator(lines, columns, usual)
-        reader = csv.reader(lines, strict=True, delimiter=separator)
+        row_lines = _RowLines(lines)
+        reader = csv.reader(row_lines, strict=True, delimiter=separator)
         header: list[str] = []
-        start = 1
         while True:
+            start = row_lines.begin_row()
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                last = reader.line_num
-                lines_of = f"lines {start} to {last} are" if last > start else f"line {start} is"
-                yield start, f"{lines_of} no CSV row: {error}"
+                row_lines.keep_first()
+                yield start, f"line {start} begins no CSV row: {error}"
             else:
                 if cells is None:
                     break
@@ -140,7 +140,38 @@ def _read_csv(stream: IO[bytes], columns: ColumnMap, *, usual: str) -> Iterator[
                     yield start, f"{len(cells)} cells where the header has {len(header)}"
                 elif cells:
                     yield start, columns.cells(dict(zip(header, cells, strict=True)))
-            start = reader.line_num + 1
+
+
+class _RowLines:
+    """The lines of a CSV file; those of a row can be read again, as other rows.
+
+    A quote that is never closed would otherwise take the rows below it, and count as one bad row.
+    """
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._next: list[str] = []
+        self._taken: list[str] = []
+        self._start = 1
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._next.pop() if self._next else next(self._lines)
+        self._taken.append(line)
+        return line
+
+    def begin_row(self) -> int:
+        """The number of the next line, which begins a row."""
+        self._start += len(self._taken)
+        self._taken.clear()
+        return self._start
+
+    def keep_first(self) -> None:
+        """Leave all lines of the row but its first one to be read again."""
+        self._next += self._taken[:0:-1]
+        del self._taken[1:]
 
 
 def _guess_separator(lines: io.TextIOWrapper, columns: ColumnMap, usual: str) -> str:

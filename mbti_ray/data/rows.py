@@ -22,6 +22,8 @@ _SUFFIXED = re.compile(r"([A-Z]{4}) ?[-_/\u2010-\u2014] ?[AT]")
 Shares = tuple[float, float, float, float]
 # As pandas writes a column of 0 and 1 that it read as booleans.
 _SHARE_WORDS = {"true": "1", "false": "0"}
+# As pandas and R write a missing number.
+_NO_SHARE = ("", "nan", "na")
 _DECIMAL_COMMA = re.compile(r"0?,\d+|1,0+")
 
 
@@ -133,7 +135,7 @@ def _parse_shares(cells: Mapping[str, object], *, is_inverted: bool) -> Shares |
     shares = []
     for pole in POSITIVE_POLES:
         cell = cells.get(pole)
-        if _is_missing(cell) or str(cell).strip().lower() in ("", "nan"):
+        if _is_missing(cell) or str(cell).strip().lower() in _NO_SHARE:
             shares.append(math.nan)
             continue
         try:

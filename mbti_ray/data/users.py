@@ -25,7 +25,11 @@ from mbti_ray.typology import TYPES
 
 # What exports write where there is no author, or one that nobody knows.
 _PLACEHOLDERS = frozenset(
-    ("[deleted]", "[removed]", "deleted", "anonymous", "unknown", "null", "none", "nan", "n/a", "-")
+    (
+        *("[deleted]", "[removed]", "deleted", "anonymous", "unknown", "null", "none", "-"),
+        # Of pandas, R and spreadsheets.
+        *("nan", "na", "n/a", "<na>", "#n/a"),
+    )
 )
 # In the place of an author's type.
 _KEEP, _LEAVE_OUT = -1, -2

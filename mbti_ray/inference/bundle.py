@@ -178,9 +178,9 @@ def load_row_hashes(folder: Path) -> dict[str, set[int]] | None:
 
 
 def write_row_hashes(folder: Path, salt: str, splits: Mapping[str, Sequence[str]]) -> None:
-    """Write the hashes of the rows of each split, given as one text each; sorted, so no order."""
+    """Write the hashes of the rows of each split, given with a line for each post; sorted."""
     hashes = {
-        name: np.unique(np.array([hash_row([t], salt=salt) for t in rows], np.uint64))
+        name: np.unique(np.array([hash_row(t.split("\n"), salt=salt) for t in rows], np.uint64))
         for name, rows in splits.items()
     }
     save_file(hashes, folder / ROW_HASHES)
@@ -189,9 +189,19 @@ def write_row_hashes(folder: Path, salt: str, splits: Mapping[str, Sequence[str]
 def hash_row(texts: Sequence[str], *, salt: str) -> int:
     """The hash of a row's texts, one for each post; the salt is the id of the bundle.
 
-    Of letters and digits only, so that a row is recognized in any file and spelling: the first 64
-    bits of SHA-256. A bundle quotes no row, but whoever has a text can check whether it was one.
+    Of letters and digits only and of posts in any order, so that a row is recognized in any file
+    and spelling: the first 64 bits of SHA-256. A bundle quotes no row, but whoever has a text can
+    check whether it was one.
     """
-    content = "\n".join([salt, text_key("\n".join(texts))])
+    return _hash_keys(sorted(map(text_key, texts)), salt)
+
+
+def hashes_of_row(texts: Sequence[str], *, salt: str) -> set[int]:
+    """`hash_row`, and what it was in bundles of earlier versions: of posts in their order."""
+    return {hash_row(texts, salt=salt), _hash_keys([text_key("\n".join(texts))], salt)}
+
+
+def _hash_keys(keys: Sequence[str], salt: str) -> int:
+    content = "\n".join([salt, *keys])
     digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")

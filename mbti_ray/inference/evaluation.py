@@ -24,7 +24,7 @@ from mbti_ray.data.split import SPLITS
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
-from mbti_ray.inference.bundle import hash_row, load_row_hashes
+from mbti_ray.inference.bundle import hashes_of_row, load_row_hashes
 from mbti_ray.inference.manifest import Manifest, load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
@@ -130,9 +130,9 @@ def load_evaluation_data(
             f"{source.name}: has no rows for --split {split} ({counts}); allowed: --split all"
         )
     training = [example for example, origin in tagged if origin == "train"]
-    has_training = hashes is not None and hashes["train"] <= {
-        hash_row(e.texts, salt=manifest.id) for e in training
-    }
+    has_training = hashes is not None and hashes["train"] <= set[int]().union(
+        *(hashes_of_row(e.texts, salt=manifest.id) for e in training)
+    )
     description = f"{source.name}: {len(rows):,} {config.data.unit}s scored ({counts})"
     if source.bad:
         description += f"; {len(source.bad)} bad rows left out"
@@ -151,7 +151,7 @@ def load_evaluation_data(
         training=training if has_training else None,
         config=config,
         person=built.rows.person_kind,
-        facts=manifest.data if has_training else None,
+        facts=manifest.data if has_training or split in SPLITS else None,
         split=split,
         description=description,
     )
@@ -162,9 +162,9 @@ def find_origins(bundle: Path, manifest: Manifest, examples: Sequence[Example]) 
     hashes = load_row_hashes(bundle)
     if hashes is None:
         return [_UNKNOWN] * len(examples)
-    rows = (hash_row(e.texts, salt=manifest.id) for e in examples)
+    rows = (hashes_of_row(e.texts, salt=manifest.id) for e in examples)
     # A row that stands in several splits counts as seen.
-    return [next((s for s in SPLITS if row in hashes[s]), "new") for row in rows]
+    return [next((s for s in SPLITS if row & hashes[s]), "new") for row in rows]
 
 
 def evaluate_bundle(

@@ -9,6 +9,7 @@ import pytest
 
 from mbti_ray.compare import main as compare_main
 from mbti_ray.errors import BundleError, DataError
+from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.inference.comparison import require_no_worse
 
 pytestmark = pytest.mark.integration
@@ -89,3 +90,11 @@ def test_one_bundle_is_not_enough(compare: Callable[..., Any], bundle: Path) -> 
     code, _, text = compare(bundle)
     assert code == 2
     assert "compare takes two bundles, as in runs/old" in text
+
+
+def test_the_rows_themselves_are_no_output(bundle: Path, new_people: Path) -> None:
+    before = new_people.read_bytes()
+    words = [f"data.source={new_people}", "--output", str(new_people)]
+    assert compare_main([str(bundle), str(bundle), *words]) == 2
+    assert evaluate_main([str(bundle), *words]) == 2
+    assert new_people.read_bytes() == before

@@ -111,6 +111,36 @@ def test_rows_are_recognized_in_other_spelling(
     assert set(found["groups"]) == {"train", "val", "test"}
 
 
+def test_users_are_recognized_with_their_rows_in_another_order(
+    source: Path,
+    rows: list[Row],
+    quick: Callable[..., RunConfig],
+    make_bundle: Callable[[RunConfig], Path],
+    evaluate: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    users = make_bundle(quick(f"data.source={source}", "fit.epochs=1"))
+    _, found, _ = evaluate(write_rows(tmp_path / "back.csv", rows[::-1]), bundle=users)
+    assert set(found["groups"]) == {"train", "val", "test"}
+
+
+def test_the_test_rows_alone_are_as_little_of_new_people_as_in_the_whole_file(
+    source: Path,
+    rows: list[Row],
+    quick: Callable[..., RunConfig],
+    make_bundle: Callable[[RunConfig], Path],
+    evaluate: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    settings = (f"data.source={source}", "data.unit=post", "data.split_by=post", "fit.epochs=1")
+    bundle, path = make_bundle(quick(*settings)), tmp_path / "predictions.jsonl"
+    evaluate(source, "--output", str(path), bundle=bundle)
+    numbers = [json.loads(line)["number"] for line in path.read_text("utf-8").splitlines()]
+    test = write_rows(tmp_path / "test.csv", [rows[n - 2] for n in numbers])
+    _, found, _ = evaluate(test, bundle=bundle)
+    assert "whose other posts it was trained on" in found["verdict"]
+
+
 def test_a_file_of_training_rows_alone_has_nothing_unseen_and_can_be_scored_on_demand(
     source: Path, rows: list[Row], evaluate: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -303,7 +303,7 @@ def test_shares_that_are_missing_are_those_of_no_row_and_percentages_are_no_shar
     ]
     read = read_source(write(cells(*rows, names=names))).rows
     assert [row.shares for row in read] == [None, None, (0.2, 1, 1, 0.9)]
-    some = read_source(write(cells(("INTJ", "0.2", "", "nan", "0.9", "a book"), names=names)))
+    some = read_source(write(cells(("INTJ", "0.2", "NA", "nan", "0.9", "a book"), names=names)))
     assert str(some.rows[0].shares) == "(0.2, nan, nan, 0.9)"
     source = write(cells(("", "0.2", "", "1", "0.9", "a book"), names=names))
     with pytest.raises(DataError, match="N is missing, and so is the type"):

@@ -189,6 +189,13 @@ def test_without_shared_texts_there_is_no_warning(write, tmp_path):
     assert prepare_dataset(config, tmp_path / "cache").info.warnings == []
 
 
+def test_that_authors_are_on_both_sides_is_a_warning(write, tmp_path):
+    rows = [(f"u{k % 4}", TYPES[k % 4], f"{k} words of one person only") for k in range(60)]
+    config = write(rows, "data.unit=post", "data.split_by=user")
+    (warning,) = prepare_dataset(config, tmp_path / "cache").info.warnings
+    assert warning.startswith("4 of 4 authors in val and test are also in train (data.split_by=")
+
+
 def test_a_user_of_several_rows_is_the_same_one_in_any_order_of_the_rows(write):
     rows = [(f"u{k % 30}", TYPES[k % 30 % 16], f"{k} words of one person") for k in range(60)]
     users = []

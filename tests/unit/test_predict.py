@@ -32,6 +32,7 @@ def folder(tmp_path, monkeypatch):
         ("in.csv out.csv --part-rows 9", "--part-rows requires a folder of parts"),
         ("in.csv out --part-rows 0", "--part-rows 0; allowed: 1 or more"),
         ("in.csv in.csv", "--output in.csv is the input; name another"),
+        ("in.bad.jsonl in.csv", "--output in.csv lists its bad rows in the input; name another"),
         ("in.csv none/out", "--output none/out: folder none does not exist"),
         ("in.csv out.txt", 'unknown extension ".txt"'),
         ("bad.jsonl out/", "bad.jsonl: none of its first 2 rows can be used; first: bad.jsonl:1: "),

@@ -122,7 +122,7 @@ def test_bad_rows_within_the_allowed_share_are_kept_with_number_and_reason(write
         (5, "1 cells where the header has 2"),
         (6, "no type"),
         (7, "3 cells where the header has 2"),
-        (8, "line 8 is no CSV row: ',' expected after '\"'"),
+        (8, "line 8 begins no CSV row: ',' expected after '\"'"),
     ]
 
 
@@ -149,12 +149,15 @@ def test_of_thousands_of_columns_the_first_ones_are_named(write):
     assert note.endswith(', "c29" and 4,970 more')
 
 
-def test_a_quote_that_is_never_closed_is_reported_and_swallows_no_rows_silently(write):
-    source = read_source(
-        write("a.csv", 'type,posts\nINTJ,a\nINTP,"b\nINFP,c\n'), DataConfig(max_bad_share=0.9)
-    )
-    assert [bad.number for bad in source.bad] == [3]
-    assert source.bad[0].reason.startswith("lines 3 to 4 are no CSV row")
+@pytest.mark.parametrize("later", ["INFP,c\n", 'INFP,c\nENTP,"d, e"\n'])
+def test_a_quote_that_is_never_closed_costs_its_own_row_only(later, write):
+    rows = 'type,posts\nINTJ,"a\nb"\nINTP,"b\n' + later
+    source = read_source(write("a.csv", rows), DataConfig(max_bad_share=0.9))
+    (bad,) = source.bad
+    assert bad.number == 4
+    assert bad.reason.startswith("line 4 begins no CSV row: ")
+    assert [row.number for row in source.rows] == [2, *range(5, 5 + later.count("\n"))]
+    assert source.rows[1].posts == ("c",)
 
 
 def test_unlabeled_rows_are_read_without_a_type_column_or_with_an_unknown_type(write):

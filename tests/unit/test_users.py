@@ -75,6 +75,9 @@ def test_rows_that_are_users_already_stay_apart_unless_asked_for(load, rows, joi
         "unknown",
         "-",
         "DELETED",
+        "NA",
+        "<NA>",
+        "#N/A",
     ],
 )
 def test_a_placeholder_is_no_author(load, name):
