@@ -32,7 +32,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from mbti_ray.data.split import SPLITS, text_key
+from mbti_ray.data.split import COPY_LETTERS, SPLITS, text_key
 from mbti_ray.data.tokenizer import WordTokenizer
 from mbti_ray.errors import BundleError, one_line
 from mbti_ray.inference.manifest import (
@@ -52,6 +52,8 @@ from mbti_ray.storage.atomic import atomic_folder
 from mbti_ray.storage.checksums import find_damage
 
 ROW_HASHES = "rows.safetensors"
+# The splits that train a bundle, or select its weights and thresholds.
+SEEN = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -167,23 +169,32 @@ def _reported_as_damage(folder: Path) -> Iterator[None]:
 
 
 def load_row_hashes(folder: Path) -> dict[str, set[int]] | None:
-    """The hashes in a bundle by split (train, val, test); None if an older version wrote it."""
+    """The hashes in a bundle of rows and posts; None if an older version wrote it.
+
+    Of the rows of each split: train, val, test; of the long posts of those that it has seen:
+    train_posts, val_posts, empty if an older version wrote it.
+    """
     if not (folder / ROW_HASHES).exists():
         return None
     try:
         hashes = load_arrays(folder / ROW_HASHES)
-        return {name: set(hashes[name].tolist()) for name in SPLITS}
+        posts = {f"{name}_posts": hashes.get(f"{name}_posts", np.empty(0)) for name in SEEN}
+        rows = {name: hashes[name] for name in SPLITS}
+        return {name: set(values.tolist()) for name, values in (rows | posts).items()}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BundleError(f"{folder}: {ROW_HASHES} is damaged ({one_line(error)})") from None
 
 
 def write_row_hashes(folder: Path, salt: str, splits: Mapping[str, Sequence[str]]) -> None:
-    """Write the hashes of the rows of each split, given with a line for each post; sorted."""
-    hashes = {
-        name: np.unique(np.array([hash_row(t.split("\n"), salt=salt) for t in rows], np.uint64))
-        for name, rows in splits.items()
-    }
-    save_file(hashes, folder / ROW_HASHES)
+    """Write what `load_row_hashes` reads, sorted; a row is given with a line for each post."""
+    hashes = {}
+    for name, rows in splits.items():
+        posts = [row.split("\n") for row in rows]
+        hashes[name] = [hash_row(own, salt=salt) for own in posts]
+        if name in SEEN:
+            hashes[f"{name}_posts"] = [h for own in posts for h in hash_posts(own, salt=salt)]
+    arrays = {name: np.unique(np.array(values, np.uint64)) for name, values in hashes.items()}
+    save_file(arrays, folder / ROW_HASHES)
 
 
 def hash_row(texts: Sequence[str], *, salt: str) -> int:
@@ -194,6 +205,12 @@ def hash_row(texts: Sequence[str], *, salt: str) -> int:
     check whether it was one.
     """
     return _hash_keys(sorted(map(text_key, texts)), salt)
+
+
+def hash_posts(texts: Sequence[str], *, salt: str) -> list[int]:
+    """The hashes of those posts of a row that are long enough to be of nobody else."""
+    keys = (key for key in map(text_key, texts) if len(key) >= COPY_LETTERS)
+    return [_hash_keys([key], salt) for key in keys]
 
 
 def hashes_of_row(texts: Sequence[str], *, salt: str) -> set[int]:

@@ -24,7 +24,7 @@ from mbti_ray.data.split import SPLITS
 from mbti_ray.data.text import preprocess_text
 from mbti_ray.data.users import load_users
 from mbti_ray.errors import DataError
-from mbti_ray.inference.bundle import hashes_of_row, load_row_hashes
+from mbti_ray.inference.bundle import SEEN, hash_posts, hashes_of_row, load_row_hashes
 from mbti_ray.inference.manifest import Manifest, load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.inference.runtimes import RuntimeKind
@@ -158,13 +158,25 @@ def load_evaluation_data(
 
 
 def find_origins(bundle: Path, manifest: Manifest, examples: Sequence[Example]) -> list[str]:
-    """What each row was to a bundle: train, val, test, new, or unknown to an old bundle."""
+    """What each row was to a bundle: train, val, test, new, or unknown to an old bundle.
+
+    A row of which the bundle has seen at least half of the long posts counts as seen.
+    """
     hashes = load_row_hashes(bundle)
     if hashes is None:
         return [_UNKNOWN] * len(examples)
-    rows = (hashes_of_row(e.texts, salt=manifest.id) for e in examples)
-    # A row that stands in several splits counts as seen.
-    return [next((s for s in SPLITS if row & hashes[s]), "new") for row in rows]
+
+    def origin(texts: Sequence[str]) -> str:
+        row = hashes_of_row(texts, salt=manifest.id)
+        # A row that stands in several splits counts as seen.
+        if found := next((split for split in SPLITS if row & hashes[split]), None):
+            return found
+        # A person may have written more since.
+        posts = hash_posts(texts, salt=manifest.id)
+        known = {split: sum(post in hashes[f"{split}_posts"] for post in posts) for split in SEEN}
+        return next((s for s, count in known.items() if count and 2 * count >= len(posts)), "new")
+
+    return [origin(example.texts) for example in examples]
 
 
 def evaluate_bundle(

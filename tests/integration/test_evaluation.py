@@ -20,6 +20,7 @@ from mbti_ray.evaluate import main as evaluate_main
 from mbti_ray.inference.manifest import load_manifest
 from mbti_ray.inference.predictor import Predictor
 from mbti_ray.predict import main as predict_main
+from mbti_ray.typology import TYPES
 
 pytestmark = pytest.mark.integration
 
@@ -122,6 +123,35 @@ def test_users_are_recognized_with_their_rows_in_another_order(
     users = make_bundle(quick(f"data.source={source}", "fit.epochs=1"))
     _, found, _ = evaluate(write_rows(tmp_path / "back.csv", rows[::-1]), bundle=users)
     assert set(found["groups"]) == {"train", "val", "test"}
+
+
+def test_people_who_have_written_more_since_are_not_new(
+    quick: Callable[..., RunConfig],
+    make_bundle: Callable[[RunConfig], Path],
+    evaluate: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    people = [
+        (TYPES[k % 16], [f"post {n} of person {k} " * 5 for n in range(4)]) for k in range(48)
+    ]
+
+    def write_people(name: str, given: Sequence[tuple[str, list[str]]]) -> Path:
+        return write_rows(tmp_path / name, [("", t, "|||".join(posts)) for t, posts in given])
+
+    before = write_people("before.csv", people)
+    bundle = make_bundle(quick(f"data.source={before}", "fit.epochs=1"))
+    longer = [(t, [*posts, "what came to pass later " * 5]) for t, posts in people]
+    _, found, _ = evaluate(write_people("after.csv", longer), bundle=bundle)
+    counts = {name: scores["rows"] for name, scores in found["groups"].items()}
+    # Those of the test split are new to the bundle, whatever they wrote.
+    assert set(counts) == {"train", "val", "new"}
+    assert counts["new"] <= 0.2 * len(people)
+    # Two of three long posts are nobody's.
+    strangers = [
+        (t, [f"not by {n} of them {posts[0]}" for n in "ab"] + posts[:1]) for t, posts in people
+    ]
+    _, found, _ = evaluate(write_people("strangers.csv", strangers), bundle=bundle)
+    assert set(found["groups"]) == {"new"}
 
 
 def test_the_test_rows_alone_are_as_little_of_new_people_as_in_the_whole_file(
