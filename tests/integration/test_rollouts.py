@@ -1,0 +1,76 @@
+"""Roll-outs without Ray: what is served after one that failed, and where a roll-back goes."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mbti_ray.config.serve_section import ServeConfig
+from mbti_ray.errors import ClusterError
+from mbti_ray.on_ray.serve import rollout
+from mbti_ray.on_ray.serve.rollout_coordinator import ReplicaStatus, RolloutCoordinator
+from mbti_ray.serving.target import ServingTarget
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def coordinator(monkeypatch: pytest.MonkeyPatch) -> RolloutCoordinator:
+    """That of a service with one replica, which serves A; reached without Ray."""
+    made = RolloutCoordinator()
+    made._target = ServingTarget("A")
+
+    def remote(name: str) -> Any:
+        return SimpleNamespace(remote=lambda *given: asyncio.run(getattr(made, name)(*given)))
+
+    names = ("publish", "withdraw", "target", "statuses")
+    actor = SimpleNamespace(**{name: remote(name) for name in names})
+    monkeypatch.setattr(rollout, "get_or_create_coordinator", lambda _: actor)
+    monkeypatch.setattr(rollout, "ray", SimpleNamespace(get=lambda found: found))
+    monkeypatch.setattr(rollout, "fetch_bundle", Path)
+    monkeypatch.setattr("mbti_ray.inference.predictor.Predictor.load", lambda *_, **__: None)
+    return made
+
+
+def roll_out(
+    coordinator: RolloutCoordinator,
+    bundle: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    error: str | None = None,
+    meanwhile: str | None = None,
+) -> None:
+    """Rolls out a bundle, which the replica switches to, or to that of another roll-out."""
+
+    async def statuses() -> dict[str, ReplicaStatus]:
+        assert coordinator._target is not None
+        if meanwhile and coordinator._target.primary == bundle:
+            await coordinator.publish(ServingTarget(meanwhile))
+        return {"replica": ReplicaStatus(coordinator._target.version, error)}
+
+    monkeypatch.setattr(coordinator, "statuses", statuses)
+    rollout.roll_out("service", ServingTarget(bundle), config=ServeConfig(), replicas=1)
+
+
+def test_after_a_failed_roll_out_a_roll_back_does_not_go_to_the_bundle_that_failed(
+    coordinator: RolloutCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roll_out(coordinator, "B", monkeypatch)
+    with pytest.raises(ClusterError, match="no memory; the previous bundle is served again"):
+        roll_out(coordinator, "C", monkeypatch, error="no memory")
+    served = coordinator._target
+    assert served is not None
+    assert (served.primary, served.version) == ("B", 3)
+    assert served.previous is not None
+    assert served.previous.primary == "A"
+
+
+def test_a_roll_out_that_another_one_overtook_does_not_undo_it(
+    coordinator: RolloutCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ClusterError, match="another bundle was rolled out meanwhile"):
+        roll_out(coordinator, "B", monkeypatch, meanwhile="C")
+    assert coordinator._target is not None
+    assert coordinator._target.primary == "C"
