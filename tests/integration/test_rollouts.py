@@ -11,6 +11,7 @@ from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ClusterError
 from mbti_ray.on_ray.serve import rollout
 from mbti_ray.on_ray.serve.rollout_coordinator import ReplicaStatus, RolloutCoordinator
+from mbti_ray.serve import main
 from mbti_ray.serving.target import ServingTarget
 
 pytestmark = pytest.mark.integration
@@ -74,3 +75,16 @@ def test_a_roll_out_that_another_one_overtook_does_not_undo_it(
         roll_out(coordinator, "B", monkeypatch, meanwhile="C")
     assert coordinator._target is not None
     assert coordinator._target.primary == "C"
+
+
+def test_a_gate_refuses_to_compare_a_bundle_with_what_has_replaced_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bundle.json").write_text("{}", "utf-8")
+    monkeypatch.setenv("RAY_ADDRESS", "here")
+    monkeypatch.setattr(
+        "mbti_ray.on_ray.serve.service.change_target",
+        lambda bundle, _, *, check: check(str(bundle)),
+    )
+    assert main([str(tmp_path), "--roll-out", "--gate", "people.csv"]) == 2
+    assert "--gate has no two bundles to compare" in capfd.readouterr().err
