@@ -1,15 +1,18 @@
 """Roll-outs without Ray: what is served after one that failed, and where a roll-back goes."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.errors import ClusterError
-from mbti_ray.on_ray.serve import rollout
+from mbti_ray.inference.manifest import load_manifest, write_manifest
+from mbti_ray.on_ray.serve import replica, rollout
 from mbti_ray.on_ray.serve.rollout_coordinator import ReplicaStatus, RolloutCoordinator
 from mbti_ray.serve import main
 from mbti_ray.serving.target import ServingTarget
@@ -88,3 +91,24 @@ def test_a_gate_refuses_to_compare_a_bundle_with_what_has_replaced_it(
     )
     assert main([str(tmp_path), "--roll-out", "--gate", "people.csv"]) == 2
     assert "--gate has no two bundles to compare" in capfd.readouterr().err
+
+
+def test_a_bundle_with_the_same_weights_and_other_thresholds_in_the_same_place_is_loaded(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "bundle"
+    shutil.copytree(bundle, place)
+    monkeypatch.setattr(replica, "current_target", lambda _: None)
+    monkeypatch.setattr(replica, "_start_rollout_thread", lambda *_: None)
+    monkeypatch.setattr(replica, "ServeMetrics", Mock())
+    monkeypatch.setattr(replica.serve, "get_replica_context", Mock())
+    monkeypatch.setattr(replica, "build_api", lambda router, *_, **__: router)
+    target = ServingTarget(str(place))
+    router: Any = replica.build_replica("service", target, ServeConfig(), None)
+    before = router._table[1][str(place)]
+    router.switch_to(target)
+    assert router._table[1][str(place)] is before
+    changed = load_manifest(place).model_copy(update={"thresholds": [0.9] * 4})
+    write_manifest(place, changed)
+    router.switch_to(target)
+    assert router.info["thresholds"] == [0.9] * 4
