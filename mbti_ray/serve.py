@@ -121,6 +121,12 @@ def _change(place: str | None, overrides: Sequence[str], *, back: bool, gate: st
             from mbti_ray.inference.comparison import require_no_worse
 
             folders = fetch_bundle(served), fetch_bundle(bundle)
+            if folders[0] == folders[1]:
+                # It may have been replaced since: then it would be compared with itself.
+                raise ConfigError(
+                    f"{bundle}: the bundle that is served was loaded from there, so --gate has no "
+                    "two bundles to compare; put the new one into another folder"
+                )
             print_line(require_no_worse(*folders, gate))
 
     target = change_target(bundle, config.serve, check=check)

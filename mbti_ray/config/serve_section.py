@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mbti_ray.config.section import ConfigSection, Count, Positive
 
@@ -10,6 +10,15 @@ ServePrecision = Annotated[
     Literal["auto", "32", "bf16", "fp16"],
     BeforeValidator(lambda v: str(v) if isinstance(v, int) else v),
 ]
+
+
+def _as_browsers_send(origin: str) -> str:
+    """In lower case and without the port that the scheme implies."""
+    scheme, _, host = origin.lower().partition("://")
+    return f"{scheme}://{host.removesuffix(':80' if scheme == 'http' else ':443')}"
+
+
+Origin = Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$"), AfterValidator(_as_browsers_send)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -36,7 +45,7 @@ class ServeConfig(ConfigSection):
     header X-Bundle-Id"""
     base_rates: BaseRates = BaseRates()
     """the pole's share among the people asked; null: as in the training data"""
-    allow_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$")], ...] = ()
+    allow_origins: tuple[Origin, ...] = ()
     """other websites whose pages may use the service, as https://example.com"""
     host: str = "127.0.0.1"
     """the address to listen on; 0.0.0.0: all, so that other machines can reach it"""

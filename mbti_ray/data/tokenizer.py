@@ -6,8 +6,8 @@ splits.
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,8 +26,11 @@ else:
     # Processes that prepare data encode rows without loading transformers.
     Tokenizer = Any
 
-# Some 20 MB of a process at most, and as much for their pieces.
+# Some 20 MB of a process at most, and as much for their pieces; a few times that in scripts without
+# spaces, where a word is a sentence.
 _MAX_WORDS = 2**16
+# A longer word hardly occurs again, and may be a whole text.
+_MAX_CHARACTERS = 32
 # Marks that are a piece each in every BERT tokenizer, and that no other character changes.
 _MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^`{|}~\u2013\u2014\u2018\u2019\u201c\u201d\u2026"
 _PIECE = re.compile("[A-Za-z0-9]+|.")
@@ -108,9 +111,10 @@ class WordTokenizer:
         ids_of = self._ids_of if len(self._ids_of) < _MAX_WORDS else {}
         self._ids_of = ids_of
         words = [text.split(" ") for text in texts]
+        known: Mapping[str, tuple[int, ...]] = ids_of
         if new := set[str]().union(*words).difference(ids_of):
-            ids_of.update(self._read_words(new))
-        return [[*chain.from_iterable(map(ids_of.__getitem__, each))] for each in words]
+            known = _remember(ids_of, dict(self._read_words(new)))
+        return [[*chain.from_iterable(map(known.__getitem__, each))] for each in words]
 
     def _read_words(self, words: Iterable[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
         ids_of = self._ids_of_piece if len(self._ids_of_piece) < _MAX_WORDS else {}
@@ -120,9 +124,9 @@ class WordTokenizer:
             for word in words
         }
         new = [*set[str]().union(*pieces.values()).difference(ids_of)]
-        ids_of.update(zip(new, map(tuple, self._encode(new)), strict=True))
+        known = _remember(ids_of, dict(zip(new, map(tuple, self._encode(new)), strict=True)))
         for word, each in pieces.items():
-            ids = [ids_of[piece] for piece in each]
+            ids = [known[piece] for piece in each]
             yield word, ids[0] if len(ids) == 1 else tuple(chain.from_iterable(ids))
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -133,6 +137,15 @@ class WordTokenizer:
                 list(texts[start : start + _ENCODED_AT_ONCE]), add_special_tokens=False
             )
         ]
+
+
+def _remember(
+    memory: dict[str, tuple[int, ...]], new: dict[str, tuple[int, ...]]
+) -> Mapping[str, tuple[int, ...]]:
+    """Puts what is new into the memory, unless it is long; returns both together."""
+    long = {text: ids for text, ids in new.items() if len(text) > _MAX_CHARACTERS}
+    memory.update(item for item in new.items() if item[0] not in long)
+    return ChainMap(long, memory) if long else memory
 
 
 def _reads_words_alone(backend: dict[str, dict[str, object] | None]) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mbti_ray.config.serve_section import BaseRates
 from mbti_ray.errors import ConfigError
 from mbti_ray.inference.manifest import Manifest
+from mbti_ray.scores.calibration import LengthScaling
 from mbti_ray.typology import POSITIVE_POLES, type_of
 
 # The probability of a letter of which `more_posts` speaks.
@@ -88,15 +89,15 @@ class Decision:
         length = self._rule.length
         if length is None:
             return None
-        read = min(max(tokens, length.low), length.high)
         return {
-            pole: self._posts_to_sure(calibrated[k], k, length.slope[k], read, length.high, posts)
+            pole: self._posts_to_sure(calibrated[k], k, length, tokens=tokens, posts=posts)
             for k, pole in enumerate(POSITIVE_POLES)
         }
 
     def _posts_to_sure(
-        self, logit: float, k: int, slope: float, read: float, limit: float, posts: int
+        self, logit: float, k: int, length: LengthScaling, *, tokens: int, posts: int
     ) -> int | None:
+        read, slope = min(max(tokens, length.low), length.high), length.slope[k]
         shift = float(self._shift[k])
         # Beyond 700 exp overflows.
         is_positive = 1 / (1 + math.exp(-max(logit, -700.0))) > float(self.thresholds[k])
@@ -108,8 +109,10 @@ class Decision:
         if slope >= 0 or own == 0 or needed / own <= 1:
             return None
         growth = math.log(own / needed) / slope
-        if growth > math.log(limit / read):
+        if growth > math.log(length.high / read):
             return None
+        # A text that is shorter than those of the temperatures has to become as long first.
+        growth += math.log(max(1.0, read / tokens))
         return math.ceil(max(1, posts) * math.expm1(growth))
 
 

@@ -26,6 +26,7 @@ from mbti_ray.data.windows import EncodedRow, TokenIds
 from mbti_ray.errors import BundleError
 from mbti_ray.inference.bundle import Bundle, load_bundle
 from mbti_ray.inference.decision import Decision
+from mbti_ray.inference.manifest import Manifest
 from mbti_ray.inference.prediction import Prediction
 from mbti_ray.inference.runtimes import Runtime, RuntimeKind, load_runtime
 from mbti_ray.model.classifier import pool_rows
@@ -157,6 +158,10 @@ class Predictor:
         """The manifest without golden texts, file hashes and config, and the base rates asked."""
         facts = self._manifest.model_dump(mode="json", exclude={"golden", "files", "config"})
         return facts | self.decision.info
+
+    def is_of(self, manifest: Manifest) -> bool:
+        """Whether a manifest is its bundle's: the id is that of the weights, not of thresholds."""
+        return self._manifest == manifest
 
     def check_golden(self) -> None:
         """Raise BundleError unless the golden texts reproduce the recorded logits."""

@@ -122,14 +122,13 @@ def build_api(
                 # Only now, so that clients that send slowly occupy no slot.
                 with limiter.slot():
                     async with _cancelled_on_disconnect(request):
-                        result = await _run_model(model, parsed)
+                        return await _answer(model, parsed)
         except TimeoutError:
             message = f"no answer within {config.deadline_s:g} s"
             raise APIError(ErrorCode.TOO_SLOW, message) from None
         except ClientDisconnect:
             # Nobody receives it; access logs use this status for a closed connection.
             return Response(status_code=499)
-        return _predict_response(parsed, result, model.bundle_id)
 
     # First, because each request is matched with one route after the other.
     api.router.add_api_route(
@@ -234,9 +233,10 @@ async def _cancelled_on_disconnect(request: Request) -> AsyncIterator[None]:
         watching.cancel()
 
 
-async def _run_model(model: ServedModel, request: PredictRequest) -> PredictResult:
+async def _answer(model: ServedModel, request: PredictRequest) -> Response:
     try:
-        return await model.predict(request)
+        # JSON has no NaN, which a model may compute.
+        return _predict_response(request, await model.predict(request), model.bundle_id)
     except APIError:
         raise
     except Exception as error:

@@ -314,7 +314,9 @@ def _cache_key(posts: Posts, *, whole: bool) -> bytes:
     """A digest, so that no text is kept in memory."""
     digest = hashlib.blake2b(b"whole" if whole else b"one", digest_size=16)
     for post in posts:
-        digest.update(b"\0" + post.encode())
+        text = post.encode()
+        # No character separates them: a text may have any.
+        digest.update(len(text).to_bytes(8) + text)
     return digest.digest()
 
 

@@ -4,6 +4,7 @@ It needs no gradients, so it is the same with every runtime. Must not know queue
 predicted without a word is asked of the caller.
 """
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,6 +16,8 @@ from mbti_ray.serving.schemas import APIError, ErrorCode, PredictRequest
 Posts = tuple[str, ...]
 Probabilities = dict[str, float]
 MAX_WORDS = 256
+# Of a post, which is read once for each of its words.
+MAX_CHARACTERS = 2**14
 # The probabilities of several users, each given by posts.
 Ask = Callable[[Sequence[Posts]], Awaitable[list[Probabilities]]]
 
@@ -28,13 +31,34 @@ def leave_words_out(
     """
     texts = [read["text"] for read in reads]
     text, hidden = texts[post], reads[post]["hidden"]
-    for start, end in find_word_spans(text):
-        if any(start < span["end"] and span["start"] < end for span in hidden):
+    words, ends = find_word_spans(text), [span["end"] for span in hidden]
+    # A word that stays is content. Only without another one the rest, which may be long, is looked
+    # at; a word may be invisible, too.
+    visible = [*islice((word for word in words if has_content(text[slice(*word)])), 2)]
+    for start, end in words:
+        place = bisect_right(ends, start)
+        if place < len(hidden) and hidden[place]["start"] < end:
             continue
         rest = text[:start] + text[end:]
-        posts = (*texts[:post], *([rest] if has_content(rest) else []), *texts[post + 1 :])
+        is_left = visible != [(start, end)] or has_content(rest)
+        posts = (*texts[:post], *([rest] if is_left else []), *texts[post + 1 :])
         if posts:
             yield start, end, posts
+
+
+def _find_words(
+    reads: Sequence[Mapping[str, Any]], post: int, *, allowed: int
+) -> tuple[list[tuple[int, int, Posts]], str | None]:
+    """What `leave_words_out` gives, and why that is too much; None where it is not."""
+    option = 'allowed with "explain": "words"'
+    characters = len(reads[post]["text"])
+    if characters > MAX_CHARACTERS:
+        return [], f"{characters:,} characters; {option}: {MAX_CHARACTERS:,}"
+    words = [*islice(leave_words_out(reads, post), allowed + 1)]
+    if len(words) > allowed:
+        total = MAX_WORDS - allowed + len(words)
+        return words, f"{total:,} words or more; {option}: {MAX_WORDS}"
+    return words, None
 
 
 async def explain_words(
@@ -46,23 +70,19 @@ async def explain_words(
     """Adds `words` to the reads of each user's posts; of several posts, to those that matter most.
 
     Raises:
-        APIError: TOO_LARGE: more than MAX_WORDS words.
+        APIError: TOO_LARGE: more than MAX_WORDS words, or MAX_CHARACTERS.
     """
     left_out: list[tuple[dict[str, Any], Probabilities, tuple[int, int, Posts]]] = []
     for posts, prediction in zip(reads, predictions, strict=False):
         full = prediction.probabilities
         for place in await _by_influence([read["text"] for read in posts], full, ask):
             # Each has a copy of the text.
-            words = [*islice(leave_words_out(posts, place), MAX_WORDS + 1)]
-            total = len(left_out) + len(words)
-            if total > MAX_WORDS:
+            words, problem = _find_words(posts, place, allowed=MAX_WORDS - len(left_out))
+            if problem:
                 if request.whole and left_out:
                     break
-                raise APIError(
-                    ErrorCode.TOO_LARGE,
-                    f"{request.where(place) if request.whole else 'inputs'}: {total:,} words or "
-                    f'more; allowed with "explain": "words": {MAX_WORDS}; send less text',
-                )
+                where = request.where(place) if request.whole else "inputs"
+                raise APIError(ErrorCode.TOO_LARGE, f"{where}: {problem}; send less text")
             posts[place]["words"] = []
             left_out += [(posts[place], full, word) for word in words]
     answers = await ask([posts for *_, (_, _, posts) in left_out])

@@ -166,6 +166,20 @@ def test_reliability_comes_from_the_test_scores_with_the_majority_class_as_basel
     assert all(re.fullmatch(r"\d+ of \d+|no test result near that", t) for t in alike)
 
 
+def test_a_probability_for_other_base_rates_is_not_compared_with_those_of_the_test(
+    url: str, open_page: Any, read: Any
+) -> None:
+    page = open_page(url, **STILL)
+    page.locator("#rights tr").first.wait_for()
+    page.evaluate("info.asked_base_rates = { E: 0.3 }")
+    read(page, TEXT)
+    assert page.locator("#sure li").count() == 3
+    assert not re.search("Extraversion|Introversion", page.locator("#sure").inner_text())
+    page.evaluate("info.asked_base_rates = { E: 0.3, N: 0.3, T: 0.3, J: 0.3 }")
+    read(page, TEXT)
+    assert not page.locator("#sureness").is_visible()
+
+
 def test_a_truncated_text_is_reported(url: str, open_page: Any, read: Any) -> None:
     page = open_page(url, **STILL)
     read(page, "a quiet evening")

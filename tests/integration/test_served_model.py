@@ -109,6 +109,15 @@ def test_a_cached_text_is_not_computed_again(
     assert windows_of(texts("b")) == 1
 
 
+def test_posts_and_one_text_that_looks_like_them_have_an_entry_each(
+    predictor: Predictor, executor: ThreadPoolExecutor
+) -> None:
+    model = ServedModel(predictor, {1: executor}, ServeConfig(cache=9), tokens_per_s=1e6)
+    two, one = ("a party", "a book"), ("a party\0a book",)
+    found = [predict(model, user(*posts))[0].predictions[0].tokens for posts in (two, one)]
+    assert found == [p.tokens for p in predictor.predict([two, one], whole=True)]
+
+
 def test_a_text_too_long_is_refused_if_it_must_not_be_truncated(
     predictor: Predictor, executor: ThreadPoolExecutor
 ) -> None:

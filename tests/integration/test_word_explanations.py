@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -133,6 +134,40 @@ def test_a_text_with_too_many_words_or_tokens_is_refused_in_a_sentence(
     (refused,) = post(model, {"inputs": TEXT, "explain": "words"})
     assert refused.status_code == 413
     assert "tokens again; allowed: 50; send less text" in refused.json()["error"]["message"]
+
+
+def test_a_long_text_whose_words_are_asked_for_does_not_hold_up_the_event_loop(
+    model: ServedModel,
+) -> None:
+    masked, long = "INTJ " * 3000, " ".join(["\u044f" * 1000] * 200)
+
+    async def main(client: httpx.AsyncClient) -> tuple[list[int], float]:
+        statuses, longest = [], 0.0
+        for text in (masked, long):
+            body = {"inputs": text, "explain": "words"}
+            asked = asyncio.create_task(client.post("/predict", json=body))
+            while not asked.done():
+                start = time.perf_counter()
+                await asyncio.sleep(0.001)
+                longest = max(longest, time.perf_counter() - start)
+            statuses.append((await asked).status_code)
+        return statuses, longest
+
+    statuses, longest = serve(model, main)
+    assert statuses == [200, 413]
+    # It was 0.6 s for the first, and more than 10 s for the second.
+    assert longest < 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("\u00e9t\u00e9", 0), ("\u00e9t\u00e9!", 1), ("\u00e9 \u3164", 1), ("! \u3164", 1)],
+)
+def test_a_word_counts_if_something_is_left_without_it(
+    model: ServedModel, text: str, words: int
+) -> None:
+    (response,) = post(model, {"inputs": text, "explain": "words"})
+    assert len(response.json()["read"][0]["words"]) == words
 
 
 def test_while_words_are_explained_others_are_answered_and_a_second_explanation_is_429(

@@ -195,6 +195,9 @@ def test_a_preflight_is_answered_as_the_allowed_websites_browser_asks() -> None:
 def test_origins_are_given_as_browsers_send_them() -> None:
     config = load_run(None, ['serve.allow_origins=["https://a.example","http://b.example:3000"]'])
     assert config.serve.allow_origins == ("https://a.example", "http://b.example:3000")
+    # Browsers name an origin in lower case, and without its scheme's own port.
+    config = load_run(None, ['serve.allow_origins=["https://A.example:443","http://B.example:80"]'])
+    assert config.serve.allow_origins == ("https://a.example", "http://b.example")
     for wrong in ("*", "a.example", "https://a.example/", "https://a.example/path", "null"):
         with pytest.raises(ConfigError, match="allow_origins"):
             load_run(None, [f'serve.allow_origins=["{wrong}"]'])

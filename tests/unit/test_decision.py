@@ -92,12 +92,14 @@ def test_a_bundle_that_does_not_know_its_base_rates_refuses_others() -> None:
     Decision(manifest(base_rates=None), BaseRates())
 
 
+# Of 4 tokens no temperature is known, only of 10 and more.
+@pytest.mark.parametrize(("tokens", "posts"), [(100, 5), (4, 1)])
 @pytest.mark.parametrize("rates", [None, BaseRates(E=0.6, N=0.6, T=0.6, J=0.6)])
 def test_with_so_many_more_posts_a_letter_is_four_fifths_probable_and_with_fewer_it_is_not(
-    rates: BaseRates | None,
+    rates: BaseRates | None, tokens: int, posts: int
 ) -> None:
     decision = Decision(manifest(length=LENGTH, base_rates=[0.5] * 4), rates)
-    logits, tokens, posts = torch.tensor([[-1.6, 1.1, 0.6, 0.6]]), 100, 5
+    logits = torch.tensor([[-1.6, 1.1, 0.6, 0.3]])
 
     def calibrated(posts_read: int) -> list[float]:
         z: list[float] = decision.calibrate(logits, [posts_read * tokens // posts])[0].tolist()

@@ -20,9 +20,8 @@ from http_client import (
 
 from mbti_ray.config.serve_section import ServeConfig
 from mbti_ray.serving.app import build_api
-from mbti_ray.serving.schemas import (
-    ErrorCode,
-)
+from mbti_ray.serving.schemas import ErrorCode, PredictRequest
+from mbti_ray.serving.served_model import PredictResult
 
 pytestmark = pytest.mark.unit
 
@@ -141,6 +140,16 @@ def test_an_exception_is_logged_without_the_text(
     message = assert_is_error(post_predict({"inputs": "boom"}), ErrorCode.INTERNAL)
     assert "RuntimeError" in caplog.text
     assert "boom" not in caplog.text.replace('if "boom" in users', "") + message
+
+
+def test_an_answer_that_json_cannot_have_is_500_in_json() -> None:
+    class Broken(Echo):
+        async def predict(self, request: PredictRequest) -> PredictResult:
+            result = await super().predict(request)
+            result.predictions[0].probabilities["E"] = float("nan")
+            return result
+
+    assert_is_error(post_predict({"inputs": "a"}, Broken()), ErrorCode.INTERNAL)
 
 
 def test_unknown_paths_and_methods_have_the_error_schema() -> None:

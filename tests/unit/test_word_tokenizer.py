@@ -54,6 +54,16 @@ def test_words_are_forgotten_when_there_are_too_many(tokenizer, monkeypatch):
         assert len(words._ids_of) < 50 + 10 * 30
 
 
+def test_long_words_are_not_remembered(tokenizer):
+    words = WordTokenizer(tokenizer.backend_tokenizer.to_str(), cls_token_id=0, sep_token_id=1)
+    # Without spaces a text is a word.
+    long = ["我喜欢喝茶" * 2000, "party," * 2000, "a" * 50]
+    texts = ["a party", f"so {long[0]} or {long[1]}", long[2], "so"]
+    assert words.tokenize(texts) == library_ids(tokenizer, texts)
+    assert set(words._ids_of) == {"a", "party", "so", "or"}
+    assert max(map(len, words._ids_of_piece)) < 50
+
+
 def test_an_added_token_of_several_pieces_is_read_first(tokenizer):
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.add_tokens(["<3", "x-y"])

@@ -49,7 +49,7 @@ def build_replica(
 
     def load(location: str, loaded: ServedModel | None) -> ServedModel:
         folder = fetch_bundle(location)
-        if loaded is not None and loaded.bundle_id == load_manifest(folder).id:
+        if loaded is not None and loaded.predictor.is_of(load_manifest(folder)):
             return loaded
         # A thread of its own, with which its OpenMP threads end: others are answered meanwhile.
         with forward_executors(config)[1] as thread:

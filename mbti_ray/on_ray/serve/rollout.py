@@ -28,7 +28,8 @@ def roll_out(
 
     Raises:
         BundleError: A bundle cannot be served; the previous target still is.
-        ClusterError: Not all replicas switched in time; the previous target is published again.
+        ClusterError: Not all replicas switched in time, and the previous target is published again;
+            or another one was rolled out meanwhile.
     """
     from mbti_ray.inference.predictor import Predictor
 
@@ -36,13 +37,14 @@ def roll_out(
     # Checked here first, so that replicas are not asked to load what cannot work.
     for location in target.locations:
         Predictor.load(fetch_bundle(location), runtime=config.runtime)
+    before: ServingTarget | None = ray.get(coordinator.target.remote())
     published: ServingTarget = ray.get(coordinator.publish.remote(target))
     error = _wait_for_replicas(coordinator, published.version, replicas)
-    if error and published.previous:
-        ray.get(coordinator.publish.remote(published.previous))
-    if error:
+    if error is None:
+        return published
+    if before and ray.get(coordinator.withdraw.remote(published.version, before)):
         raise ClusterError(f"{error}; the previous bundle is served again")
-    return published
+    raise ClusterError(f"{error}; another bundle was rolled out meanwhile")
 
 
 def _wait_for_replicas(coordinator: Any, version: int, replicas: int) -> str | None:
@@ -50,6 +52,8 @@ def _wait_for_replicas(coordinator: Any, version: int, replicas: int) -> str | N
     end = time.monotonic() + _ROLLOUT_TIMEOUT_S
     while time.monotonic() < end:
         known: dict[str, ReplicaStatus] = ray.get(coordinator.statuses.remote())
+        if any(status.version > version for status in known.values()):
+            return "not all replicas switched"
         switched = [status for status in known.values() if status.version == version]
         error = next((status.error for status in switched if status.error), None)
         if error:

@@ -71,6 +71,18 @@ class RolloutCoordinator:
             self._changed.notify_all()
         return self._target
 
+    async def withdraw(self, version: int, before: ServingTarget) -> bool:
+        """Has what was served before a version be served again, with its own previous target.
+
+        Not where another target has followed; returns whether it does.
+        """
+        if self._target is None or self._target.version != version:
+            return False
+        async with self._changed:
+            self._target = replace(before, version=version + 1)
+            self._changed.notify_all()
+        return True
+
     async def target(self) -> ServingTarget | None:
         return self._target
 

@@ -128,12 +128,14 @@ function blank() {
 
 function showSureness() {
   const card = facts?.scores?.scorecard;
-  $("sureness").hidden = !card;
-  if (!card) return;
+  // The test had its own base rates: where others are asked for, its probabilities are not these.
+  const axes = AXES.filter(({ positive }) => !(positive in (facts?.asked_base_rates ?? {})));
+  $("sureness").hidden = !card || !axes.length;
+  if ($("sureness").hidden) return;
   $("sure-lead").textContent = facts.unit === "user"
     ? "Of the people in its test set with a similar probability, so many had that letter:"
     : "Of the posts in its test set with a similar probability, so many were by people with that letter:";
-  $("sure").replaceChildren(...AXES.map((axis) => element(
+  $("sure").replaceChildren(...axes.map((axis) => element(
     "li", "", ...alike(axis, card.dimensions[axis.key].reliability))));
 }
 
