@@ -112,7 +112,7 @@ class Decision:
         if growth > math.log(length.high / read):
             return None
         # A text that is shorter than those of the temperatures has to become as long first.
-        growth += math.log(max(1.0, read / tokens))
+        growth += math.log(max(1.0, read / max(1, tokens)))
         return math.ceil(max(1, posts) * math.expm1(growth))
 
 

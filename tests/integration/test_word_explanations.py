@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -16,7 +15,9 @@ from http_client import client_of
 
 from mbti_ray.config import RunConfig
 from mbti_ray.config.serve_section import ServeConfig
+from mbti_ray.data.text import has_content
 from mbti_ray.inference.predictor import Predictor
+from mbti_ray.serving import word_explanations
 from mbti_ray.serving.app import build_api
 from mbti_ray.serving.router import Router
 from mbti_ray.serving.served_model import ServedModel
@@ -136,27 +137,22 @@ def test_a_text_with_too_many_words_or_tokens_is_refused_in_a_sentence(
     assert "tokens again; allowed: 50; send less text" in refused.json()["error"]["message"]
 
 
-def test_a_long_text_whose_words_are_asked_for_does_not_hold_up_the_event_loop(
-    model: ServedModel,
+def test_a_long_text_is_not_cleaned_again_for_each_word(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    masked, long = "INTJ " * 3000, " ".join(["\u044f" * 1000] * 200)
+    read: list[int] = []
 
-    async def main(client: httpx.AsyncClient) -> tuple[list[int], float]:
-        statuses, longest = [], 0.0
-        for text in (masked, long):
-            body = {"inputs": text, "explain": "words"}
-            asked = asyncio.create_task(client.post("/predict", json=body))
-            while not asked.done():
-                start = time.perf_counter()
-                await asyncio.sleep(0.001)
-                longest = max(longest, time.perf_counter() - start)
-            statuses.append((await asked).status_code)
-        return statuses, longest
+    def counted(text: str) -> bool:
+        read.append(len(text))
+        return has_content(text)
 
-    statuses, longest = serve(model, main)
-    assert statuses == [200, 413]
-    # It was 0.6 s for the first, and more than 10 s for the second.
-    assert longest < 0.5
+    monkeypatch.setattr(word_explanations, "has_content", counted)
+    text = "INTJ " * 2800 + "a book " * 100
+    assert post(model, {"inputs": text, "explain": "words"})[0].status_code == 200
+    (refused,) = post(model, {"inputs": text * 2, "explain": "words"})
+    assert "characters; allowed with" in refused.json()["error"]["message"]
+    # It took 0.6 s, in which nobody else was answered.
+    assert sum(read) < 2 * len(text)
 
 
 @pytest.mark.parametrize(
