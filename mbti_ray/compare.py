@@ -44,17 +44,18 @@ def _compare_and_write(options: argparse.Namespace) -> Result:
     bundles = fetch_bundle(homes[0]), fetch_bundle(homes[1])
 
     from mbti_ray.inference.manifest import load_manifest
+    from mbti_ray.storage.output_tables import check_extension
 
     manifests = [load_manifest(bundle) for bundle in bundles]
     check_rows(manifests[0].config, overrides, output=options.output)
+    if options.output is not None:
+        check_extension(options.output)
     print_opening()
 
     from mbti_ray.inference.comparison import compare_bundles, load_compared_rows
     from mbti_ray.scores.comparison import describe_comparison
-    from mbti_ray.storage.output_tables import check_extension, write_tables
+    from mbti_ray.storage.output_tables import write_tables
 
-    if options.output is not None:
-        check_extension(options.output)
     rows = load_compared_rows(*bundles, overrides)
     with progress_bar("predictions", 2 * len(rows.examples)) as advance:
         found, table = compare_bundles(*bundles, rows, advance)

@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _doctor(options: argparse.Namespace) -> Result:
     config = load_run_or_study(*split_base(options.items))
     storage_folder(config.storage)
+
+    from mbti_ray.data.sources import check_labeled
+
+    check_labeled(config.data)
     started = time.monotonic()
 
     from mbti_ray.on_ray.cluster.preflight import check_cluster, check_this_machine

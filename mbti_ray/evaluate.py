@@ -54,20 +54,21 @@ def _evaluate_and_write(options: argparse.Namespace) -> Result:
     home = locate_bundle(place, load_run(None, overrides).storage)
 
     from mbti_ray.inference.manifest import load_manifest
+    from mbti_ray.storage.output_tables import check_extension
 
     bundle = fetch_bundle(home)
     check_rows(load_manifest(bundle).config, overrides, output=options.output)
+    if options.output is not None:
+        check_extension(options.output)
+    if options.report is not None:
+        check_extension(options.report, (".html",), option="--report")
     print_opening()
 
     from mbti_ray.inference.evaluation import evaluate_bundle, load_evaluation_data
     from mbti_ray.reports.html import write_page
     from mbti_ray.reports.scorecard_page import About, scorecard_page
-    from mbti_ray.storage.output_tables import check_extension, write_tables
+    from mbti_ray.storage.output_tables import write_tables
 
-    if options.output is not None:
-        check_extension(options.output)
-    if options.report is not None:
-        check_extension(options.report, (".html",), option="--report")
     data = load_evaluation_data(bundle, overrides, split=options.split)
     with progress_bar("rows", len(data.origins)) as advance:
         evaluation = evaluate_bundle(bundle, data, advance)

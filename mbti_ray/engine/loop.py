@@ -260,7 +260,9 @@ class _TrainingLoop:
     def _update_best(self, scores: Scores) -> None:
         progress, value = self.progress, scores[self.config.fit.monitor]
         sign = -1 if self.config.fit.monitor_mode == "min" else 1
-        is_better = progress.best is None or sign * value > sign * progress.best
+        best = math.nan if progress.best is None else progress.best
+        # Anything is better than a loss that is not a number.
+        is_better = math.isnan(best) or sign * value > sign * best
         if not is_better and not self.keeps_last_epoch:
             progress.epochs_without_improvement += 1
             return

@@ -172,9 +172,9 @@ class ServedModel:
         if self.predictor.runtime.output_size > 2 * len(POSITIVE_POLES):
             # A layer among posts takes as long as a pass.
             loop = asyncio.get_running_loop()
-            pool = self.predictor.pool
-            logits = await loop.run_in_executor(self._executor, pool, rows, output.values)
-            predictions = self.predictor.to_predictions(logits)
+            predictions = await loop.run_in_executor(
+                self._executor, self._to_predictions, rows, output.values
+            )
         else:
             predictions = await self._prediction_queue.run(
                 lambda: self._to_predictions(rows, output.values), users
