@@ -1,6 +1,7 @@
 """The training loop on a tiny encoder, without Ray."""
 
 import json
+import math
 import os
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ from ranks import run_ranks
 
 from mbti_ray.config import RunConfig, config_from_dict
 from mbti_ray.data.dataset import Dataset, prepare_dataset, read_dataset
+from mbti_ray.engine import loop
 from mbti_ray.engine.checkpoint import load_checkpoint
 from mbti_ray.engine.loop import Outcome, run
 from mbti_ray.engine.validation import Evaluator, predict_rows
@@ -186,6 +188,23 @@ def test_early_stopping_waits_for_as_many_epochs_as_patience_allows(
     assert outcome.progress.epoch == 3
     assert outcome.progress.best_epoch == 1
     assert outcome.progress.stopped
+
+
+def test_an_evaluation_whose_score_is_no_number_is_not_the_best_for_ever(
+    short: Build, short_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = loop.score_rows
+    epochs: list[dict[str, float]] = []
+
+    def scored(*given: Any, **how: Any) -> dict[str, float]:
+        found = score(*given, **how)
+        epochs.append(found | {"loss": math.nan} if not epochs else found)
+        return epochs[-1]
+
+    monkeypatch.setattr(loop, "score_rows", scored)
+    config = short("fit.epochs=3", "fit.monitor=loss", "fit.patience=null")
+    outcome = run(config, short_data, Worker(), score_test=False)
+    assert outcome.progress.best == min(line["loss"] for line in epochs[1:])
 
 
 def test_the_kept_weights_are_those_of_the_best_evaluation(

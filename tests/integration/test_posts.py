@@ -19,6 +19,7 @@ from mbti_ray.data.dataset import Dataset, prepare_dataset
 from mbti_ray.data.instances import Instances
 from mbti_ray.data.split import SPLITS
 from mbti_ray.engine.dataloader import StepBatches, StepLoader
+from mbti_ray.engine.features import FrozenFeatures
 from mbti_ray.engine.loop import run
 from mbti_ray.engine.optimizer import build_optimizer
 from mbti_ray.engine.step import Stepper
@@ -192,6 +193,18 @@ def test_a_frozen_encoder_that_changed_is_not_resumed_with(
     other = posts("model.trainable=heads", "fit.epochs=1", "seed=1")
     with pytest.raises(RunError, match=r"model\.encoder=tiny: its weights have changed"):
         run(other, posts_data, Worker(folder=tmp_path), score_test=False)
+
+
+def test_another_version_of_transformers_is_no_other_encoder(
+    posts: Build, posts_data: Dataset
+) -> None:
+    config = posts("model.trainable=heads")
+    model = build_model(config.model, vocabulary=len(posts_data.tokenizer), seed=0)
+    keys = []
+    for version in ("5.17.0", "5.23.0"):
+        model.encoder.config.transformers_version = version
+        keys.append(FrozenFeatures(model, posts_data.folder, Worker()).encoder_key)
+    assert keys[0] == keys[1]
 
 
 def test_out_of_memory_halves_the_persons_of_a_batch_and_does_not_change_the_step(

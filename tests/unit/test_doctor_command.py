@@ -67,6 +67,12 @@ def test_what_cannot_run_exits_with_2_and_a_remedy(argv, check, says, place, cap
     assert wrong["remedy"]
 
 
+def test_a_source_that_is_not_there_is_refused_as_train_refuses_it(place, capsys):
+    assert main(["doctor", "quick", "data.source=none.csv"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none.csv" in line
+
+
 def test_a_study_is_known_by_its_file_or_by_its_arguments(place, capsys):
     assert main(["doctor", "--json", str(ROOT / "tune_configs/quick.yaml")]) == 0
     assert "at once, 1 worker each" in str(report(capsys))
