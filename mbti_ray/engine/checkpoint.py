@@ -52,6 +52,7 @@ class Progress:
         seconds: Time spent in optimizer steps, over all epochs and restarts.
         best: Best value of the monitored score; `best_scores` are all scores of that epoch.
         stopped: Early stopping has ended the run.
+        epochs: Those that it was to train for.
         precision: What the run trains in, resolved.
         encoder: A hash of the frozen encoder that the weights belong to; empty if it is among them.
         history: The record of each epoch, oldest first.
@@ -70,6 +71,7 @@ class Progress:
     best_scores: dict[str, float] = field(default_factory=dict)
     epochs_without_improvement: int = 0
     stopped: bool = False
+    epochs: int | None = None
     precision: str = ""
     encoder: str = ""
     history: list[Any] = field(default_factory=list)

@@ -132,7 +132,7 @@ class _TrainingLoop:
         self.instances = self.inputs.instances
         self.timer = ThroughputTimer(worker.device, worker.world_size)
         self.stepper = self._build_stepper()
-        self.progress = Progress(precision=self.precision)
+        self.progress = Progress(precision=self.precision, epochs=config.fit.epochs)
         self._trains_encoder = config.model.trainable != "heads"
         self._weights = partial(trained_weights, self.model, config.model.trainable)
         if not self._trains_encoder:
@@ -338,6 +338,9 @@ class _TrainingLoop:
         if scaler := checkpoint.optimizer["scaler"]:
             self.stepper.scaler.load_state_dict(scaler)
         self.progress = checkpoint.progress
+        planned, self.progress.epochs = self.progress.epochs, self.config.fit.epochs
+        if self.progress.stopped and planned is not None and planned < self.config.fit.epochs:
+            self.progress.stopped, self.progress.epochs_without_improvement = False, 0
         before, self.progress.precision = self.progress.precision, self.precision
         if before != self.precision:
             self.worker.note(f"resumed in precision {self.precision}, after training in {before}")

@@ -190,6 +190,16 @@ def test_early_stopping_waits_for_as_many_epochs_as_patience_allows(
     assert outcome.progress.stopped
 
 
+def test_a_run_that_early_stopping_ended_goes_on_with_more_epochs_only(
+    short: Build, short_data: Dataset, tmp_path: Path
+) -> None:
+    settings = ("optim.lr=1e-12", "fit.patience=2", "fit.monitor=acc_mean")
+    for epochs, trained in ((9, 3), (9, 3), (10, 5), (10, 5)):
+        config = short(*settings, f"fit.epochs={epochs}")
+        progress = run(config, short_data, Worker(folder=tmp_path), score_test=False).progress
+        assert (progress.epoch, progress.best_epoch, progress.stopped) == (trained, 1, True)
+
+
 def test_an_evaluation_whose_score_is_no_number_is_not_the_best_for_ever(
     short: Build, short_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
