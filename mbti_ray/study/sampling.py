@@ -76,8 +76,13 @@ def perturb(search: Search, point: Point, rng: random.Random) -> Point:
                 perturbed[address] = rng.choice(values.choices)
             continue
         low, high = range_ends(values)
-        value = min(high, max(low, point[address] * rng.choice(_FACTORS)))
-        perturbed[address] = value if isinstance(values, FloatRange) else round(value)
+        before, factor = point[address], rng.choice(_FACTORS)
+        # Zero has no multiples: it moves by as much of the range.
+        moved = before * factor if before else (factor - 1) * (high - low)
+        if not isinstance(values, FloatRange):
+            # By one at least: 1.25 times 1 is 1.
+            moved = max(before + 1, round(moved)) if factor > 1 else min(before - 1, round(moved))
+        perturbed[address] = min(high, max(low, moved))
     return perturbed
 
 

@@ -48,16 +48,20 @@ def test_the_front_holds_exactly_what_nothing_beats(points: list[tuple[int, int]
     layers=st.integers(1, 9),
     seed=st.integers(0, 999),
 )
-def test_a_perturbed_point_stays_in_its_ranges(rate: float, layers: int, seed: int) -> None:
+def test_a_perturbed_point_moves_and_stays_in_its_ranges(rate: float, layers: int, seed: int) -> None:
     import random
 
     search = {
         "a": FloatRange(low=1e-4, high=1e-2, log=True),
         "b": IntRange(int_low=1, int_high=9),
         "c": Choices(choices=("x", "y")),
+        "d": FloatRange(low=0.0, high=0.4),
     }
-    moved = perturb(search, {"a": rate, "b": layers, "c": "x"}, random.Random(seed))
+    before = {"a": rate, "b": layers, "c": "x", "d": 0.0}
+    moved = perturb(search, before, random.Random(seed))
     assert fits(search, moved)
+    assert moved["b"] != layers or layers in (1, 9)
+    assert moved["d"] in (0.0, 0.1)
 
 
 def test_the_figures_of_a_study_count_what_happened(tmp_path: Path) -> None:
