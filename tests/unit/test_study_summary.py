@@ -48,7 +48,9 @@ def test_the_front_holds_exactly_what_nothing_beats(points: list[tuple[int, int]
     layers=st.integers(1, 9),
     seed=st.integers(0, 999),
 )
-def test_a_perturbed_point_moves_and_stays_in_its_ranges(rate: float, layers: int, seed: int) -> None:
+def test_a_perturbed_point_moves_and_stays_in_its_ranges(
+    rate: float, layers: int, seed: int
+) -> None:
     import random
 
     search = {
