@@ -55,7 +55,7 @@ def roll_out(
         return {"replica": ReplicaStatus(coordinator._target.version, error)}
 
     monkeypatch.setattr(coordinator, "statuses", statuses)
-    rollout.roll_out("service", ServingTarget(bundle), config=ServeConfig(), replicas=1)
+    rollout.roll_out("service", ServingTarget(bundle), config=ServeConfig(), replicas=lambda: 1)
 
 
 def test_after_a_failed_roll_out_a_roll_back_does_not_go_to_the_bundle_that_failed(

@@ -8,6 +8,7 @@ apply it.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -22,9 +23,12 @@ _ROLLOUT_TIMEOUT_S = 300.0
 
 
 def roll_out(
-    service: str, target: ServingTarget, *, config: ServeConfig, replicas: int
+    service: str, target: ServingTarget, *, config: ServeConfig, replicas: Callable[[], int]
 ) -> ServingTarget:
-    """Has every replica (at least `replicas` of them) switch to another target; returns it.
+    """Has every replica switch to another target; returns it.
+
+    Args:
+        replicas: How many run, which changes while a service scales.
 
     Raises:
         BundleError: A bundle cannot be served; the previous target still is.
@@ -47,7 +51,7 @@ def roll_out(
     raise ClusterError(f"{error}; another bundle was rolled out meanwhile")
 
 
-def _wait_for_replicas(coordinator: Any, version: int, replicas: int) -> str | None:
+def _wait_for_replicas(coordinator: Any, version: int, replicas: Callable[[], int]) -> str | None:
     """Waits until all replicas have switched to a version; returns why they did not, else None."""
     end = time.monotonic() + _ROLLOUT_TIMEOUT_S
     while time.monotonic() < end:
@@ -58,7 +62,7 @@ def _wait_for_replicas(coordinator: Any, version: int, replicas: int) -> str | N
         error = next((status.error for status in switched if status.error), None)
         if error:
             return error
-        if len(switched) == len(known) >= replicas:
+        if len(switched) == len(known) >= replicas():
             return None
         time.sleep(0.1)
     return f"{len(switched)} of {len(known)} replicas switched within {_ROLLOUT_TIMEOUT_S:g} s"

@@ -157,8 +157,6 @@ def change_target(
         except RayServeException:
             ray_address = os.environ.get("RAY_ADDRESS")
             raise ClusterError(f"RAY_ADDRESS={ray_address}: no service runs there") from None
-        states = serve.status().applications[APP_NAME].deployments[APP_NAME].replica_states
-        replicas = states.get("RUNNING", 1)
         served = current_target(service)
         if served is None:
             raise ClusterError("the service does not say what it serves yet; try again in a moment")
@@ -167,7 +165,12 @@ def change_target(
         target = served.previous if bundle is None else build_target(bundle, config)
         if target is None:
             raise ClusterError("nothing to roll back to: no other bundle was rolled out")
-        return roll_out(service, target, config=running, replicas=replicas)
+        return roll_out(service, target, config=running, replicas=_count_replicas)
+
+
+def _count_replicas() -> int:
+    states = serve.status().applications[APP_NAME].deployments[APP_NAME].replica_states
+    return int(states.get("RUNNING", 1))
 
 
 def _check_ports(config: ServeConfig) -> None:
