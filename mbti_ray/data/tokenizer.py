@@ -6,8 +6,8 @@ splits.
 
 import json
 import re
-from collections import ChainMap, Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -111,10 +111,11 @@ class WordTokenizer:
         ids_of = self._ids_of if len(self._ids_of) < _MAX_WORDS else {}
         self._ids_of = ids_of
         words = [text.split(" ") for text in texts]
-        known: Mapping[str, tuple[int, ...]] = ids_of
         if new := set[str]().union(*words).difference(ids_of):
-            known = _remember(ids_of, dict(self._read_words(new)))
-        return [[*chain.from_iterable(map(known.__getitem__, each))] for each in words]
+            ids_of.update(self._read_words(new))
+        rows = [[*chain.from_iterable(map(ids_of.__getitem__, each))] for each in words]
+        _forget_long(ids_of, new)
+        return rows
 
     def _read_words(self, words: Iterable[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
         ids_of = self._ids_of_piece if len(self._ids_of_piece) < _MAX_WORDS else {}
@@ -124,10 +125,11 @@ class WordTokenizer:
             for word in words
         }
         new = [*set[str]().union(*pieces.values()).difference(ids_of)]
-        known = _remember(ids_of, dict(zip(new, map(tuple, self._encode(new)), strict=True)))
+        ids_of.update(zip(new, map(tuple, self._encode(new)), strict=True))
         for word, each in pieces.items():
-            ids = [known[piece] for piece in each]
+            ids = [ids_of[piece] for piece in each]
             yield word, ids[0] if len(ids) == 1 else tuple(chain.from_iterable(ids))
+        _forget_long(ids_of, new)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [
@@ -139,13 +141,10 @@ class WordTokenizer:
         ]
 
 
-def _remember(
-    memory: dict[str, tuple[int, ...]], new: dict[str, tuple[int, ...]]
-) -> Mapping[str, tuple[int, ...]]:
-    """Puts what is new into the memory, unless it is long; returns both together."""
-    long = {text: ids for text, ids in new.items() if len(text) > _MAX_CHARACTERS}
-    memory.update(item for item in new.items() if item[0] not in long)
-    return ChainMap(long, memory) if long else memory
+def _forget_long(memory: dict[str, tuple[int, ...]], new: Iterable[str]) -> None:
+    for text in new:
+        if len(text) > _MAX_CHARACTERS:
+            del memory[text]
 
 
 def _reads_words_alone(backend: dict[str, dict[str, object] | None]) -> bool:
