@@ -1,8 +1,7 @@
 """One loaded bundle behind its queues: a thread that tokenizes, one or two that run the model, and
 one that makes predictions of its outputs.
 
-They overlap, and none blocks the event loop. Must not know the routes,
-nor Ray.
+They overlap, and none blocks the event loop. Must not know the routes, nor Ray.
 """
 
 import asyncio

@@ -49,15 +49,14 @@ def leave_words_out(
 def _find_words(
     reads: Sequence[Mapping[str, Any]], post: int, *, allowed: int
 ) -> tuple[list[tuple[int, int, Posts]], str | None]:
-    """What `leave_words_out` gives, and why that is too much; None where it is not."""
+    """What `leave_words_out` gives, and None; or nothing, and why it would be too much."""
     option = 'allowed with "explain": "words"'
     characters = len(reads[post]["text"])
     if characters > MAX_CHARACTERS:
         return [], f"{characters:,} characters; {option}: {MAX_CHARACTERS:,}"
     words = [*islice(leave_words_out(reads, post), allowed + 1)]
     if len(words) > allowed:
-        total = MAX_WORDS - allowed + len(words)
-        return words, f"{total:,} words or more; {option}: {MAX_WORDS}"
+        return [], f"{MAX_WORDS + 1} words or more; {option}: {MAX_WORDS}"
     return words, None
 
 

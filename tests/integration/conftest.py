@@ -1,6 +1,7 @@
-"""One tokenised dataset for the tests of the engine."""
+"""What the tests of the engine and of served models share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -65,3 +66,16 @@ def posts_model(
 @pytest.fixture(scope="session")
 def posts_data(posts: Build, cache: Path) -> Dataset:
     return prepare_dataset(posts(), cache)
+
+
+@pytest.fixture(scope="session")
+def predictor(quick: Build, make_bundle: Callable[[RunConfig], Path]) -> Predictor:
+    """Of a bundle that reads 32 tokens."""
+    return Predictor.load(make_bundle(quick("model.max_tokens=32", "fit.epochs=1")))
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    """The thread of a service's forward passes."""
+    with ThreadPoolExecutor(1) as made:
+        yield made

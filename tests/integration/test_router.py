@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,12 +17,6 @@ from mbti_ray.serving.served_model import ServedModel
 from mbti_ray.serving.target import ServingTarget
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as made:
-        yield made
 
 
 @pytest.fixture

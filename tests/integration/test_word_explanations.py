@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
@@ -27,12 +27,6 @@ pytestmark = pytest.mark.integration
 
 TEXT = "As an INTJ I'd rather stay in, with a well-read friend: quiet evenings!"
 Main = Callable[[httpx.AsyncClient], Awaitable[Any]]
-
-
-@pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as made:
-        yield made
 
 
 @pytest.fixture
